@@ -1,0 +1,3 @@
+"""Diffusion models for text, in JAX."""
+
+__version__ = '0.1.0'

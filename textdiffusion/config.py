@@ -1,0 +1,209 @@
+"""The tree of frozen dataclasses that describes a run, and its JSON.
+
+A config is a Python file whose `get_config()` returns a `Config`; launchers
+change single fields with --set=a.b=value. Unknown fields and wrong types are
+refused with the nearest names.
+"""
+
+import ast
+import dataclasses
+import difflib
+import importlib
+import runpy
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from textdiffusion.core.types import Denoiser, UserError
+from textdiffusion.data.pipeline import DataConfig
+from textdiffusion.data.tokenizers import Tokenizer
+from textdiffusion.evals.likelihood import EvaluateConfig
+from textdiffusion.methods.method import Method, MethodConfig
+from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
+from textdiffusion.sampling.generate import SampleConfig
+from textdiffusion.training.mesh import MeshConfig
+from textdiffusion.training.state import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """A whole run; each part is documented where it is defined."""
+
+  method: MethodConfig
+  data: DataConfig = DataConfig()
+  model: TransformerConfig = TransformerConfig()
+  train: TrainConfig = TrainConfig()
+  sample: SampleConfig = SampleConfig()
+  evaluate: EvaluateConfig = EvaluateConfig()
+  mesh: MeshConfig = MeshConfig()
+
+
+class Experiment(NamedTuple):
+  """What a config builds once the tokenizer is known."""
+
+  method: Method
+  denoiser: Denoiser
+
+
+def build(config: Config, tokenizer: Tokenizer) -> Experiment:
+  """Wires method and network. Raises UserError where they do not fit."""
+  method = config.method.build(tokenizer.vocab)
+  is_causal = config.model.attend == 'causal'
+  if method.causal != is_causal:
+    needed = 'causal' if method.causal else 'bidirectional'
+    raise UserError(
+      f'model.attend is {config.model.attend!r}, but '
+      f'{type(config.method).__name__} needs a {needed} network: '
+      f'--set=model.attend={needed}'
+    )
+  return Experiment(method, build_denoiser(config.model, method.num_states))
+
+
+def load(path: str, overrides: Sequence[str] = ()) -> Config:
+  """Runs a config file and applies `a.b=value` overrides in order."""
+  if not Path(path).is_file():
+    near = _nearest(path, [str(p) for p in Path('configs').rglob('*.py')])
+    raise UserError(f'config file {path} does not exist{near}')
+  get_config = runpy.run_path(path).get('get_config')
+  if get_config is None:
+    raise UserError(f'config file {path} defines no get_config()')
+  config = get_config()
+  if not isinstance(config, Config):
+    raise UserError(f'get_config() of {path} returns no textdiffusion Config')
+  for override in overrides:
+    config = apply_override(config, override)
+  return config
+
+
+def apply_override(config: Any, override: str) -> Any:
+  """`a.b=value` -> a new tree. Raises UserError for a bad name or value."""
+  name, equals, text = override.partition('=')
+  if not equals:
+    raise UserError(f'--set={override} is not of the form a.b=value')
+  return _replaced(config, name.split('.'), text, name)
+
+
+def to_json(value: Any) -> Any:
+  """A dataclass tree -> plain JSON; a dataclass carries its import path."""
+  if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    kind = type(value)
+    fields = {
+      f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)
+    }
+    return {'type': f'{kind.__module__}.{kind.__qualname__}', **fields}
+  if isinstance(value, tuple | list):
+    return [to_json(item) for item in value]
+  if value is None or isinstance(value, bool | int | float | str):
+    return value
+  raise TypeError(f'{value!r} has no JSON form')
+
+
+def from_json(value: Any) -> Any:
+  """The inverse of `to_json`; absent fields take their defaults."""
+  if isinstance(value, list):
+    return tuple(from_json(item) for item in value)
+  if not isinstance(value, dict):
+    return value
+  kind = _class_of(str(value.get('type')))
+  known = {f.name for f in dataclasses.fields(kind)}
+  fields = {}
+  for name, item in value.items():
+    if name == 'type':
+      continue
+    if name not in known:
+      raise UserError(
+        f'the saved config has the field {name!r}, which {kind.__name__} of '
+        f'this version lacks{_nearest(name, known)}'
+      )
+    fields[name] = from_json(item)
+  return kind(**fields)
+
+
+def _class_of(path: str) -> Any:
+  """The dataclass at a dotted path within this package."""
+  module, _, name = path.rpartition('.')
+  try:
+    if module.split('.')[0] != 'textdiffusion':
+      raise ImportError
+    kind = getattr(importlib.import_module(module), name)
+    if not dataclasses.is_dataclass(kind):
+      raise AttributeError
+  except (ImportError, AttributeError):
+    raise UserError(
+      f'the saved config names {path}, which this version does not have'
+    ) from None
+  return kind
+
+
+def _replaced(node: Any, path: list[str], text: str, full: str) -> Any:
+  """`node` with the field at `path` parsed from `text`."""
+  hints = typing.get_type_hints(type(node))
+  names = [f.name for f in dataclasses.fields(node)]
+  name, rest = path[0], path[1:]
+  if name not in names:
+    raise UserError(
+      f'unknown config field {full}: {type(node).__name__} has no '
+      f'{name!r}{_nearest(name, names)}; its fields are {", ".join(names)}'
+    )
+  old = getattr(node, name)
+  if dataclasses.is_dataclass(old):
+    if not rest:
+      raise UserError(
+        f'{full} is a group of fields; set one of '
+        + ', '.join(f'{full}.{f.name}' for f in dataclasses.fields(old))
+      )
+    return dataclasses.replace(node, **{name: _replaced(old, rest, text, full)})
+  if rest:
+    raise UserError(f'{full}: {name} is a single value, not a group of fields')
+  value = _parsed(hints[name], text, full)
+  return dataclasses.replace(node, **{name: value})
+
+
+def _parsed(hint: Any, text: str, full: str) -> Any:
+  """`text` as the type a field declares."""
+  try:
+    value = ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    value = {'true': True, 'false': False}.get(text.lower(), text)
+  for candidate in (value, text):
+    result = _coerced(hint, candidate)
+    if result is not _REFUSED:
+      return result
+  choices = typing.get_args(hint) if _is_literal(hint) else ()
+  want = ' or '.join(map(repr, choices)) or getattr(hint, '__name__', str(hint))
+  near = _nearest(text, [str(c) for c in choices])
+  raise UserError(f'{full}={text}: expected {want}{near}')
+
+
+_REFUSED = object()
+
+
+def _is_literal(hint: Any) -> bool:
+  return typing.get_origin(hint) is Literal
+
+
+def _coerced(hint: Any, value: Any) -> Any:
+  """`value` as `hint`, or _REFUSED."""
+  origin, args = typing.get_origin(hint), typing.get_args(hint)
+  if _is_literal(hint):
+    return value if value in args else _REFUSED
+  if origin in (typing.Union, types.UnionType):
+    results = [_coerced(arg, value) for arg in args]
+    return next((r for r in results if r is not _REFUSED), _REFUSED)
+  if origin is tuple:
+    items = value if isinstance(value, tuple | list) else (value,)
+    results = tuple(_coerced(args[0], item) for item in items)
+    return _REFUSED if _REFUSED in results else results
+  if hint is type(None):
+    return None if value is None else _REFUSED
+  if hint is float and type(value) is int:
+    return float(value)
+  return value if type(value) is hint else _REFUSED
+
+
+def _nearest(name: str, names: typing.Iterable[str]) -> str:
+  """A hint that names what was probably meant, or nothing."""
+  near = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
+  return f' (did you mean {" or ".join(near)}?)' if near else ''

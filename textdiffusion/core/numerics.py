@@ -1,0 +1,90 @@
+"""Log-space arithmetic with true zeros, pytree dataclasses, the exact draw.
+
+log 0 is -inf, never a large number, so that support mismatches show as inf.
+Every helper has finite gradients where an input is -inf.
+"""
+
+import dataclasses
+from typing import Any, TypeVar, dataclass_transform
+
+import jax
+import jax.numpy as jnp
+
+from textdiffusion.core.types import Array, Key
+
+T = TypeVar('T')
+
+
+def static(**kwargs: Any) -> Any:
+  """A dataclass field that is compiled in rather than traced."""
+  return dataclasses.field(metadata={'static': True}, **kwargs)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(static,))
+def pytree(cls: type[T]) -> type[T]:
+  """Makes a frozen dataclass a pytree; fields are leaves unless `static`."""
+  return jax.tree_util.register_dataclass(
+    dataclasses.dataclass(frozen=True)(cls)
+  )
+
+
+def log_one_hot(ids: Array, num_states: int) -> Array:
+  """[L] -> [L, K]: 0 at the id, -inf elsewhere."""
+  return jnp.where(ids[..., None] == jnp.arange(num_states), 0.0, -jnp.inf)
+
+
+def log1m_exp(x: Array) -> Array:
+  """log(1 - exp(x)) for x <= 0; -inf with zero gradient at x = 0."""
+  safe = jnp.where(x < 0, x, -1.0)
+  near = jnp.log(-jnp.expm1(jnp.maximum(safe, -0.6931472)))
+  far = jnp.log1p(-jnp.exp(jnp.minimum(safe, -0.6931472)))
+  return jnp.where(x < 0, jnp.where(safe > -0.6931472, near, far), -jnp.inf)
+
+
+def log_add(a: Array, b: Array) -> Array:
+  """log(exp(a) + exp(b)); unlike logaddexp, no NaN gradient at -inf, -inf."""
+  empty = jnp.isneginf(a) & jnp.isneginf(b)
+  return jnp.where(
+    empty,
+    -jnp.inf,
+    jnp.logaddexp(jnp.where(empty, 0.0, a), jnp.where(empty, 0.0, b)),
+  )
+
+
+def expect(log_p: Array, value: Array) -> Array:
+  """exp(log_p) * value, with 0 * inf = 0. Broadcasts."""
+  some = log_p > -jnp.inf
+  return jnp.where(some, jnp.exp(log_p) * jnp.where(some, value, 0.0), 0.0)
+
+
+def poisson_kl(log_a: Array, log_b: Array) -> Array:
+  """a log(a / b) - a + b >= 0 for rates a, b given by their logs.
+
+  Written as a (expm1(d) - d), d = log b - log a: no cancellation at a = b.
+  """
+  some = log_a > -jnp.inf
+  diff = jnp.where(some, log_b - jnp.where(some, log_a, 0.0), 0.0)
+  return jnp.where(
+    some, jnp.exp(log_a) * (jnp.expm1(diff) - diff), jnp.exp(log_b)
+  )
+
+
+def fine_uniform(key: Key, shape: tuple[int, ...]) -> Array:
+  """float32 in (0, 1) in steps of 2^-32 near 0, where jax's are 2^-23."""
+  bits = jax.random.bits(key, shape, 'uint32').astype('float32')
+  return jnp.minimum((bits + 0.5) * 2.0**-32, 1 - 2.0**-24)
+
+
+def draw(key: Key, logits: Array) -> Array:
+  """[..., K] -> [...] ids. The only categorical draw of the package.
+
+  Gumbel-max keeping probabilities down to 1e-10; `jax.random.categorical`
+  loses those below 1e-7, and its mode='high' compiles 3 times slower.
+  """
+  exponential = -jnp.log1p(-fine_uniform(key, logits.shape))
+  return jnp.argmax(logits - jnp.log(exponential), axis=-1)
+
+
+def flip(key: Key, log_p: Array) -> Array:
+  """True with probability exp(log_p), right down to 1e-10."""
+  return fine_uniform(key, log_p.shape) < jnp.exp(log_p)

@@ -1,0 +1,238 @@
+"""Array aliases, the typed heads of a denoiser, and the function types.
+
+Shapes are written for one sequence and indexed from the right: `[L]` tokens,
+`[L, K]` states, `[L, D]` features. Any leading batch axes broadcast. A time is
+a scalar or broadcasts against `[L]`; t = 0 is clean, t = 1 is noise, s < t.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Key = jax.Array
+Time = jax.Array | float
+X = Array  # int [L] for tokens, float [L, D] for features
+PyTree = Any
+C = TypeVar('C')
+
+
+class UserError(ValueError):
+  """A mistake the user can mend: launchers print it as one line, exit 2."""
+
+
+class Posterior(NamedTuple):
+  """p(x_i | z), what cross-entropy learns. logits: [L, K], unnormalised."""
+
+  logits: Array
+
+
+class Cavity(NamedTuple):
+  """p(x_i | z without z_i), what the bound learns. logits: [L, K]."""
+
+  logits: Array
+
+
+class LogScore(NamedTuple):
+  """log q_t(y) / q_t(z_i) for every state y, 0 at y = z_i. value: [L, K]."""
+
+  value: Array
+
+
+class Causal(NamedTuple):
+  """p(x_i | x_0 ... x_{i-1}), left to right. logits: [L, K]."""
+
+  logits: Array
+
+
+class X0(NamedTuple):
+  """Estimate of the clean features. value: [L, D]."""
+
+  value: Array
+
+
+class Eps(NamedTuple):
+  """Estimate of the noise in x_t. value: [L, D]."""
+
+  value: Array
+
+
+class Velocity(NamedTuple):
+  """sqrt(alpha) eps - sqrt(1 - alpha) x0, Salimans & Ho 2022. value: [L, D]."""
+
+  value: Array
+
+
+TokenHead = Posterior | Cavity | LogScore
+FeatureHead = X0 | Eps | Velocity
+Head = TokenHead | FeatureHead | Causal
+
+
+class Vocab(NamedTuple):
+  """What a method needs to know of a tokenizer; an absent special is None.
+
+  size counts every id, specials included.
+  """
+
+  size: int
+  mask_id: int | None = None
+  bos_id: int | None = None
+  eos_id: int | None = None
+  pad_id: int | None = None
+
+
+class Condition(NamedTuple):
+  """What a network sees beside x and t. Each may be absent.
+
+  segments: [B, L] document numbers; tokens see only their own document, and
+    0 is padding that nobody sees.
+  positions: [B, L] places for the rotary embedding; arange(L) if absent.
+  mask: [L, L] or [B, L, L], True where the query (row) may see the key.
+  dropout_key: turns dropout on.
+  """
+
+  segments: Array | None = None
+  positions: Array | None = None
+  mask: Array | None = None
+  dropout_key: Key | None = None
+
+
+class Batch(NamedTuple):
+  """Rows of a global batch, as an objective sees them.
+
+  ids: [B, L] clean tokens.
+  segments: [B, L] as in `Condition`; losses at 0 are not counted.
+  positions: [B, L] as in `Condition`.
+  rows: [B] index of the row in the global batch; keys are folded with it.
+  u: [B] numbers in (0, 1), stratified over the global batch: a training time
+    is a function of u, so a change of layout or accumulation moves nothing.
+  """
+
+  ids: Array
+  segments: Array
+  positions: Array
+  rows: Array
+  u: Array
+
+
+class Denoiser(NamedTuple):
+  """All that is seen of a network outside `nn`.
+
+  init: key -> params.
+  apply: (params, x, t, condition) -> raw output [B, L, K], float32. x is
+    [B, L] ids; t broadcasts against [B, L]; ignored unless `uses_time`.
+  init_cache: (rows, length) -> cache, causal networks only.
+  decode: (params, ids [B, n], cache, start) -> (raw [B, n, K], cache): the
+    output at positions start .. start + n - 1 of all rows.
+  uses_time: whether the output depends on t.
+  num_states: K.
+  """
+
+  init: Callable[[Key], PyTree]
+  apply: Callable[[PyTree, X, Time, Condition], Array]
+  init_cache: Callable[[int, int], PyTree] | None
+  decode: Callable[[PyTree, Array, PyTree, Array], tuple[Array, PyTree]] | None
+  uses_time: bool
+  num_states: int
+
+
+class Dist(Protocol):
+  """What the reverse step, the bound and guidance need of a distribution."""
+
+  def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Array: ...
+  def log_prob(self, x: Array) -> Array: ...
+  def kl(self, other: Any) -> Array: ...
+
+
+class Process(Protocol):
+  """A forward process q_t(. | x0) and its time reversal."""
+
+  def prior(self) -> Dist:
+    """q_1 of one token, the same for every x0."""
+    ...
+
+  def marginal(self, x0: Array, t: Time) -> Dist:
+    """q_t(. | x0); token processes take ids [L] or clean logits [L, K]."""
+    ...
+
+  def corrupt(self, key: Key, x0: X, t: Time) -> X:
+    """A draw from `marginal` that never builds [L, K]."""
+    ...
+
+  def clean(self, x0: X) -> Head:
+    """The head that knows the answer: bridge(clean(x0), ...) is exact."""
+    ...
+
+  def bridge(self, head: Any, xt: X, s: Time, t: Time) -> Dist:
+    """q(x_s | x_t, head) for any s < t."""
+    ...
+
+
+DenoiseFn = Callable[[X, Time], Head]
+
+
+class Model(NamedTuple):
+  """A network closed over its parameters and condition.
+
+  denoise: (x_t, t) -> head.
+  init_cache, decode: as in `Denoiser`, params closed over, decode giving a
+    head; None where the network is not causal.
+  uses_time: whether `denoise` depends on t.
+  embed: ids [L] -> features [L, D], latent methods.
+  round: features [L, D] -> token logits [L, K], latent methods.
+  """
+
+  denoise: DenoiseFn
+  init_cache: Callable[[int, int], PyTree] | None = None
+  decode: Callable[[Array, PyTree, Array], tuple[Head, PyTree]] | None = None
+  uses_time: bool = False
+  embed: Callable[[Array], Array] | None = None
+  round: Callable[[Array], Array] | None = None
+
+
+def bind(
+  denoiser: Denoiser,
+  params: PyTree,
+  head: Callable[[Array], Head],
+  condition: Condition = Condition(),  # noqa: B008 an immutable tuple
+) -> Model:
+  """Closes a network over what does not change from call to call.
+
+  A network is trained with one time a row, so where the times of a row differ
+  (prompts have t = 0) it is told the largest.
+  """
+
+  def denoise(x: X, t: Time) -> Head:
+    if jnp.ndim(t) == 2:
+      t = jnp.max(t, axis=-1, keepdims=True)
+    return head(denoiser.apply(params, x, t, condition))
+
+  def decode(ids: Array, cache: PyTree, start: Array) -> tuple[Head, PyTree]:
+    assert denoiser.decode is not None
+    raw, cache = denoiser.decode(params, ids, cache, start)
+    return head(raw), cache
+
+  return Model(
+    denoise,
+    denoiser.init_cache,
+    decode if denoiser.decode is not None else None,
+    denoiser.uses_time,
+  )
+
+
+class Objective(Protocol):
+  """A loss. `estimand` says whether its mean bounds -log p(x0)."""
+
+  estimand: Literal['nelbo', 'surrogate']
+
+  def __call__(
+    self, model: Model, key: Key, batch: Batch
+  ) -> tuple[Array, dict[str, Array]]:
+    """-> [B, L] nats per token, and its terms, each [B, L]."""
+    ...
+
+
+Transition = Callable[[Any, X, Time, Time], Dist]  # (head, x_t, s, t)
+Step = Callable[[Key, C, Time, Time], C]

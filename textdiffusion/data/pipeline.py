@@ -1,0 +1,198 @@
+"""From a source to batches: split, tokenise, cut into rows, shuffle, shard.
+
+The order of rows is one global sequence; a host takes its part of each global
+batch. So the data do not change with the number of hosts, and the state of an
+iterator is how many batches it has given.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import grain
+import numpy as np
+
+from textdiffusion.core.types import UserError
+from textdiffusion.data.corpora import cache_dir
+from textdiffusion.data.packing import Rows, Tokens, tokenize
+from textdiffusion.data.sources import Source, Split, open_source
+from textdiffusion.data.tokenizers import Tokenizer, TokenizerConfig, build
+
+_FOREVER = 1 << 48  # rows; a run ends by its steps, never by its data
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """source: see `sources`. length: tokens in a row. batch_size: rows of the
+  global batch. rows, respect_documents, model_padding: see `packing.Rows`.
+  holdout: the share of documents kept for evaluation. seed: of the shuffle."""
+
+  source: str = 'python_docs'
+  tokenizer: TokenizerConfig = TokenizerConfig()
+  length: int = 128
+  batch_size: int = 16
+  rows: Literal['packed', 'document'] = 'packed'
+  respect_documents: bool = False
+  model_padding: bool = False
+  holdout: float = 0.05
+  seed: int = 0
+
+  def __post_init__(self) -> None:
+    for name, least in (('length', 2), ('batch_size', 1)):
+      if getattr(self, name) < least:
+        raise UserError(
+          f'data.{name}={getattr(self, name)}: must be at least {least}'
+        )
+    if self.model_padding and self.rows != 'document':
+      raise UserError('data.model_padding needs data.rows=document')
+
+  def protocol(self) -> str:
+    """What a reported figure depends on, in words."""
+    layout = self.rows + ' rows' + (
+      ', documents kept apart' if self.respect_documents else ''
+    )
+    return (
+      f'{self.source}, held-out {self.holdout:g} of documents by hash; '
+      f'{self.tokenizer.kind} tokens; {layout} of {self.length}'
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """An opened source. fingerprint: of texts, tokenizer and row settings."""
+
+  tokenizer: Tokenizer
+  fingerprint: str
+  train: Rows
+  heldout: Rows
+  counts: dict[str, dict[str, int]]
+  source: Source
+
+  def texts(self, split: Split) -> Iterator[str]:
+    """The documents themselves, once more from the source."""
+    return self.source.documents(split)
+
+
+def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
+  """Opens, splits and tokenises; tokens are cached on disk.
+
+  Args:
+    config: what to read and how to cut it.
+    tokenizer: of a checkpoint; made from the config if absent.
+
+  Raises:
+    UserError: a source that cannot be read, or is empty, or does not suit the
+      tokenizer.
+  """
+  source = open_source(config.source, config.holdout)
+  if tokenizer is None:
+    tokenizer = build(config.tokenizer, source.documents('train'))
+  else:
+    refuse_other(config.tokenizer, tokenizer)
+  folder = cache_dir() / 'tokens'
+
+  def tokens(split: Split) -> Tokens:
+    return tokenize(
+      f'{source.fingerprint}/{split}',
+      tokenizer,
+      source.documents(split),
+      folder,
+    )
+
+  splits = {'train': tokens('train'), 'heldout': tokens('heldout')}
+  pad = tokenizer.vocab.pad_id
+  if pad is None and config.rows == 'document':
+    raise UserError(
+      'the tokenizer has no pad token, which data.rows=document needs: add '
+      "'pad' to data.tokenizer.specials"
+    )
+
+  def rows(split: Split) -> Rows:
+    return Rows(
+      splits[split],
+      config.length,
+      config.rows,
+      config.respect_documents,
+      config.model_padding,
+      0 if pad is None else pad,
+      keep_tail=split == 'heldout',
+    )
+
+  train = rows('train')
+  if not len(train):
+    raise UserError(
+      f'data.source={config.source} is too small: its training split has '
+      f'{len(splits["train"].ids)} tokens, not one row of {config.length}'
+    )
+  settings = dataclasses.asdict(config)
+  for name in ('batch_size', 'seed', 'tokenizer', 'source'):
+    del settings[name]
+  told = f'{source.fingerprint}/{tokenizer.fingerprint}/{sorted(settings.items())}'
+  counts = {
+    split: {
+      'documents': len(part.ends),
+      'tokens': len(part.ids),
+      'bytes': part.num_bytes,
+    }
+    for split, part in splits.items()
+  }
+  fingerprint = hashlib.sha256(told.encode()).hexdigest()[:16]
+  return Data(tokenizer, fingerprint, train, rows('heldout'), counts, source)
+
+
+def refuse_other(config: TokenizerConfig, tokenizer: Tokenizer) -> None:
+  """Raises UserError where the config asks for another tokenizer."""
+  is_other = config.kind != tokenizer.kind or (
+    set(config.specials) != set(tokenizer.specials)
+  )
+  if not is_other and config.path:
+    is_other = build(config, ()) != tokenizer
+  if is_other:
+    raise UserError(
+      f'the checkpoint has a {tokenizer.kind} tokenizer '
+      f'({tokenizer.fingerprint}), the data ask for another '
+      f'({config.kind} {config.path}): leave data.tokenizer as it was'
+    )
+
+
+def train_iterator(
+  rows: Rows, batch_size: int, seed: int, host: int = 0, num_hosts: int = 1
+) -> grain.DatasetIterator:
+  """Batches of this host, for ever: dicts of [batch_size / num_hosts, L].
+
+  `rows` [b] is each row's index in the global batch. Every epoch is a new
+  global shuffle that gives each row once. `get_state()` and `set_state()` are
+  exact, JSON-able, and the same for every number of hosts.
+  """
+  if batch_size % num_hosts:
+    raise UserError(
+      f'data.batch_size={batch_size} is not divisible by {num_hosts} hosts'
+    )
+  share = batch_size // num_hosts
+  order = grain.MapDataset.range(len(rows)).shuffle(seed=seed).repeat()
+
+  def fetch(index: int) -> dict[str, Any]:
+    batch, place = divmod(index, share)
+    row = host * share + place
+    taken: Any = order[batch * batch_size + row]
+    return {**rows[taken], 'rows': np.int32(row)}
+
+  batches = grain.MapDataset.range(_FOREVER).map(fetch).batch(share)
+  options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=16)
+  return iter(batches.to_iter_dataset(options))
+
+
+def eval_batches(
+  rows: Rows, batch_size: int, limit: int = 0
+) -> Iterator[dict[str, np.ndarray]]:
+  """The first `limit` rows (0: all) in order; a last batch is filled up with
+  rows of padding."""
+  count = min(len(rows), limit) if limit else len(rows)
+  for start in range(0, count, batch_size):
+    taken = [rows[i] for i in range(start, min(start + batch_size, count))]
+    blank = {k: np.zeros_like(v) for k, v in taken[0].items()} if taken else {}
+    taken += [blank] * (batch_size - len(taken))
+    batch = {k: np.stack([row[k] for row in taken]) for k in taken[0]}
+    batch['rows'] = np.arange(start, start + batch_size, dtype=np.int32)
+    yield batch

@@ -1,0 +1,214 @@
+"""Where documents come from: one string names a source.
+
+  python_docs, python_source        bundled, of the running interpreter
+  toy_grammar[:COUNT]               sentences of a known law
+  tfds:NAME[:CONFIG]/SPLIT?key=text any TFDS dataset with a text feature
+  files:GLOB[?key=text]             .txt and .txt.gz (a file is a document; with
+                                    ?split=line a line is), .jsonl (a line is a
+                                    document, its text in the field `key`)
+"""
+
+import dataclasses
+import difflib
+import glob
+import gzip
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import parse_qsl
+
+import numpy as np
+
+from textdiffusion.core.types import UserError
+from textdiffusion.data.corpora import BUNDLED, bundled, quiet_tfds
+from textdiffusion.data.grammar import toy_grammar
+
+Split = Literal['train', 'heldout']
+_SENTENCES = 50_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """fingerprint: changes with the texts. documents: yields one split."""
+
+  fingerprint: str
+  documents: Callable[[Split], Iterator[str]]
+
+
+def open_source(name: str, holdout: float) -> Source:
+  """The source that `name` says, with a share of `holdout` held out.
+
+  A document belongs to a split by the hash of its text, so it never moves and
+  its copies do not leak.
+  """
+  if not 0 <= holdout < 1:
+    raise UserError(f'data.holdout={holdout}: must be in [0, 1)')
+  kind, _, rest = name.partition(':')
+  if kind == 'toy_grammar':
+    return _sentences(rest)
+  if name in BUNDLED:
+    texts = lambda: (_text(row['text']) for row in bundled(name))
+    return _by_hash(f'{name}/{platform.python_version()}', texts, holdout)
+  if kind == 'tfds' and rest:
+    return _by_hash(*_tfds(rest), holdout)
+  if kind == 'files' and rest:
+    return _by_hash(*_files(rest), holdout)
+  known = [*BUNDLED, 'toy_grammar', 'tfds:NAME/SPLIT', 'files:GLOB']
+  near = difflib.get_close_matches(name, known, 1)
+  hint = f' (did you mean {near[0]}?)' if near else ''
+  raise UserError(
+    f'data.source={name!r} is unknown{hint}; there are ' + ', '.join(known)
+  )
+
+
+def _by_hash(
+  fingerprint: str, texts: Callable[[], Iterator[str]], holdout: float
+) -> Source:
+  def documents(split: Split) -> Iterator[str]:
+    for text in texts():
+      digest = hashlib.blake2b(
+        text.encode('utf-8', 'surrogatepass'), digest_size=8
+      ).digest()
+      is_heldout = int.from_bytes(digest, 'big') < holdout * 2**64
+      if text and is_heldout == (split == 'heldout'):
+        yield text
+
+  return Source(f'{fingerprint}/{holdout}', documents)
+
+
+def _sentences(count: str) -> Source:
+  """Splits have seeds of their own: a split by hash would change the law, as
+  each sentence would occur in one of them only."""
+  if count and not count.isdecimal():
+    raise UserError(f'data.source=toy_grammar:{count}: {count!r} is no number')
+  total = int(count) if count else _SENTENCES
+  grammar = toy_grammar()
+
+  def documents(split: Split) -> Iterator[str]:
+    rng = np.random.default_rng(0 if split == 'train' else 1)
+    for _ in range(total if split == 'train' else max(total // 10, 1)):
+      yield grammar.sample(rng)[0]
+
+  return Source(f'toy_grammar/1/{total}', documents)
+
+
+def _tfds(spec: str) -> tuple[str, Callable[[], Iterator[str]]]:
+  """`NAME[:CONFIG]/SPLIT?key=text` -> fingerprint, texts."""
+  path, options = _options(spec, {'key'})
+  name, slash, split = path.partition('/')
+  if not slash:
+    raise UserError(
+      f'data.source=tfds:{spec} names no split: tfds:{path}/train'
+    )
+  key = options.get('key', 'text')
+  tfds = quiet_tfds()
+  try:
+    builder = tfds.builder(
+      name.replace(':', '/', 1), try_gcs=False, file_format='array_record'
+    )
+    if not builder.is_prepared():
+      builder.download_and_prepare()
+    rows = builder.as_data_source(split=split)
+  except Exception as error:  # TFDS and its backends raise all kinds
+    reason = str(error).strip().split('\n')[0] or type(error).__name__
+    raise UserError(
+      f'data.source=tfds:{spec} cannot be opened: {reason}'
+    ) from None
+  features = builder.info.features
+  if key not in features:
+    raise UserError(
+      f'data.source=tfds:{spec}: no feature {key!r}; there are '
+      + ', '.join(features)
+    )
+  fingerprint = f'tfds/{builder.info.full_name}/{split}/{key}'
+  return fingerprint, lambda: (_text(row[key]) for row in rows)
+
+
+def _files(spec: str) -> tuple[str, Callable[[], Iterator[str]]]:
+  """`GLOB[?key=field&split=line]` -> fingerprint of the contents, texts."""
+  pattern, options = _options(spec, {'key', 'split'})
+  if options.get('split', 'line') != 'line':
+    raise UserError(
+      f'data.source=files:{spec}: split={options["split"]!r}, but only '
+      'split=line is known'
+    )
+  paths = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
+  if not paths:
+    raise UserError(f'data.source=files:{pattern} matches no file')
+  digest = hashlib.sha256(json.dumps(sorted(options.items())).encode())
+  for path in paths:
+    if not path.endswith(('.txt', '.txt.gz', '.jsonl')):
+      raise UserError(f'{path}: only .txt, .txt.gz and .jsonl are read')
+    with open(path, 'rb') as file:
+      digest.update(hashlib.file_digest(file, 'sha256').digest())
+
+  def texts() -> Iterator[str]:
+    for path in paths:
+      yield from _read(path, options)
+
+  return f'files/{digest.hexdigest()[:16]}', texts
+
+
+def _read(path: str, options: dict[str, str]) -> Iterator[str]:
+  opener: Any = gzip.open if path.endswith('.gz') else open
+  if path.endswith('.jsonl'):
+    key, offset = options.get('key', 'text'), 0
+    with opener(path, 'rb') as file:
+      for number, line in enumerate(file, 1):
+        text = _decoded(line, path, offset)
+        offset += len(line)
+        if text.strip():
+          yield _field(text, key, f'{path}:{number}')
+    return
+  with opener(path, 'rb') as file:
+    if options.get('split') != 'line':
+      yield _decoded(file.read(), path, 0)
+      return
+    offset = 0
+    for line in file:
+      yield _decoded(line, path, offset).rstrip('\r\n')
+      offset += len(line)
+
+
+def _field(line: str, key: str, place: str) -> str:
+  try:
+    row = json.loads(line)
+  except json.JSONDecodeError as error:
+    raise UserError(f'{place}: not JSON ({error})') from None
+  if not isinstance(row, dict) or not isinstance(row.get(key), str):
+    fields = ', '.join(row) if isinstance(row, dict) else 'none'
+    raise UserError(
+      f'{place}: no text in the field {key!r}; there are {fields}: name one '
+      'with ?key=FIELD'
+    )
+  return row[key]
+
+
+def _decoded(data: bytes, path: str, offset: int) -> str:
+  try:
+    return data.decode('utf-8')
+  except UnicodeDecodeError as error:
+    raise UserError(
+      f'{path}: byte {offset + error.start} (0x{data[error.start]:02x}) is not '
+      'UTF-8; convert the file, as with iconv'
+    ) from None
+
+
+def _options(spec: str, known: set[str]) -> tuple[str, dict[str, str]]:
+  """`path?a=b&c=d` -> path, options."""
+  path, _, query = spec.partition('?')
+  options = dict(parse_qsl(query))
+  for name in options:
+    if name not in known:
+      raise UserError(
+        f'data.source: unknown option {name!r} in {spec!r}; there are '
+        + ', '.join(sorted(known))
+      )
+  return path, options
+
+
+def _text(value: Any) -> str:
+  return value.decode('utf-8', 'replace') if isinstance(value, bytes) else value

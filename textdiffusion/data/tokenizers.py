@@ -1,0 +1,373 @@
+"""Tokenizers: bytes, characters, SentencePiece, Hugging Face.
+
+Ids 0 ... are the base vocabulary; special tokens follow, the mask last, unless
+a model file already has a piece of that name. Text never encodes to a special.
+"""
+
+import base64
+import dataclasses
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from textdiffusion.core.types import UserError, Vocab
+
+SPECIALS = ('bos', 'eos', 'pad', 'mask')
+# How model files spell the specials.
+_SPELLINGS = {
+  'bos': ('<bos>', '<s>', '[CLS]'),
+  'eos': ('<eos>', '</s>', '[SEP]'),
+  'pad': ('<pad>', '[PAD]'),
+  'mask': ('<mask>', '[MASK]'),
+}
+_CHARACTERS = ' abcdefghijklmnopqrstuvwxyz'
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+  """kind: bytes; characters: text8's 27; sentencepiece or huggingface: a model
+  file at `path`. Without a path, SentencePiece is trained on the training
+  split with `vocab_size` pieces. specials: appended in this order."""
+
+  kind: Literal['bytes', 'characters', 'sentencepiece', 'huggingface'] = 'bytes'
+  path: str = ''
+  vocab_size: int = 0
+  specials: tuple[str, ...] = SPECIALS
+
+  def __post_init__(self) -> None:
+    for name in self.specials:
+      if name not in SPECIALS:
+        raise UserError(
+          f'data.tokenizer.specials has {name!r}: known are '
+          + ', '.join(SPECIALS)
+        )
+    if len(set(self.specials)) < len(self.specials):
+      raise UserError(f'data.tokenizer.specials={self.specials} repeats a name')
+    if self.kind == 'huggingface' and not self.path:
+      raise UserError(
+        'data.tokenizer.kind=huggingface needs data.tokenizer.path, a '
+        'tokenizer.json'
+      )
+    if self.kind == 'sentencepiece' and not self.path and self.vocab_size < 1:
+      raise UserError(
+        'data.tokenizer.kind=sentencepiece needs data.tokenizer.path, or '
+        'data.tokenizer.vocab_size to train one'
+      )
+
+
+class Tokenizer:
+  """The interface, and what all kinds share.
+
+  vocab: sizes and special ids. byte_lengths: [vocab.size] UTF-8 bytes of each
+  token, 0 for specials.
+  """
+
+  kind = ''
+
+  def __init__(
+    self, base_size: int, specials: Sequence[str], own: dict[str, int]
+  ):
+    self.specials = tuple(specials)
+    self.special_ids: dict[str, int] = {}
+    size = base_size
+    for name in self.specials:
+      if name in own:
+        self.special_ids[name] = own[name]
+      else:
+        self.special_ids[name] = size
+        size += 1
+    ids = {f'{name}_id': self.special_ids.get(name) for name in SPECIALS}
+    self.vocab = Vocab(size, **ids)
+    self._names = {i: f'<{name}>' for name, i in self.special_ids.items()}
+    lengths = np.zeros(size, np.int32)
+    lengths[:base_size] = self._base_lengths()
+    lengths[list(self._names)] = 0
+    self.byte_lengths = lengths
+
+  def encode(self, text: str) -> np.ndarray:
+    """Text -> int32 ids."""
+    raise NotImplementedError
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """Ids -> text; specials are left out."""
+    return self._decode([i for i in map(int, ids) if i not in self._names])
+
+  def pieces(self, ids: Iterable[int]) -> list[str]:
+    """One string a token, for display; specials as `<mask>`."""
+    return [
+      self._names[i] if i in self._names else self._piece(i)
+      for i in map(int, ids)
+    ]
+
+  @property
+  def fingerprint(self) -> str:
+    """Equal exactly if the tokenizers are; 16 hexadecimal digits."""
+    text = json.dumps(self.to_json(), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+  def to_json(self) -> dict[str, Any]:
+    """All there is to it, model file included."""
+    return {
+      'kind': self.kind,
+      'specials': list(self.specials),
+      'model': base64.b64encode(self._model()).decode(),
+    }
+
+  def __eq__(self, other: object) -> bool:
+    return (
+      isinstance(other, Tokenizer) and self.fingerprint == other.fingerprint
+    )
+
+  def __hash__(self) -> int:
+    return hash(self.fingerprint)
+
+  def _model(self) -> bytes:
+    return b''
+
+  def _base_lengths(self) -> np.ndarray:
+    raise NotImplementedError
+
+  def _decode(self, ids: list[int]) -> str:
+    raise NotImplementedError
+
+  def _piece(self, index: int) -> str:
+    raise NotImplementedError
+
+
+class Bytes(Tokenizer):
+  """UTF-8 bytes."""
+
+  kind = 'bytes'
+
+  def __init__(self, specials: Sequence[str] = SPECIALS):
+    super().__init__(256, specials, {})
+
+  def encode(self, text: str) -> np.ndarray:
+    data = text.encode('utf-8', 'surrogatepass')
+    return np.frombuffer(data, np.uint8).astype(np.int32)
+
+  def _decode(self, ids: list[int]) -> str:
+    return bytes(ids).decode('utf-8', 'replace')
+
+  def _piece(self, index: int) -> str:
+    return chr(index) if index < 128 else f'\\x{index:02x}'
+
+  def _base_lengths(self) -> np.ndarray:
+    return np.ones(256, np.int32)
+
+
+class Characters(Tokenizer):
+  """text8's space and a to z; all else becomes one of them."""
+
+  kind = 'characters'
+
+  def __init__(self, specials: Sequence[str] = SPECIALS):
+    super().__init__(len(_CHARACTERS), specials, {})
+
+  def encode(self, text: str) -> np.ndarray:
+    text = re.sub('[^a-z]+', ' ', text.lower())
+    data = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+    return np.where(data == 32, 0, data - 96).astype(np.int32)
+
+  def _decode(self, ids: list[int]) -> str:
+    return ''.join(_CHARACTERS[i] for i in ids)
+
+  def _piece(self, index: int) -> str:
+    return _CHARACTERS[index]
+
+  def _base_lengths(self) -> np.ndarray:
+    return np.ones(len(_CHARACTERS), np.int32)
+
+
+class SentencePiece(Tokenizer):
+  """A SentencePiece model (Kudo & Richardson 2018)."""
+
+  kind = 'sentencepiece'
+
+  def __init__(self, model: bytes, specials: Sequence[str] = SPECIALS):
+    import sentencepiece
+
+    self._bytes = model
+    self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    size = self._processor.get_piece_size()
+    known = {self._processor.id_to_piece(i): i for i in range(size)}
+    super().__init__(size, specials, _own_specials(known, specials))
+
+  @classmethod
+  def train(
+    cls,
+    texts: Iterable[str],
+    vocab_size: int,
+    specials: Sequence[str] = SPECIALS,
+  ) -> 'SentencePiece':
+    """A unigram model that encodes every text without loss.
+
+    Trained on one thread, so that equal texts give equal models.
+    """
+    import sentencepiece
+
+    model = io.BytesIO()
+    try:
+      sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=_lines(texts),
+        model_writer=model,
+        vocab_size=vocab_size,
+        normalization_rule_name='identity',
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=False,
+        byte_fallback=True,
+        user_defined_symbols=['\n', '\t'],
+        bos_id=-1,
+        eos_id=-1,
+        pad_id=-1,
+        unk_id=0,
+        num_threads=1,
+        max_sentence_length=1 << 16,
+        input_sentence_size=100_000,
+        shuffle_input_sentence=False,
+        minloglevel=2,
+      )
+    except RuntimeError as error:
+      reason = str(error).strip().splitlines()[-1]
+      raise UserError(
+        f'data.tokenizer.vocab_size={vocab_size}: SentencePiece cannot train '
+        f'on this corpus ({reason})'
+      ) from None
+    return cls(model.getvalue(), specials)
+
+  def encode(self, text: str) -> np.ndarray:
+    return np.asarray(self._processor.encode(text), np.int32)
+
+  def _decode(self, ids: list[int]) -> str:
+    return self._processor.decode(ids)
+
+  def _piece(self, index: int) -> str:
+    piece = self._processor.id_to_piece(index)
+    if self._processor.is_byte(index):
+      byte = int(piece[3:5], 16)
+      return chr(byte) if 32 <= byte < 127 else f'\\x{byte:02x}'
+    return piece.replace('\u2581', ' ')
+
+  def _base_lengths(self) -> np.ndarray:
+    size = self._processor.get_piece_size()
+    lengths = [
+      1
+      if self._processor.is_byte(i)
+      else len(self._processor.id_to_piece(i).replace('\u2581', ' ').encode())
+      for i in range(size)
+    ]
+    for i in range(size):
+      if self._processor.is_control(i) or self._processor.is_unknown(i):
+        lengths[i] = 0
+    return np.asarray(lengths, np.int32)
+
+  def _model(self) -> bytes:
+    return self._bytes
+
+
+class HuggingFace(Tokenizer):
+  """A `tokenizer.json` of the `tokenizers` library."""
+
+  kind = 'huggingface'
+
+  def __init__(self, model: bytes, specials: Sequence[str] = SPECIALS):
+    import tokenizers
+
+    self._bytes = model
+    self._tokenizer = tokenizers.Tokenizer.from_str(model.decode())
+    self._tokenizer.no_padding()
+    self._tokenizer.no_truncation()
+    # Special pieces in the text are text.
+    self._tokenizer.encode_special_tokens = True
+    known = self._tokenizer.get_vocab(with_added_tokens=True)
+    size = max(known.values()) + 1
+    super().__init__(size, specials, _own_specials(known, specials))
+
+  def encode(self, text: str) -> np.ndarray:
+    coded = self._tokenizer.encode(text, add_special_tokens=False)
+    return np.asarray(coded.ids, np.int32)
+
+  def _decode(self, ids: list[int]) -> str:
+    return self._tokenizer.decode(ids, skip_special_tokens=False)
+
+  def _piece(self, index: int) -> str:
+    return self._tokenizer.decode([index], skip_special_tokens=False)
+
+  def _base_lengths(self) -> np.ndarray:
+    lengths = np.zeros(
+      max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1,
+      np.int32,
+    )
+    is_byte_level = '"ByteLevel"' in self._bytes.decode()
+    for piece, i in self._tokenizer.get_vocab().items():
+      if is_byte_level:
+        lengths[i] = len(piece)  # one character stands for one byte
+      else:
+        lengths[i] = len(piece.removeprefix('##').encode())
+    return lengths
+
+  def _model(self) -> bytes:
+    return self._bytes
+
+
+def from_json(saved: dict[str, Any]) -> Tokenizer:
+  """The inverse of `Tokenizer.to_json`."""
+  specials = tuple(saved['specials'])
+  model = base64.b64decode(saved['model'])
+  match saved['kind']:
+    case 'bytes':
+      return Bytes(specials)
+    case 'characters':
+      return Characters(specials)
+    case 'sentencepiece':
+      return SentencePiece(model, specials)
+    case 'huggingface':
+      return HuggingFace(model, specials)
+  raise UserError(f'unknown kind of tokenizer {saved["kind"]!r}')
+
+
+def build(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
+  """Loads what the config names, or trains SentencePiece on `texts`."""
+  if config.kind == 'bytes':
+    return Bytes(config.specials)
+  if config.kind == 'characters':
+    return Characters(config.specials)
+  if not config.path:
+    return SentencePiece.train(texts, config.vocab_size, config.specials)
+  path = Path(config.path).expanduser()
+  if not path.is_file():
+    raise UserError(f'data.tokenizer.path={config.path}: no such file')
+  kind = SentencePiece if config.kind == 'sentencepiece' else HuggingFace
+  try:
+    return kind(path.read_bytes(), config.specials)
+  except Exception as error:  # the libraries raise bare Exceptions
+    raise UserError(
+      f'data.tokenizer.path={config.path}: not a {config.kind} model '
+      f'({str(error).splitlines()[0] if str(error) else type(error).__name__})'
+    ) from None
+
+
+def _own_specials(
+  known: dict[str, int], specials: Sequence[str]
+) -> dict[str, int]:
+  """Ids of the specials that a model file already has."""
+  return {
+    name: known[spelling]
+    for name in specials
+    for spelling in reversed(_SPELLINGS[name])
+    if spelling in known
+  }
+
+
+def _lines(texts: Iterable[str]) -> Iterable[str]:
+  """Lines with their newline, short enough for SentencePiece's trainer."""
+  for text in texts:
+    for line in text.splitlines(keepends=True):
+      for start in range(0, len(line), 4096):
+        yield line[start : start + 4096]

@@ -1,0 +1,48 @@
+"""Masked diffusion language models (MDLM, Sahoo et al. 2024; MD4).
+
+SUBS needs no code: a `Cavity` head through the absorbing bridge never gives
+mass to the mask and copies every visible token.
+"""
+
+import dataclasses
+
+from textdiffusion.core.types import Cavity, UserError, Vocab
+from textdiffusion.methods.method import Method
+from textdiffusion.objectives.nelbo import Nelbo, masked_bound
+from textdiffusion.processes.rank_one import absorbing
+from textdiffusion.sampling.generate import diffusion_sampler
+from textdiffusion.schedules.noise import Linear, Schedule, is_proper
+
+
+@dataclasses.dataclass(frozen=True)
+class MDLM:
+  """schedule: of the masking. num_steps: T of the finite bound, 0 continuous.
+
+  A schedule that leaves signal at t = 1 or noise at t = 0 gives a loss to
+  train on, but no bound to report.
+  """
+
+  schedule: Schedule = Linear()
+  num_steps: int = 0
+
+  def build(self, vocab: Vocab) -> Method:
+    if vocab.mask_id is None:
+      raise UserError(
+        'the tokenizer has no mask token, which masked diffusion needs: add '
+        "'mask' to data.tokenizer.specials"
+      )
+    process = absorbing(vocab.size, vocab.mask_id, self.schedule)
+    objective = Nelbo(process, masked_bound, self.num_steps)
+    if not is_proper(self.schedule):
+      objective = dataclasses.replace(
+        objective, ends=False, estimand='surrogate'
+      )
+    return Method(
+      process=process,
+      objective=objective,
+      evaluator=objective,
+      head=Cavity,
+      sampler=diffusion_sampler(process),
+      causal=False,
+      num_states=vocab.size,
+    )

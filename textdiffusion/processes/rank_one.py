@@ -1,0 +1,185 @@
+"""Token processes q_t(. | x) = alpha_t delta_x + (1 - alpha_t) pi_t.
+
+pi_t puts `share(t)` on the mask and spreads the rest over the vocabulary:
+share = 1 absorbs (MDLM, MD4, SEDD), share = 0 is uniform (UDLM, Duo), and a
+moving share is the hybrid of GIDD. The mask is one of the states; clean tokens
+and the spread noise live on the others.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from textdiffusion.core.distributions import Categorical
+from textdiffusion.core.numerics import (
+  flip,
+  log1m_exp,
+  log_add,
+  log_one_hot,
+  pytree,
+  static,
+)
+from textdiffusion.core.types import Array, Key, Time
+from textdiffusion.processes.bridge import TokenProcess
+from textdiffusion.schedules.noise import (
+  NoiseLevel,
+  Schedule,
+  from_noise,
+  log_transition,
+)
+
+Share = Callable[[Array], Array]
+
+
+@pytree
+class RankOne(TokenProcess):
+  """See the module. mask_id: the state of the mask, None if there is none."""
+
+  schedule: Schedule
+  share: Share = static()
+  num_states: int = static()
+  mask_id: int | None = static()
+
+  def __post_init__(self) -> None:
+    if self.mask_id is not None and not 0 <= self.mask_id < self.num_states:
+      raise ValueError(
+        f'mask_id={self.mask_id} is not one of {self.num_states} states'
+      )
+
+  @property
+  def vocab_size(self) -> int:
+    """How many states are tokens."""
+    return self.num_states - (self.mask_id is not None)
+
+  @property
+  def is_absorbing(self) -> bool:
+    """Whether all noise is the mask."""
+    return self.share is jnp.ones_like
+
+  def is_mask(self, states: Array) -> Array:
+    """Any shape of ids -> bool."""
+    if self.mask_id is None:
+      return jnp.zeros_like(states, bool)
+    return states == self.mask_id
+
+  def prior(self) -> Categorical:
+    """pi_1 of one token, [K]."""
+    return Categorical(jnp.log(self._noise(jnp.arange(self.num_states), 1.0)))
+
+  def marginal(self, x0: Array, t: Time) -> Categorical:
+    """ids [L] or logits [L, K] -> [L, K]; a logit of the mask is ignored."""
+    level = self.schedule(t)
+    log_noise = jnp.log(self._noise(jnp.arange(self.num_states), t))
+    return Categorical(
+      log_add(
+        level.log_alpha + self.clean_log_probs(x0),
+        level.log_1m_alpha + log_noise,
+      )
+    )
+
+  def corrupt(self, key: Key, x0: Array, t: Time) -> Array:
+    """[L] -> [L], three draws per token whatever the vocabulary."""
+    key_move, key_mask, key_token = jax.random.split(key, 3)
+    moves = flip(
+      key_move,
+      jnp.broadcast_to(self.schedule(t).log_1m_alpha[..., 0], x0.shape),
+    )
+    share = jnp.broadcast_to(self.share(jnp.asarray(t, float)), x0.shape)
+    masks = flip(key_mask, jnp.log(share))
+    token = jax.random.randint(key_token, x0.shape, 0, self.vocab_size)
+    if self.mask_id is None:
+      return jnp.where(moves, token, x0)
+    token += token >= self.mask_id
+    return jnp.where(moves, jnp.where(masks, self.mask_id, token), x0)
+
+  def column(self, z: Array, s: Time, t: Time) -> Array:
+    """log q_{t|s}(z | y): [L] -> [L, K].
+
+    The noise term b_t(z) - alpha_{t|s} b_s(z) is written without its
+    cancellation, (1 - alpha_{t|s}) pi_t + (alpha_{t|s} - alpha_t)(pi_t - pi_s).
+    """
+    now, then = self.schedule(s), self.schedule(t)
+    log_keep = log_transition(now, then)
+    pi_s, pi_t = self._noise(z[..., None], s), self._noise(z[..., None], t)
+    drift = jnp.exp(log_keep + now.log_1m_alpha) * (pi_t - pi_s)
+    noise = jnp.exp(log1m_exp(log_keep)) * pi_t + drift
+    return log_add(log_keep + log_one_hot(z, self.num_states), jnp.log(noise))
+
+  def rate(self, z: Array, t: Time) -> Array:
+    """Forward rate y -> z, the same from every y: [L] -> [L, 1], per unit t.
+
+    R_t(z) = b'_t(z) + beta_t b_t(z) = beta_t pi_t(z) + (1 - alpha_t) pi'_t(z).
+    """
+    level, t = self.schedule(t), jnp.asarray(t, float)
+    pi, drift = jax.jvp(
+      lambda t: self._noise(z[..., None], t), (t,), (jnp.ones_like(t),)
+    )
+    return level.hazard * pi + jnp.exp(level.log_1m_alpha) * drift
+
+  def unmix(self, log_q: Array, t: Time) -> Array:
+    """Clean logits of a marginal: (q - (1 - alpha) pi) / alpha, [L, K]."""
+    level = self.schedule(t)
+    noise = jnp.exp(level.log_1m_alpha) * self._noise(
+      jnp.arange(self.num_states), t
+    )
+    signal = jax.nn.softmax(log_q) - noise
+    return jnp.log(jnp.maximum(signal, 0.0)) - level.log_alpha
+
+  def clean_log_probs(self, x0: Array) -> Array:
+    """ids [L] or logits [L, K] -> [L, K], no mass on the mask."""
+    if jnp.issubdtype(x0.dtype, jnp.integer):
+      return log_one_hot(x0, self.num_states)
+    is_mask = self.is_mask(jnp.arange(self.num_states))
+    return jax.nn.log_softmax(jnp.where(is_mask, -jnp.inf, x0))
+
+  def _noise(self, states: Array, t: Time) -> Array:
+    """pi_t(states): [L, 1] or [K] -> broadcast with the trailing axis of t."""
+    share = self.share(jnp.asarray(t, float))[..., None]
+    return jnp.where(
+      self.is_mask(states), share, (1 - share) / self.vocab_size
+    )
+
+
+def absorbing(num_states: int, mask_id: int, schedule: Schedule) -> RankOne:
+  """Tokens turn into the mask; `num_states` counts the mask."""
+  return RankOne(schedule, jnp.ones_like, num_states, mask_id)
+
+
+def uniform(
+  num_states: int, schedule: Schedule, mask_id: int | None = None
+) -> RankOne:
+  """Tokens are resampled uniformly over all states but the mask, if any."""
+  return RankOne(schedule, jnp.zeros_like, num_states, mask_id)
+
+
+@pytree
+class Hybrid:
+  """GIDD's schedule and mask share: alpha = (1 - t) / (1 + c), share =
+  t / (t + c), c = b (t (1 - t))^(gamma / 2), b = 2^gamma p / (1 - p).
+
+  von Rütte et al. 2025. p_uniform: uniform share of the noise at t = 1/2.
+  """
+
+  p_uniform: float = static(default=0.1)
+  gamma: float = static(default=1.0)
+
+  def __call__(self, t: Time) -> NoiseLevel:
+    return from_noise(lambda t: (t + self._c(t)) / (1 + self._c(t)), t)
+
+  def share(self, t: Array) -> Array:
+    """t / (t + c), both divided by t^(gamma / 2) so that share(0) = 0."""
+    masked = t ** (1 - self.gamma / 2)
+    return masked / (masked + self._scale * (1 - t) ** (self.gamma / 2))
+
+  def _c(self, t: Array) -> Array:
+    return self._scale * (t * (1 - t)) ** (self.gamma / 2)
+
+  @property
+  def _scale(self) -> float:
+    return 2**self.gamma * self.p_uniform / (1 - self.p_uniform)
+
+
+def hybrid(num_states: int, mask_id: int, path: Hybrid) -> RankOne:
+  """Mask and uniform noise in a proportion that moves with t."""
+  return RankOne(path, path.share, num_states, mask_id)

@@ -1,0 +1,81 @@
+"""Temperature, top-k and top-p, on what a network says of a token.
+
+They reshape p(x_i | z), so a diffusion head is first made a posterior, whatever
+the process; a causal head is one already.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from textdiffusion.core.types import (
+  Array,
+  Causal,
+  DenoiseFn,
+  Head,
+  Posterior,
+  Time,
+  X,
+)
+from textdiffusion.processes.bridge import to_posterior
+from textdiffusion.processes.rank_one import RankOne
+
+
+def filtered(
+  logits: Array, temperature: float, top_k: int, top_p: float
+) -> Array:
+  """[..., K] -> [..., K] logits, -inf where cut off.
+
+  Args:
+    logits: unnormalised.
+    temperature: logits are divided by it; 0 is the argmax.
+    top_k: how many tokens stay, 0 for all; ties with the k-th stay too.
+    top_p: the smallest set with this mass stays; the token that crosses it is
+      in (Holtzman et al. 2020). 1 for all.
+  """
+  if temperature == 0:
+    best = jnp.argmax(logits, axis=-1, keepdims=True)
+    keep = jnp.arange(logits.shape[-1]) == best
+    return jnp.where(keep, 0.0, -jnp.inf)
+  logits = logits / temperature
+  if 0 < top_k < logits.shape[-1]:
+    least = jax.lax.top_k(logits, top_k)[0][..., -1:]
+    logits = jnp.where(logits < least, -jnp.inf, logits)
+  if top_p < 1:
+    probs = jax.nn.softmax(logits)
+    descending = -jnp.sort(-probs, axis=-1)
+    before = jnp.cumsum(descending, axis=-1) - descending
+    least = jnp.min(
+      jnp.where(before < top_p, descending, jnp.inf), axis=-1, keepdims=True
+    )
+    logits = jnp.where(probs < least, -jnp.inf, logits)
+  return logits
+
+
+def filter_causal(
+  head: Head, temperature: float, top_k: int, top_p: float
+) -> Causal:
+  """Causal -> Causal. Raises TypeError for any other head."""
+  if not isinstance(head, Causal):
+    raise TypeError(
+      f'left-to-right decoding takes a Causal head, not {type(head).__name__}'
+    )
+  return Causal(filtered(head.logits, temperature, top_k, top_p))
+
+
+def filter_denoiser(
+  process: RankOne,
+  denoise: DenoiseFn,
+  temperature: float,
+  top_k: int,
+  top_p: float,
+) -> DenoiseFn:
+  """A denoiser whose posterior is reshaped; `denoise` itself if by nothing."""
+  if temperature == 1 and top_k == 0 and top_p == 1:
+    return denoise
+
+  def reshaped(x: X, t: Time) -> Posterior:
+    posterior = to_posterior(process, denoise(x, t), x, t)
+    logits = process.clean_log_probs(posterior.logits)
+    return Posterior(filtered(logits, temperature, top_k, top_p))
+
+  return reshaped

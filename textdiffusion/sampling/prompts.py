@@ -1,0 +1,84 @@
+"""Text -> the canvas that a sampler fills in.
+
+`The <mask:6> statement` asks for six tokens between two given pieces of text.
+"""
+
+import re
+
+import jax.numpy as jnp
+import numpy as np
+
+from textdiffusion.core.types import UserError
+from textdiffusion.data.tokenizers import Tokenizer
+from textdiffusion.sampling.generate import Canvas
+
+_SPAN = re.compile(r'<mask(?::([^<>]*))?>')
+
+
+def blank(num_rows: int, length: int) -> Canvas:
+  """A canvas with nothing given: [num_rows, length]."""
+  shape = (num_rows, length)
+  return Canvas(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool))
+
+
+def continuation(
+  tokenizer: Tokenizer, prompt: str, num_rows: int, length: int
+) -> Canvas:
+  """`prompt`, then free tokens up to `length`.
+
+  Raises UserError where the prompt leaves no room.
+  """
+  ids = tokenizer.encode(prompt)
+  if len(ids) >= length:
+    raise UserError(
+      f'the prompt has {len(ids)} tokens and the row {length}: nothing is left '
+      'to generate; shorten it or raise --length'
+    )
+  given = np.concatenate([ids, np.full(length - len(ids), -1)])
+  return _canvas(given, num_rows)
+
+
+def infilling(
+  tokenizer: Tokenizer, template: str, num_rows: int, length: int
+) -> Canvas:
+  """A template with spans `<mask:N>` (`<mask>` is one token) -> canvas.
+
+  The row is as long as the template. Raises UserError for a template without
+  a span, for a span of no tokens and for one that exceeds `length`.
+  """
+  if not _SPAN.search(template):
+    raise UserError(
+      f'the template {template!r} has no span to fill in, such as <mask:6>'
+    )
+  parts, end = [], 0
+  for span in _SPAN.finditer(template):
+    count = span[1] if span[1] is not None else '1'
+    if not count.isdecimal() or int(count) < 1:
+      raise UserError(
+        f'the span {span[0]} needs a number of tokens of at least 1, '
+        'as in <mask:6>'
+      )
+    if int(count) > length:
+      raise UserError(
+        f'the span {span[0]} is longer than the row of {length} tokens; '
+        'shorten it or raise --length'
+      )
+    parts += [
+      tokenizer.encode(template[end : span.start()]),
+      np.full(int(count), -1),
+    ]
+    end = span.end()
+  parts.append(tokenizer.encode(template[end:]))
+  given = np.concatenate(parts)
+  if len(given) > length:
+    raise UserError(
+      f'the template has {len(given)} tokens, spans included, and the row '
+      f'{length}; shorten it or raise --length'
+    )
+  return _canvas(given, num_rows)
+
+
+def _canvas(given: np.ndarray, num_rows: int) -> Canvas:
+  """[L] ids, -1 where free -> the same row `num_rows` times."""
+  rows = jnp.asarray(np.tile(given.astype(np.int32), (num_rows, 1)))
+  return Canvas(jnp.maximum(rows, 0), rows >= 0)

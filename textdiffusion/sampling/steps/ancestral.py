@@ -1,0 +1,126 @@
+"""Ancestral steps: any process by its bridge, absorbing ones by reveals."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from textdiffusion.core.distributions import Categorical
+from textdiffusion.core.keys import row_keys
+from textdiffusion.core.numerics import flip, log1m_exp
+from textdiffusion.core.types import (
+  Array,
+  Cavity,
+  DenoiseFn,
+  Key,
+  Posterior,
+  Step,
+  Time,
+  Transition,
+)
+from textdiffusion.processes.bridge import to_cavity
+from textdiffusion.processes.rank_one import RankOne
+
+
+class Chain(NamedTuple):
+  """The smallest carry.
+
+  x: [B, L] ids or [B, L, D] features. log_prob: [B, L] log-probability of each
+  token when it was last drawn, 0 before. calls: [] network calls so far.
+  """
+
+  x: Array
+  log_prob: Array
+  calls: Array
+
+
+def start_chain(x: Array) -> Chain:
+  """[B, L] ids -> a chain that has called no network."""
+  return Chain(x, jnp.zeros(x.shape, jnp.float32), jnp.zeros((), jnp.int32))
+
+
+def draw_rows(key: Key, dist: Any) -> Array:
+  """A draw whose row i depends on the key and i only; leaves lead with B."""
+  keys = row_keys(key, jnp.arange(jax.tree.leaves(dist)[0].shape[0]))
+  return jax.vmap(lambda key, dist: dist.sample(key))(keys, dist)
+
+
+def walk(transition: Transition, denoise: DenoiseFn) -> Step[Chain]:
+  """The memoryless step; with `process.bridge` it is ancestral sampling."""
+
+  def step(key: Key, carry: Chain, s: Time, t: Time) -> Chain:
+    dist = transition(denoise(carry.x, t), carry.x, s, t)
+    x = draw_rows(key, dist)
+    log_prob = dist.log_prob(x).astype(jnp.float32)
+    return Chain(
+      x, jnp.where(x == carry.x, carry.log_prob, log_prob), carry.calls + 1
+    )
+
+  return step
+
+
+def clean_logits(process: RankOne, head: Any, z: Array, t: Time) -> Array:
+  """[L, K] logits of p(x_i | z) at masked positions, none on the mask."""
+  if not isinstance(head, Cavity | Posterior):
+    head = to_cavity(process, head, z, t)
+  is_mask = process.is_mask(jnp.arange(process.num_states))
+  return jnp.where(is_mask, -jnp.inf, head.logits)
+
+
+def reveal(
+  process: RankOne, denoise: DenoiseFn, skip: bool = False
+) -> Step[Chain]:
+  """`walk(process.bridge, denoise)` for an absorbing process, in two draws.
+
+  First who is revealed, with probability (alpha_s - alpha_t) / (1 - alpha_t);
+  then, of the network's distribution, as what. A small step never enters the
+  softmax, so its probabilities are not lost in float32. The last interval
+  reveals whatever is left.
+
+  Args:
+    skip: call no network in an interval that reveals nothing. The samples are
+      the same to the bit, as the first draw does not depend on the network.
+  """
+
+  def step(key: Key, carry: Chain, s: Time, t: Time) -> Chain:
+    key_who, key_what = jax.random.split(key)
+    now, then = process.schedule(s), process.schedule(t)
+    left = jnp.where(
+      jnp.asarray(s)[..., None] <= 0,
+      -jnp.inf,
+      now.log_1m_alpha - then.log_1m_alpha,
+    )
+    log_chance = jnp.broadcast_to(log1m_exp(left)[..., 0], carry.x.shape)
+    keys = row_keys(key_who, jnp.arange(len(carry.x)))
+    is_revealed = jax.vmap(flip)(keys, log_chance) & process.is_mask(carry.x)
+
+    def call(carry: Chain) -> Chain:
+      head = denoise(carry.x, t)
+      dist = Categorical(clean_logits(process, head, carry.x, t))
+      x = draw_rows(key_what, dist)
+      log_prob = dist.log_prob(x).astype(jnp.float32)
+      return Chain(
+        jnp.where(is_revealed, x, carry.x).astype(carry.x.dtype),
+        jnp.where(is_revealed, log_prob, carry.log_prob),
+        carry.calls + 1,
+      )
+
+    if not skip:
+      return call(carry)
+    return jax.lax.cond(is_revealed.any(), call, lambda carry: carry, carry)
+
+  return step
+
+
+def at_times_of(step: Step[Chain], is_given: Array) -> Step[Chain]:
+  """`step` with t_i = 0 for given tokens: exact for every process.
+
+  is_given: [B, L]. Given tokens stay as they are; the others follow the law
+  conditional on them.
+  """
+
+  def conditional(key: Key, carry: Chain, s: Time, t: Time) -> Chain:
+    zero = lambda time: jnp.where(is_given, 0.0, time)
+    return step(key, carry, zero(s), zero(t))
+
+  return conditional

@@ -1,0 +1,197 @@
+"""Noise schedules: t in [0, 1] -> how much signal is left.
+
+`alpha` is the probability of keeping a token, or the squared signal amplitude
+of a Gaussian process. A coefficient carries a trailing axis of size 1 (or K,
+one per clean token), so that it broadcasts against [L, K] and [L, D] as it is.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from textdiffusion.core.numerics import log1m_exp, pytree, static
+from textdiffusion.core.types import Array, Time, UserError
+
+
+class NoiseLevel(NamedTuple):
+  """Each [..., 1]. `rate` is -d alpha / dt >= 0, finite where alpha is 0."""
+
+  log_alpha: Array
+  log_1m_alpha: Array
+  rate: Array
+
+  @property
+  def hazard(self) -> Array:
+    """beta = -d log(alpha) / dt, infinite where alpha is 0."""
+    return self.rate * jnp.exp(-self.log_alpha)
+
+
+class Schedule(Protocol):
+  """A pytree; leaves may be learnt or tabulated."""
+
+  def __call__(self, t: Time) -> NoiseLevel: ...
+
+
+def log_transition(now: NoiseLevel, then: NoiseLevel) -> Array:
+  """log alpha_{t|s} = log(alpha_t / alpha_s), now = s, then = t; [..., 1]."""
+  return then.log_alpha - now.log_alpha
+
+
+def is_proper(schedule: Schedule) -> bool:
+  """Whether it goes from all signal to none; else a bound lacks its ends."""
+  first, last = schedule(0.0), schedule(1.0)
+  # In float32 1 - alpha rounds to 1 where 1e-8 is left.
+  return bool(
+    (first.log_1m_alpha == -jnp.inf).all() and (last.log_alpha < -30).all()
+  )
+
+
+def inverse(schedule: Schedule, log_1m_alpha: Array, steps: int = 40) -> Array:
+  """The t with the given log(1 - alpha), any shape, by bisection.
+
+  40 halvings exhaust float32; schedules are monotone.
+  """
+
+  def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    low, high = ends
+    middle = (low + high) / 2
+    too_noisy = schedule(middle).log_1m_alpha[..., 0] > log_1m_alpha
+    return jnp.where(too_noisy, low, middle), jnp.where(too_noisy, middle, high)
+
+  ends = jnp.zeros_like(log_1m_alpha), jnp.ones_like(log_1m_alpha)
+  low, high = jax.lax.fori_loop(0, steps, halve, ends)
+  return (low + high) / 2
+
+
+def from_noise(
+  noise: Callable[[Array], Array],
+  t: Time,
+  signal: Callable[[Array], Array] | None = None,
+) -> NoiseLevel:
+  """The level of alpha = 1 - noise(t), with noise precise near 0.
+
+  signal: alpha itself, where 1 - noise would round near t = 1.
+  """
+  t = jnp.asarray(t, float)[..., None]
+  level, rate = jax.jvp(noise, (t,), (jnp.ones_like(t),))
+  log_alpha = jnp.log1p(-level) if signal is None else jnp.log(signal(t))
+  return NoiseLevel(log_alpha, jnp.log(level), jnp.maximum(rate, 0.0))
+
+
+def from_sigma(sigma: Callable[[Array], Array], t: Time) -> NoiseLevel:
+  """The level of alpha = exp(-sigma(t)), sigma the total noise."""
+  t = jnp.asarray(t, float)[..., None]
+  total, rate = jax.jvp(sigma, (t,), (jnp.ones_like(t),))
+  return NoiseLevel(-total, log1m_exp(-total), rate * jnp.exp(-total))
+
+
+def _check_eps(eps: float) -> None:
+  if not 0 <= eps < 1:
+    raise UserError(f'eps={eps}: must be in [0, 1)')
+
+
+@pytree
+class Linear:
+  """alpha = 1 - (1 - eps) t; MDLM, Duo and SEDD call it log-linear."""
+
+  eps: float = static(default=0.0)
+
+  def __post_init__(self) -> None:
+    _check_eps(self.eps)
+
+  def __call__(self, t: Time) -> NoiseLevel:
+    return from_noise(lambda t: (1 - self.eps) * t, t)
+
+
+@pytree
+class Cosine:
+  """alpha = eps + (1 - eps) cos(pi t / 2), MDLM `CosineNoise`."""
+
+  eps: float = static(default=0.0)
+
+  def __post_init__(self) -> None:
+    _check_eps(self.eps)
+
+  def __call__(self, t: Time) -> NoiseLevel:
+    return from_noise(
+      lambda t: (1 - self.eps) * 2 * jnp.sin(jnp.pi * t / 4) ** 2,
+      t,
+      lambda t: self.eps + (1 - self.eps) * jnp.sin(jnp.pi / 2 * (1 - t)),
+    )
+
+
+@pytree
+class CosineSquared:
+  """alpha = eps + (1 - eps) cos(pi t / 2)^2, MDLM `CosineSqrNoise`."""
+
+  eps: float = static(default=0.0)
+
+  def __post_init__(self) -> None:
+    _check_eps(self.eps)
+
+  def __call__(self, t: Time) -> NoiseLevel:
+    return from_noise(
+      lambda t: (1 - self.eps) * jnp.sin(jnp.pi * t / 2) ** 2,
+      t,
+      lambda t: self.eps + (1 - self.eps) * jnp.sin(jnp.pi / 2 * (1 - t)) ** 2,
+    )
+
+
+@pytree
+class Polynomial:
+  """alpha = 1 - (1 - eps) t^power, MD4 `poly`."""
+
+  power: float = static(default=2.0)
+  eps: float = static(default=0.0)
+
+  def __post_init__(self) -> None:
+    _check_eps(self.eps)
+    if self.power <= 0:
+      raise UserError(f'power={self.power}: must be positive')
+
+  def __call__(self, t: Time) -> NoiseLevel:
+    return from_noise(lambda t: (1 - self.eps) * t**self.power, t)
+
+
+@pytree
+class Geometric:
+  """sigma = sigma_min^(1 - t) sigma_max^t, SEDD and MDLM.
+
+  Some noise is there at t = 0 and some signal at t = 1: a bound needs its
+  reconstruction and prior terms.
+  """
+
+  sigma_min: float = static(default=1e-4)
+  sigma_max: float = static(default=20.0)
+
+  def __post_init__(self) -> None:
+    if not 0 < self.sigma_min < self.sigma_max:
+      raise UserError(
+        f'sigma_min={self.sigma_min}, sigma_max={self.sigma_max}: '
+        'need 0 < sigma_min < sigma_max'
+      )
+
+  def __call__(self, t: Time) -> NoiseLevel:
+    growth = jnp.log(self.sigma_max / self.sigma_min)
+    return from_sigma(lambda t: self.sigma_min * jnp.exp(growth * t), t)
+
+
+@pytree
+class LinearSigma:
+  """sigma = sigma_min + t (sigma_max - sigma_min), MDLM `Linear`."""
+
+  sigma_min: float = static(default=0.0)
+  sigma_max: float = static(default=10.0)
+
+  def __post_init__(self) -> None:
+    if not 0 <= self.sigma_min < self.sigma_max:
+      raise UserError(
+        f'sigma_min={self.sigma_min}, sigma_max={self.sigma_max}: '
+        'need 0 <= sigma_min < sigma_max'
+      )
+
+  def __call__(self, t: Time) -> NoiseLevel:
+    spread = self.sigma_max - self.sigma_min
+    return from_sigma(lambda t: self.sigma_min + spread * t, t)

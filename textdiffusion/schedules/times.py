@@ -1,0 +1,11 @@
+"""Training times: maps of the stratified u in (0, 1) of a `Batch` to t."""
+
+import jax.numpy as jnp
+
+from textdiffusion.core.types import Array
+
+
+def discrete(u: Array, num_steps: int) -> tuple[Array, Array]:
+  """u -> (s, t) = ((i - 1) / T, i / T), i uniform on 1 ... T."""
+  index = jnp.minimum(jnp.floor(u * num_steps), num_steps - 1)
+  return index / num_steps, (index + 1) / num_steps
