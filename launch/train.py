@@ -1,0 +1,64 @@
+"""Trains a model.
+
+  python -m launch.train --config=configs/mdlm/python_docs_tiny.py \
+    --set=train.steps=500 --workdir=runs/mdlm
+"""
+
+import jax
+from absl import flags
+
+from launch import common
+from textdiffusion import config as config_lib
+from textdiffusion.data.pipeline import open_data, train_iterator
+from textdiffusion.nn.transformer import flops_per_token, num_params
+from textdiffusion.training.checkpoint import Run, prepare_workdir
+from textdiffusion.training.loop import train
+from textdiffusion.training.mesh import check_batch, make_mesh
+
+CONFIG = flags.DEFINE_string('config', None, 'A config file.', required=True)
+SET = flags.DEFINE_multi_string('set', [], 'a.b=value; may be repeated.')
+WORKDIR = flags.DEFINE_string('workdir', None, 'Where to.', required=True)
+RESUME = flags.DEFINE_bool('resume', False, 'Go on in a workdir.')
+OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Move an old run aside.')
+
+
+def main() -> None:
+  config = config_lib.load(CONFIG.value, SET.value)
+  mesh = make_mesh(config.mesh)
+  check_batch(mesh, config.data.batch_size, config.train.accumulate)
+  data = open_data(config.data)
+  method, denoiser = config_lib.build(config, data.tokenizer)
+  run = Run(
+    config_lib.to_json(config),
+    data.tokenizer.to_json(),
+    {'fingerprint': data.fingerprint, 'counts': data.counts},
+  )
+  prepare_workdir(WORKDIR.value, run, RESUME.value, OVERWRITE.value)
+  counts = data.counts['train']
+  print(
+    f'{config.data.source}: {counts["documents"]:,} documents, '
+    f'{counts["tokens"]:,} tokens; '
+    f'{num_params(config.model, method.num_states):,} parameters; '
+    f'{jax.device_count()} {jax.default_backend()} device(s)'
+  )
+  train(
+    method,
+    denoiser,
+    train_iterator(
+      data.train,
+      config.data.batch_size,
+      config.data.seed,
+      jax.process_index(),
+      jax.process_count(),
+    ),
+    config.train,
+    mesh,
+    WORKDIR.value,
+    run,
+    common.heldout_hook(config, data, method, denoiser, mesh),
+    flops_per_token(config.model, method.num_states, config.data.length),
+  )
+
+
+if __name__ == '__main__':
+  common.run(main)

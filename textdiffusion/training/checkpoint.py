@@ -1,0 +1,240 @@
+"""Checkpoints of everything (Orbax, asynchronous), and the folder of a run.
+
+  WORKDIR/config.json, tokenizer.json, data.json, metrics.jsonl
+  WORKDIR/checkpoints/STEP/{ema, state, iterator, run}
+
+A checkpoint is complete or is not there: Orbax writes aside and renames.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+
+from textdiffusion.core.types import PyTree, UserError
+from textdiffusion.training.state import TrainState
+
+_FOLDER = 'checkpoints'
+# Fields that a resumed run may change, as no result depends on them.
+_FREE = (
+  'train.log_every',
+  'train.eval_every',
+  'train.checkpoint_every',
+  'train.keep',
+  'sample.',
+  'evaluate.',
+  'mesh.',
+)
+
+
+class Run(NamedTuple):
+  """What makes a run what it is, as JSON: config, tokenizer, data.
+
+  data holds the dataset's fingerprint and counts.
+  """
+
+  config: dict[str, Any]
+  tokenizer: dict[str, Any]
+  data: dict[str, Any]
+
+
+class Checkpointer:
+  """Saves and restores the states of one run."""
+
+  def __init__(self, workdir: str | os.PathLike, keep: int):
+    # A name that no process group could misread as relative.
+    path = Path(workdir).absolute() / _FOLDER
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+    self._manager = ocp.CheckpointManager(path, options=options)
+
+  def save(
+    self, state: TrainState, iterator_state: dict[str, Any], run: Run
+  ) -> None:
+    """Returns as soon as the state is copied; writing goes on behind."""
+    step = int(state.step)
+    if step in self._manager.all_steps():
+      return
+    rest = state._asdict()
+    ema = rest.pop('ema')
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        ema=ocp.args.StandardSave(ema),
+        state=ocp.args.StandardSave(rest),
+        iterator=ocp.args.JsonSave(iterator_state),
+        run=ocp.args.JsonSave(run._asdict()),
+      ),
+    )
+
+  def latest_step(self) -> int | None:
+    """Of the newest complete checkpoint."""
+    return self._manager.latest_step()
+
+  def restore(
+    self, like: TrainState, step: int | None = None
+  ) -> tuple[TrainState, dict[str, Any]]:
+    """The state laid out as `like` (arrays or shapes with shardings), and the
+    data iterator's."""
+    step = self.latest_step() if step is None else step
+    rest = like._asdict()
+    ema = rest.pop('ema')
+    got = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        ema=ocp.args.StandardRestore(ema),
+        state=ocp.args.StandardRestore(rest),
+        iterator=ocp.args.JsonRestore(),
+      ),
+    )
+    return TrainState(ema=got['ema'], **got['state']), got['iterator']
+
+  def wait(self) -> None:
+    """Until what was saved is on disk."""
+    self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    self._manager.close()
+
+
+class Loaded(NamedTuple):
+  """A checkpoint for use: averaged parameters, step, and its run."""
+
+  params: PyTree
+  step: int
+  run: Run
+  workdir: Path
+
+
+def load(path: str, shardings: PyTree | None = None) -> Loaded:
+  """The newest checkpoint of a workdir, or the one at .../checkpoints/STEP.
+
+  Args:
+    path: of either.
+    shardings: of the parameters; one device by default.
+
+  Raises:
+    UserError: nothing there to load.
+  """
+  folder, step = _located(path)
+  item = ocp.CheckpointManager(
+    folder, options=ocp.CheckpointManagerOptions(read_only=True)
+  )
+  if step is None:
+    step = item.latest_step()
+  if step is None or step not in item.all_steps():
+    raise UserError(
+      f'no complete checkpoint in {folder}: train one with launch.train '
+      '--workdir, or name a folder that holds checkpoints/STEP'
+    )
+  shapes: Any = item.item_metadata(step)['ema']
+  if shardings is None:
+    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shardings = jax.tree.map(lambda _: one, dict(shapes))
+  like = jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    dict(shapes),
+    shardings,
+  )
+  got = item.restore(
+    step,
+    args=ocp.args.Composite(
+      ema=ocp.args.StandardRestore(like), run=ocp.args.JsonRestore()
+    ),
+  )
+  item.close()
+  return Loaded(got['ema'], step, Run(**got['run']), folder.parent)
+
+
+def _located(path: str) -> tuple[Path, int | None]:
+  """A workdir or a checkpoint -> (folder of checkpoints, step or None)."""
+  given = Path(path).expanduser().absolute()
+  if given.name.isdecimal() and given.parent.name == _FOLDER:
+    folder, step = given.parent, int(given.name)
+  else:
+    folder = given if given.name == _FOLDER else given / _FOLDER
+    step = None
+  if not folder.is_dir():
+    raise UserError(
+      f'no checkpoint at {path}: name a workdir of launch.train or one of its '
+      f'{_FOLDER}/STEP'
+    )
+  return folder, step
+
+
+def prepare_workdir(
+  workdir: str, run: Run, resume: bool = False, overwrite: bool = False
+) -> None:
+  """Makes the folder of a run, or checks that this run may go on in it.
+
+  Nothing is deleted: `overwrite` moves what was there aside.
+
+  Raises:
+    UserError: it holds another run, or this one and no flag says what to do.
+  """
+  path = Path(workdir).expanduser()
+  if path.exists() and not path.is_dir():
+    raise UserError(f'--workdir={workdir} is a file: name a folder')
+  saved = path / 'config.json'
+  if overwrite and path.exists() and any(path.iterdir()):
+    number = 1
+    while (aside := path.with_name(f'{path.name}.bak-{number}')).exists():
+      number += 1
+    shutil.move(path, aside)
+    print(f'moved the old {path} to {aside}')
+  if saved.exists():
+    old = json.loads(saved.read_text())
+    changed = [
+      line
+      for name, line in _differences(old, run.config, '')
+      if not name.startswith(_FREE)
+    ]
+    if changed:
+      told = '; '.join(changed[:3]) + ('; ...' if len(changed) > 3 else '')
+      raise UserError(
+        f'--workdir={workdir} holds another config ({told}): use another '
+        'folder, or --overwrite to move it aside'
+      )
+    if not resume:
+      raise UserError(
+        f'--workdir={workdir} holds this run already: --resume goes on with '
+        'it, --overwrite moves it aside'
+      )
+    data = path / 'data.json'
+    if data.exists():
+      was = json.loads(data.read_text())['fingerprint']
+      if was != run.data['fingerprint']:
+        raise UserError(
+          f'--workdir={workdir} was trained on other data (fingerprint {was}, '
+          f'now {run.data["fingerprint"]}): restore them, or use another folder'
+        )
+  path.mkdir(parents=True, exist_ok=True)
+  for name, value in run._asdict().items():
+    _write(path / f'{name}.json', json.dumps(value, indent=2))
+
+
+def _differences(old: Any, new: Any, name: str) -> list[tuple[str, str]]:
+  """(dotted name, `name: old -> new`) of every leaf that differs."""
+  if isinstance(old, dict) and isinstance(new, dict):
+    return [
+      pair
+      for key in sorted({*old, *new})
+      for pair in _differences(
+        old.get(key), new.get(key), f'{name}.{key}' if name else key
+      )
+    ]
+  if old == new:
+    return []
+  return [(name, f'{name}: {old!r} -> {new!r}')]
+
+
+def _write(path: Path, text: str) -> None:
+  """Whole or not at all."""
+  scratch = path.with_name(path.name + '.tmp')
+  scratch.write_text(text)
+  os.replace(scratch, path)

@@ -1,0 +1,107 @@
+"""The device mesh, and where parameters and batches lie on it."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from textdiffusion.core.types import Array, PyTree, UserError
+from textdiffusion.nn import layout
+
+_BATCH = ('data', 'fsdp')
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """Devices along each axis; -1 takes what the others leave.
+
+  data: copies of the parameters, each with its rows. fsdp: parameters and
+  rows split. tensor: the inside of each layer split.
+  """
+
+  data: int = -1
+  fsdp: int = 1
+  tensor: int = 1
+
+
+def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
+  """A mesh over `devices`, all of them by default.
+
+  Raises UserError where the axes do not multiply to their number.
+  """
+  devices = jax.devices() if devices is None else devices
+  sizes = [config.data, config.fsdp, config.tensor]
+  told = f'mesh {config.data} x {config.fsdp} x {config.tensor}'
+  if sizes.count(-1) > 1 or any(s == 0 or s < -1 for s in sizes):
+    raise UserError(f'{told}: one axis may be -1, the others are at least 1')
+  if -1 in sizes:
+    rest = -int(np.prod(sizes))
+    sizes[sizes.index(-1)] = max(len(devices) // rest, 1)
+  if int(np.prod(sizes)) != len(devices):
+    raise UserError(
+      f'{told} does not cover {len(devices)} devices: set mesh.data, mesh.fsdp '
+      'and mesh.tensor so that they multiply to that'
+    )
+  return jax.make_mesh(
+    tuple(sizes),
+    ('data', 'fsdp', 'tensor'),
+    axis_types=(AxisType.Auto,) * 3,
+    devices=devices,
+  )
+
+
+def check_batch(mesh: Mesh, batch_size: int, accumulate: int) -> None:
+  """Raises UserError for a global batch that the mesh cannot split."""
+  if batch_size % accumulate:
+    raise UserError(
+      f'data.batch_size={batch_size} is not divisible by '
+      f'train.accumulate={accumulate}'
+    )
+  shards = mesh.shape['data'] * mesh.shape['fsdp']
+  if (batch_size // accumulate) % shards:
+    raise UserError(
+      f'data.batch_size={batch_size} in {accumulate} part(s) is not divisible '
+      f'by the mesh, data x fsdp = {shards}: change data.batch_size or mesh'
+    )
+
+
+def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, Array]:
+  """This host's rows -> arrays of the global batch."""
+  sharding = NamedSharding(mesh, PartitionSpec(_BATCH))
+  return {
+    name: jax.make_array_from_process_local_data(sharding, np.asarray(value))
+    for name, value in batch.items()
+  }
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def param_shardings(mesh: Mesh, params: PyTree) -> PyTree:
+  """Parameters or their shapes -> shardings; a dimension that an axis does
+  not divide stays whole."""
+
+  def fit(leaf: Any, spec: PartitionSpec) -> NamedSharding:
+    axes = [
+      axis if axis is None or size % mesh.shape[axis] == 0 else None
+      for size, axis in zip(leaf.shape, spec)
+    ]
+    return NamedSharding(mesh, PartitionSpec(*axes))
+
+  return jax.tree.map(fit, params, layout.specs(params))
+
+
+def state_shardings(mesh: Mesh, state: Any, params: PyTree) -> Any:
+  """Shardings of a whole state: what looks like the parameters (their mean,
+  the optimiser's moments) lies as they do, the rest everywhere."""
+  like = jax.tree.structure(params)
+  shardings = param_shardings(mesh, params)
+  is_params = lambda node: jax.tree.structure(node) == like
+  return jax.tree.map(
+    lambda node: shardings if is_params(node) else replicated(mesh),
+    state,
+    is_leaf=is_params,
+  )

@@ -1,0 +1,55 @@
+"""Figures of a run: metrics.jsonl always, TensorBoard beside it."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class MetricsLog:
+  """Appends rows to WORKDIR/metrics.jsonl and to TensorBoard's files.
+
+  Opened at a restored step, it drops the rows after it, so that the file reads
+  as one run.
+  """
+
+  def __init__(self, workdir: str | os.PathLike, step: int = 0):
+    # Imported here: it takes a second, and only the first process writes.
+    from tensorboardX import SummaryWriter
+
+    folder = Path(workdir)
+    path = folder / 'metrics.jsonl'
+    kept = [row for row in read(path) if row['step'] <= step]
+    scratch = path.with_name('metrics.jsonl.tmp')
+    scratch.write_text(''.join(json.dumps(row) + '\n' for row in kept))
+    os.replace(scratch, path)
+    self._file = path.open('a')
+    self._board = SummaryWriter(str(folder / 'tensorboard'), purge_step=step)
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """One row; a value that is not finite becomes null, which JSON has."""
+    row: dict[str, Any] = {'step': step}
+    for name, value in values.items():
+      value = float(value)
+      row[name] = value if math.isfinite(value) else None
+      self._board.add_scalar(name, value, step)
+    self._file.write(json.dumps(row) + '\n')
+    self._file.flush()
+
+  def close(self) -> None:
+    self._file.close()
+    self._board.close()
+
+
+def read(path: str | os.PathLike) -> list[dict[str, Any]]:
+  """The rows of a metrics.jsonl; a last line that was cut off is left out."""
+  rows = []
+  if Path(path).exists():
+    for line in Path(path).read_text().splitlines():
+      try:
+        rows.append(json.loads(line))
+      except json.JSONDecodeError:
+        break
+  return rows

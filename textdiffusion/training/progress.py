@@ -1,0 +1,121 @@
+"""What a person sees of a run: a live bar, or plain lines in a log."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Protocol
+
+
+class Progress(Protocol):
+  """Told after each logged step; closed at the end."""
+
+  def update(self, step: int, values: Mapping[str, float]) -> None: ...
+  def say(self, line: str) -> None: ...
+  def close(self) -> None: ...
+
+
+class Lines:
+  """One line a logged step, for files and pipes."""
+
+  def __init__(self, total: int, start: int = 0):
+    self._total, self._start, self._began = total, start, time.monotonic()
+
+  def update(self, step: int, values: Mapping[str, float]) -> None:
+    spent = time.monotonic() - self._began
+    left = spent * (self._total - step) / max(step - self._start, 1)
+    parts = [f'step {step}/{self._total}', *told(values), f'left {clock(left)}']
+    print('  '.join(parts), flush=True)
+
+  def say(self, line: str) -> None:
+    print(line, flush=True)
+
+  def close(self) -> None:
+    pass
+
+
+class Bar:
+  """A live bar of `rich`, in a terminal or a notebook."""
+
+  def __init__(self, total: int, start: int = 0):
+    from rich import progress
+
+    self._progress = progress.Progress(
+      progress.BarColumn(),
+      progress.MofNCompleteColumn(),
+      progress.TextColumn('{task.description}'),
+      progress.TextColumn('left'),
+      progress.TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    self._task = self._progress.add_task(
+      'compiling', total=total, completed=start
+    )
+    self._progress.start()
+
+  def update(self, step: int, values: Mapping[str, float]) -> None:
+    self._progress.update(
+      self._task, completed=step, description='  '.join(told(values))
+    )
+
+  def say(self, line: str) -> None:
+    self._progress.console.print(line, highlight=False, markup=False)
+
+  def close(self) -> None:
+    self._progress.stop()
+
+
+def make(total: int, start: int = 0, is_first_host: bool = True) -> Progress:
+  """A bar where somebody watches, lines where nobody does, or nothing."""
+  if not is_first_host:
+    return Silent()
+  if sys.stdout.isatty() or _in_notebook():
+    return Bar(total, start)
+  return Lines(total, start)
+
+
+class Silent:
+  """For all hosts but the first."""
+
+  def update(self, step: int, values: Mapping[str, float]) -> None:
+    pass
+
+  def say(self, line: str) -> None:
+    pass
+
+  def close(self) -> None:
+    pass
+
+
+def told(values: Mapping[str, float]) -> list[str]:
+  """The figures worth a glance, as words."""
+  words = []
+  if 'loss' in values:
+    words.append(f'loss {values["loss"]:.4f}')
+  if 'tokens_per_s' in values:
+    words.append(f'{short(values["tokens_per_s"])} tokens/s')
+  if values.get('model_flops_per_s'):
+    words.append(f'{short(values["model_flops_per_s"])}FLOP/s')
+  if values.get('skipped'):
+    words.append(f'{values["skipped"]:.0f} skipped')
+  return words
+
+
+def short(value: float) -> str:
+  """1234567 -> '1.23 M'."""
+  for unit in ('', 'k', 'M', 'G', 'T'):
+    if abs(value) < 1000:
+      return f'{value:.3g} {unit}'
+    value /= 1000
+  return f'{value:.3g} P'
+
+
+def clock(seconds: float) -> str:
+  """Seconds -> h:mm:ss."""
+  whole = int(seconds)
+  return f'{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}'
+
+
+def _in_notebook() -> bool:
+  shell = sys.modules.get('IPython')
+  if shell is None or shell.get_ipython() is None:
+    return False
+  return 'IPKernelApp' in shell.get_ipython().config

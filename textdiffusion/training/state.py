@@ -1,0 +1,67 @@
+"""What training is told and what it carries from step to step."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from textdiffusion.core.types import Array, Denoiser, Key, PyTree, UserError
+from textdiffusion.training.optim import Optimizer, OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """steps: of the whole run. ema: decay of the averaged parameters, which
+  evaluation and sampling use. accumulate: parts a batch is computed in.
+  max_bad_steps: skipped steps in a row that end the run. keep: checkpoints."""
+
+  steps: int = 1000
+  seed: int = 0
+  optimizer: OptimizerConfig = OptimizerConfig()
+  ema: float = 0.999
+  accumulate: int = 1
+  log_every: int = 10
+  eval_every: int = 500
+  checkpoint_every: int = 500
+  keep: int = 3
+  max_bad_steps: int = 20
+
+  def __post_init__(self) -> None:
+    for name in ('steps', 'accumulate', 'log_every', 'keep', 'max_bad_steps'):
+      if getattr(self, name) < 1:
+        raise UserError(
+          f'train.{name}={getattr(self, name)}: must be at least 1'
+        )
+    if not 0 <= self.ema < 1:
+      raise UserError(f'train.ema={self.ema}: must be in [0, 1)')
+
+
+class TrainState(NamedTuple):
+  """step: [] steps taken, skipped ones included. ema: averaged parameters.
+  skipped: [] steps whose loss or gradient was not finite. bad_streak: [] how
+  many of those came last in a row."""
+
+  step: Array
+  params: PyTree
+  ema: PyTree
+  opt_state: PyTree
+  skipped: Array
+  bad_streak: Array
+
+
+def init_state(
+  denoiser: Denoiser, optimizer: Optimizer, key: Key
+) -> TrainState:
+  """Fresh parameters and an optimiser that has seen nothing."""
+  params = denoiser.init(key)
+  zero = lambda: jnp.zeros((), jnp.int32)
+  return TrainState(
+    zero(),
+    params,
+    # A copy: the two must not share a donated buffer.
+    jax.tree.map(jnp.copy, params),
+    optimizer.transform.init(params),
+    zero(),
+    zero(),
+  )

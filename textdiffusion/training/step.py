@@ -1,0 +1,134 @@
+"""One training step, pure: the launcher's loop jits it with its layout."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from textdiffusion.core.keys import strata, stream
+from textdiffusion.core.types import (
+  Array,
+  Batch,
+  Condition,
+  Denoiser,
+  Key,
+  PyTree,
+  bind,
+)
+from textdiffusion.methods.method import Method
+from textdiffusion.training.optim import Optimizer
+from textdiffusion.training.state import TrainConfig, TrainState
+
+Metrics = dict[str, Array]
+TrainStep = Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]
+
+
+def make_train_step(
+  method: Method, denoiser: Denoiser, optimizer: Optimizer, config: TrainConfig
+) -> TrainStep:
+  """(state, batch) -> (state, metrics).
+
+  batch: ids, segments, positions [B, L] and rows [B] of the global batch. The
+  loss is the mean over its counted tokens. Keys come from the seed, the step
+  and the row, times from strata of the global batch, so neither the layout nor
+  `accumulate` changes them. Where loss or gradient is not finite nothing moves
+  but the counters.
+  """
+
+  def loss_fn(
+    params: PyTree, key: Key, part: Batch, count: Array
+  ) -> tuple[Array, Metrics]:
+    dropout = jax.random.fold_in(stream(key, 'dropout'), part.rows[0])
+    condition = Condition(part.segments, part.positions, None, dropout)
+    model = bind(denoiser, params, method.head, condition)
+    nats, terms = method.objective(model, stream(key, 'corrupt'), part)
+    is_counted = part.segments > 0
+    mean = lambda x: jnp.where(is_counted, x, 0.0).sum() / count
+    return mean(nats), jax.tree.map(mean, terms)
+
+  def step(
+    state: TrainState, batch: dict[str, Array]
+  ) -> tuple[TrainState, Metrics]:
+    key = jax.random.fold_in(
+      stream(jax.random.key(config.seed), 'train'), state.step
+    )
+    rows = batch['rows']
+    u = strata(stream(key, 'time'), rows, len(rows))
+    whole = Batch(batch['ids'], batch['segments'], batch['positions'], rows, u)
+    count = jnp.maximum((whole.segments > 0).sum(), 1).astype(jnp.float32)
+    value = jax.value_and_grad(loss_fn, has_aux=True)
+    if config.accumulate == 1:
+      (loss, terms), grads = value(state.params, key, whole, count)
+    else:
+      total = _accumulated(
+        lambda part: value(state.params, key, part, count),
+        whole,
+        config.accumulate,
+      )
+      (loss, terms), grads = total
+    return _updated(state, loss, terms, grads, optimizer, config)
+
+  return step
+
+
+def _accumulated(
+  value: Callable[[Batch], Any], whole: Batch, parts: int
+) -> Any:
+  """The sum of `value` over equal parts of a batch, one after another."""
+  # Part i takes every parts-th row, so that each part spans all devices.
+  split = jax.tree.map(
+    lambda x: x.reshape(len(x) // parts, parts, *x.shape[1:]).swapaxes(0, 1),
+    whole,
+  )
+  first = jax.tree.map(lambda x: x[0], split)
+  zero = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(value, first)
+  )
+  add = lambda total, part: (jax.tree.map(jnp.add, total, value(part)), None)
+  return jax.lax.scan(add, zero, split)[0]
+
+
+def _updated(
+  state: TrainState,
+  loss: Array,
+  terms: Metrics,
+  grads: PyTree,
+  optimizer: Optimizer,
+  config: TrainConfig,
+) -> tuple[TrainState, Metrics]:
+  """The state after a gradient, or as it was if that is not finite."""
+  norm = optax.global_norm(grads)
+  is_good = jnp.isfinite(loss) & jnp.isfinite(norm)
+  lr = jnp.asarray(optimizer.learning_rate(state.step), jnp.float32)
+  directions, opt_state = optimizer.transform.update(
+    grads, state.opt_state, state.params
+  )
+  params = jax.tree.map(lambda p, d: p - lr * d, state.params, directions)
+  # The mean forgets its random start sooner than `ema` alone would.
+  decay = jnp.minimum(config.ema, (1.0 + state.step) / (10.0 + state.step))
+  ema = jax.tree.map(
+    lambda old, new: decay * old + (1 - decay) * new, state.ema, params
+  )
+  choose = lambda new, old: jax.tree.map(
+    lambda n, o: jnp.where(is_good, n, o), new, old
+  )
+  is_bad = (~is_good).astype(jnp.int32)
+  fresh = TrainState(
+    state.step + 1,
+    choose(params, state.params),
+    choose(ema, state.ema),
+    choose(opt_state, state.opt_state),
+    state.skipped + is_bad,
+    jnp.where(is_good, 0, state.bad_streak + 1),
+  )
+  metrics = {
+    'loss': loss,
+    **terms,
+    'grad_norm': norm,
+    'lr': lr,
+    'skipped': fresh.skipped,
+    'bad_streak': fresh.bad_streak,
+  }
+  return fresh, metrics
