@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from jax.sharding import Mesh
 
 from textdiffusion import config as config_lib
@@ -21,6 +21,7 @@ def run(main: Callable[[], None]) -> None:
   """Runs main; a user's error ends as one line on stderr and exit code 2."""
 
   def guarded(argv: list[str]) -> None:
+    logging.set_verbosity(logging.ERROR)
     try:
       if len(argv) > 1:
         raise UserError(f'unexpected argument {argv[1]!r}: flags begin with --')

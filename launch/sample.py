@@ -5,31 +5,72 @@
     --infill="The <mask:6> statement" --trace=trace.html
 """
 
-import dataclasses
 import json
 import sys
 
-import jax
 from absl import flags
 
-from launch import common
-from textdiffusion import config as config_lib
+from launch import common, traces
 from textdiffusion.core.types import UserError
-from textdiffusion.evals.generation import samples_of, traces_of
+from textdiffusion.evals.generation import fill
+from textdiffusion.sampling.prompts import blank, continuation, infilling
 from textdiffusion.viz.trace import write_trace
 
-CHECKPOINT = flags.DEFINE_string(
-  'checkpoint', None, 'A workdir or one of its checkpoints.', required=True
-)
+CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'A workdir or a step.')
+WORKDIR = flags.DEFINE_string('workdir', None, 'The same as --checkpoint.')
+SET = flags.DEFINE_multi_string('set', [], 'a.b=value over the saved config.')
 NUM = flags.DEFINE_integer('num', 4, 'How many samples.', lower_bound=1)
 PROMPT = flags.DEFINE_string('prompt', '', 'Text that the samples begin with.')
-INFILL = flags.DEFINE_string(
-  'infill', None, 'Text with spans to fill in, such as <mask:6>.'
-)
-STEPS = flags.DEFINE_integer('steps', None, 'Denoising steps.')
-TEMPERATURE = flags.DEFINE_float('temperature', None, 'Below 1 is sharper.')
-LENGTH = flags.DEFINE_integer('length', None, 'Tokens in a row.')
-SAMPLER = flags.DEFINE_string('sampler', None, 'As in SampleConfig.')
+INFILL = flags.DEFINE_string('infill', '', 'Text with spans like <mask:6>.')
+STEPS = flags.DEFINE_integer('steps', None, 'sample.steps')
+TEMPERATURE = flags.DEFINE_float('temperature', None, 'sample.temperature')
+LENGTH = flags.DEFINE_integer('length', None, 'sample.length, tokens in a row')
 SEED = flags.DEFINE_integer('seed', 0, 'Equal seeds give equal samples.')
-TRACE = flags.DEFINE_string('trace', None, 'Writes a page that plays them.')
+TRACE = flags.DEFINE_string('trace', '', 'A page that plays them goes here.')
 FORMAT = flags.DEFINE_enum('format', 'text', ['text', 'jsonl'], 'Of stdout.')
+
+
+def main() -> None:
+  path = CHECKPOINT.value or WORKDIR.value
+  if not path:
+    raise UserError('--checkpoint is missing: name a workdir of launch.train')
+  if PROMPT.value and INFILL.value:
+    raise UserError('--prompt and --infill exclude each other')
+  asked = {'steps': STEPS, 'temperature': TEMPERATURE, 'length': LENGTH}
+  settings = [
+    f'sample.{name}={flag.value}'
+    for name, flag in asked.items()
+    if flag.value is not None
+  ]
+  made = common.restore(path, [*SET.value, *settings])
+  config = made.config.sample
+  length = config.length or made.config.data.length
+  if INFILL.value:
+    canvas = infilling(made.tokenizer, INFILL.value, NUM.value, length)
+  elif PROMPT.value:
+    canvas = continuation(made.tokenizer, PROMPT.value, NUM.value, length)
+  else:
+    canvas = blank(NUM.value, length)
+  generated = fill(
+    *made[2:5],
+    made.tokenizer,
+    canvas,
+    config,
+    SEED.value,
+    bool(TRACE.value),
+  )
+  for i, text in enumerate(generated.texts):
+    if FORMAT.value == 'jsonl':
+      row = {'text': text, 'ids': generated.samples.ids[i].tolist()}
+      print(json.dumps({**row, 'seed': SEED.value, 'step': made.step}))
+    else:
+      print(f'--- {i + 1}\n{text}')
+  if TRACE.value:
+    told = {'sampler': config.sampler, 'temperature': config.temperature}
+    told = {'step': made.step, 'seed': SEED.value, **told}
+    write_trace(TRACE.value, traces.of(generated, made.tokenizer, told))
+    print(f'wrote {TRACE.value}', file=sys.stderr)
+
+
+if __name__ == '__main__':
+  common.run(main)

@@ -1,13 +1,8 @@
-"""From a trained model to text: samples, infilled sentences, traces."""
+"""From a trained model to text: samples and infilled sentences."""
 
-import dataclasses
-from collections.abc import Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from textdiffusion.core.keys import stream
 from textdiffusion.core.types import Denoiser, PyTree, bind
@@ -21,21 +16,29 @@ from textdiffusion.sampling.generate import (
 )
 
 
-class Sampled(NamedTuple):
-  """Samples of one canvas as text.
+class Generated(NamedTuple):
+  """Samples of one canvas; arrays are NumPy.
 
-  texts: one a row. pieces: display strings of the last ids, [B][L].
-  samples: ids, confidences, calls and perhaps a trace, as NumPy.
-  canvas: what was given, as NumPy.
+  texts: one a row. samples: ids, confidences, calls and perhaps a trace.
+  canvas: what was given.
   """
 
   texts: list[str]
-  pieces: list[list[str]]
   samples: Samples
   canvas: Canvas
 
+  def parts(self, tokenizer: Tokenizer, row: int) -> list[tuple[str, bool]]:
+    """(text, whether it was filled in) of the runs of a row."""
+    ids, given = self.samples.ids[row], self.canvas.is_given[row]
+    parts, start = [], 0
+    for i in range(1, len(ids) + 1):
+      if i == len(ids) or given[i] != given[start]:
+        parts.append((tokenizer.decode(ids[start:i]), not bool(given[start])))
+        start = i
+    return parts
 
-def draw(
+
+def fill(
   method: Method,
   denoiser: Denoiser,
   params: PyTree,
@@ -44,23 +47,18 @@ def draw(
   config: SampleConfig,
   seed: int = 0,
   trace: bool = False,
-) -> Sampled:
-  """Fills in a canvas. Equal seeds give equal samples, trace or no trace."""
+) -> Generated:
+  """Fills in a canvas. Equal seeds give equal samples, trace or no trace.
+
+  Raises UserError where the method cannot fill in such a canvas.
+  """
   key = stream(jax.random.key(seed), 'sample')
 
-  @partial(jax.jit, static_argnums=3)
-  def run(params: PyTree, key: Any, canvas: Canvas, trace: bool) -> Samples:
+  # The canvas is closed over, not traced: a sampler may look at what is given.
+  @jax.jit
+  def run(params: PyTree) -> Samples:
     model = bind(denoiser, params, method.head)
     return generate(method.sampler, model, key, canvas, config, trace)
 
-  # What the sampler can refuse it refuses here, where the canvas is concrete.
-  model = bind(denoiser, params, method.head)
-  jax.eval_shape(lambda: jnp.zeros(()))
-  method.sampler(model, key, canvas, config)
-  samples, canvas = jax.device_get((run(params, key, canvas, trace), canvas))
-  return Sampled(
-    [tokenizer.decode(row) for row in samples.ids],
-    [tokenizer.pieces(row) for row in samples.ids],
-    samples,
-    canvas,
-  )
+  samples, given = jax.device_get((run(params), canvas))
+  return Generated([tokenizer.decode(ids) for ids in samples.ids], samples, given)

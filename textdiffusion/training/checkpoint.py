@@ -42,14 +42,26 @@ class Run(NamedTuple):
   data: dict[str, Any]
 
 
+def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
+  """Orbax's manager of the four items."""
+  return ocp.CheckpointManager(
+    folder,
+    options=ocp.CheckpointManagerOptions(**options),
+    item_handlers={
+      'ema': ocp.StandardCheckpointHandler(),
+      'state': ocp.StandardCheckpointHandler(),
+      'iterator': ocp.JsonCheckpointHandler(),
+      'run': ocp.JsonCheckpointHandler(),
+    },
+  )
+
+
 class Checkpointer:
   """Saves and restores the states of one run."""
 
   def __init__(self, workdir: str | os.PathLike, keep: int):
-    # A name that no process group could misread as relative.
-    path = Path(workdir).absolute() / _FOLDER
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-    self._manager = ocp.CheckpointManager(path, options=options)
+    path = Path(workdir).expanduser().absolute() / _FOLDER
+    self._manager = _manager(path, max_to_keep=keep, create=True)
 
   def save(
     self, state: TrainState, iterator_state: dict[str, Any], run: Run
@@ -120,9 +132,7 @@ def load(path: str, shardings: PyTree | None = None) -> Loaded:
     UserError: nothing there to load.
   """
   folder, step = _located(path)
-  item = ocp.CheckpointManager(
-    folder, options=ocp.CheckpointManagerOptions(read_only=True)
-  )
+  item = _manager(folder, read_only=True)
   if step is None:
     step = item.latest_step()
   if step is None or step not in item.all_steps():
