@@ -9,7 +9,7 @@ from absl import flags
 
 from launch import common
 from textdiffusion import config as config_lib
-from textdiffusion.data.pipeline import open_data, train_iterator
+from textdiffusion.data.pipeline import Data, open_data, train_iterator
 from textdiffusion.nn.transformer import flops_per_token, num_params
 from textdiffusion.training.checkpoint import Run, prepare_workdir
 from textdiffusion.training.loop import train
@@ -24,16 +24,23 @@ OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Move an old run aside.')
 
 def main() -> None:
   config = config_lib.load(CONFIG.value, SET.value)
+  run(config, WORKDIR.value, RESUME.value, OVERWRITE.value)
+
+
+def run(
+  config: config_lib.Config, workdir: str, resume: bool, overwrite: bool
+) -> Data:
+  """Trains what a config says; returns its data."""
   mesh = make_mesh(config.mesh)
   check_batch(mesh, config.data.batch_size, config.train.accumulate)
   data = open_data(config.data)
   method, denoiser = config_lib.build(config, data.tokenizer)
-  run = Run(
+  facts = Run(
     config_lib.to_json(config),
     data.tokenizer.to_json(),
     {'fingerprint': data.fingerprint, 'counts': data.counts},
   )
-  prepare_workdir(WORKDIR.value, run, RESUME.value, OVERWRITE.value)
+  prepare_workdir(workdir, facts, resume, overwrite)
   counts = data.counts['train']
   print(
     f'{config.data.source}: {counts["documents"]:,} documents, '
@@ -53,11 +60,12 @@ def main() -> None:
     ),
     config.train,
     mesh,
-    WORKDIR.value,
-    run,
+    workdir,
+    facts,
     common.heldout_hook(config, data, method, denoiser, mesh),
     flops_per_token(config.model, method.num_states, config.data.length),
   )
+  return data
 
 
 if __name__ == '__main__':

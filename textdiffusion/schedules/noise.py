@@ -76,7 +76,9 @@ def from_noise(
   """
   t = jnp.asarray(t, float)[..., None]
   level, rate = jax.jvp(noise, (t,), (jnp.ones_like(t),))
-  log_alpha = jnp.log1p(-level) if signal is None else jnp.log(signal(t))
+  log_alpha = jnp.log1p(-level)
+  if signal is not None:
+    log_alpha = jnp.where(level < 0.5, log_alpha, jnp.log(signal(t)))
   return NoiseLevel(log_alpha, jnp.log(level), jnp.maximum(rate, 0.0))
 
 

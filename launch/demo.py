@@ -1,0 +1,81 @@
+"""The demo: trains on the bundled text, samples, fills in, writes a report.
+
+  python -m launch.demo --config=configs/mdlm/python_docs_demo.py \
+    --workdir=runs/demo
+"""
+
+import dataclasses
+import platform
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from launch import common, traces, train
+from textdiffusion import config as config_lib
+from textdiffusion.evals.baselines import byte_bigram
+from textdiffusion.evals.generation import fill
+from textdiffusion.sampling.prompts import blank, infilling
+from textdiffusion.training.metrics import read
+from textdiffusion.viz.page import write
+from textdiffusion.viz.report import Infill, report_html
+
+TEMPLATES = (
+  'The <mask:6> statement',
+  'Return the <mask:8> of the list.',
+  'Raises <mask:4> if the argument is not <mask:4>.',
+)
+
+
+def main() -> None:
+  workdir = train.WORKDIR.value
+  config = config_lib.load(train.CONFIG.value, train.SET.value)
+  resume = train.RESUME.value and Path(workdir, 'config.json').exists()
+  data = train.run(config, workdir, resume, train.OVERWRITE.value)
+  bigram = byte_bigram(data.texts('train'), data.texts('heldout'))
+  made = common.restore(workdir, [])
+  metrics = read(Path(workdir, 'metrics.jsonl'))
+  bound = [row for row in metrics if 'eval/bits_per_byte' in row][-1]
+  bits, error = bound['eval/bits_per_byte'], bound['eval/bits_per_byte_se']
+  print(f'held-out bits per byte: {bits:.3f} +- {error:.3f}')
+  print(f'byte bigram on the same split: {bigram:.3f}')
+  ask = lambda canvas, trace: fill(
+    *made[2:5], made.tokenizer, canvas, config.sample, 0, trace
+  )
+  free = ask(blank(4, config.data.length), True)
+  infills, played = [], traces.of(free, made.tokenizer, {'step': made.step})
+  for template in TEMPLATES:
+    canvas = infilling(made.tokenizer, template, 1, config.data.length)
+    filled = ask(canvas, True)
+    infills.append(Infill(filled.parts(made.tokenizer, 0)))
+    print(f'{template} -> {filled.texts[0]!r}')
+    trace = traces.of(filled, made.tokenizer, {'template': template})[0]
+    played.append(dataclasses.replace(trace, title=template))
+  last = [row for row in metrics if 'loss' in row][-1]
+  report = report_html(
+    'Masked diffusion on Python’s documentation',
+    metrics,
+    {
+      'held-out bits per byte (bound)': f'{bits:.3f} ± {error:.3f}',
+      'byte bigram, same split': f'{bigram:.3f}',
+      'steps': f'{last["step"]:,}',
+      'training time': f'{last["seconds"] / 60:.1f} min',
+    },
+    free.texts,
+    infills,
+    config_lib.to_json(config),
+    {
+      'python': platform.python_version(),
+      'jax': jax.__version__,
+      'devices': str(jax.devices()),
+      'data': data.fingerprint,
+    },
+    played,
+    {'eval/bits_per_byte': ('byte bigram', bigram)},
+  )
+  write(Path(workdir, 'report.html'), report)
+  print(f'wrote {workdir}/report.html')
+
+
+if __name__ == '__main__':
+  common.run(main)

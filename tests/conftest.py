@@ -1,0 +1,23 @@
+"""What every test shares."""
+
+import jax
+import pytest
+
+
+@pytest.fixture
+def x64():
+  """Float64 for exact comparisons; quick compilation of many small graphs."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  with jax.enable_x64(True):
+    yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def data_folder(tmp_path_factory):
+  """Built data go to a folder of the session, never to the user's cache."""
+  patch = pytest.MonkeyPatch()
+  folder = tmp_path_factory.mktemp('textdiffusion')
+  patch.setenv('TEXTDIFFUSION_DATA', str(folder))
+  yield folder
+  patch.undo()

@@ -1,0 +1,208 @@
+"""MDLM against the numbers of its official code.
+
+`TEXTDIFFUSION_GOLDEN=DIR python -m pytest tests/golden` runs the same tests on
+another folder of the same structure (DIR/mdlm/*.npz and *.json). Sizes and
+settings are read from the files. The official code computes in float32, this
+one in float64 here: rtol 1e-5 and atol 1e-6 unless a comment says why not.
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from textdiffusion.core.distributions import Categorical
+from textdiffusion.core.types import Cavity
+from textdiffusion.objectives.nelbo import masked_bound, rate_bound, step_bound
+from textdiffusion.processes.bridge import to_log_score, to_posterior
+from textdiffusion.processes.rank_one import absorbing
+from textdiffusion.schedules import grids
+from textdiffusion.schedules.noise import (
+  Cosine,
+  CosineSquared,
+  Geometric,
+  Linear,
+  LinearSigma,
+  inverse,
+)
+
+pytestmark = pytest.mark.usefixtures('x64')
+ROOT = Path(
+  os.environ.get('TEXTDIFFUSION_GOLDEN') or Path(__file__).parent / 'data'
+)
+# Arrays that no test checks, and why.
+LEFT_OUT = {
+  'samplers': {
+    'x0': 'not used by the official samplers',
+    'sedd_analytic_probs': 'of a SEDD head, a method of its own',
+    'sample_dt_4': 'the difference of the grid, which is checked',
+  },
+}
+
+
+class Case(dict):
+  """Arrays of a case in float64; `used` records which were read."""
+
+  def __init__(self, name):
+    folder = ROOT / 'mdlm'
+    with np.load(folder / f'{name}.npz') as data:
+      super().__init__(
+        (k, v.astype(np.float64) if v.dtype.kind == 'f' else v)
+        for k, v in data.items()
+      )
+    self.sidecar = json.loads((folder / f'{name}.json').read_text())
+    self.settings = self.sidecar['settings']
+    self.name, self.used = name, set()
+
+  def __getitem__(self, key):
+    self.used.add(key)
+    return super().__getitem__(key)
+
+  def process(self, schedule):
+    states = self.settings['vocab_without_mask'] + 1
+    return absorbing(states, self.settings['mask_index'], schedule)
+
+  def assert_all_used(self):
+    left = set(self) - self.used - set(LEFT_OUT.get(self.name, ()))
+    assert not left, f'not checked: {sorted(left)}'
+
+
+def close(mine, official, rtol=1e-5, atol=1e-6):
+  np.testing.assert_allclose(mine, official, rtol=rtol, atol=atol)
+
+
+def number(text):
+  """'0p001' and '1em3' are both 0.001."""
+  return float(text.replace('em', 'e-').replace('p', '.'))
+
+
+def normalised(weights):
+  return weights / weights.sum(-1, keepdims=True)
+
+
+def probs(dist):
+  return jnp.exp(dist.log_probs)
+
+
+def level(schedule, t):
+  return tuple(x[..., 0] for x in schedule(t))
+
+
+def by_name(name, eps):
+  """'geometric_0p001_1' -> its schedule."""
+  kind, *ends = name.split('_')
+  one = {'loglinear': Linear, 'cosine': Cosine, 'cosinesqr': CosineSquared}
+  if kind in one:
+    return one[kind](eps)
+  two = {'geometric': Geometric, 'linear': LinearSigma}
+  return two[kind](*map(number, ends))
+
+
+def test_schedules():
+  g = Case('schedules')
+  eps, t = g.settings['eps'], g['t']
+  names = [k.removesuffix('_sigma') for k in g if k.endswith('_sigma')]
+  assert len(names) >= 3
+  for name in names:
+    schedule = by_name(name, eps)
+    log_alpha = schedule(t).log_alpha[..., 0]
+    close(-log_alpha, g[f'{name}_sigma'])
+    # The official rate divides by alpha = 1 - noise in float32, which is
+    # rounded to 1.2e-7 (twice where eps is added): relative to a small alpha.
+    rtol = 1e-5 + 2.4e-7 / np.exp(log_alpha)
+    rate, official = schedule(t).hazard[..., 0], g[f'{name}_dsigma']
+    assert (abs(rate - official) <= 1e-6 + rtol * abs(official)).all()
+  most, least = g['loglinear_sigma_max'], g['loglinear_sigma_min']
+  close(-by_name('loglinear', eps)(1.0).log_alpha[0], most)
+  close(least, eps)
+  for name in [k for k in g if k.endswith('_importance_t')]:
+    schedule = by_name(name.removesuffix('_importance_t'), eps)
+    low, high = (
+      (least, most)
+      if 'loglinear' in name
+      else (schedule.sigma_min, schedule.sigma_max)
+    )
+    # u moves log(1 - alpha) evenly between the ends.
+    ends = [jnp.log(-jnp.expm1(-s)) for s in (low, high)]
+    mine = inverse(schedule, ends[0] + t * (ends[1] - ends[0]))
+    # 1 - exp(-sigma) in float32 keeps 6e-8 of 1e-3 at the small end.
+    close(mine, g[name], rtol=2e-4)
+  g.assert_all_used()
+
+
+def test_loss():
+  g = Case('subs')
+  t, z, x0 = g['t'][:, None], g['xt'], g['x0']
+  head, eps = Cavity(g['logits']), Case('schedules').settings['eps']
+  process = g.process(Linear(eps))
+  posterior = to_posterior(process, head, z, t)
+  close(probs(Categorical(posterior.logits)), np.exp(g['log_p_x0']))
+  for bound in (masked_bound, rate_bound):
+    close(bound(process, x0, head, z, t), g['loss_ct'])
+  close(jnp.exp(process.schedule(t).log_1m_alpha[..., 0]), g['move_chance'])
+
+  # The change of variables: weight -log(1 - alpha) at the least sigma, eps.
+  nll = -Categorical(posterior.logits).log_prob(jnp.asarray(x0))
+  least = jnp.log(-jnp.expm1(-eps))
+  close(nll * -least, g['loss_ct_change_of_variables'])
+  close(nll * -least, g['loss_ct_importance'])
+  most = process.schedule(1.0).log_1m_alpha[0]
+  close(jnp.exp(least + t * (most - least)), g['move_chance_cov'])
+
+  for name in ('geometric', 'linear', 'cosinesqr', 'cosine'):
+    told = g.sidecar['arrays'][f'loss_ct_{name}']['meaning']
+    ends = re.search(rf'{name}: ([\d.e-]+)\.\.([\d.e-]+)', told)
+    kind = {'geometric': Geometric, 'linear': LinearSigma}.get(name)
+    schedule = kind(*map(float, ends.groups())) if kind else by_name(name, eps)
+    close(
+      masked_bound(g.process(schedule), x0, head, z, t), g[f'loss_ct_{name}']
+    )
+
+  for name in [k for k in g if re.fullmatch(r'loss_T\d+', k)]:
+    steps = int(name.removeprefix('loss_T'))
+    # The official code clamps t to 1 - 1e-4 and has no eps here; it divides
+    # float32 differences of 1 - t, hence 3e-5.
+    t_T = jnp.minimum(g[f't_T{steps}'][:, None], 1 - 1e-4)
+    args = g.process(Linear()), x0, head, z, t_T - 1 / steps, t_T
+    close(steps * step_bound(*args), g[name], rtol=3e-5)
+
+  mask = g['attention_mask']
+  close(g['loss_ct'] * mask, g['nlls'])
+  mine = masked_bound(process, x0, head, z, t)
+  close((mine * mask).sum() / mask.sum(), g['loss_reduced'])
+  g.assert_all_used()
+
+
+def test_samplers():
+  g = Case('samplers')
+  g['t']  # the time of the recorded input, not of the steps
+  head, z, eps = Cavity(g['logits']), g['xt'], Case('schedules').settings['eps']
+  t = g['t_sampler'][:, None]
+  s = t - g['dt']
+  is_masked = z == g.settings['mask_index']
+  for name, used in (('ddpm', eps), ('ddpm_cache', 0.0)):
+    mine = probs(g.process(Linear(used)).bridge(head, z, s, t))
+    official = normalised(g[f'{name}_q_xs'])
+    close(mine[is_masked], official[is_masked])
+    best = np.where(is_masked, np.argmax(mine, -1), z)
+    np.testing.assert_array_equal(best, g[f'{name}_xs_argmax'])
+  process = g.process(Linear(eps))
+  posterior = to_posterior(process, head, z, t)
+  close(probs(Categorical(posterior.logits)), g['p_x0'])
+  close(probs(process.bridge(head, z, s, t)), normalised(g['analytic_probs']))
+  close(
+    probs(Categorical(posterior.logits)), normalised(g['denoiser_probs'])
+  )
+  # On a visible token the official score is a ratio by zero, clamped.
+  score = jnp.exp(to_log_score(process, head, z, t).value)
+  close(score[is_masked], g['subs_score'][is_masked])
+  for name in [k for k in g if k.startswith('sample_timesteps_')]:
+    told = g.sidecar['arrays'][name]['meaning']
+    last = float(re.search(r'eps=([\d.e-]+)', told)[1])
+    grid = grids.uniform(int(name.rsplit('_', 1)[1]))
+    close(last + (1 - last) * grid, g[name])
+  g.assert_all_used()

@@ -1,0 +1,193 @@
+"""The bound with the exact denoiser is -log p; a wrong head leaves a gap."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.oracle import PROCESSES, Law, gauss_legendre, sequences
+from textdiffusion.core.types import X0, Batch, Cavity, Model
+from textdiffusion.objectives.nelbo import (
+  Nelbo,
+  masked_bound,
+  prior_bound,
+  rate_bound,
+  step_bound,
+)
+from textdiffusion.processes.bridge import to_cavity
+from textdiffusion.processes.rank_one import absorbing
+from textdiffusion.schedules.noise import Cosine, Linear, Polynomial
+
+pytestmark = pytest.mark.usefixtures('x64')
+
+
+def integrated(process, law, head_of, bound=rate_bound, nodes=64):
+  """[N] expected bound of every clean sequence."""
+  states = sequences(process.num_states, law.length)
+  times, weights = gauss_legendre(nodes)
+
+  def at(x0, t):
+    log_q = process.marginal(x0, t).log_prob(states).sum(-1)
+    per_z = jax.vmap(lambda z: bound(process, x0, head_of(z, t), z, t).sum())(
+      states
+    )
+    return jnp.where(log_q > -jnp.inf, jnp.exp(log_q) * per_z, 0.0).sum()
+
+  values = jax.lax.map(lambda t: jax.vmap(lambda x0: at(x0, t))(law.ids), times)
+  return weights @ values
+
+
+@pytest.mark.parametrize('name', PROCESSES)
+@pytest.mark.parametrize('length', [2, 3])
+def test_bound_with_the_exact_denoiser_is_minus_log_p(name, length):
+  process = PROCESSES[name](3)
+  law = Law(process, length)
+  bound = integrated(process, law, law.cavity)
+  np.testing.assert_allclose(bound, -law.log_p, atol=2e-5)
+  np.testing.assert_allclose(prior_bound(process, law.ids), 0, atol=1e-9)
+
+
+def test_masked_bound_is_exact_too():
+  process = PROCESSES['absorbing-cosine'](3)
+  law = Law(process, 3)
+  bound = integrated(process, law, law.cavity, masked_bound)
+  np.testing.assert_allclose(bound, -law.log_p, atol=2e-5)
+
+
+def test_posterior_is_converted_and_a_mislabelled_head_leaves_a_gap():
+  process = PROCESSES['uniform'](3)
+  law = Law(process, 2)
+  mislabelled = lambda z, t: Cavity(law.posterior(z, t).logits)
+  right = jnp.exp(law.log_p) @ integrated(process, law, law.posterior)
+  wrong = jnp.exp(law.log_p) @ integrated(process, law, mislabelled)
+  assert abs(right - law.entropy) < 1e-5
+  assert wrong - law.entropy > 0.1
+
+
+@pytest.mark.parametrize('name', PROCESSES)
+def test_finite_steps_bound_the_entropy_and_tighten(name):
+  """Sum of step bounds over T = 4 and 32 with the exact denoiser: above the
+  entropy, and nearer with more steps. (The last step is the reconstruction.)"""
+  process = PROCESSES[name](3)
+  law = Law(process, 2)
+  states = sequences(process.num_states, 2)
+
+  def total(num_steps):
+    def at(i):
+      s, t = i / num_steps, (i + 1) / num_steps
+
+      def of(x0):
+        log_q = process.marginal(x0, t).log_prob(states).sum(-1)
+        kl = jax.vmap(
+          lambda z: step_bound(process, x0, law.cavity(z, t), z, s, t).sum()
+        )(states)
+        return jnp.where(log_q > -jnp.inf, jnp.exp(log_q) * kl, 0.0).sum()
+
+      return jnp.exp(law.log_p) @ jax.vmap(of)(law.ids)
+
+    return jax.lax.map(at, jnp.arange(num_steps)).sum()
+
+  few, many = total(4) - law.entropy, total(32) - law.entropy
+  assert few > many > -1e-9
+  assert many < few / 3
+
+
+@pytest.mark.parametrize('mask_id', [0, 3, 7])
+def test_masked_bound_is_the_rate_bound(mask_id):
+  process = absorbing(8, mask_id, Cosine(1e-3))
+  key = jax.random.key(0)
+  x0 = jax.random.randint(key, (4, 6), 0, 7)
+  x0 += x0 >= mask_id
+  z = process.corrupt(key, x0, 0.5)
+  head = Cavity(3 * jax.random.normal(key, (4, 6, 8)))
+  t = jnp.array([0.01, 0.3, 0.7, 1.0])[:, None]
+  values, grads = [], []
+  for bound in (rate_bound, masked_bound):
+    loss = lambda head: bound(process, x0, head, z, t)
+    values.append(loss(head))
+    grads.append(jax.jit(jax.grad(lambda h: loss(h).sum()))(head).logits)
+  np.testing.assert_allclose(*values, rtol=1e-9, atol=1e-12)
+  np.testing.assert_allclose(*grads, rtol=1e-8, atol=1e-10)
+
+
+def rank_one_bound(process, x0, head, z, t):
+  """R / q_t(z|x) (KL + rho - log rho - 1), GIDD's form of the rate bound."""
+  exact = process.marginal(x0, t)
+  model = process.marginal(to_cavity(process, head, z, t).logits, t)
+  log_rho = exact.log_prob(z) - model.log_prob(z)
+  weight = process.rate(z, t)[..., 0] / jnp.exp(exact.log_prob(z))
+  return weight * (exact.kl(model) + jnp.expm1(log_rho) - log_rho)
+
+
+@pytest.mark.parametrize('name', PROCESSES)
+def test_rate_bound_is_the_rank_one_bound(name):
+  process = PROCESSES[name](7)
+  key = jax.random.key(1)
+  x0 = Law(process, 1).tokens[jax.random.randint(key, (4, 6), 0, 7)]
+  z = process.corrupt(key, jnp.asarray(x0), 0.6)
+  head = Cavity(jax.random.normal(key, (4, 6, process.num_states)))
+  args = process, jnp.asarray(x0), head, z, 0.6
+  np.testing.assert_allclose(
+    rate_bound(*args), rank_one_bound(*args), rtol=1e-9, atol=1e-12
+  )
+
+
+@pytest.mark.parametrize('bound', [masked_bound, rate_bound])
+@pytest.mark.parametrize('eps', [0.0, 1e-3])
+@pytest.mark.parametrize('scale', [1.0, 200.0])
+def test_loss_and_gradients_are_finite_in_float32(bound, eps, scale):
+  process = absorbing(8, 7, Polynomial(1.0, eps))
+  key = jax.random.key(0)
+  x0 = jax.random.randint(key, (3, 6), 0, 7)
+  last = 1.0 if eps or bound is masked_bound else 0.999
+  t = jnp.array([0.0, 0.5, last])
+  z = jax.vmap(process.corrupt)(jax.random.split(key, 3), x0, t)
+  logits = scale * jax.random.normal(key, (3, 6, 8), dtype=jnp.float32)
+
+  @jax.jit
+  @jax.value_and_grad
+  def loss(logits):
+    return bound(process, x0, Cavity(logits), z, t[:, None]).sum()
+
+  value, grad = loss(logits)
+  assert jnp.isfinite(value) and jnp.isfinite(grad).all()
+
+
+def batch_of(ids):
+  rows = jnp.arange(len(ids))
+  u = (rows + 0.5) / len(ids)
+  return Batch(ids, jnp.ones_like(ids), jnp.zeros_like(ids), rows, u)
+
+
+@pytest.mark.parametrize('num_steps', [0, 8])
+def test_objective_is_a_mean_of_the_bound_over_draws(num_steps):
+  """Mean over 20,000 rows against the entropy (num_steps: and its gap), within
+  5 standard errors: false alarm below 1e-6."""
+  process = PROCESSES['absorbing'](3)
+  law = Law(process, 2)
+  rows = 20_000
+  key = jax.random.key(3)
+  ids = law.ids[jax.random.categorical(key, law.log_p, shape=(rows,))]
+  objective = Nelbo(process, masked_bound, num_steps)
+  loss, terms = objective(Model(law.denoise), key, batch_of(ids))
+  assert loss.shape == ids.shape and set(terms) == {'diffusion', 'prior'}
+  total = loss.sum(-1)
+  error = float(total.std() / rows**0.5)
+  gap = float(total.mean() - law.entropy)
+  assert -5 * error < gap < 5 * error + (0.5 if num_steps else 0)
+  if num_steps:
+    assert gap > 5 * error  # coarse steps cost something
+
+
+def test_prior_term_tells_what_is_no_bound():
+  """alpha(1) > 0 before an all-mask prior: infinite, never hidden."""
+  assert jnp.isinf(prior_bound(absorbing(4, 3, Linear(1e-3)), jnp.array(0)))
+
+
+def test_a_foreign_head_is_refused():
+  process = absorbing(4, 3, Linear())
+  z = jnp.full(6, 3)
+  with pytest.raises(TypeError, match='not X0'):
+    masked_bound(process, z, X0(jnp.zeros((6, 4))), z, 0.5)
+  with pytest.raises(TypeError, match='RankOne takes Cavity'):
+    rate_bound(process, z * 0, X0(jnp.zeros((6, 4))), z, 0.5)

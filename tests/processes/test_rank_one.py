@@ -1,0 +1,157 @@
+"""Bridges, head conversions, and what happens at the ends of time."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import chi2
+
+from tests.oracle import PROCESSES, Law, law_of_chain, sequences
+from textdiffusion.core.types import X0, Cavity, Posterior
+from textdiffusion.processes.bridge import (
+  to_cavity,
+  to_log_score,
+  to_posterior,
+)
+from textdiffusion.processes.rank_one import absorbing, uniform
+from textdiffusion.schedules import grids
+from textdiffusion.schedules.noise import Linear
+
+pytestmark = pytest.mark.usefixtures('x64')
+
+
+def far(process, law, head_of, num_steps):
+  """Total variation between the chain's law and the law."""
+  grid = jnp.sin(jnp.pi / 2 * grids.uniform(num_steps)) ** 2
+  chain = law_of_chain(process, head_of, law.length, grid)
+  states = sequences(process.num_states, law.length)
+  exact = jnp.zeros_like(chain)
+  for ids, log_p in zip(law.ids, law.log_p):
+    exact = exact.at[(states == ids).all(-1).argmax()].set(jnp.exp(log_p))
+  return float(0.5 * jnp.abs(chain - exact).sum())
+
+
+@pytest.mark.parametrize('name', ['absorbing', 'uniform', 'hybrid'])
+def test_chain_converges_as_one_over_t_for_honest_heads(name):
+  process = PROCESSES[name](3)
+  law = Law(process, 2)
+  cavity = [far(process, law, law.cavity, n) for n in (8, 32, 128)]
+  posterior = [far(process, law, law.posterior, n) for n in (8, 32, 128)]
+  np.testing.assert_allclose(cavity, posterior, rtol=1e-6)
+  assert cavity[0] / cavity[2] > 12
+  assert cavity[2] < 0.01
+
+
+@pytest.mark.parametrize('name', ['uniform', 'hybrid'])
+def test_chain_of_mislabelled_heads_never_converges(name):
+  process = PROCESSES[name](3)
+  law = Law(process, 2)
+  as_cavity = lambda z, t: Cavity(law.posterior(z, t).logits)
+  as_posterior = lambda z, t: Posterior(law.cavity(z, t).logits)
+  for head in (as_cavity, as_posterior):
+    assert far(process, law, head, 128) > 0.03
+
+
+@pytest.mark.parametrize('name', PROCESSES)
+def test_posterior_bridge_is_the_mixture_of_exact_bridges(name):
+  process, (s, t) = PROCESSES[name](4), (0.3, 0.7)
+  key = jax.random.key(0)
+  tokens = jnp.asarray(Law(process, 1).tokens)
+  z = process.corrupt(key, tokens[jnp.array([0, 1, 2, 3, 0, 1])], t)
+  cavity = Cavity(jax.random.normal(key, (6, process.num_states)))
+  posterior = to_posterior(process, cavity, z, t)
+  ids = jnp.broadcast_to(tokens[:, None], (4, 6))
+  exact = process.bridge(process.clean(ids), jnp.broadcast_to(z, (4, 6)), s, t)
+  weights = jnp.exp(posterior.logits)[:, tokens].T[..., None]
+  parts = jnp.where(weights > 0, jnp.exp(exact.log_probs), 0.0)
+  mixture = (weights * parts).sum(0)
+  for head in (cavity, posterior):
+    plugin = jnp.exp(process.bridge(head, z, s, t).log_probs)
+    np.testing.assert_allclose(plugin, mixture, atol=1e-12)
+
+
+@pytest.mark.parametrize('name', ['uniform', 'hybrid', 'uniform-beside-mask'])
+def test_heads_round_trip(name):
+  process, t = PROCESSES[name](4), 0.4
+  key = jax.random.key(0)
+  z = jnp.asarray(Law(process, 1).tokens)[jnp.array([0, 1, 2, 3, 0, 1])]
+  logits = jax.random.normal(key, (6, process.num_states))
+  head = Cavity(process.clean_log_probs(logits))
+  for to in (to_posterior, to_log_score):
+    back = to_cavity(process, to(process, head, z, t), z, t)
+    np.testing.assert_allclose(
+      process.clean_log_probs(back.logits), head.logits, rtol=1e-9, atol=1e-9
+    )
+
+
+def test_foreign_heads_are_refused():
+  process = uniform(4, Linear())
+  with pytest.raises(TypeError, match='RankOne takes Cavity.*not X0'):
+    process.bridge(X0(jnp.zeros((6, 4))), jnp.zeros(6, int), 0.1, 0.2)
+
+
+@pytest.mark.parametrize('name', PROCESSES)
+def test_chapman_kolmogorov(name):
+  process, (s, t) = PROCESSES[name](4), (0.3, 0.7)
+  states = jnp.arange(process.num_states)
+  x0 = jnp.asarray(Law(process, 1).tokens)[1:2]
+  one = jnp.exp(process.marginal(x0, t).log_probs[0])
+  column = jnp.exp(process.column(states, s, t))
+  two = column @ jnp.exp(process.marginal(x0, s).log_probs[0])
+  np.testing.assert_allclose(one, two, atol=1e-12)
+  np.testing.assert_allclose(column.sum(0), 1.0, atol=1e-12)
+
+
+@pytest.mark.parametrize('name', PROCESSES)
+def test_rate_is_the_derivative_of_the_transition(name):
+  """q_{t+h|t}(z | y) = h R(y -> z) + O(h^2) for y other than z."""
+  process, t, h = PROCESSES[name](4), 0.4, 1e-7
+  states = jnp.arange(process.num_states)
+  column = jnp.exp(process.column(states, t, t + h)) / h
+  rate = jnp.broadcast_to(process.rate(states, t), column.shape)
+  off = ~jnp.eye(len(states), dtype=bool)
+  np.testing.assert_allclose(column[off], rate[off], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', PROCESSES)
+def test_corrupt_follows_the_marginal(name):
+  """Chi-square of 20,000 draws; false alarm 1e-5."""
+  process = PROCESSES[name](4)
+  x0 = int(Law(process, 1).tokens[2])
+  z = process.corrupt(jax.random.key(1), jnp.full(20_000, x0), 0.6)
+  p = np.exp(process.marginal(jnp.array([x0]), 0.6).log_probs[0])
+  seen = np.bincount(z, minlength=process.num_states)
+  assert seen[p == 0].sum() == 0
+  value = ((seen - 20_000 * p)[p > 0] ** 2 / (20_000 * p[p > 0])).sum()
+  assert value < chi2.ppf(1 - 1e-5, (p > 0).sum() - 1)
+
+
+@pytest.mark.parametrize('name', PROCESSES)
+def test_clean_tokens_stay_and_ends_are_finite(name):
+  process = PROCESSES[name](4)
+  z = jnp.asarray(Law(process, 1).tokens)
+  if process.mask_id is not None and 'beside' not in name:
+    z = z.at[3].set(process.mask_id)
+  head = Cavity(jax.random.normal(jax.random.key(0), (4, process.num_states)))
+  t = jnp.array([0.0, 0.0, 0.8, 1.0])
+  s = jnp.array([0.0, 0.0, 0.5, 0.0])
+  dist = process.bridge(head, z, s, t)
+  assert not jnp.isnan(dist.logits).any()
+  np.testing.assert_array_equal(dist.log_prob(z)[:2], 0.0)
+  grad = jax.grad(lambda h: process.bridge(h, z, s, t).log_prob(z)[:2].sum())
+  assert jnp.isfinite(grad(head).logits).all()
+
+
+def test_shared_and_per_token_times_agree():
+  process = uniform(5, Linear())
+  key = jax.random.key(0)
+  z = jax.random.randint(key, (6,), 0, 5)
+  head = Cavity(jax.random.normal(key, (6, 5)))
+  one = process.bridge(head, z, 0.2, 0.7).log_probs
+  each = process.bridge(head, z, jnp.full(6, 0.2), jnp.full(6, 0.7)).log_probs
+  np.testing.assert_array_equal(one, each)
+
+
+def test_a_mask_outside_the_states_is_refused():
+  with pytest.raises(ValueError, match='mask_id=9'):
+    absorbing(5, 9, Linear())

@@ -1,0 +1,69 @@
+"""Temperature, top-k, top-p."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.oracle import PROCESSES, Law
+from textdiffusion.core.types import Causal, Cavity, Posterior
+from textdiffusion.processes.bridge import to_posterior
+from textdiffusion.sampling.filters import (
+  filter_causal,
+  filter_denoiser,
+  filtered,
+)
+
+LOGITS = jnp.log(jnp.array([0.4, 0.1, 0.3, 0.2]))
+
+
+def probs(*args):
+  return np.asarray(jax.nn.softmax(filtered(LOGITS, *args)))
+
+
+def test_temperature():
+  p = np.array([0.4, 0.1, 0.3, 0.2]) ** 2
+  np.testing.assert_allclose(probs(0.5, 0, 1.0), p / p.sum(), rtol=1e-6)
+  np.testing.assert_array_equal(probs(0.0, 0, 1.0), [1, 0, 0, 0])
+
+
+def test_top_k():
+  np.testing.assert_allclose(probs(1.0, 2, 1.0), [4 / 7, 0, 3 / 7, 0], 1e-6)
+  np.testing.assert_allclose(probs(1.0, 9, 1.0), [0.4, 0.1, 0.3, 0.2], 1e-6)
+
+
+@pytest.mark.parametrize(
+  'top_p, kept', [(0.3, 1), (0.41, 2), (0.69, 2), (0.71, 3), (0.95, 4)]
+)
+def test_top_p_keeps_the_token_that_crosses_it(top_p, kept):
+  assert (probs(1.0, 0, top_p) > 0).sum() == kept
+
+
+@pytest.mark.parametrize('name', PROCESSES)
+@pytest.mark.usefixtures('x64')
+def test_filters_reshape_the_posterior_of_any_process(name):
+  """Not the cavity: on uniform noise that would be another distribution."""
+  process = PROCESSES[name](3)
+  law = Law(process, 2)
+  z = jnp.asarray(law.tokens[:2])[None]
+  if process.is_absorbing:
+    z = jnp.full((1, 2), process.mask_id)
+  cut = filter_denoiser(process, law.denoise, 0.5, 2, 1.0)(z, 0.6)
+  assert isinstance(cut, Posterior)
+  posterior = to_posterior(process, law.denoise(z, 0.6), z, 0.6)
+  p = np.exp(process.clean_log_probs(posterior.logits)) ** 2
+  p = np.where(p >= np.sort(p)[..., -2:-1], p, 0)
+  p /= p.sum(-1, keepdims=True)
+  np.testing.assert_allclose(jax.nn.softmax(cut.logits), p, atol=1e-12)
+
+
+def test_nothing_asked_nothing_done():
+  process = PROCESSES['absorbing'](3)
+  denoise = lambda x, t: Cavity(jnp.zeros((*x.shape, 4)))
+  assert filter_denoiser(process, denoise, 1.0, 0, 1.0) is denoise
+
+
+def test_a_causal_head_is_needed_left_to_right():
+  assert filter_causal(Causal(LOGITS), 1.0, 1, 1.0).logits[1] == -jnp.inf
+  with pytest.raises(TypeError, match='not Cavity'):
+    filter_causal(Cavity(LOGITS), 1.0, 0, 1.0)
