@@ -159,7 +159,7 @@ def batch_of(ids):
   return Batch(ids, jnp.ones_like(ids), jnp.zeros_like(ids), rows, u)
 
 
-@pytest.mark.parametrize('num_steps', [0, 8])
+@pytest.mark.parametrize('num_steps', [0, 2])
 def test_objective_is_a_mean_of_the_bound_over_draws(num_steps):
   """Mean over 20,000 rows against the entropy (num_steps: and its gap), within
   5 standard errors: false alarm below 1e-6."""
@@ -174,7 +174,7 @@ def test_objective_is_a_mean_of_the_bound_over_draws(num_steps):
   total = loss.sum(-1)
   error = float(total.std() / rows**0.5)
   gap = float(total.mean() - law.entropy)
-  assert -5 * error < gap < 5 * error + (0.5 if num_steps else 0)
+  assert -5 * error < gap < 5 * error + (1.0 if num_steps else 0)
   if num_steps:
     assert gap > 5 * error  # coarse steps cost something
 

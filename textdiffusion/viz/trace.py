@@ -7,16 +7,32 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from textdiffusion.core.types import UserError
-from textdiffusion.viz.page import page, write
+from textdiffusion.viz.page import escape, page, write
+
+# Colours from the first step to the last, and from no confidence to full.
+RAMPS = {
+  'step': ('#4154d6', '#a9479f', '#e8704a', '#efb13e'),
+  'confidence': ('#d2423a', '#e9b040', '#1f968b'),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-  """One sample from noise to text, T + 1 frames of L tokens.
+  """One sample from noise to text: T + 1 frames of L tokens, the start first.
 
-  frames: display strings, the start first. log_prob: of each token when it was
-  drawn. is_masked: whether it is still the mask. is_given: [L] whether it was
-  given. times: [T + 1]. settings: what to print below.
+  Tokens may change, or be masked again, from any frame to the next. Lists and
+  arrays will do. Raises UserError where sizes differ or times are no numbers.
+
+  frames: [T + 1][L] display strings.
+  log_prob: [T + 1][L] log-probability, in nats, of each token when it was
+    drawn; not finite where it is not known.
+  is_masked: [T + 1][L] whether it is still the mask.
+  is_given: [L] whether it was given: a prompt, or text around a span.
+  times: [T + 1] diffusion times, 1 noise, 0 clean.
+  title: names it among others. settings: what to print below.
+  ids: [T + 1][L] token ids, if they are to be shown.
+  text: the final text as the tokenizer decodes it; by default the last frame's
+    strings, joined.
   """
 
   frames: Sequence[Sequence[str]]
@@ -26,72 +42,140 @@ class Trace:
   times: Sequence[float]
   title: str = ''
   settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  ids: Sequence[Sequence[int]] | None = None
+  text: str | None = None
 
   def __post_init__(self) -> None:
-    length = len(self.is_given)
-    for name in ('frames', 'log_prob', 'is_masked'):
+    count, length = len(self.times), len(self.is_given)
+    for name in ('frames', 'log_prob', 'is_masked', 'ids'):
       value = getattr(self, name)
-      if len(value) != len(self.times) or any(
-        len(row) != length for row in value
-      ):
+      if value is None:
+        continue
+      if len(value) != count:
         raise UserError(
-          f'a trace of {len(self.times)} frames of {length} tokens has other '
-          f'sizes in {name}'
+          f'a trace with {count} times has {len(value)} rows in {name}: give '
+          'one for each time'
         )
-    if not self.times or not length:
+      for i, row in enumerate(value):
+        if len(row) != length:
+          raise UserError(
+            f'a trace of {length} tokens has {len(row)} in {name}[{i}]: every '
+            'row needs one entry for each token'
+          )
+    if not count or not length:
       raise UserError('a trace needs at least one frame and one token')
+    for i, time in enumerate(self.times):
+      if not math.isfinite(time):
+        raise UserError(f'times[{i}]={time} of a trace is not finite')
 
 
 def to_json(trace: Trace) -> dict[str, Any]:
-  """The first frame and what changes in each later one.
+  """The first frame, and what changes in each later one.
 
-  A cell is [piece, is masked, confidence in percent]; pieces are indices into
-  a table of strings.
+  `first` is [code, confidence] of every place, flat; an entry of `changes`
+  holds [place, code, confidence] of those that differ from the frame before.
+  A code is 2 * index into `pieces` + is_masked; a confidence is exp(log_prob)
+  in thousandths, -1 for masks, given tokens and where it is not known.
   """
-  table: dict[str, int] = {}
+  table: dict[tuple[str, int], int] = {}
+  given = [bool(is_given) for is_given in trace.is_given]
 
-  def cell(frame: int, place: int) -> list[int]:
-    piece = trace.frames[frame][place]
-    confidence = math.exp(min(trace.log_prob[frame][place], 0.0))
-    return [
-      table.setdefault(piece, len(table)),
-      int(trace.is_masked[frame][place]),
-      round(100 * confidence),
-    ]
+  def cells(frame: int) -> list[tuple[int, int]]:
+    row = []
+    ids = trace.ids[frame] if trace.ids is not None else [-1] * len(given)
+    for piece, index, masked, log_prob, is_given in zip(
+      trace.frames[frame],
+      ids,
+      trace.is_masked[frame],
+      trace.log_prob[frame],
+      given,
+    ):
+      key = (str(piece), int(index))
+      code = 2 * table.setdefault(key, len(table)) + bool(masked)
+      known = not (masked or is_given) and not math.isnan(log_prob)
+      sure = round(1000 * math.exp(min(log_prob, 0.0))) if known else -1
+      row.append((code, sure))
+    return row
 
-  places = range(len(trace.is_given))
-  first = [cell(0, place) for place in places]
-  changes, last = [], list(first)
+  last = cells(0)
+  first = [number for cell in last for number in cell]
+  changes = []
   for frame in range(1, len(trace.times)):
-    change = []
-    for place in places:
-      now = cell(frame, place)
-      if now != last[place]:
-        change.append([place, *now])
-        last[place] = now
-    changes.append(change)
-  return {
+    row = cells(frame)
+    changes.append(
+      [
+        number
+        for place, (old, new) in enumerate(zip(last, row))
+        if old != new
+        for number in (place, *new)
+      ]
+    )
+    last = row
+  data: dict[str, Any] = {
     'title': trace.title,
-    'settings': {k: str(v) for k, v in trace.settings.items()},
-    'pieces': list(table),
-    'given': [int(given) for given in trace.is_given],
-    'times': [round(float(t), 4) for t in trace.times],
+    'settings': [[str(k), str(v)] for k, v in trace.settings.items()],
+    'pieces': [piece for piece, _ in table],
+    'given': [int(is_given) for is_given in given],
+    'times': [round(float(t), 6) for t in trace.times],
     'first': first,
     'changes': changes,
   }
+  if trace.ids is not None:
+    data['ids'] = [index for _, index in table]
+  if trace.text is not None:
+    data['text'] = trace.text
+  return data
+
+
+def player_data(traces: Sequence[Trace]) -> dict[str, Any]:
+  """What trace.js reads from the page's data `traces`."""
+  return {'traces': [to_json(trace) for trace in traces], 'ramps': RAMPS}
+
+
+def player(traces: Sequence[Trace], keys: str = 'player') -> str:
+  """The element that trace.js fills; without scripts, the final texts.
+
+  Args:
+    traces: to be played.
+    keys: 'page' if space and arrows belong to it wherever the focus is.
+  """
+  texts = ''.join(
+    f'<p>{escape(trace.title)}</p><pre>{escape(final_text(trace))}</pre>'
+    for trace in traces
+  )
+  return (
+    f'<section class="player" id="player" data-keys="{keys}" '
+    f'aria-label="Trace player"><noscript>{texts}</noscript></section>'
+  )
+
+
+def final_text(trace: Trace) -> str:
+  """The text of the last frame, masks left out."""
+  if trace.text is not None:
+    return trace.text
+  return ''.join(
+    piece
+    for piece, masked in zip(trace.frames[-1], trace.is_masked[-1])
+    if not masked
+  )
 
 
 def trace_html(
   traces: Sequence[Trace], title: str = 'Denoising trace'
 ) -> str:
-  """A self-contained page that plays the traces."""
-  data = {'traces': [to_json(trace) for trace in traces]}
-  return page(title, player(), data, ['trace.js'])
+  """A self-contained page that plays the traces.
 
-
-def player() -> str:
-  """The element that trace.js fills from the data `traces`."""
-  return '<section class="player" id="player"></section>'
+  Raises UserError if there are none.
+  """
+  if not traces:
+    raise UserError('a page of traces needs at least one trace')
+  return page(
+    title,
+    player(traces, 'page'),
+    {'traces': player_data(traces)},
+    ['trace.js'],
+    ['trace.css'],
+  )
 
 
 def write_trace(
@@ -99,117 +183,22 @@ def write_trace(
   traces: Sequence[Trace],
   title: str = 'Denoising trace',
 ) -> None:
-  """`trace_html` to a file."""
+  """`trace_html` to a file, whole or not at all."""
   write(path, trace_html(traces, title))
 
 
-def show(traces: Sequence[Trace], height: int = 460) -> Any:
-  """The player in a notebook cell."""
-  import html
-
-  from IPython.display import HTML
-
-  source = html.escape(trace_html(traces), quote=True)
-  return HTML(
-    f'<iframe srcdoc="{source}" style="width:100%;height:{height}px;border:0">'
-    '</iframe>'
-  )
-
-
-def trace_png(
-  trace: Trace, path: str | os.PathLike, rows: int = 5, width: int = 96
-) -> None:
-  """A strip of frames, tokens coloured by the step that revealed them.
+def show(traces: Sequence[Trace], height: int = 520) -> Any:
+  """The player for a notebook cell, an IPython HTML object.
 
   Args:
-    rows: how many frames, spread over the trace.
-    width: characters in a line.
+    traces: to be played.
+    height: in pixels, where the notebook does not let the frame fit itself.
   """
-  import matplotlib
+  from IPython.display import HTML
 
-  matplotlib.use('Agg')
-  from matplotlib import pyplot as plt
-
-  last = len(trace.times) - 1
-  chosen = [round(i * last / (rows - 1)) for i in range(rows)]
-  born = _born(trace)
-  lines = [_wrapped(trace, frame, width) for frame in chosen]
-  height = sum(len(block) + 0.9 for block in lines)
-  figure = plt.figure(figsize=(11, 0.26 * height + 0.2), facecolor='white')
-  axes = figure.add_axes((0, 0, 1, 1))
-  axes.set(xlim=(0, width + 13), ylim=(height, -0.4))
-  axes.axis('off')
-  ramp = matplotlib.colormaps['viridis']
-  y = 0.4
-  for frame, block in zip(chosen, lines):
-    axes.text(0.5, y, f'step {frame}', size=9, color='#888', va='center')
-    for line in block:
-      x = 11.0
-      for place, text in line:
-        masked = trace.is_masked[frame][place]
-        size = max(len(text), 1)
-        if not trace.is_given[place]:
-          shade = (
-            '#e9e9ee' if masked else ramp(0.15 + 0.75 * born[place] / last)
-          )
-          axes.add_patch(
-            plt.Rectangle(
-              (x + 0.06, y - 0.42),
-              size - 0.12,
-              0.84,
-              color=shade,
-              alpha=1 if masked else 0.28,
-              lw=0,
-            )
-          )
-        for i, letter in enumerate(text if not masked else ''):
-          axes.text(
-            x + i + 0.5,
-            y,
-            letter,
-            family='monospace',
-            size=9.5,
-            ha='center',
-            va='center',
-            weight='bold' if trace.is_given[place] else 'normal',
-            color='#1b1b1f',
-          )
-        x += size
-      y += 1
-    y += 0.9
-  figure.savefig(path, dpi=150)
-  plt.close(figure)
-
-
-def _born(trace: Trace) -> list[int]:
-  """[L] the last frame at which each token changed."""
-  born = []
-  for place in range(len(trace.is_given)):
-    column = [frame[place] for frame in trace.frames]
-    masked = [row[place] for row in trace.is_masked]
-    changed = [
-      i
-      for i in range(1, len(column))
-      if column[i] != column[i - 1] or masked[i] != masked[i - 1]
-    ]
-    born.append(changed[-1] if changed else 0)
-  return born
-
-
-def _wrapped(
-  trace: Trace, frame: int, width: int
-) -> list[list[tuple[int, str]]]:
-  """(place, text) in lines; masks are as wide as what comes of them."""
-  lines: list[list[tuple[int, str]]] = [[]]
-  used = 0
-  for place, text in enumerate(trace.frames[-1]):
-    shown = text.replace('\n', '⏎').replace('\t', '→')
-    if not trace.is_masked[frame][place]:
-      now = trace.frames[frame][place].replace('\n', '⏎').replace('\t', '→')
-      shown = now.ljust(len(shown))
-    if used + len(shown) > width and used:
-      lines.append([])
-      used = 0
-    lines[-1].append((place, shown))
-    used += len(shown)
-  return lines
+  source = escape(trace_html(traces, ''))
+  return HTML(
+    '<div><iframe title="Denoising trace" allow="clipboard-write" '
+    f'style="width:100%;height:{height}px;border:0" srcdoc="{source}">'
+    '</iframe></div>'
+  )

@@ -2,9 +2,21 @@
 (() => {
   const root = document.documentElement;
   const dark = matchMedia('(prefers-color-scheme: dark)');
-  const set = (name) => { root.dataset.theme = name; };
-  set(dark.matches ? 'dark' : 'light');
-  dark.addEventListener('change', (event) => set(event.matches ? 'dark' : 'light'));
-  document.getElementById('theme').addEventListener('click', () =>
-    set(root.dataset.theme === 'dark' ? 'light' : 'dark'));
+  const isDark = () =>
+    root.dataset.theme ? root.dataset.theme === 'dark' : dark.matches;
+  // A file opened from disk, or a notebook's frame, may have no storage.
+  const stored = (action) => { try { return action(localStorage); } catch { return null; } };
+  const chosen = stored((storage) => storage.getItem('textdiffusion-theme'));
+  if (chosen === 'dark' || chosen === 'light') root.dataset.theme = chosen;
+  addEventListener('DOMContentLoaded', () => {
+    const button = document.getElementById('theme');
+    const tell = () => button.setAttribute('aria-pressed', String(isDark()));
+    button.addEventListener('click', () => {
+      root.dataset.theme = isDark() ? 'light' : 'dark';
+      stored((storage) => storage.setItem('textdiffusion-theme', root.dataset.theme));
+      tell();
+    });
+    dark.addEventListener('change', tell);
+    tell();
+  });
 })();

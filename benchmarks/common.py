@@ -1,0 +1,86 @@
+"""What the benchmarks share: the model, the matrix peak, one line of JSON."""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from textdiffusion.core.types import Vocab
+from textdiffusion.nn.transformer import TransformerConfig
+
+# The size that the figures in benchmarks/results are about.
+VOCAB = Vocab(257, mask_id=256, bos_id=0, eos_id=1)
+LENGTH, BATCH = 128, 16
+MODEL = TransformerConfig(num_layers=6, d_model=256, num_heads=8)
+
+
+def matmul_peak(size: int = 2048) -> Callable[[], float]:
+  """A call -> FLOP/s of one float32 product of size x size."""
+  a = jax.random.normal(jax.random.key(0), (size, size), jnp.float32)
+  product = jax.jit(lambda a: a @ a)
+  product(a).block_until_ready()
+  return lambda: 2 * size**3 / seconds(lambda: product(a))
+
+
+def seconds(run: Callable[[], Any]) -> float:
+  """Wall time of one call, until its arrays are there."""
+  began = time.perf_counter()
+  jax.block_until_ready(run())
+  return time.perf_counter() - began
+
+
+def paired(run: Callable[[], Any], rounds: int) -> tuple[float, float]:
+  """(median seconds of `run`, median of its time over that of a product).
+
+  The machine's speed drifts, so that each call is set against a matrix product
+  right before and right after it: the second figure is seconds times the
+  FLOP/s of its own moment, that is FLOPs the peak would have done meanwhile.
+  """
+  peak = matmul_peak()
+  jax.block_until_ready(run())
+  times, work, before = [], [], peak()
+  for _ in range(rounds):
+    times.append(seconds(run))
+    after = peak()
+    work.append(times[-1] * (before + after) / 2)
+    before = after
+  return statistics.median(times), statistics.median(work)
+
+
+def main(name: str, measure: Callable[[], dict[str, Any]]) -> None:
+  """Runs a benchmark and prints its figures, with --json on one line."""
+  parser = argparse.ArgumentParser(prog=f'python -m benchmarks.{name}')
+  parser.add_argument('--json', action='store_true', help='one line of JSON')
+  asked = parser.parse_args()
+  facts = {
+    'benchmark': name,
+    **measure(),
+    'command': f'python -m benchmarks.{name} ' + ' '.join(sys.argv[1:]),
+    'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+    'cpu_cores': _cores(),
+    'python': platform.python_version(),
+    'jax': jax.__version__,
+    'commit': _commit(),
+  }
+  print(json.dumps(facts, indent=None if asked.json else 2))
+
+
+def _cores() -> int:
+  import os
+
+  return len(os.sched_getaffinity(0))
+
+
+def _commit() -> str:
+  done = subprocess.run(
+    ['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True
+  )
+  return done.stdout.strip() or 'unknown'

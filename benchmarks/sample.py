@@ -1,0 +1,64 @@
+"""Sampling with every sampler: seconds a network call, tokens a second."""
+
+import dataclasses
+
+import jax
+
+from benchmarks import common
+from textdiffusion.core.types import bind
+from textdiffusion.methods.autoregressive import Autoregressive
+from textdiffusion.methods.mdlm import MDLM
+from textdiffusion.nn.transformer import build_denoiser, flops_per_token
+from textdiffusion.sampling.generate import SampleConfig, generate
+from textdiffusion.sampling.prompts import blank
+
+STEPS = 64
+
+
+def timed(name: str, rounds: int) -> dict[str, float]:
+  """One sampler's figures."""
+  is_causal = name == 'autoregressive'
+  method = (Autoregressive() if is_causal else MDLM()).build(common.VOCAB)
+  model = common.MODEL
+  if is_causal:
+    model = dataclasses.replace(model, attend='causal')
+  denoiser = build_denoiser(model, method.num_states)
+  params = denoiser.init(jax.random.key(0))
+  config = SampleConfig(
+    steps=STEPS, sampler='ancestral' if is_causal else name
+  )
+  canvas = blank(common.BATCH, common.LENGTH)
+
+  @jax.jit
+  def sample(params, key):
+    bound = bind(denoiser, params, method.head)
+    samples = generate(method.sampler, bound, key, canvas, config)
+    return samples.ids, samples.calls
+
+  calls = int(sample(params, jax.random.key(1))[1])
+  times, peak_flops = common.paired(
+    lambda: sample(params, jax.random.key(1)), rounds
+  )
+  tokens = common.BATCH * common.LENGTH
+  rows = common.BATCH * (1 if is_causal else common.LENGTH)
+  flops = rows * flops_per_token(model, method.num_states, common.LENGTH)
+  return {
+    'network_calls': calls,
+    'seconds_per_call': times / calls,
+    'tokens_per_s': tokens / times,
+    'fraction_of_matmul_peak': calls * flops / peak_flops,
+  }
+
+
+def measure() -> dict[str, object]:
+  names = ('ancestral', 'skipping', 'first_hitting', 'autoregressive')
+  return {
+    'steps': STEPS,
+    'batch': common.BATCH,
+    'length': common.LENGTH,
+    **{name: timed(name, rounds=3) for name in names},
+  }
+
+
+if __name__ == '__main__':
+  common.main('sample', measure)

@@ -1,0 +1,50 @@
+"""One MDLM training step: AdamW, clipping and EMA, in float32."""
+
+import jax
+import numpy as np
+
+from benchmarks import common
+from textdiffusion.methods.mdlm import MDLM
+from textdiffusion.nn.transformer import build_denoiser, flops_per_token
+from textdiffusion.training.optim import build_optimizer
+from textdiffusion.training.state import TrainConfig, init_state
+from textdiffusion.training.step import make_train_step
+
+
+def measure() -> dict[str, object]:
+  config = TrainConfig()
+  method = MDLM().build(common.VOCAB)
+  denoiser = build_denoiser(common.MODEL, method.num_states)
+  optimizer = build_optimizer(config.optimizer, config.steps)
+  state = init_state(denoiser, optimizer, jax.random.key(0))
+  shape = (common.BATCH, common.LENGTH)
+  batch = {
+    'ids': np.random.default_rng(0).integers(0, 256, shape, np.int32),
+    'segments': np.ones(shape, np.int32),
+    'positions': np.tile(np.arange(shape[1], dtype=np.int32), (shape[0], 1)),
+    'rows': np.arange(shape[0], dtype=np.int32),
+  }
+  batch = jax.device_put(batch)
+  step = jax.jit(
+    make_train_step(method, denoiser, optimizer, config), donate_argnums=0
+  )
+
+  def run() -> object:
+    nonlocal state
+    state, metrics = step(state, batch)
+    return metrics
+
+  times, peak_flops = common.paired(run, rounds=15)
+  tokens = shape[0] * shape[1]
+  flops = 3 * tokens * flops_per_token(common.MODEL, 257, common.LENGTH)
+  return {
+    'seconds_per_step': times,
+    'tokens_per_s': tokens / times,
+    'model_flops_per_step': flops,
+    'matmul_flops_per_s': peak_flops / times,
+    'fraction_of_matmul_peak': flops / peak_flops,
+  }
+
+
+if __name__ == '__main__':
+  common.main('train_step', measure)

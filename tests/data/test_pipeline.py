@@ -1,0 +1,206 @@
+"""Rows and batches: packing, order, hosts, resuming, caches."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from textdiffusion.core.types import UserError
+from textdiffusion.data.packing import Rows
+from textdiffusion.data.pipeline import (
+  DataConfig,
+  eval_batches,
+  open_data,
+  train_iterator,
+)
+from textdiffusion.data.tokenizers import Bytes, Characters, TokenizerConfig
+
+DOCUMENTS = ['aaaa', 'bb', 'cccccc', 'd', 'eee']
+
+
+@pytest.fixture
+def source(tmp_path):
+  path = tmp_path / 'lines.txt'
+  path.write_text('\n'.join(DOCUMENTS))
+  return f'files:{path}?split=line'
+
+
+def opened(source, **settings):
+  return open_data(
+    DataConfig(
+      source, **{'length': 5, 'batch_size': 2, 'holdout': 0.0, **settings}
+    )
+  )
+
+
+def joined(data):
+  return [data.tokenizer.pieces(row['ids']) for row in data.train]
+
+
+def test_packed_rows_run_documents_on(source):
+  data = opened(source)
+  stream = [
+    piece for text in DOCUMENTS for piece in [*text, '<eos>']
+  ]  # 21 tokens: the tail of one is left out
+  assert list(itertools.chain(*joined(data))) == stream[:20]
+  row = data.train[1]
+  assert (row['segments'] == 1).all()
+  np.testing.assert_array_equal(row['positions'], np.arange(5))
+  assert data.counts['train'] == {'documents': 5, 'tokens': 21, 'bytes': 16}
+
+
+def test_packed_rows_that_respect_documents(source):
+  data = opened(source, respect_documents=True)
+  rows = [data.train[i] for i in range(4)]
+  segments = [row['segments'].tolist() for row in rows]
+  positions = [row['positions'].tolist() for row in rows]
+  # aaaa$ | bb$cc | cccc$ | d$eee
+  assert segments == [
+    [1] * 5, [1, 1, 1, 2, 2], [1] * 5, [1, 1, 2, 2, 2],
+  ]  # fmt: skip
+  assert positions == [
+    [0, 1, 2, 3, 4], [0, 1, 2, 0, 1], [0, 1, 2, 3, 4], [0, 1, 0, 1, 2],
+  ]  # fmt: skip
+
+
+def test_a_document_a_row(source):
+  data = opened(source, rows='document', length=7)
+  row, pad = data.train[1], data.tokenizer.vocab.pad_id
+  assert len(data.train) == 5
+  assert data.tokenizer.decode(row['ids']) == 'bb'
+  assert row['ids'].tolist()[3:] == [pad] * 4
+  assert row['segments'].tolist() == [1, 1, 1, 0, 0, 0, 0]
+  modelled = opened(source, rows='document', length=7, model_padding=True)
+  assert (modelled.train[1]['segments'] == 1).all()
+
+
+def test_heldout_keeps_its_tail_padded(source):
+  data = opened(source, holdout=0.999, length=8)
+  last = data.heldout[len(data.heldout) - 1]
+  count = data.counts['heldout']['tokens'] % 8
+  assert count and (last['segments'] > 0).sum() == count
+
+
+def taken(iterator, count):
+  return [next(iterator) for _ in range(count)]
+
+
+def test_every_epoch_gives_each_row_once_in_another_order():
+  rows = big_rows()
+  batches = taken(train_iterator(rows, 8, seed=3), 2 * len(rows) // 8)
+  ids = np.concatenate([batch['ids'][:, 0] for batch in batches])
+  first, second = np.split(ids, 2)
+  assert sorted(first) == sorted(second) == sorted(r['ids'][0] for r in rows)
+  assert (first != second).any()
+  other = taken(train_iterator(rows, 8, seed=4), 1)[0]
+  assert (other['ids'] != batches[0]['ids']).any()
+
+
+def big_rows():
+  from textdiffusion.data.packing import Tokens
+
+  tokens = Tokens(np.arange(64 * 4, dtype=np.int32), np.array([256]), 256)
+  return Rows(tokens, 4, 'packed', False, False, 0, False)
+
+
+@pytest.mark.parametrize('num_hosts', [2, 4])
+def test_hosts_share_the_same_global_batches(num_hosts):
+  rows = big_rows()
+  whole = taken(train_iterator(rows, 8, seed=0), 5)
+  parts = [
+    taken(train_iterator(rows, 8, 0, host, num_hosts), 5)
+    for host in range(num_hosts)
+  ]
+  for i, batch in enumerate(whole):
+    for key in ('ids', 'rows'):
+      shares = [part[i][key] for part in parts]
+      np.testing.assert_array_equal(np.concatenate(shares), batch[key])
+
+
+@pytest.mark.parametrize('num_hosts', [1, 2])
+def test_state_resumes_exactly_on_any_number_of_hosts(num_hosts):
+  rows = big_rows()
+  iterator = train_iterator(rows, 8, seed=0)
+  taken(iterator, 11)
+  state = iterator.get_state()
+  expected = taken(iterator, 3)
+  fresh = train_iterator(rows, 8, 0, num_hosts - 1, num_hosts)
+  fresh.set_state(state)
+  for batch, want in zip(taken(fresh, 3), expected):
+    share = 8 // num_hosts
+    np.testing.assert_array_equal(batch['ids'], want['ids'][-share:])
+
+
+def test_eval_batches_in_order_with_blank_rows_at_the_end():
+  rows = big_rows()
+  batches = list(eval_batches(rows, 5, limit=12))
+  assert [batch['ids'].shape for batch in batches] == [(5, 4)] * 3
+  counted = np.concatenate([batch['segments'].any(-1) for batch in batches])
+  assert counted.tolist() == [True] * 12 + [False] * 3
+  order = np.concatenate([batch['rows'] for batch in batches])
+  np.testing.assert_array_equal(order, np.arange(15))
+
+
+def test_fingerprint_names_texts_tokenizer_and_layout(source):
+  base = opened(source)
+  assert opened(source).fingerprint == base.fingerprint
+  assert opened(source, seed=5, batch_size=1).fingerprint == base.fingerprint
+  others = [
+    opened(source, length=6),
+    opened(source, respect_documents=True),
+    opened(source, tokenizer=TokenizerConfig('characters')),
+    opened('toy_grammar:9'),
+  ]
+  prints = {data.fingerprint for data in [base, *others]}
+  assert len(prints) == 5
+
+
+def test_tokens_are_cached(source, data_folder):
+  opened(source)
+  made = set((data_folder / 'tokens').iterdir())
+  opened(source, length=4)
+  assert set((data_folder / 'tokens').iterdir()) == made
+
+
+@pytest.mark.parametrize(
+  'settings, told',
+  [
+    ({'length': 1}, 'data.length=1'),
+    ({'batch_size': 0}, 'data.batch_size=0'),
+    ({'length': 100}, 'is too small'),
+    ({'rows': 'document'}, 'document 2 has 7 tokens.*the row 5'),
+    ({'model_padding': True}, 'data.rows=document'),
+    (
+      {'rows': 'document', 'length': 9,
+       'tokenizer': TokenizerConfig(specials=('eos', 'mask'))},
+      'no pad token',
+    ),
+  ],
+)  # fmt: skip
+def test_bad_settings(source, settings, told):
+  with pytest.raises(UserError, match=told):
+    opened(source, **settings)
+
+
+def test_an_empty_corpus_is_refused(tmp_path):
+  (tmp_path / 'empty.txt').write_text('')
+  with pytest.raises(UserError, match='is too small.*0 tokens'):
+    opened(f'files:{tmp_path}/empty.txt')
+
+
+def test_a_batch_that_hosts_cannot_share():
+  with pytest.raises(UserError, match='batch_size=8 is not divisible by 3'):
+    train_iterator(big_rows(), 8, 0, 0, 3)
+
+
+def test_a_checkpoints_tokenizer_refuses_data_of_another(source):
+  config = DataConfig(source, length=5, holdout=0.0)
+  assert open_data(config, Bytes()).tokenizer == Bytes()
+  with pytest.raises(UserError, match='characters tokenizer.*ask for another'):
+    open_data(config, Characters())
+  fewer = dataclasses.replace(
+    config, tokenizer=TokenizerConfig(specials=('mask', 'eos'))
+  )
+  with pytest.raises(UserError, match='ask for another'):
+    open_data(fewer, Bytes())

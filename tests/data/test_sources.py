@@ -1,0 +1,152 @@
+"""Sources: bundled text, files, TFDS; splits; what goes wrong."""
+
+import gzip
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+
+from textdiffusion.core.types import UserError
+from textdiffusion.data import corpora
+from textdiffusion.data.grammar import toy_grammar
+from textdiffusion.data.sources import open_source
+
+
+def texts(source, split='train', holdout=0.0):
+  return list(open_source(source, holdout).documents(split))
+
+
+def test_files_keep_document_boundaries(tmp_path):
+  (tmp_path / 'a.txt').write_text('one\ntwo\n')
+  with gzip.open(tmp_path / 'b.txt.gz', 'wt') as file:
+    file.write('three\n')
+  rows = [{'text': 'four', 'body': 'FOUR'}, {'text': 'five\nsix', 'body': 'V'}]
+  (tmp_path / 'c.jsonl').write_text('\n'.join(map(json.dumps, rows)) + '\n')
+  assert texts(f'files:{tmp_path}/*') == [
+    'one\ntwo\n', 'three\n', 'four', 'five\nsix',
+  ]  # fmt: skip
+  assert texts(f'files:{tmp_path}/*.jsonl?key=body') == ['FOUR', 'V']
+  assert texts(f'files:{tmp_path}/a.txt?split=line') == ['one', 'two']
+
+
+def test_splits_are_disjoint_complete_and_stable(tmp_path):
+  path = tmp_path / 'd.txt'
+  path.write_text('\n'.join(f'line {i % 700}' for i in range(1400)))
+  name = f'files:{path}?split=line'
+  train, heldout = texts(name, 'train', 0.2), texts(name, 'heldout', 0.2)
+  assert len(train) + len(heldout) == 1400
+  assert not set(train) & set(heldout), 'copies leak'
+  assert 0.1 < len(heldout) / 1400 < 0.3
+  more = texts(name, 'heldout', 0.4)
+  assert set(heldout) < set(more), 'a document moved out of the held-out split'
+
+
+def test_fingerprint_follows_the_contents(tmp_path):
+  path = tmp_path / 'a.txt'
+  prints = set()
+  for text in ('one', 'two'):
+    path.write_text(text)
+    prints.add(open_source(f'files:{path}', 0.1).fingerprint)
+  assert len(prints) == 2
+
+
+def test_bundled_docs_are_built_once(data_folder):
+  docs = texts('python_docs')
+  assert len(docs) > 3000 and len(set(docs)) == len(docs)
+  assert any('for_stmt' in text for text in docs), 'the language reference'
+  assert sum(map(len, docs)) > 1_000_000
+  built = list((data_folder / 'tfds').rglob('dataset_info.json'))
+  before = [path.stat().st_mtime_ns for path in built]
+  assert len(texts('python_docs')) == len(docs)
+  assert before == [path.stat().st_mtime_ns for path in built]
+  assert list((data_folder / 'tfds').rglob('*array_record*'))
+
+
+def test_bundled_source_leaves_tests_out():
+  files = [str(path) for path in corpora.library_files()]
+  assert any(name.endswith('/argparse.py') for name in files)
+  assert not any('/test/' in name or 'site-packages' in name for name in files)
+  name, source = next(corpora.python_source())
+  assert name.endswith('.py') and source.strip()
+
+
+def test_tensorflow_is_never_imported():
+  code = (
+    'import sys; from textdiffusion.data.sources import open_source; '
+    'next(open_source("python_docs", 0.0).documents("train")); '
+    'assert "tensorflow" not in sys.modules'
+  )
+  subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_any_tfds_dataset(tmp_path):
+  """A dataset prepared elsewhere, opened by name from its folder."""
+  tfds = corpora.quiet_tfds()
+  features = tfds.features.FeaturesDict({'body': tfds.features.Text()})
+  tfds.dataset_builders.store_as_tfds_dataset(
+    name='letters',
+    version='1.0.0',
+    features=features,
+    split_datasets={'train': [{'body': 'a b'}, {'body': 'ç'}]},
+    data_dir=tmp_path,
+    file_format='array_record',
+    disable_shuffling=True,
+  )
+  code = (
+    'from textdiffusion.data.sources import open_source; '
+    's = open_source("tfds:letters/train?key=body", 0.0); '
+    'assert sorted(s.documents("train")) == ["a b", "ç"], "texts"'
+  )
+  import os
+
+  subprocess.run(
+    [sys.executable, '-c', code],
+    check=True,
+    env={**os.environ, 'TFDS_DATA_DIR': str(tmp_path)},
+  )
+
+
+def test_toy_grammar_source_is_of_the_grammar():
+  train = texts('toy_grammar:300')
+  assert len(train) == 300 and len(texts('toy_grammar:300', 'heldout')) == 30
+  assert all(math.isfinite(toy_grammar().log_prob(s)) for s in train[:50])
+  assert train == texts('toy_grammar:300')
+
+
+@pytest.mark.parametrize(
+  'source, told',
+  [
+    ('python_doc', 'did you mean python_docs'),
+    ('toy_grammar:many', "'many' is no number"),
+    ('files:/nowhere/*.txt', 'matches no file'),
+    ('tfds:no_such_dataset_/train', 'cannot be opened'),
+    ('tfds:lm1b', 'names no split'),
+    ('tfds:lm1b/train?field=text', "unknown option 'field'"),
+  ],
+)
+def test_bad_sources(source, told):
+  with pytest.raises(UserError, match=told):
+    texts(source)
+
+
+def test_bad_files(tmp_path):
+  path = tmp_path / 'bad.txt'
+  path.write_bytes(b'good\n\xff\xfe')
+  with pytest.raises(UserError, match=r'bad.txt: byte 5 \(0xff\) is not UTF-8'):
+    texts(f'files:{path}')
+  with pytest.raises(UserError, match='byte 5'):
+    texts(f'files:{path}?split=line')
+  rows = tmp_path / 'rows.jsonl'
+  rows.write_text('{"text": "a"}\n{"body": "b"}\n')
+  with pytest.raises(UserError, match=r"rows.jsonl:2: no text .* 'text'"):
+    texts(f'files:{rows}')
+  rows.write_text('not json\n')
+  with pytest.raises(UserError, match='rows.jsonl:1: not JSON'):
+    texts(f'files:{rows}')
+  (tmp_path / 'c.csv').write_text('a')
+  with pytest.raises(UserError, match='c.csv: only .txt'):
+    texts(f'files:{tmp_path}/c.csv')
+  with pytest.raises(UserError, match=r'data.holdout=1.5'):
+    open_source('toy_grammar', 1.5)

@@ -1,0 +1,256 @@
+"""The network: who sees whom, equal forms of it, its cache."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from textdiffusion.core.types import Condition, UserError
+from textdiffusion.nn.attention import attend, splash, static_mask
+from textdiffusion.nn.transformer import (
+  TransformerConfig,
+  build_denoiser,
+  flops_per_token,
+  num_params,
+)
+
+STATES, LENGTH = 11, 8
+TINY = TransformerConfig(num_layers=2, d_model=16, num_heads=2, d_ff=24)
+FORMS = {
+  'plain': {},
+  'gelu-bias': {'mlp': 'gelu', 'use_bias': True, 'qk_norm': False},
+  'grouped-tied': {'num_kv_heads': 1, 'tied': True},
+  'additive': {'time': 'additive'},
+  'adaln-scan': {'time': 'adaln', 'scan': 'scan'},
+  'remat': {'remat': 'dots', 'scan': 'scan'},
+}
+IDS = jax.random.randint(jax.random.key(1), (3, LENGTH), 0, STATES)
+
+
+def made(seed=0, **settings):
+  """A denoiser and parameters away from their zeros at the start."""
+  config = dataclasses.replace(TINY, **settings)
+  denoiser = build_denoiser(config, STATES)
+  params = denoiser.init(jax.random.key(seed))
+  leaves, tree = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(7), len(leaves))
+  leaves = [
+    leaf + 0.1 * jax.random.normal(key, leaf.shape)
+    for leaf, key in zip(leaves, keys)
+  ]
+  return denoiser, tree.unflatten(leaves)
+
+
+def out(denoiser, params, ids=IDS, t=0.5, **condition):
+  return denoiser.apply(params, ids, t, Condition(**condition))
+
+
+def close(a, b, atol=2e-5):
+  np.testing.assert_allclose(a, b, atol=atol, rtol=1e-4)
+
+
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('attention', ['bidirectional', 'causal'])
+def test_output_and_causality_by_gradients(form, attention):
+  """Which inputs an output depends on, through gradients of embeddings."""
+  denoiser, params = made(**FORMS[form], attend=attention)
+  logits = out(denoiser, params)
+  assert logits.shape == (3, LENGTH, STATES) and logits.dtype == jnp.float32
+  ids = jnp.arange(LENGTH)[None]  # every place its own embedding
+
+  def at(table, place):
+    logits = denoiser.apply({**params, 'embedding': table}, ids, 0.5, Condition())
+    # Tied embeddings reach the logits of all: pick by a fixed direction.
+    return jax.nn.log_softmax(logits[0, place])[0]
+
+  if FORMS[form].get('tied'):
+    return
+  for place in (0, 3, LENGTH - 1):
+    grad = jax.grad(at)(params['embedding'], place)
+    seen = (jnp.abs(grad) > 0).any(-1)[:LENGTH]
+    want = jnp.arange(LENGTH) <= (place if attention == 'causal' else LENGTH)
+    np.testing.assert_array_equal(seen, want)
+
+
+def test_training_starts_at_the_uniform_distribution():
+  denoiser = build_denoiser(TINY, STATES)
+  logits = out(denoiser, denoiser.init(jax.random.key(0)))
+  np.testing.assert_array_equal(logits, 0.0)
+
+
+@pytest.mark.parametrize('form', ['plain', 'adaln-scan'])
+def test_scanned_layers_equal_unrolled_ones(form):
+  settings = {**FORMS[form], 'scan': 'unroll'}
+  denoiser, params = made(**settings)
+  scanned = build_denoiser(
+    dataclasses.replace(TINY, **{**settings, 'scan': 'scan'}), STATES
+  )
+  layers = [params[f'layers_{i}'] for i in range(TINY.num_layers)]
+  rest = {k: v for k, v in params.items() if not k.startswith('layers_')}
+  stacked = {**rest, 'layers': jax.tree.map(lambda *x: jnp.stack(x), *layers)}
+  close(out(denoiser, params), out(scanned, stacked))
+
+
+@pytest.mark.parametrize('remat', ['full', 'dots'])
+@pytest.mark.parametrize('scan', ['scan', 'unroll'])
+def test_remat_changes_no_gradient(remat, scan):
+  plain, params = made(scan=scan)
+  saving, _ = made(scan=scan, remat=remat)
+  grads = [
+    jax.grad(lambda p: (out(d, p) ** 2).sum())(params) for d in (plain, saving)
+  ]
+  jax.tree.map(lambda a, b: close(a, b, 1e-3), *grads)
+
+
+def test_bfloat16_is_near():
+  denoiser, params = made()
+  half, _ = made(dtype='bfloat16')
+  assert out(half, params).dtype == jnp.float32
+  np.testing.assert_allclose(
+    out(half, params), out(denoiser, params), atol=0.15
+  )
+
+
+def test_segments_are_rows_of_their_own():
+  """Two documents in a row give what each gives alone, padding nothing."""
+  denoiser, params = made()
+  segments = jnp.array([[1, 1, 1, 2, 2, 2, 2, 0]] * 3)
+  positions = jnp.array([[0, 1, 2, 0, 1, 2, 3, 7]] * 3)
+  packed = out(denoiser, params, segments=segments, positions=positions)
+  close(packed[:, :3], out(denoiser, params, IDS[:, :3]))
+  close(packed[:, 3:7], out(denoiser, params, IDS[:, 3:7]))
+  other = IDS.at[:, 7].set(0)
+  same = out(denoiser, params, other, segments=segments, positions=positions)
+  np.testing.assert_array_equal(packed[:, :7], same[:, :7])
+
+
+def test_masks_block_causal_and_arbitrary():
+  mask = static_mask(6, 'block_causal', 2)
+  np.testing.assert_array_equal(
+    mask.astype(int),
+    np.kron(np.tril(np.ones((3, 3), int)), np.ones((2, 2), int)),
+  )
+  blocks, params = made(attend='block_causal', block_size=4)
+  anyhow, _ = made()
+  given = jnp.asarray(static_mask(LENGTH, 'block_causal', 4))
+  expected = out(anyhow, params, mask=given)
+  close(out(blocks, params), expected)
+  rows = jnp.tile(given[None], (3, 1, 1))
+  close(out(anyhow, params, mask=rows), expected)
+  assert float(jnp.abs(expected - out(anyhow, params)).max()) > 1e-3
+
+
+@pytest.mark.parametrize('form', ['plain', 'grouped-tied', 'remat'])
+def test_cache_equals_the_whole_row(form):
+  denoiser, params = made(**FORMS[form], attend='causal')
+  whole = out(denoiser, params)
+  cache = denoiser.init_cache(3, LENGTH)
+  first, cache = denoiser.decode(params, IDS[:, :3], cache, jnp.array(0))
+  parts = [first]
+  for i in range(3, LENGTH):
+    step, cache = denoiser.decode(params, IDS[:, i : i + 1], cache, jnp.array(i))
+    parts.append(step)
+  close(jnp.concatenate(parts, 1), whole)
+
+
+def test_only_causal_networks_have_a_cache():
+  assert build_denoiser(TINY, STATES).init_cache is None
+
+
+@pytest.mark.parametrize('time', ['additive', 'adaln'])
+def test_time_is_seen_per_row_and_per_token(time):
+  denoiser, params = made(time=time)
+  assert denoiser.uses_time
+  shared = out(denoiser, params, t=0.3)
+  close(shared, out(denoiser, params, t=jnp.full((3, 1), 0.3)))
+  close(shared, out(denoiser, params, t=jnp.full((3, LENGTH), 0.3)))
+  rows = out(denoiser, params, t=jnp.array([[0.3], [0.9], [0.9]]))
+  close(rows[0], shared[0])
+  assert float(jnp.abs(rows[1] - shared[1]).max()) > 1e-4
+
+
+def test_time_free_networks_ignore_time():
+  denoiser, params = made()
+  assert not denoiser.uses_time
+  np.testing.assert_array_equal(
+    out(denoiser, params, t=0.1), out(denoiser, params, t=0.9)
+  )
+
+
+def test_dropout_acts_with_a_key_only():
+  denoiser, params = made(dropout=0.5)
+  plain, _ = made()
+  np.testing.assert_array_equal(out(denoiser, params), out(plain, params))
+  one = out(denoiser, params, dropout_key=jax.random.key(1))
+  two = out(denoiser, params, dropout_key=jax.random.key(2))
+  assert float(jnp.abs(one - two).max()) > 1e-3
+  np.testing.assert_array_equal(
+    one, out(denoiser, params, dropout_key=jax.random.key(1))
+  )
+
+
+@pytest.mark.parametrize('masked', [False, True])
+def test_cpu_attention_equals_jax_nn(masked):
+  q, k, v = (
+    jax.random.normal(jax.random.key(i), (2, 6, heads, 8))
+    for i, heads in enumerate((4, 2, 2))
+  )
+  mask = jnp.asarray(static_mask(6, 'causal', 0))[None, None] if masked else None
+  close(attend(q, k, v, mask), jax.nn.dot_product_attention(q, k, v, mask=mask))
+
+
+@pytest.mark.parametrize('kind', ['bidirectional', 'causal'])
+def test_splash_kernel_equals_plain_attention(kind):
+  """The TPU kernel, interpreted: 128 places, two heads on one key head."""
+  q, k, v = (
+    jax.random.normal(jax.random.key(i), (1, 128, heads, 128))
+    for i, heads in enumerate((2, 1, 1))
+  )
+  seen = static_mask(128, kind, 0)
+  segments = jnp.repeat(jnp.array([[1, 2]]), 64, axis=1)
+  mask = (segments[:, :, None] == segments[:, None])[:, None] & seen
+  close(
+    splash(q, k, v, segments, seen, interpret=True),
+    attend(q, k, v, mask),
+    atol=2e-3,
+  )
+
+
+def test_flops_are_counted_as_the_compiler_counts():
+  """XLA's count of an unrolled forward pass: matrix products dominate."""
+  config = TransformerConfig(num_layers=2, d_model=128, num_heads=2)
+  denoiser = build_denoiser(config, 64)
+  params = jax.eval_shape(denoiser.init, jax.random.key(0))
+  ids = jnp.zeros((2, 32), int)
+  cost = (
+    jax.jit(lambda p: denoiser.apply(p, ids, 0.5, Condition()))
+    .lower(params)
+    .compile()
+    .cost_analysis()
+  )
+  mine = 64 * flops_per_token(config, 64, 32)
+  assert 0.93 < mine / cost['flops'] <= 1.0
+
+
+def test_num_params_counts_what_init_makes():
+  params = build_denoiser(TINY, STATES).init(jax.random.key(0))
+  made = sum(leaf.size for leaf in jax.tree.leaves(params))
+  assert num_params(TINY, STATES) == made
+
+
+@pytest.mark.parametrize(
+  'settings, told',
+  [
+    ({'num_layers': 0}, 'model.num_layers=0'),
+    ({'d_model': 18}, 'model.d_model=18'),
+    ({'num_kv_heads': 3}, 'model.num_kv_heads=3'),
+    ({'dropout': 1.0}, 'model.dropout=1.0'),
+    ({'block_size': 4}, 'model.block_size=4'),
+    ({'attend': 'block_causal'}, 'model.block_size=0'),
+  ],
+)
+def test_bad_settings_name_the_value(settings, told):
+  with pytest.raises(UserError, match=told):
+    dataclasses.replace(TINY, **settings)
