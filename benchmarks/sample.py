@@ -24,9 +24,7 @@ def timed(name: str, rounds: int) -> dict[str, float]:
     model = dataclasses.replace(model, attend='causal')
   denoiser = build_denoiser(model, method.num_states)
   params = denoiser.init(jax.random.key(0))
-  config = SampleConfig(
-    steps=STEPS, sampler='ancestral' if is_causal else name
-  )
+  config = SampleConfig(steps=STEPS, sampler='ancestral' if is_causal else name)
   canvas = blank(common.BATCH, common.LENGTH)
 
   @jax.jit

@@ -1,4 +1,4 @@
-"""What every launcher shares: flags, one-line errors, checkpoints, held-out."""
+"""What every launcher shares: flags, one-line errors, checkpoints made whole."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -6,15 +6,17 @@ from typing import Any, NamedTuple
 
 import jax
 from absl import app, flags, logging
-from jax.sharding import Mesh
 
 from textdiffusion import config as config_lib
 from textdiffusion.core.types import UserError
 from textdiffusion.data import tokenizers
-from textdiffusion.data.pipeline import Data, eval_batches
-from textdiffusion.evals.likelihood import evaluate, row_totals
+from textdiffusion.data.pipeline import refuse_other
 from textdiffusion.training import checkpoint
-from textdiffusion.training.mesh import put_batch
+from textdiffusion.training.mesh import make_mesh, param_shardings
+
+CONFIG = flags.DEFINE_string('config', None, 'A config file.')
+SET = flags.DEFINE_multi_string('set', [], 'a.b=value; may be repeated.')
+WORKDIR = flags.DEFINE_string('workdir', None, 'The folder of a run.')
 
 
 def run(main: Callable[[], None]) -> None:
@@ -51,42 +53,28 @@ class Restored(NamedTuple):
   step: int
 
 
-def restore(path: str, overrides: Sequence[str]) -> Restored:
-  """Loads a checkpoint; overrides change its saved config."""
+def restore(path: str | None, overrides: Sequence[str] = ()) -> Restored:
+  """Loads a checkpoint onto the mesh of its config.
+
+  --config replaces the saved config, where network, method and tokenizer are
+  the same; overrides change it.
+  """
+  path = path or WORKDIR.value
+  if not path:
+    raise UserError('--checkpoint is missing: name a workdir of launch.train')
   loaded = checkpoint.load(path)
-  config = config_lib.from_json(loaded.run.config)
-  for override in overrides:
-    config = config_lib.apply_override(config, override)
+  saved = config_lib.from_json(loaded.run.config)
   tokenizer = tokenizers.from_json(loaded.run.tokenizer)
+  config = config_lib.load(CONFIG.value) if CONFIG.value else saved
+  for override in [*SET.value, *overrides]:
+    config = config_lib.apply_override(config, override)
+  for name in ('model', 'method'):
+    if getattr(config, name) != getattr(saved, name):
+      raise UserError(
+        f'{path} holds another {name} than is asked for: leave {name} as saved'
+      )
+  refuse_other(config.data.tokenizer, tokenizer)
   method, denoiser = config_lib.build(config, tokenizer)
-  return Restored(
-    config, tokenizer, method, denoiser, loaded.params, loaded.step
-  )
-
-
-def heldout_hook(
-  config: config_lib.Config, data: Data, method: Any, denoiser: Any, mesh: Mesh
-) -> Callable[[Any, int], dict[str, float]] | None:
-  """The figures of the held-out split for the training loop, if it has any."""
-  if not len(data.heldout) or method.evaluator.estimand != 'nelbo':
-    return None
-  totals = jax.jit(row_totals(method, denoiser, config.evaluate))
-
-  def hook(params: Any, step: int) -> dict[str, float]:
-    del step
-    size = config.evaluate.batch_size
-    result = evaluate(
-      method,
-      denoiser,
-      params,
-      eval_batches(data.heldout, size, config.evaluate.rows),
-      data.tokenizer.byte_lengths,
-      config.evaluate,
-      config.data.protocol(),
-      lambda batch: put_batch(mesh, batch),
-      totals,
-    )
-    names = ('bits_per_byte', 'bits_per_byte_se', 'nats_per_token')
-    return {name: result[name] for name in names}
-
-  return hook
+  shardings = param_shardings(make_mesh(config.mesh), loaded.params)
+  params = jax.device_put(loaded.params, shardings)
+  return Restored(config, tokenizer, method, denoiser, params, loaded.step)

@@ -4,14 +4,12 @@
     --workdir=runs/demo
 """
 
-import dataclasses
 import platform
 from pathlib import Path
 
 import jax
-from absl import flags
 
-from launch import common, traces, train
+from launch import common, train
 from textdiffusion import config as config_lib
 from textdiffusion.evals.baselines import byte_bigram
 from textdiffusion.evals.generation import fill
@@ -19,6 +17,7 @@ from textdiffusion.sampling.prompts import blank, infilling
 from textdiffusion.training.metrics import read
 from textdiffusion.viz.page import write
 from textdiffusion.viz.report import Infill, report_html
+from textdiffusion.viz.samples import traces_of
 
 TEMPLATES = (
   'The <mask:6> statement',
@@ -28,12 +27,12 @@ TEMPLATES = (
 
 
 def main() -> None:
-  workdir = train.WORKDIR.value
-  config = config_lib.load(train.CONFIG.value, train.SET.value)
+  workdir = common.WORKDIR.value
+  config = config_lib.load(common.CONFIG.value, common.SET.value)
   resume = train.RESUME.value and Path(workdir, 'config.json').exists()
   data = train.run(config, workdir, resume, train.OVERWRITE.value)
   bigram = byte_bigram(data.texts('train'), data.texts('heldout'))
-  made = common.restore(workdir, [])
+  made = common.restore(workdir)
   metrics = read(Path(workdir, 'metrics.jsonl'))
   bound = [row for row in metrics if 'eval/bits_per_byte' in row][-1]
   bits, error = bound['eval/bits_per_byte'], bound['eval/bits_per_byte_se']
@@ -43,14 +42,15 @@ def main() -> None:
     *made[2:5], made.tokenizer, canvas, config.sample, 0, trace
   )
   free = ask(blank(4, config.data.length), True)
-  infills, played = [], traces.of(free, made.tokenizer, {'step': made.step})
+  told = {'step': made.step, 'temperature': config.sample.temperature}
+  infills = []
+  played = traces_of(free.samples, free.canvas, made.tokenizer, told)
   for template in TEMPLATES:
     canvas = infilling(made.tokenizer, template, 1, config.data.length)
     filled = ask(canvas, True)
     infills.append(Infill(filled.parts(made.tokenizer, 0)))
     print(f'{template} -> {filled.texts[0]!r}')
-    trace = traces.of(filled, made.tokenizer, {'template': template})[0]
-    played.append(dataclasses.replace(trace, title=template))
+    played += traces_of(filled.samples, canvas, made.tokenizer, told, template)
   last = [row for row in metrics if 'loss' in row][-1]
   report = report_html(
     'Masked diffusion on Python’s documentation',
@@ -65,8 +65,7 @@ def main() -> None:
     infills,
     config_lib.to_json(config),
     {
-      'python': platform.python_version(),
-      'jax': jax.__version__,
+      'python, jax': f'{platform.python_version()}, {jax.__version__}',
       'devices': str(jax.devices()),
       'data': data.fingerprint,
     },

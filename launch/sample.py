@@ -10,15 +10,14 @@ import sys
 
 from absl import flags
 
-from launch import common, traces
+from launch import common
 from textdiffusion.core.types import UserError
 from textdiffusion.evals.generation import fill
 from textdiffusion.sampling.prompts import blank, continuation, infilling
+from textdiffusion.viz.samples import traces_of
 from textdiffusion.viz.trace import write_trace
 
 CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'A workdir or a step.')
-WORKDIR = flags.DEFINE_string('workdir', None, 'The same as --checkpoint.')
-SET = flags.DEFINE_multi_string('set', [], 'a.b=value over the saved config.')
 NUM = flags.DEFINE_integer('num', 4, 'How many samples.', lower_bound=1)
 PROMPT = flags.DEFINE_string('prompt', '', 'Text that the samples begin with.')
 INFILL = flags.DEFINE_string('infill', '', 'Text with spans like <mask:6>.')
@@ -31,9 +30,6 @@ FORMAT = flags.DEFINE_enum('format', 'text', ['text', 'jsonl'], 'Of stdout.')
 
 
 def main() -> None:
-  path = CHECKPOINT.value or WORKDIR.value
-  if not path:
-    raise UserError('--checkpoint is missing: name a workdir of launch.train')
   if PROMPT.value and INFILL.value:
     raise UserError('--prompt and --infill exclude each other')
   asked = {'steps': STEPS, 'temperature': TEMPERATURE, 'length': LENGTH}
@@ -42,7 +38,7 @@ def main() -> None:
     for name, flag in asked.items()
     if flag.value is not None
   ]
-  made = common.restore(path, [*SET.value, *settings])
+  made = common.restore(CHECKPOINT.value, settings)
   config = made.config.sample
   length = config.length or made.config.data.length
   if INFILL.value:
@@ -68,7 +64,8 @@ def main() -> None:
   if TRACE.value:
     told = {'sampler': config.sampler, 'temperature': config.temperature}
     told = {'step': made.step, 'seed': SEED.value, **told}
-    write_trace(TRACE.value, traces.of(generated, made.tokenizer, told))
+    kept = generated.samples, generated.canvas, made.tokenizer, told
+    write_trace(TRACE.value, traces_of(*kept))
     print(f'wrote {TRACE.value}', file=sys.stderr)
 
 

@@ -7,24 +7,29 @@
 import jax
 from absl import flags
 
-from launch import common
+from launch import common, heldout
 from textdiffusion import config as config_lib
+from textdiffusion.core.types import UserError
 from textdiffusion.data.pipeline import Data, open_data, train_iterator
 from textdiffusion.nn.transformer import flops_per_token, num_params
 from textdiffusion.training.checkpoint import Run, prepare_workdir
 from textdiffusion.training.loop import train
 from textdiffusion.training.mesh import check_batch, make_mesh
 
-CONFIG = flags.DEFINE_string('config', None, 'A config file.', required=True)
-SET = flags.DEFINE_multi_string('set', [], 'a.b=value; may be repeated.')
-WORKDIR = flags.DEFINE_string('workdir', None, 'Where to.', required=True)
 RESUME = flags.DEFINE_bool('resume', False, 'Go on in a workdir.')
 OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Move an old run aside.')
 
 
 def main() -> None:
-  config = config_lib.load(CONFIG.value, SET.value)
-  run(config, WORKDIR.value, RESUME.value, OVERWRITE.value)
+  config, workdir = common.CONFIG.value, common.WORKDIR.value
+  if not config or not workdir:
+    raise UserError('--config=FILE and --workdir=FOLDER are both needed')
+  run(
+    config_lib.load(config, common.SET.value),
+    workdir,
+    RESUME.value,
+    OVERWRITE.value,
+  )
 
 
 def run(
@@ -62,7 +67,7 @@ def run(
     mesh,
     workdir,
     facts,
-    common.heldout_hook(config, data, method, denoiser, mesh),
+    heldout.hook(config, data, method, denoiser, mesh),
     flops_per_token(config.model, method.num_states, config.data.length),
   )
   return data

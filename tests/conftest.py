@@ -6,10 +6,16 @@ import pytest
 
 @pytest.fixture
 def x64():
-  """Float64 for exact comparisons; quick compilation of many small graphs."""
-  jax.config.update('jax_disable_most_optimizations', True)
+  """Float64, for exact comparisons."""
   with jax.enable_x64(True):
     yield
+
+
+@pytest.fixture
+def quick_compile():
+  """For many small graphs that are each run once."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
   jax.config.update('jax_disable_most_optimizations', False)
 
 

@@ -65,9 +65,19 @@ class Law:
     return jax.nn.log_softmax(jax.nn.logsumexp(picked, axis=1))
 
   def denoise(self, x: Array, t: Time) -> Cavity:
-    """`cavity` of rows [B, L] at times that broadcast against them."""
-    t = jnp.broadcast_to(jnp.asarray(t, float), x.shape)
-    return jax.vmap(self.cavity)(x, t)
+    """`cavity` of rows [B, L], looked up in the table of all K^L states.
+
+    A row's times may differ, but all rows share them; not so for an absorbing
+    process, whose exact denoiser does not depend on time.
+    """
+    base = self.process.num_states
+    t = 0.5 if self.process.is_absorbing else jnp.asarray(t, float)
+    t = jnp.broadcast_to(t, x.shape)[0]
+    table = jax.vmap(lambda z: self.cavity(z, t).logits)(
+      sequences(base, self.length)
+    )
+    place = x * base ** jnp.arange(self.length)[::-1]
+    return Cavity(table[place.sum(-1)])
 
   def conditional(self, is_given, values) -> np.ndarray:
     """[N] p(. | x_i = values_i where given)."""

@@ -66,7 +66,12 @@ def load(path: str, overrides: Sequence[str] = ()) -> Config:
   if not Path(path).is_file():
     near = _nearest(path, [str(p) for p in Path('configs').rglob('*.py')])
     raise UserError(f'config file {path} does not exist{near}')
-  get_config = runpy.run_path(path).get('get_config')
+  try:
+    get_config = runpy.run_path(path).get('get_config')
+  except SyntaxError as error:
+    raise UserError(
+      f'config file {path}, line {error.lineno}: {error.msg}'
+    ) from None
   if get_config is None:
     raise UserError(f'config file {path} defines no get_config()')
   config = get_config()
@@ -193,6 +198,8 @@ def _coerced(hint: Any, value: Any) -> Any:
     results = [_coerced(arg, value) for arg in args]
     return next((r for r in results if r is not _REFUSED), _REFUSED)
   if origin is tuple:
+    if isinstance(value, str):
+      value = [item.strip() for item in value.split(',') if item.strip()]
     items = value if isinstance(value, tuple | list) else (value,)
     results = tuple(_coerced(args[0], item) for item in items)
     return _REFUSED if _REFUSED in results else results

@@ -18,7 +18,7 @@ from textdiffusion.processes.bridge import to_cavity
 from textdiffusion.processes.rank_one import absorbing
 from textdiffusion.schedules.noise import Cosine, Linear, Polynomial
 
-pytestmark = pytest.mark.usefixtures('x64')
+pytestmark = pytest.mark.usefixtures('x64', 'quick_compile')
 
 
 def integrated(process, law, head_of, bound=rate_bound, nodes=64):

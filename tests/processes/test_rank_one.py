@@ -17,7 +17,7 @@ from textdiffusion.processes.rank_one import absorbing, uniform
 from textdiffusion.schedules import grids
 from textdiffusion.schedules.noise import Linear
 
-pytestmark = pytest.mark.usefixtures('x64')
+pytestmark = pytest.mark.usefixtures('x64', 'quick_compile')
 
 
 def far(process, law, head_of, num_steps):

@@ -35,7 +35,7 @@ from textdiffusion.sampling.steps.ancestral import (
 from textdiffusion.schedules.noise import Cosine, Linear, Polynomial
 
 pytestmark = pytest.mark.usefixtures('x64')
-ROWS = 8_000
+ROWS = 6_000
 KEY = jax.random.key(0)
 SAMPLERS = ('ancestral', 'skipping', 'first_hitting')
 
@@ -60,7 +60,7 @@ def run(process, law, canvas, trace=False, **settings):
 def test_masked_samples_follow_the_law(sampler, mask_id, schedule):
   process = absorbing(4, mask_id, schedule)
   law = Law(process, 2)
-  steps = 512 if sampler != 'first_hitting' else 1
+  steps = 256 if sampler != 'first_hitting' else 1
   samples = run(process, law, blank(2), sampler=sampler, steps=steps)
   assert_follows(law, samples.ids, np.exp(law.log_p))
 
@@ -69,7 +69,7 @@ def test_masked_samples_follow_the_law(sampler, mask_id, schedule):
 def test_noisy_samples_follow_the_law(name):
   process = PROCESSES[name](3)
   law = Law(process, 2)
-  samples = run(process, law, blank(2), steps=512)
+  samples = run(process, law, blank(2), steps=256)
   assert_follows(law, samples.ids, np.exp(law.log_p))
 
 

@@ -61,4 +61,6 @@ def fill(
     return generate(method.sampler, model, key, canvas, config, trace)
 
   samples, given = jax.device_get((run(params), canvas))
-  return Generated([tokenizer.decode(ids) for ids in samples.ids], samples, given)
+  return Generated(
+    [tokenizer.decode(ids) for ids in samples.ids], samples, given
+  )

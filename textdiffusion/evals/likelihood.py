@@ -120,7 +120,6 @@ def evaluate(
   totals = totals or jax.jit(row_totals(method, denoiser, config))
   nats, terms, tokens, num_bytes = [], [], [], []
   for batch in batches:
-    batch = {k: v for k, v in batch.items() if k != 'documents'}
     value, named = jax.device_get(totals(params, put(batch)))
     is_counted = batch['segments'] > 0
     some = is_counted.any(-1)
@@ -151,7 +150,7 @@ def evaluate(
     'nats_per_token_se': per_token_se,
     'perplexity': math.exp(min(per_token, 700.0)),
     'perplexity_se': math.exp(min(per_token, 700.0)) * per_token_se,
-    'monte_carlo_se': _monte_carlo(value) / tokens.sum(),
+    'monte_carlo_se': float(_monte_carlo(value) / tokens.sum()),
     'terms': by_term,
     'rows': len(tokens),
     'tokens': int(tokens.sum()),

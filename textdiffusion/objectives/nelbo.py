@@ -20,7 +20,7 @@ from textdiffusion.core.types import (
 )
 from textdiffusion.processes.bridge import to_log_score
 from textdiffusion.processes.rank_one import RankOne
-from textdiffusion.schedules.times import discrete
+from textdiffusion.schedules.times import continuous, discrete
 
 Bound = Callable[[Any, Array, Any, Array, Array], Array]
 
@@ -102,7 +102,10 @@ class Nelbo:
     """-> [B, L] nats, and its terms: diffusion and prior."""
     p, x0 = self.process, batch.ids
     u = batch.u[:, None]
-    s, t = discrete(u, self.num_steps) if self.num_steps else (u, u)
+    if self.num_steps:
+      s, t = discrete(u, self.num_steps)
+    else:
+      s = t = continuous(u)
     keys = row_keys(key, batch.rows)
     xt = jax.vmap(p.corrupt)(keys, x0, t)
     head = model.denoise(xt, t)

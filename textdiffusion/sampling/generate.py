@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from textdiffusion.core.keys import row_keys, stream
 from textdiffusion.core.types import Array, Key, Model, Step, UserError, Vocab
@@ -149,6 +150,7 @@ def diffusion_sampler(process: RankOne) -> Sampler:
         f'sample.sampler={config.sampler!r} needs an absorbing process: use '
         "'ancestral'"
       )
+    _refuse_given_masks(canvas, process.mask_id)
     denoise = filter_denoiser(
       process, model.denoise, config.temperature, config.top_k, config.top_p
     )
@@ -174,6 +176,16 @@ def diffusion_sampler(process: RankOne) -> Sampler:
     return Plan(at_times_of(step, canvas.is_given), start, grid, done)
 
   return plan
+
+
+def _refuse_given_masks(canvas: Canvas, mask_id: int | None) -> None:
+  """A given mask has no law to condition on. Under jit it cannot be seen."""
+  if mask_id is None or any(isinstance(x, jax.core.Tracer) for x in canvas):
+    return
+  if (np.asarray(canvas.is_given) & (np.asarray(canvas.ids) == mask_id)).any():
+    raise UserError(
+      f'a given token is the mask (id {mask_id}): mark it free instead'
+    )
 
 
 def autoregressive_sampler(vocab: Vocab) -> Sampler:

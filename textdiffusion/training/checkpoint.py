@@ -6,14 +6,18 @@
 A checkpoint is complete or is not there: Orbax writes aside and renames.
 """
 
+import contextlib
 import json
 import os
 import shutil
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from textdiffusion.core.types import PyTree, UserError
 from textdiffusion.training.state import TrainState
@@ -60,8 +64,8 @@ class Checkpointer:
   """Saves and restores the states of one run."""
 
   def __init__(self, workdir: str | os.PathLike, keep: int):
-    path = Path(workdir).expanduser().absolute() / _FOLDER
-    self._manager = _manager(path, max_to_keep=keep, create=True)
+    self._folder = Path(workdir).expanduser().absolute() / _FOLDER
+    self._manager = _manager(self._folder, max_to_keep=keep, create=True)
 
   def save(
     self, state: TrainState, iterator_state: dict[str, Any], run: Run
@@ -94,14 +98,15 @@ class Checkpointer:
     step = self.latest_step() if step is None else step
     rest = like._asdict()
     ema = rest.pop('ema')
-    got = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        ema=ocp.args.StandardRestore(ema),
-        state=ocp.args.StandardRestore(rest),
-        iterator=ocp.args.JsonRestore(),
-      ),
-    )
+    with _readable(self._folder / str(step)):
+      got = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          ema=ocp.args.StandardRestore(ema),
+          state=ocp.args.StandardRestore(rest),
+          iterator=ocp.args.JsonRestore(),
+        ),
+      )
     return TrainState(ema=got['ema'], **got['state']), got['iterator']
 
   def wait(self) -> None:
@@ -110,6 +115,19 @@ class Checkpointer:
 
   def close(self) -> None:
     self._manager.close()
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Generator[None, None, None]:
+  """A checkpoint that cannot be read is the user's to mend, in one line."""
+  try:
+    yield
+  except (ValueError, OSError, KeyError) as error:
+    why = ' '.join(str(error).split())[:200]
+    raise UserError(
+      f'the checkpoint {path} cannot be read: it is damaged or of another '
+      f'network; move it away to use the one before it ({why})'
+    ) from error
 
 
 class Loaded(NamedTuple):
@@ -131,34 +149,35 @@ def load(path: str, shardings: PyTree | None = None) -> Loaded:
   Raises:
     UserError: nothing there to load.
   """
-  folder, step = _located(path)
-  item = _manager(folder, read_only=True)
-  if step is None:
-    step = item.latest_step()
-  if step is None or step not in item.all_steps():
-    raise UserError(
-      f'no complete checkpoint in {folder}: train one with launch.train '
-      '--workdir, or name a folder that holds checkpoints/STEP'
-    )
-  shapes: Any = item.item_metadata(step)['ema']
-  if shardings is None:
-    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    shardings = jax.tree.map(lambda _: one, dict(shapes))
-  like = jax.tree.map(
-    lambda leaf, sharding: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=sharding
-    ),
-    dict(shapes),
-    shardings,
-  )
-  got = item.restore(
-    step,
-    args=ocp.args.Composite(
-      ema=ocp.args.StandardRestore(like), run=ocp.args.JsonRestore()
-    ),
-  )
-  item.close()
-  return Loaded(got['ema'], step, Run(**got['run']), folder.parent)
+  folder, wanted = _located(path)
+  with contextlib.closing(_manager(folder, read_only=True)) as item:
+    there = item.all_steps()
+    step = item.latest_step() if wanted is None else wanted
+    if step is None or step not in there:
+      mend = 'train one with launch.train --workdir'
+      if there:
+        mend = f'it has those of {", ".join(map(str, sorted(there)))}'
+      which = 'checkpoint' if wanted is None else f'checkpoint of step {wanted}'
+      raise UserError(f'no complete {which} in {folder}: {mend}')
+    with _readable(folder / str(step)):
+      shapes = dict(item.item_metadata(step)['ema'])
+      if shardings is None:
+        one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        shardings = jax.tree.map(lambda _: one, shapes)
+      like = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(
+          leaf.shape, leaf.dtype, sharding=sharding
+        ),
+        shapes,
+        shardings,
+      )
+      got = item.restore(
+        step,
+        args=ocp.args.Composite(
+          ema=ocp.args.StandardRestore(like), run=ocp.args.JsonRestore()
+        ),
+      )
+      return Loaded(got['ema'], step, Run(**got['run']), folder.parent)
 
 
 def _located(path: str) -> tuple[Path, int | None]:
@@ -182,26 +201,52 @@ def prepare_workdir(
 ) -> None:
   """Makes the folder of a run, or checks that this run may go on in it.
 
-  Nothing is deleted: `overwrite` moves what was there aside.
+  Nothing is deleted: `overwrite` moves what was there aside. Of several hosts
+  the first looks and writes; all of them call this, and share its verdict.
 
   Raises:
     UserError: it holds another run, or this one and no flag says what to do.
   """
-  path = Path(workdir).expanduser()
+  error = None
+  if jax.process_index() == 0:
+    try:
+      _prepare(workdir, run, resume, overwrite)
+    except UserError as refusal:
+      error = refusal
+    except OSError as problem:
+      error = UserError(
+        f'--workdir={workdir}: {problem.strerror or problem}: name a folder '
+        'that can be written'
+      )
+  if jax.process_count() > 1:
+    is_refused = multihost_utils.broadcast_one_to_all(
+      np.asarray(error is not None)
+    )
+    if is_refused and error is None:
+      error = UserError(f'--workdir={workdir}: refused by the first host')
+  if error is not None:
+    raise error
+
+
+def _prepare(workdir: str, run: Run, resume: bool, overwrite: bool) -> None:
+  """`prepare_workdir` of one host."""
+  if resume and overwrite:
+    raise UserError('--resume and --overwrite exclude each other')
+  path = Path(workdir).expanduser().absolute()
   if path.exists() and not path.is_dir():
     raise UserError(f'--workdir={workdir} is a file: name a folder')
-  saved = path / 'config.json'
-  if overwrite and path.exists() and any(path.iterdir()):
+  saved, checkpoints = path / 'config.json', path / _FOLDER
+  # Only a run is moved: a folder of other things keeps its place and them.
+  if overwrite and (saved.exists() or checkpoints.exists()):
     number = 1
     while (aside := path.with_name(f'{path.name}.bak-{number}')).exists():
       number += 1
     shutil.move(path, aside)
     print(f'moved the old {path} to {aside}')
   if saved.exists():
-    old = json.loads(saved.read_text())
     changed = [
       line
-      for name, line in _differences(old, run.config, '')
+      for name, line in _differences(_saved(saved), run.config, '')
       if not name.startswith(_FREE)
     ]
     if changed:
@@ -210,6 +255,12 @@ def prepare_workdir(
         f'--workdir={workdir} holds another config ({told}): use another '
         'folder, or --overwrite to move it aside'
       )
+  elif _steps(checkpoints):
+    raise UserError(
+      f'--workdir={workdir} holds checkpoints but no config.json: use '
+      'another folder, or --overwrite to move it aside'
+    )
+  if saved.exists():
     if not resume:
       raise UserError(
         f'--workdir={workdir} holds this run already: --resume goes on with '
@@ -217,15 +268,33 @@ def prepare_workdir(
       )
     data = path / 'data.json'
     if data.exists():
-      was = json.loads(data.read_text())['fingerprint']
-      if was != run.data['fingerprint']:
+      was, now = _saved(data).get('fingerprint'), run.data.get('fingerprint')
+      if was != now:
         raise UserError(
           f'--workdir={workdir} was trained on other data (fingerprint {was}, '
-          f'now {run.data["fingerprint"]}): restore them, or use another folder'
+          f'now {now}): restore them, or use another folder'
         )
   path.mkdir(parents=True, exist_ok=True)
   for name, value in run._asdict().items():
     _write(path / f'{name}.json', json.dumps(value, indent=2))
+
+
+def _saved(path: Path) -> dict[str, Any]:
+  """A JSON file of a workdir."""
+  try:
+    return json.loads(path.read_text())
+  except (json.JSONDecodeError, UnicodeDecodeError):
+    raise UserError(
+      f'{path} is not the JSON that a run writes: use another folder, or '
+      '--overwrite to move it aside'
+    ) from None
+
+
+def _steps(folder: Path) -> list[int]:
+  """Of the complete checkpoints, which alone have a plain number's name."""
+  if not folder.is_dir():
+    return []
+  return [int(p.name) for p in folder.iterdir() if p.name.isdecimal()]
 
 
 def _differences(old: Any, new: Any, name: str) -> list[tuple[str, str]]:

@@ -4,18 +4,24 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from textdiffusion.core.keys import stream
-from textdiffusion.core.types import Denoiser, PyTree, UserError
+from textdiffusion.core.types import Array, Denoiser, PyTree, UserError
 from textdiffusion.methods.method import Method
 from textdiffusion.training import progress as progress_lib
 from textdiffusion.training.checkpoint import Checkpointer, Run
-from textdiffusion.training.mesh import put_batch, replicated, state_shardings
+from textdiffusion.training.mesh import (
+  check_batch,
+  put_batch,
+  replicated,
+  state_shardings,
+)
 from textdiffusion.training.metrics import MetricsLog
 from textdiffusion.training.optim import build_optimizer
 from textdiffusion.training.state import TrainConfig, TrainState, init_state
@@ -49,85 +55,107 @@ def train(
     flops_per_token: of a forward pass, for the model FLOP/s on display.
 
   Returns:
-    The last state. SIGTERM and Ctrl-C end the run after the step under way,
-    with a checkpoint.
+    The last state. SIGTERM and Ctrl-C end the run after the step under way
+    (of several hosts: two steps on, all of them at the same one), with a
+    checkpoint; its step is then less than `config.steps`.
 
   Raises:
     UserError: too many steps in a row were not finite.
   """
-  optimizer = build_optimizer(config.optimizer, config.steps)
-  state, step_fn = _compiled(method, denoiser, optimizer, config, mesh)
-  saver = Checkpointer(workdir, config.keep) if workdir else None
-  start = 0
-  if saver is not None and saver.latest_step() is not None:
-    state, iterator_state = saver.restore(state)
-    batches.set_state(iterator_state)
-    start = int(state.step)
-  is_first = jax.process_index() == 0
-  log = MetricsLog(workdir, start) if workdir and is_first else None
-  bar = progress_lib.make(config.steps, start, is_first)
-  if start:
-    bar.say(f'resumed from step {start}')
-  meter = _Meter(flops_per_token)
+  if workdir and (run is None or not hasattr(batches, 'get_state')):
+    raise ValueError(
+      'with a workdir, train needs run= and batches with get_state/set_state'
+    )
+  is_alone = jax.process_count() == 1
+  # What the devices last said: a bad streak, a stop that every host knows of.
+  seen = {'bad_streak': 0.0, 'stop': 0.0}
+  pending: tuple[int, dict[str, Any], int] | None = None
 
-  def save(state: TrainState) -> None:
-    # A state within a bad streak is the one before it: nothing new to keep.
-    if saver is not None and run is not None and not int(state.bad_streak):
-      saver.save(state, batches.get_state(), run)
-
-  def report(step: int, metrics: dict[str, Any]) -> None:
+  def look() -> None:
+    nonlocal pending
+    if pending is None:
+      return
+    (step, metrics, tokens), pending = pending, None
     values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+    seen.update(bad_streak=values['bad_streak'], stop=values.pop('stop'))
     if values['bad_streak'] > config.max_bad_steps:
-      kept = None
-      if saver is not None:
-        saver.wait()
-        kept = saver.latest_step()
-      raise UserError(
-        f'the loss was not finite for {values["bad_streak"]:.0f} steps in a '
-        f'row, up to step {step}: lower train.optimizer.peak_lr='
-        f'{config.optimizer.peak_lr:g}'
-        + (f'; the checkpoint of step {kept} is kept' if kept else '')
-      )
-    if step % config.log_every == 0 or step == config.steps:
-      values.update(meter.read())
-      bar.update(step, values)
-      if log is not None:
-        log.write(step, values)
+      _give_up(step, values['bad_streak'], config, saver)
+    watch.report(step, values, tokens)
 
-  pending: tuple[int, dict[str, Any]] | None = None
   with contextlib.ExitStack() as stack:
-    for resource in (saver, log, bar):
-      if resource is not None:
-        stack.callback(resource.close)
+    optimizer = build_optimizer(config.optimizer, config.steps)
+    state, step_fn = _compiled(method, denoiser, optimizer, config, mesh)
+    saver, start = None, 0
+    if workdir:
+      saver = Checkpointer(workdir, config.keep)
+      stack.callback(saver.close)
+      if saver.latest_step() is not None:
+        state, iterator_state = saver.restore(state)
+        batches.set_state(iterator_state)
+        start = int(state.step)
+    watch = _Watch(config, start, workdir, flops_per_token)
+    stack.callback(watch.close)
     is_stopped = stack.enter_context(_stop_signals())
     for step in range(start + 1, config.steps + 1):
-      batch = put_batch(mesh, next(batches))
+      rows = next(batches)
+      if step == start + 1:
+        size = len(rows['ids']) * jax.process_count()
+        check_batch(mesh, size, config.accumulate)
+      # A signal reaches hosts at different steps. Through the devices all
+      # learn of it at the same one; else they would wait for each other.
+      flag = np.full(len(rows['ids']), is_stopped(), np.int32)
+      batch = put_batch(mesh, {**rows, 'stop': flag})
       state, metrics = step_fn(state, batch)
-      meter.count(batch['ids'].size)
+      if step == start + 1:
+        watch.first(metrics)
       # One step late: the device is never idle while the host looks.
-      if pending is not None:
-        report(*pending)
-      pending = step, metrics
-      is_last = step == config.steps or is_stopped()
-      if is_last or step % config.log_every == 0:
-        report(*pending)
-        pending = None
-      if evaluate is not None and (is_last or step % config.eval_every == 0):
-        with meter.paused():
-          figures = evaluate(state.ema, step)
-        if log is not None:
-          log.write(step, {f'eval/{k}': v for k, v in figures.items()})
-        told = '  '.join(f'{k} {v:.4f}' for k, v in figures.items())
-        bar.say(f'step {step}  {told}')
-      if is_last or step % config.checkpoint_every == 0:
-        with meter.paused():
-          save(state)
-      if is_stopped() and step < config.steps:
-        bar.say(f'stopped after step {step}; --resume goes on from here')
+      look()
+      pending = step, metrics, batch['ids'].size
+      # Asked once, for a signal may come between two looks.
+      is_stop = is_stopped() if is_alone else bool(seen['stop'])
+      is_last = step == config.steps
+      is_eval = is_last or (_is_due(step, config.eval_every) and not is_stop)
+      is_end = is_last or is_stop
+      is_save = is_end or _is_due(step, config.checkpoint_every)
+      if is_eval or is_save:
+        look()  # first, so that the rows of a step precede its checkpoint
+      if evaluate is not None and is_eval:
+        with watch.paused():
+          watch.figures(step, evaluate(state.ema, step))
+      # Within a bad streak nothing moves, and what is on disk is the last good
+      # state; only the end of a run is saved all the same, to go on from.
+      is_save = is_save and (is_end or not seen['bad_streak'])
+      if saver is not None and run is not None and is_save:
+        with watch.paused():
+          saver.save(state, batches.get_state(), run)
+      if is_stop and not is_last:
+        if saver is not None:
+          saver.wait()
+        watch.stopped(step)
         break
     if saver is not None:
       saver.wait()
   return state
+
+
+def _is_due(step: int, every: int) -> bool:
+  return every > 0 and step % every == 0
+
+
+def _give_up(
+  step: int, streak: float, config: TrainConfig, saver: Checkpointer | None
+) -> None:
+  """Raises the UserError of a run that is lost."""
+  kept = None
+  if saver is not None:
+    saver.wait()
+    kept = saver.latest_step()
+  raise UserError(
+    f'the loss or its gradient was not finite for {streak:.0f} steps in a '
+    f'row, up to step {step}: lower train.optimizer.peak_lr='
+    f'{config.optimizer.peak_lr:g}'
+    + (f'; the checkpoint of step {kept} is kept' if kept is not None else '')
+  )
 
 
 def _compiled(
@@ -143,48 +171,112 @@ def _compiled(
   shapes = jax.eval_shape(init, key)
   shardings = state_shardings(mesh, shapes, shapes.params)
   state = jax.jit(init, out_shardings=shardings)(key)
-  step = jax.jit(
-    make_train_step(method, denoiser, optimizer, config),
-    donate_argnums=0,
-    out_shardings=(shardings, replicated(mesh)),
+  pure = make_train_step(method, denoiser, optimizer, config)
+
+  def step(
+    state: TrainState, batch: dict[str, Array]
+  ) -> tuple[TrainState, dict[str, Array]]:
+    state, metrics = pure(state, batch)
+    return state, {**metrics, 'stop': batch['stop'].max()}
+
+  return state, jax.jit(
+    step, donate_argnums=0, out_shardings=(shardings, replicated(mesh))
   )
-  return state, step
 
 
-class _Meter:
-  """Tokens and model FLOPs a second since the last look."""
+class _Watch:
+  """Where figures go: the bar or lines, metrics.jsonl, TensorBoard.
 
-  def __init__(self, flops_per_token: float):
+  Rates are of the time between two logged steps, less evaluation and saving.
+  The first step compiles: it counts only where it is logged on its own.
+  """
+
+  def __init__(
+    self,
+    config: TrainConfig,
+    start: int,
+    workdir: str | None,
+    flops_per_token: float,
+  ):
+    is_first = jax.process_index() == 0
+    self._config, self._start, self._workdir = config, start, workdir
+    self._log = MetricsLog(workdir, start) if workdir and is_first else None
+    self._bar = progress_lib.make(config.steps, start, is_first)
     self._flops = 3 * flops_per_token  # the backward pass is two forward ones
-    self._tokens, self._away = 0, 0.0
-    self._began = self._since = time.monotonic()
-    self._first: float | None = None
+    # A resumed run counts on from the one before it.
+    before = self._log.seconds if self._log is not None else 0.0
+    self._since = time.monotonic()
+    self._began = self._since - before
+    self._tokens, self._first_tokens, self._away = 0, 0, 0.0
+    self._to_first: float | None = None
+    if start:
+      self._bar.say(f'resumed from step {start}')
 
-  def count(self, tokens: int) -> None:
-    self._tokens += tokens
+  def first(self, metrics: dict[str, Any]) -> None:
+    """Waits for the first step, once, to time it apart from the others."""
+    jax.block_until_ready(metrics)
+    now = time.monotonic()
+    self._to_first, self._since = now - self._since, now
+
+  def report(self, step: int, values: dict[str, float], tokens: int) -> None:
+    """A finished step; it is logged every log_every steps and at the end."""
+    if step > self._start + 1:
+      self._tokens += tokens
+    else:
+      self._first_tokens = tokens
+    is_last = step == self._config.steps
+    if not is_last and not _is_due(step, self._config.log_every):
+      return
+    values = {**values, **self._rates()}
+    self._bar.update(step, values)
+    if self._log is not None:
+      self._log.write(step, values)
+
+  def figures(self, step: int, figures: dict[str, float]) -> None:
+    """What an evaluation found."""
+    if self._log is not None:
+      self._log.write(step, {f'eval/{k}': v for k, v in figures.items()})
+    told = '  '.join(f'{k} {v:.4f}' for k, v in figures.items())
+    self._bar.say(f'step {step}  {told}')
+
+  def stopped(self, step: int) -> None:
+    """How to go on."""
+    kept = 'no workdir, so nothing is kept'
+    if self._workdir:
+      kept = f'saved in {self._workdir}; the same command with --resume goes on'
+    self._bar.say(f'stopped after step {step} of {self._config.steps}: {kept}')
 
   @contextlib.contextmanager
-  def paused(self) -> Iterator[None]:
+  def paused(self) -> Generator[None, None, None]:
+    """Time that is not the steps'."""
     began = time.monotonic()
     yield
     self._away += time.monotonic() - began
 
-  def read(self) -> dict[str, float]:
+  def close(self) -> None:
+    if self._log is not None:
+      self._log.close()
+    self._bar.close()
+
+  def _rates(self) -> dict[str, float]:
     now = time.monotonic()
-    if self._first is None:
-      self._first = now - self._began
-    rate = self._tokens / max(now - self._since - self._away, 1e-9)
-    self._tokens, self._since, self._away = 0, now, 0.0
-    return {
+    spent, tokens = now - self._since - self._away, self._tokens
+    if not tokens:
+      spent, tokens = self._to_first or 0.0, self._first_tokens
+    rate = tokens / max(spent, 1e-9)
+    values = {
       'tokens_per_s': rate,
       'model_flops_per_s': rate * self._flops,
       'seconds': now - self._began,
-      'seconds_to_first_log': self._first,
     }
+    if self._to_first is not None:  # told once
+      values['seconds_to_first_step'] = self._to_first
+    self._tokens, self._since, self._away, self._to_first = 0, now, 0.0, None
+    return values
 
 
 @contextlib.contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
+def _stop_signals() -> Generator[Callable[[], bool], None, None]:
   """Yields whether SIGTERM or SIGINT came; a second SIGINT interrupts."""
   came: list[int] = []
   if threading.current_thread() is not threading.main_thread():

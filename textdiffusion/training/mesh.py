@@ -1,5 +1,6 @@
 """The device mesh, and where parameters and batches lie on it."""
 
+import collections
 import dataclasses
 from typing import Any
 
@@ -54,6 +55,8 @@ def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
 
 def check_batch(mesh: Mesh, batch_size: int, accumulate: int) -> None:
   """Raises UserError for a global batch that the mesh cannot split."""
+  if jax.process_count() > 1:
+    _check_hosts(mesh)
   if batch_size % accumulate:
     raise UserError(
       f'data.batch_size={batch_size} is not divisible by '
@@ -67,6 +70,19 @@ def check_batch(mesh: Mesh, batch_size: int, accumulate: int) -> None:
     )
 
 
+def _check_hosts(mesh: Mesh) -> None:
+  """Each host feeds rows of its own, an equal share of them; the copies of a
+  row along `tensor` must therefore lie on one host."""
+  devices = np.asarray(mesh.devices).reshape(-1, mesh.shape['tensor'])
+  owners = [{device.process_index for device in row} for row in devices]
+  shares = collections.Counter(min(row) for row in owners)
+  if max(map(len, owners)) > 1 or len(set(shares.values())) > 1:
+    raise UserError(
+      f'mesh.tensor={mesh.shape["tensor"]} splits a row over hosts, which feed '
+      'rows of their own: let it divide the devices of one host'
+    )
+
+
 def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, Array]:
   """This host's rows -> arrays of the global batch."""
   sharding = NamedSharding(mesh, PartitionSpec(_BATCH))
@@ -74,6 +90,23 @@ def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, Array]:
     name: jax.make_array_from_process_local_data(sharding, np.asarray(value))
     for name, value in batch.items()
   }
+
+
+def put_whole(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, Array]:
+  """The same batch on every host -> one global array of it, as evaluation
+  needs; rows that the mesh does not split evenly are copied everywhere."""
+  shards = mesh.shape['data'] * mesh.shape['fsdp']
+  rows = len(next(iter(batch.values())))
+  spec = PartitionSpec(_BATCH) if rows % shards == 0 else PartitionSpec()
+  sharding = NamedSharding(mesh, spec)
+
+  def put(value: np.ndarray) -> Array:
+    value = np.asarray(value)
+    return jax.make_array_from_callback(
+      value.shape, sharding, lambda index: value[index]
+    )
+
+  return {name: put(value) for name, value in batch.items()}
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

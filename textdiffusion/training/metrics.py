@@ -12,7 +12,7 @@ class MetricsLog:
   """Appends rows to WORKDIR/metrics.jsonl and to TensorBoard's files.
 
   Opened at a restored step, it drops the rows after it, so that the file reads
-  as one run.
+  as one run. `seconds` is how long the kept rows say it has taken.
   """
 
   def __init__(self, workdir: str | os.PathLike, step: int = 0):
@@ -25,8 +25,12 @@ class MetricsLog:
     scratch = path.with_name('metrics.jsonl.tmp')
     scratch.write_text(''.join(json.dumps(row) + '\n' for row in kept))
     os.replace(scratch, path)
+    self.seconds = max((row.get('seconds') or 0.0 for row in kept), default=0.0)
     self._file = path.open('a')
-    self._board = SummaryWriter(str(folder / 'tensorboard'), purge_step=step)
+    # Hides what an earlier process wrote from this step on.
+    self._board = SummaryWriter(
+      str(folder / 'tensorboard'), purge_step=step + 1
+    )
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """One row; a value that is not finite becomes null, which JSON has."""

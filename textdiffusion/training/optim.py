@@ -1,6 +1,7 @@
 """AdamW (Loshchilov & Hutter 2019) and its learning-rate schedules."""
 
 import dataclasses
+import math
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -28,10 +29,23 @@ class OptimizerConfig:
   clip: float = 1.0
 
   def __post_init__(self) -> None:
-    for name in ('peak_lr', 'warmup_steps', 'weight_decay', 'clip'):
-      if getattr(self, name) < 0:
+    is_positive = lambda x: 0 <= x < math.inf
+    is_share = lambda x: 0 <= x < 1
+    checks = (
+      ('peak_lr', is_positive, 'a number that is not negative'),
+      ('warmup_steps', is_positive, 'a number that is not negative'),
+      ('decay_steps', is_positive, 'a number that is not negative'),
+      ('weight_decay', is_positive, 'a number that is not negative'),
+      ('clip', is_positive, 'a number that is not negative'),
+      ('final_lr_ratio', lambda x: 0 <= x <= 1, 'in [0, 1]'),
+      ('b1', is_share, 'in [0, 1)'),
+      ('b2', is_share, 'in [0, 1)'),
+      ('eps', lambda x: 0 < x < math.inf, 'above 0'),
+    )
+    for name, is_fine, must in checks:
+      if not is_fine(getattr(self, name)):
         raise UserError(
-          f'train.optimizer.{name}={getattr(self, name)}: must not be negative'
+          f'train.optimizer.{name}={getattr(self, name)}: must be {must}'
         )
 
 

@@ -14,7 +14,9 @@ from textdiffusion.training.optim import Optimizer, OptimizerConfig
 class TrainConfig:
   """steps: of the whole run. ema: decay of the averaged parameters, which
   evaluation and sampling use. accumulate: parts a batch is computed in.
-  max_bad_steps: skipped steps in a row that end the run. keep: checkpoints."""
+  log_every, eval_every, checkpoint_every: steps between; the last two may be 0,
+  only at the end. max_bad_steps: more skipped steps in a row end the run.
+  keep: newest checkpoints on disk."""
 
   steps: int = 1000
   seed: int = 0
@@ -28,10 +30,18 @@ class TrainConfig:
   max_bad_steps: int = 20
 
   def __post_init__(self) -> None:
-    for name in ('steps', 'accumulate', 'log_every', 'keep', 'max_bad_steps'):
-      if getattr(self, name) < 1:
+    for name, least in (
+      ('steps', 1),
+      ('accumulate', 1),
+      ('log_every', 1),
+      ('keep', 1),
+      ('eval_every', 0),
+      ('checkpoint_every', 0),
+      ('max_bad_steps', 0),
+    ):
+      if getattr(self, name) < least:
         raise UserError(
-          f'train.{name}={getattr(self, name)}: must be at least 1'
+          f'train.{name}={getattr(self, name)}: must be at least {least}'
         )
     if not 0 <= self.ema < 1:
       raise UserError(f'train.ema={self.ema}: must be in [0, 1)')

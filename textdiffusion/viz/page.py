@@ -16,6 +16,9 @@ _POLICY = (
   "img-src data:; base-uri 'none'; form-action 'none'"
 )
 _SURROGATE = re.compile('[\ud800-\udfff]')
+# What could end a script element or a line of script, reorder the source to
+# the eye, or not be encoded.
+_UNSAFE = re.compile('[<>&\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
 # What a browser drops, rewrites or lets reorder the line around it.
 _UNSEEN = re.compile('[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]')
 
@@ -47,10 +50,7 @@ def embed(data: Any) -> str:
   text = json.dumps(
     data, ensure_ascii=False, allow_nan=False, separators=(',', ':')
   )
-  text = re.sub(
-    '[<>&\u2028\u2029]', lambda found: f'\\u{ord(found[0]):04x}', text
-  )
-  return _SURROGATE.sub(lambda found: f'\\u{ord(found[0]):04x}', text)
+  return _UNSAFE.sub(lambda found: f'\\u{ord(found[0]):04x}', text)
 
 
 def page(

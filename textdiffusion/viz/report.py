@@ -1,11 +1,16 @@
 """A training report: figures, curves, samples, infilling, settings."""
 
-import html
+import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from textdiffusion.viz.page import page
-from textdiffusion.viz.trace import Trace, player, to_json
+from textdiffusion.core.types import UserError
+from textdiffusion.viz.page import escape, page
+from textdiffusion.viz.trace import Trace, player, player_data
+
+# Points of a curve that go into the page; more than a screen can show.
+MAX_POINTS = 1200
 
 
 class Infill(NamedTuple):
@@ -14,133 +19,321 @@ class Infill(NamedTuple):
   parts: Sequence[tuple[str, bool]]
 
 
+class Figure(NamedTuple):
+  """A headline figure as it is to be read, and a remark beneath it."""
+
+  value: str
+  note: str = ''
+
+
 class Chart(NamedTuple):
   """A curve of the metrics.
 
-  error: the key of its standard error, drawn as a band of two.
-  rule: (name, value) of a horizontal line to compare with.
+  error: the key of its standard error, drawn as a band of two either way.
+  is_smoothed: whether a running mean is drawn over it.
+  is_wide: whether it stands in the first, larger row.
   """
 
   title: str
   key: str
+  unit: str = ''
   error: str = ''
-  rule: tuple[str, float] | None = None
-  smooth: bool = False
+  is_smoothed: bool = False
+  is_wide: bool = False
+
+
+CHARTS = (
+  Chart('Training loss', 'loss', 'nats per token', '', True, True),
+  Chart(
+    'Held-out bound',
+    'eval/bits_per_byte',
+    'bits per byte',
+    'eval/bits_per_byte_se',
+    is_wide=True,
+  ),
+  Chart('Learning rate', 'lr'),
+  Chart('Gradient norm', 'grad_norm', is_smoothed=True),
+  Chart('Speed', 'tokens_per_s', 'tokens per second'),
+)
 
 
 def report_html(
   title: str,
   metrics: Sequence[Mapping[str, Any]],
-  summary: Mapping[str, str],
+  summary: Mapping[str, Any],
   samples: Sequence[str] = (),
   infills: Sequence[Infill] = (),
   settings: Mapping[str, Any] | None = None,
-  environment: Mapping[str, str] | None = None,
+  environment: Mapping[str, Any] | None = None,
   traces: Sequence[Trace] = (),
   rules: Mapping[str, tuple[str, float]] | None = None,
+  links: Mapping[str, str] | None = None,
 ) -> str:
-  """A self-contained page.
+  """A self-contained page; what is empty is left out.
 
   Args:
     title: of the run.
-    metrics: rows of metrics.jsonl.
-    summary: name -> figure, as they are to be read.
+    metrics: rows of metrics.jsonl; absent keys and nulls are skipped.
+    summary: name -> `Figure`, or text or a number for one without a remark.
     samples: texts.
     infills: filled-in templates.
     settings: the config as nested JSON.
     environment: versions, devices.
     traces: samples to play.
     rules: metric -> (name, value), lines to compare a curve with.
+    links: name -> address of what belongs to the run, relative or https.
+
+  Raises UserError for an address of another kind.
   """
-  rules = rules or {}
-  charts = [
-    Chart('Training loss, nats per token', 'loss', smooth=True),
-    Chart(
-      'Held-out bits per byte',
-      'eval/bits_per_byte',
-      'eval/bits_per_byte_se',
-      rules.get('eval/bits_per_byte'),
-    ),
-    Chart('Tokens per second', 'tokens_per_s'),
-    Chart('Gradient norm', 'grad_norm'),
-    Chart('Learning rate', 'lr'),
+  curves = _curves(metrics, rules or {})
+  sections = [
+    ('curves', 'Curves', _charts(curves) + _skipped(metrics)),
+    ('watch', 'Watch it write', player(traces) if traces else ''),
+    ('infilling', 'Filling in', _infills(infills)),
+    ('samples', 'Samples', _samples(samples)),
+    ('settings', 'Settings', _tables(settings or {})),
+    ('environment', 'Environment', _tables(environment or {})),
   ]
-  curves = [_curve(chart, metrics) for chart in charts]
-  body = [_figures(summary)]
-  body.append('<h2>Curves</h2><section class="charts" id="charts"></section>')
+  shown = [section for section in sections if section[2]]
+  jumps = ''.join(f'<a href="#{name}">{head}</a>' for name, head, _ in shown)
+  jumps += ''.join(_link(name, to) for name, to in (links or {}).items())
+  body = f'<nav class="jumps" aria-label="Contents">{jumps}</nav>'
+  body += _figures(summary)
+  body += '\n'.join(
+    f'<h2 id="{name}">{head}</h2>\n{inner}' for name, head, inner in shown
+  )
+  data: dict[str, Any] = {}
+  scripts = []
+  if curves:
+    data['metrics'] = curves
+    scripts.append('report.js')
   if traces:
-    body.append(f'<h2>Watch it write</h2>{player()}')
-  if infills:
-    body.append('<h2>Filling in</h2>')
-    body += [_card(_marked(infill)) for infill in infills]
-  if samples:
-    body.append('<h2>Samples</h2>')
-    body += [_card(html.escape(text)) for text in samples]
-  for name, tree in (('Settings', settings), ('Environment', environment)):
-    if tree:
-      body.append(_table(name, _flat(tree)))
-  data = {
-    'curves': [curve for curve in curves if curve['points']],
-    'traces': [to_json(trace) for trace in traces],
-  }
-  scripts = ['report.js', *(['trace.js'] if traces else [])]
-  return page(title, ''.join(body), data, scripts)
+    data['traces'] = player_data(traces)
+    scripts.append('trace.js')
+  styles = ['report.css', *(['trace.css'] if traces else [])]
+  return page(title, body, data, scripts, styles)
 
 
-def _curve(chart: Chart, metrics: Sequence[Mapping[str, Any]]) -> dict:
-  """What report.js draws: points [step, value, standard error]."""
-  points = [
-    [row['step'], row[chart.key], row.get(chart.error) or 0]
-    for row in metrics
-    if row.get(chart.key) is not None
-  ]
-  return {
-    'title': chart.title,
-    'points': points,
-    'smooth': chart.smooth,
-    'rule': chart.rule,
-  }
+def _number(value: Any) -> float | None:
+  """The value if it is a finite number."""
+  if isinstance(value, bool) or not hasattr(value, '__float__'):
+    return None
+  number = float(value)
+  return number if math.isfinite(number) else None
 
 
-def _figures(summary: Mapping[str, str]) -> str:
-  cells = ''.join(
-    f'<div class="figure"><b>{html.escape(str(value))}</b>'
-    f'<span>{html.escape(name)}</span></div>'
-    for name, value in summary.items()
+def _curves(
+  metrics: Sequence[Mapping[str, Any]],
+  rules: Mapping[str, tuple[str, float]],
+) -> list[dict[str, Any]]:
+  """What report.js draws, one entry for each chart that has points.
+
+  points: [step, value, standard error or 0, smoothed value or null].
+  """
+  curves = []
+  for chart in CHARTS:
+    points = sorted(
+      (step, value, _number(row.get(chart.error)) or 0.0)
+      for row in metrics
+      if (step := _number(row.get('step'))) is not None
+      and (value := _number(row.get(chart.key))) is not None
+    )
+    if not points:
+      continue
+    means = smoothed([value for _, value, _ in points])
+    is_smoothed = chart.is_smoothed and len(points) >= 10
+    curves.append(
+      {
+        'title': chart.title,
+        'unit': chart.unit,
+        'wide': chart.is_wide,
+        'rule': rules.get(chart.key),
+        'points': [
+          [*map(_short, points[i]), _short(means[i]) if is_smoothed else None]
+          for i in thinned([value for _, value, _ in points])
+        ],
+      }
+    )
+  return curves
+
+
+def _short(value: float) -> float:
+  """Six digits, which no screen can tell from all of them."""
+  return float(f'{value:.7g}') if value % 1 else int(value)
+
+
+def smoothed(values: Sequence[float]) -> list[float]:
+  """A running mean over about a thirtieth of the curve, without a bias to 0."""
+  decay = 1 - 1 / max(len(values) / 30, 4)
+  means, total, weight = [], 0.0, 0.0
+  for value in values:
+    total = decay * total + (1 - decay) * value
+    weight = decay * weight + (1 - decay)
+    means.append(total / weight)
+  return means
+
+
+def thinned(values: Sequence[float], limit: int = MAX_POINTS) -> list[int]:
+  """Indices of at most `limit` values: the least and the greatest of each
+  stretch, the first and the last."""
+  count = len(values)
+  if count <= limit:
+    return list(range(count))
+  kept = {0, count - 1}
+  stretches = (limit - 2) // 2
+  for k in range(stretches):
+    stretch = range(k * count // stretches, (k + 1) * count // stretches)
+    kept |= {min(stretch, key=values.__getitem__)}
+    kept |= {max(stretch, key=values.__getitem__)}
+  return sorted(kept)
+
+
+def _charts(curves: Sequence[Mapping[str, Any]]) -> str:
+  if not curves:
+    return ''
+  return '<section class="charts" id="charts"></section>'
+
+
+def _skipped(metrics: Sequence[Mapping[str, Any]]) -> str:
+  """How many updates were left out for a gradient that is not finite."""
+  counts = [_number(row.get('skipped')) for row in metrics]
+  skipped = int(max((count for count in counts if count), default=0))
+  if not skipped:
+    return ''
+  verb = 'update was' if skipped == 1 else 'updates were'
+  return (
+    f'<p class="remark">{skipped:,} {verb} skipped: the loss or its '
+    'gradient was not finite.</p>'
   )
-  return f'<section class="figures">{cells}</section>'
 
 
-def _card(inner: str) -> str:
-  return f'<div class="card"><pre class="sample">{inner}</pre></div>'
+def _figures(summary: Mapping[str, Any]) -> str:
+  cells = ''
+  for name, given in summary.items():
+    figure = given if isinstance(given, Figure) else Figure(_told(given))
+    note = f'<dd class="note">{escape(figure.note)}</dd>' if figure.note else ''
+    cells += (
+      f'<div class="figure"><dt>{escape(name)}</dt>'
+      f'<dd>{escape(_told(figure.value))}</dd>{note}</div>'
+    )
+  return f'<dl class="figures">{cells}</dl>\n' if cells else ''
 
 
-def _marked(infill: Infill) -> str:
-  return ''.join(
-    f'<mark>{html.escape(text)}</mark>' if is_filled else html.escape(text)
-    for text, is_filled in infill.parts
-  )
+def _told(value: Any) -> str:
+  """A number as it is read; anything else as text."""
+  number = _number(value)
+  if number is None or isinstance(value, str):
+    return str(value)
+  return f'{number:,.0f}' if number % 1 == 0 else f'{number:,.4g}'
 
 
-def _table(name: str, rows: Sequence[tuple[str, str]]) -> str:
-  cells = ''.join(
-    f'<tr><td>{html.escape(key)}</td><td>{html.escape(value)}</td></tr>'
-    for key, value in rows
+def _infills(infills: Sequence[Infill]) -> str:
+  if not infills:
+    return ''
+  cards = ''.join(
+    _card(
+      ''.join(
+        f'<mark>{escape(text)}</mark>' if is_filled else escape(text)
+        for text, is_filled in infill.parts
+      )
+    )
+    for infill in infills
   )
   return (
-    f'<h2>{name}</h2><div class="card"><details><summary>{len(rows)} entries'
-    f'</summary><table>{cells}</table></details></div>'
+    f'<p class="remark">The text was given; <mark>what is marked</mark> is the '
+    f'model’s.</p><div class="texts">{cards}</div>'
   )
 
 
-def _flat(tree: Any, name: str = '') -> list[tuple[str, str]]:
-  """Nested JSON -> (dotted name, value)."""
-  if not isinstance(tree, Mapping):
-    return [(name, str(tree))]
+def _samples(samples: Sequence[str], shown: int = 4) -> str:
+  if not samples:
+    return ''
+  cards = [
+    _card(escape(text), f'sample {i + 1}') for i, text in enumerate(samples)
+  ]
+  body = f'<div class="texts">{"".join(cards[:shown])}</div>'
+  if cards[shown:]:
+    body += (
+      f'<details class="more"><summary>{len(cards) - shown} more</summary>'
+      f'<div class="texts">{"".join(cards[shown:])}</div></details>'
+    )
+  return body
+
+
+def _card(inner: str, name: str = '') -> str:
+  # The parser drops one newline after <pre>: it is not the text's.
+  label = f'<figcaption>{name}</figcaption>' if name else ''
+  return f'<figure class="card">{label}<pre>\n{inner}</pre></figure>'
+
+
+def _tables(tree: Mapping[str, Any]) -> str:
+  """One table; a nested mapping becomes a group of its rows."""
+  if not tree:
+    return ''
+  groups: list[tuple[str, str, list[tuple[str, str]]]] = []
+  single = [
+    (str(key), _shown(value))
+    for key, value in tree.items()
+    if not isinstance(value, Mapping) and key != 'type'
+  ]
+  if single:
+    groups.append(('', '', single))
+  for key, value in tree.items():
+    if isinstance(value, Mapping):
+      groups.append((str(key), _type_of(value), _flat(value)))
+  rows = ''
+  for name, kind, entries in groups:
+    if name:
+      rows += (
+        f'<tr><th colspan="2" scope="colgroup">{escape(name)} '
+        f'<small>{escape(kind)}</small></th></tr>'
+      )
+    rows += ''.join(
+      f'<tr><td>{escape(key)}</td><td>{escape(value)}</td></tr>'
+      for key, value in entries
+    )
+  count = sum(len(entries) for _, _, entries in groups)
+  noun = 'entry' if count == 1 else 'entries'
+  return (
+    f'<details class="card"><summary>{count} {noun}</summary>'
+    f'<table>{rows}</table></details>'
+  )
+
+
+def _type_of(tree: Mapping[str, Any]) -> str:
+  return str(tree.get('type', '')).rpartition('.')[2]
+
+
+def _flat(tree: Mapping[str, Any], name: str = '') -> list[tuple[str, str]]:
+  """Nested JSON -> (dotted name, value); a type stands at its own name."""
   rows = []
   for key, value in tree.items():
-    if key == 'type' and name:
-      rows.append((name, str(value).rpartition('.')[2]))
+    path = f'{name}.{key}' if name else str(key)
+    if isinstance(value, Mapping):
+      if kind := _type_of(value):
+        rows.append((path, kind))
+      rows += _flat(value, path)
     elif key != 'type':
-      rows += _flat(value, f'{name}.{key}' if name else key)
+      rows.append((path, _shown(value)))
   return rows
+
+
+def _shown(value: Any) -> str:
+  if isinstance(value, (list, tuple)):
+    return ', '.join(map(_shown, value)) or '–'
+  if value is None or value == '':
+    return '–'
+  if isinstance(value, bool):
+    return 'yes' if value else 'no'
+  return str(value)
+
+
+def _link(name: str, address: str) -> str:
+  # A browser overlooks blanks and control characters in an address.
+  scheme = re.match(r'([^/?#]*?):', re.sub(r'[\x00-\x20]', '', address))
+  if scheme and scheme[1].lower() not in ('http', 'https'):
+    raise UserError(
+      f'the link {name!r} of a report goes to {address!r}: give a relative '
+      'address or one of https://'
+    )
+  return f'<a class="out" href="{escape(address)}">{escape(name)}</a>'

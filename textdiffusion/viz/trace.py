@@ -1,6 +1,7 @@
 """A denoising trace as a page that plays it, and as a picture."""
 
 import dataclasses
+import html
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -140,7 +141,7 @@ def player(traces: Sequence[Trace], keys: str = 'player') -> str:
     keys: 'page' if space and arrows belong to it wherever the focus is.
   """
   texts = ''.join(
-    f'<p>{escape(trace.title)}</p><pre>{escape(final_text(trace))}</pre>'
+    f'<p>{escape(trace.title)}</p><pre>\n{escape(final_text(trace))}</pre>'
     for trace in traces
   )
   return (
@@ -160,9 +161,7 @@ def final_text(trace: Trace) -> str:
   )
 
 
-def trace_html(
-  traces: Sequence[Trace], title: str = 'Denoising trace'
-) -> str:
+def trace_html(traces: Sequence[Trace], title: str = 'Denoising trace') -> str:
   """A self-contained page that plays the traces.
 
   Raises UserError if there are none.
@@ -196,7 +195,7 @@ def show(traces: Sequence[Trace], height: int = 520) -> Any:
   """
   from IPython.display import HTML
 
-  source = escape(trace_html(traces, ''))
+  source = html.escape(trace_html(traces, ''))
   return HTML(
     '<div><iframe title="Denoising trace" allow="clipboard-write" '
     f'style="width:100%;height:{height}px;border:0" srcdoc="{source}">'

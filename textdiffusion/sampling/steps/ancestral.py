@@ -1,5 +1,6 @@
 """Ancestral steps: any process by its bridge, absorbing ones by reveals."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -50,7 +51,7 @@ def walk(transition: Transition, denoise: DenoiseFn) -> Step[Chain]:
 
   def step(key: Key, carry: Chain, s: Time, t: Time) -> Chain:
     dist = transition(denoise(carry.x, t), carry.x, s, t)
-    x = draw_rows(key, dist)
+    x = draw_rows(key, dist).astype(carry.x.dtype)
     log_prob = dist.log_prob(x).astype(jnp.float32)
     return Chain(
       x, jnp.where(x == carry.x, carry.log_prob, log_prob), carry.calls + 1
@@ -110,6 +111,20 @@ def reveal(
     return jax.lax.cond(is_revealed.any(), call, lambda carry: carry, carry)
 
   return step
+
+
+def constrained(step: Step[Any], fix: Callable[[Array], Array]) -> Step[Any]:
+  """`step` between two projections of x, such as onto an anchor.
+
+  No way to condition: under a shared time it is exact for absorbing processes
+  only, and not at t = 1. `at_times_of` is exact for all.
+  """
+
+  def projected(key: Key, carry: Any, s: Time, t: Time) -> Any:
+    carry = step(key, carry._replace(x=fix(carry.x)), s, t)
+    return carry._replace(x=fix(carry.x))
+
+  return projected
 
 
 def at_times_of(step: Step[Chain], is_given: Array) -> Step[Chain]:

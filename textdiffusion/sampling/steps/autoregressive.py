@@ -45,6 +45,7 @@ def left_to_right(
     dist = Categorical(filter_causal(head, temperature, top_k, top_p).logits)
     drawn = draw_rows(key, dist).astype(carry.x.dtype)
     given, old = column(is_given, place), column(carry.x, place)
+    given |= carry.is_done[:, None]  # a finished row stays as it is
     token = jnp.where(given, old, drawn)
     log_prob = jnp.where(given, 0.0, dist.log_prob(drawn))
     put = lambda x, value: jax.lax.dynamic_update_slice_in_dim(

@@ -1,0 +1,55 @@
+"""The held-out split, evaluated: for the training loop and by itself."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from textdiffusion.config import Config
+from textdiffusion.data.pipeline import Data, eval_batches
+from textdiffusion.evals.likelihood import evaluate, row_totals
+from textdiffusion.training.mesh import put_whole, replicated
+
+
+def evaluator(
+  config: Config, data: Data, method: Any, denoiser: Any, mesh: Mesh
+) -> Callable[[Any], dict[str, Any]]:
+  """Parameters -> the report of `evals.likelihood`, compiled once."""
+  totals = jax.jit(
+    row_totals(method, denoiser, config.evaluate),
+    out_shardings=replicated(mesh),
+  )
+
+  def report(params: Any) -> dict[str, Any]:
+    settings = config.evaluate
+    return evaluate(
+      method,
+      denoiser,
+      params,
+      eval_batches(data.heldout, settings.batch_size, settings.rows),
+      data.tokenizer.byte_lengths,
+      settings,
+      config.data.protocol(),
+      lambda batch: put_whole(mesh, batch),
+      totals,
+    )
+
+  return report
+
+
+def hook(
+  config: Config, data: Data, method: Any, denoiser: Any, mesh: Mesh
+) -> Callable[[Any, int], dict[str, float]] | None:
+  """What the training loop logs; None where there is nothing to evaluate."""
+  if not len(data.heldout) or method.evaluator.estimand != 'nelbo':
+    return None
+  report = evaluator(config, data, method, denoiser, mesh)
+  names = ('bits_per_byte', 'bits_per_byte_se', 'nats_per_token')
+
+  def figures(params: Any, step: int) -> dict[str, float]:
+    del step
+    result = report(params)
+    return {name: result[name] for name in names}
+
+  return figures

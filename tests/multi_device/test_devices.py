@@ -1,0 +1,70 @@
+"""One device equals eight; two processes save what one restores."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from tests.training import tiny
+from textdiffusion.training.checkpoint import load
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(*args, devices=1):
+  flags = f'--xla_force_host_platform_device_count={devices}'
+  return subprocess.Popen(
+    [sys.executable, '-m', 'tests.multi_device.child', *map(str, args)],
+    cwd=ROOT,
+    env={**os.environ, 'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def finish(process):
+  out, error = process.communicate(timeout=300)
+  assert process.returncode == 0, error[-3000:]
+  return out
+
+
+def told(out):
+  result = json.loads(re.search('RESULT (.*)', out)[1])
+  losses = [float(x) for x in re.findall(r'loss ([\d.]+)', out)]
+  return result, losses
+
+
+def test_one_device_equals_eight():
+  one, losses_one = told(finish(start('1x1x1')))
+  eight, losses_eight = told(finish(start('2x2x2', devices=8)))
+  assert (one['devices'], eight['devices']) == (1, 8)
+  assert len(losses_one) == 5
+  np.testing.assert_allclose(losses_eight, losses_one, rtol=1e-5, atol=1e-4)
+  np.testing.assert_allclose(eight['params'], one['params'], rtol=1e-5)
+  assert eight['ids'] == one['ids'], 'samples'
+  assert one['shard'] == 1 and eight['shard'] == 1 / 4, 'fsdp and tensor split'
+
+
+def test_two_processes_save_what_one_restores(tmp_path):
+  with socket.socket() as probe:
+    probe.bind(('127.0.0.1', 0))
+    port = probe.getsockname()[1]
+  both = [start('2x1x1', tmp_path, port, 2, i) for i in range(2)]
+  for process in both:
+    finish(process)
+  loaded = load(str(tmp_path))
+  assert loaded.step == 1
+  alone = tiny.run(steps=1)
+  import jax
+
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+    loaded.params,
+    alone.ema,
+  )

@@ -1,0 +1,116 @@
+"""Configs: overrides by type, nearest names, JSON, what does not fit."""
+
+import dataclasses
+
+import pytest
+
+from textdiffusion.config import (
+  Config,
+  apply_override,
+  build,
+  from_json,
+  load,
+  to_json,
+)
+from textdiffusion.core.types import UserError
+from textdiffusion.data.tokenizers import Bytes
+from textdiffusion.methods.autoregressive import Autoregressive
+from textdiffusion.methods.mdlm import MDLM
+from textdiffusion.schedules.noise import Polynomial
+
+CONFIG = Config(MDLM(Polynomial(2.0)))
+
+
+@pytest.mark.parametrize(
+  'override, value',
+  [
+    ('train.steps=7', 7),
+    ('train.optimizer.peak_lr=3e-4', 3e-4),
+    ('train.optimizer.peak_lr=1', 1.0),
+    ('model.use_bias=true', True),
+    ('model.num_kv_heads=2', 2),
+    ('model.num_kv_heads=None', None),
+    ('data.source=files:a=b.txt', 'files:a=b.txt'),
+    ('data.tokenizer.specials=eos,mask', ('eos', 'mask')),
+    ("data.tokenizer.specials=('eos','mask')", ('eos', 'mask')),
+    ('model.mlp=gelu', 'gelu'),
+    ('method.schedule.power=3.0', 3.0),
+  ],
+)
+def test_overrides_take_the_fields_type(override, value):
+  node = apply_override(CONFIG, override)
+  for name in override.partition('=')[0].split('.'):
+    node = getattr(node, name)
+  assert node == value and type(node) is type(value)
+
+
+@pytest.mark.parametrize(
+  'override, told',
+  [
+    ('train.stepz=7', "train.stepz: TrainConfig has no 'stepz'.*mean steps"),
+    ('optimizer.peak_lr=1', "Config has no 'optimizer'"),
+    ('train.steps=many', 'train.steps=many: expected int'),
+    ('train.steps=1.5', 'train.steps=1.5: expected int'),
+    ('model.mlp=gelus', "model.mlp=gelus: expected 'gelu' or.*mean gelu"),
+    ('model.use_bias=1', 'model.use_bias=1: expected bool'),
+    ('train=5', 'train is a group of fields; set one of train.steps'),
+    ('train.steps.a=5', 'steps is a single value'),
+    ('train.steps', 'not of the form a.b=value'),
+    ('train.steps=-1', 'train.steps=-1: must be at least 1'),
+  ],
+)
+def test_bad_overrides_name_value_and_mend(override, told):
+  with pytest.raises(UserError, match=told) as caught:
+    apply_override(CONFIG, override)
+  assert '\n' not in str(caught.value)
+
+
+def test_json_round_trip_and_defaults():
+  saved = to_json(CONFIG)
+  assert from_json(saved) == CONFIG
+  del saved['train']['keep']  # of a version that did not know it
+  assert from_json(saved) == CONFIG
+
+
+def test_json_of_another_version_is_refused_in_words():
+  saved = to_json(CONFIG)
+  saved['train']['stepz'] = 1
+  with pytest.raises(UserError, match="field 'stepz'.*mean steps"):
+    from_json(saved)
+  for kind in ('os.system', 'textdiffusion.methods.none.X', 'textdiffusion'):
+    with pytest.raises(UserError, match='which this version does not have'):
+      from_json({'type': kind})
+
+
+def test_bad_files(tmp_path):
+  with pytest.raises(UserError, match=r'does not exist.*python_docs_tiny'):
+    load('configs/mdlm/python_docs_tinny.py')
+  path = tmp_path / 'c.py'
+  path.write_text('x = 1\n')
+  with pytest.raises(UserError, match=r'defines no get_config'):
+    load(str(path))
+  path.write_text('def get_config():\n  return 5\n')
+  with pytest.raises(UserError, match='returns no textdiffusion Config'):
+    load(str(path))
+  path.write_text('def get_config(:\n')
+  with pytest.raises(UserError, match='c.py, line 1'):
+    load(str(path))
+
+
+def test_method_and_network_must_fit():
+  causal = Config(Autoregressive())
+  with pytest.raises(UserError, match='--set=model.attend=causal'):
+    build(causal, Bytes())
+  wrong = apply_override(CONFIG, 'model.attend=causal')
+  with pytest.raises(UserError, match='needs a bidirectional network'):
+    build(wrong, Bytes())
+
+
+@pytest.mark.parametrize(
+  'method, missing', [(MDLM(), 'mask'), (Autoregressive(), 'bos')]
+)
+def test_a_tokenizer_without_what_the_method_needs(method, missing):
+  rest = [name for name in ('bos', 'eos', 'mask') if name != missing]
+  config = dataclasses.replace(CONFIG, method=method)
+  with pytest.raises(UserError, match=f"no {missing} token.*add '{missing}'"):
+    build(config, Bytes(rest))

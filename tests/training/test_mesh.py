@@ -1,0 +1,34 @@
+"""Meshes and batches that do not fit are refused in words."""
+
+import jax
+import pytest
+
+from textdiffusion.core.types import UserError
+from textdiffusion.training.mesh import MeshConfig, check_batch, make_mesh
+
+
+@pytest.mark.parametrize(
+  'config, told',
+  [
+    (MeshConfig(data=3), 'mesh 3 x 1 x 1 does not cover 1 devices'),
+    (MeshConfig(data=-1, fsdp=-1), 'one axis may be -1'),
+    (MeshConfig(tensor=0), 'at least 1'),
+    (MeshConfig(tensor=2), 'does not cover'),
+  ],
+)
+def test_meshes_that_do_not_fit(config, told):
+  with pytest.raises(UserError, match=told):
+    make_mesh(config, jax.devices()[:1])
+
+
+def test_batches_that_do_not_fit():
+  mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+  check_batch(mesh, 6, 3)
+  with pytest.raises(UserError, match='batch_size=7 .*accumulate=2'):
+    check_batch(mesh, 7, 2)
+
+  class Wide:
+    shape = {'data': 2, 'fsdp': 2, 'tensor': 2}
+
+  with pytest.raises(UserError, match='batch_size=6 .*data x fsdp = 4'):
+    check_batch(Wide(), 6, 1)

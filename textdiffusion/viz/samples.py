@@ -1,0 +1,54 @@
+"""Samples that kept their trace -> traces to look at."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from textdiffusion.core.types import UserError
+from textdiffusion.data.tokenizers import Tokenizer
+from textdiffusion.sampling.generate import Canvas, Samples
+from textdiffusion.viz.trace import Trace
+
+
+def traces_of(
+  samples: Samples,
+  canvas: Canvas,
+  tokenizer: Tokenizer,
+  settings: Mapping[str, Any] | None = None,
+  title: str = 'sample',
+) -> list[Trace]:
+  """One trace a row. Raises UserError for samples without a trace."""
+  if samples.trace is None or samples.times is None:
+    raise UserError('these samples kept no trace: ask for them with trace=True')
+  told = {**(settings or {}), 'network calls': int(samples.calls)}
+  frames = np.asarray(samples.trace.ids)  # [T + 1, B, L]
+  log_prob = np.asarray(samples.trace.log_prob)
+  is_given = np.asarray(canvas.is_given)
+  hidden = _hidden(frames, is_given, tokenizer.vocab.mask_id)
+  return [
+    Trace(
+      [tokenizer.pieces(ids) for ids in frames[:, row]],
+      log_prob[:, row].tolist(),
+      hidden[:, row].tolist(),
+      is_given[row].tolist(),
+      np.asarray(samples.times).tolist(),
+      f'{title} {row + 1}' if len(is_given) > 1 else title,
+      told,
+    )
+    for row in range(len(is_given))
+  ]
+
+
+def _hidden(
+  frames: np.ndarray, is_given: np.ndarray, mask_id: int | None
+) -> np.ndarray:
+  """[T + 1, B, L] whether a token is not there yet."""
+  is_masked = frames == (-1 if mask_id is None else mask_id)
+  if is_masked[0].any():
+    return is_masked
+  # Left to right each frame draws one more place; the last one is complete.
+  length = frames.shape[-1]
+  count = length - len(frames) + 1 + np.arange(len(frames))
+  is_later = np.arange(length)[None] >= count[:, None]
+  return is_later[:, None] & ~is_given[None]
