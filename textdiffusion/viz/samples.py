@@ -35,6 +35,8 @@ def traces_of(
       np.asarray(samples.times).tolist(),
       f'{title} {row + 1}' if len(is_given) > 1 else title,
       told,
+      ids=frames[:, row].tolist(),
+      text=tokenizer.decode(frames[-1, row]),
     )
     for row in range(len(is_given))
   ]

@@ -15,11 +15,11 @@ from textdiffusion.viz.page import write_bytes
 from textdiffusion.viz.trace import RAMPS, Trace
 from textdiffusion.viz.wrapping import (
   Run,
-  columns,
   cropped,
-  layout,
+  measure,
   signs,
-  words,
+  stretches,
+  wrap,
 )
 
 _LIGHT: dict[str, Any] = {
@@ -111,9 +111,10 @@ def trace_figure(
   chosen = [round(last * (i + 1) / rows) for i in range(rows)]
   if rows > 1:
     chosen = [round(last * i / (rows - 1)) for i in range(rows)]
-  runs, is_cut = layout(trace, width, max_lines)
+  final = [str(piece) for piece in trace.frames[-1]]
+  runs, is_cut = wrap(final, width, max_lines)
   lines = 1 + max(run.line for run in runs)
-  width = max(40, *(run.column + run.columns + 1 for run in runs))
+  width = max(40, *(run.column + run.width + 1 for run in runs))
   block = max(lines * _LINE, 2 * _LINE) + _GAP
   facts = '  ·  '.join(f'{k} {v}' for k, v in trace.settings.items())
   head = _MARGIN + 0.5 * _SIZE
@@ -142,7 +143,7 @@ def trace_figure(
     _margin(pen, trace, frame, y + 0.5 * _GAP + 0.5 * _LINE)
     _row(pen, trace, frame, births[frame], runs, y + 0.5 * _GAP, colour)
     if is_cut:
-      end = _MARGIN + _GUTTER + (runs[-1].column + runs[-1].columns) * _COLUMN
+      end = _MARGIN + _GUTTER + (runs[-1].column + runs[-1].width) * _COLUMN
       bottom = y + 0.5 * _GAP + (runs[-1].line + 0.5) * _LINE
       pen.text(end + 4, bottom, '…', soft=True)
   _legend(pen, trace, size, colour)
@@ -234,7 +235,7 @@ def _row(
     given = bool(trace.is_given[place]) and not masked
     x = _MARGIN + _GUTTER + run.column * _COLUMN
     y = top + run.line * _LINE
-    width = run.columns * _COLUMN
+    width = run.width * _COLUMN
     middle = y + _LINE / 2
     if not given:
       log_prob = float(trace.log_prob[frame][place])
@@ -251,12 +252,12 @@ def _row(
       shown = shown[run.start : run.stop]
     else:
       # Another token than the one that the room was made for.
-      shown = cropped(shown, run.columns) if run.start == 0 else ''
+      shown = cropped(shown, run.width) if run.start == 0 else ''
     column = 0
-    for word, soft in words(shown):
+    for word, soft in stretches(shown):
       at = x + column * _COLUMN
       pen.text(at, middle, word, mono=True, soft=soft)
-      column += columns(word)
+      column += measure(word)
     if given:
       pen.rule(x, x + width, y + _LINE - 3.0, 'accent', 1.1)
 
@@ -334,7 +335,12 @@ def _births(trace: Trace) -> list[list[int]]:
 
 
 def _ramp(name: str, share: float) -> tuple[float, ...]:
-  """The colour at `share` in [0, 1], channels in [0, 1]."""
+  """The colour at `share` in [0, 1], channels in [0, 1].
+
+  Confidences go by their root, as in trace.js.
+  """
+  if name == 'confidence':
+    share = math.sqrt(share)
   stops = RAMPS[name]
   x = min(max(share, 0.0), 1.0) * (len(stops) - 1)
   i = min(int(x), len(stops) - 2)

@@ -10,7 +10,8 @@ from typing import Any
 from textdiffusion.core.types import UserError
 from textdiffusion.viz.page import escape, page, write
 
-# Colours from the first step to the last, and from no confidence to full.
+# Colours from the first step to the last, and from no confidence to full, the
+# middle one at a quarter.
 RAMPS = {
   'step': ('#4154d6', '#a9479f', '#e8704a', '#efb13e'),
   'confidence': ('#d2423a', '#e9b040', '#1f968b'),

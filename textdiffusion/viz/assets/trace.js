@@ -132,10 +132,12 @@
     .replace(/[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}]/gu, '一')
     .replace(/\p{L}/gu, (letter) => (letter === '一' ? letter : 'x'));
 
-  // A colour of a ramp at a share in [0, 1].
+  // A colour of a ramp at a share in [0, 1]. Confidences go by their root, as
+  // most are small: the middle colour stands at a quarter.
   const channels = (stop) => [1, 3, 5].map((i) => parseInt(stop.slice(i, i + 2), 16));
   function ramp(name, share) {
-    const stops = ramps[name], x = Math.min(Math.max(share, 0), 1) * (stops.length - 1);
+    const bent = name === 'confidence' ? Math.sqrt(share) : share;
+    const stops = ramps[name], x = Math.min(Math.max(bent, 0), 1) * (stops.length - 1);
     const i = Math.min(Math.floor(x), stops.length - 2);
     const [from, to] = [channels(stops[i]), channels(stops[i + 1])];
     return `rgb(${from.map((c, k) => Math.round(c + (to[k] - c) * (x - i))).join(' ')})`;
@@ -187,7 +189,8 @@
   function explain() {
     const parts = [];
     const scale = (from, to) => parts.push(make('span', {}, from, make('span', {
-      class: 'ramp', style: `background: linear-gradient(to right, ${ramps[mode()].join(', ')})`,
+      class: 'ramp',
+      style: `background: linear-gradient(to right, ${Array.from({ length: 17 }, (_, i) => ramp(mode(), i / 16)).join(', ')})`,
     }), to));
     if (mode() === 'step') scale('step 1', `step ${last}`);
     if (mode() === 'confidence') scale('confidence 0 %', '100 %');
