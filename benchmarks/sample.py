@@ -1,6 +1,7 @@
 """Sampling with every sampler: seconds a network call, tokens a second."""
 
 import dataclasses
+from typing import Any
 
 import jax
 
@@ -15,7 +16,7 @@ from textdiffusion.sampling.prompts import blank
 STEPS = 64
 
 
-def timed(name: str, rounds: int) -> dict[str, float]:
+def timed(name: Any, rounds: int) -> dict[str, float]:
   """One sampler's figures."""
   is_causal = name == 'autoregressive'
   method = (Autoregressive() if is_causal else MDLM()).build(common.VOCAB)

@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 
 from launch import common, train
+from launch.restored import restore
 from textdiffusion import config as config_lib
 from textdiffusion.evals.baselines import byte_bigram
 from textdiffusion.evals.generation import fill
@@ -27,24 +28,26 @@ TEMPLATES = (
 
 
 def main() -> None:
-  workdir = common.WORKDIR.value
-  config = config_lib.load(common.CONFIG.value, common.SET.value)
+  path, workdir = common.needed()
+  config = config_lib.load(path, common.SET.value)
   resume = train.RESUME.value and Path(workdir, 'config.json').exists()
   data = train.run(config, workdir, resume, train.OVERWRITE.value)
   bigram = byte_bigram(data.texts('train'), data.texts('heldout'))
-  made = common.restore(workdir)
+  made = restore(workdir)
   metrics = read(Path(workdir, 'metrics.jsonl'))
   bound = [row for row in metrics if 'eval/bits_per_byte' in row][-1]
-  bits, error = bound['eval/bits_per_byte'], bound['eval/bits_per_byte_se']
-  print(f'held-out bits per byte: {bits:.3f} +- {error:.3f}')
-  print(f'byte bigram on the same split: {bigram:.3f}')
+  found = (bound[f'eval/bits_per_byte{name}'] for name in ('', '_se'))
+  bits = ' ± '.join(f'{value:.3f}' for value in found)
+  print(f'held-out bits per byte: {bits}, of a byte bigram: {bigram:.3f}')
   ask = lambda canvas, trace: fill(
     *made[2:5], made.tokenizer, canvas, config.sample, 0, trace
   )
   free = ask(blank(4, config.data.length), True)
   told = {'step': made.step, 'temperature': config.sample.temperature}
-  infills = []
-  played = traces_of(free.samples, free.canvas, made.tokenizer, told)
+  infills, played = (
+    [],
+    traces_of(free.samples, free.canvas, made.tokenizer, told),
+  )
   for template in TEMPLATES:
     canvas = infilling(made.tokenizer, template, 1, config.data.length)
     filled = ask(canvas, True)
@@ -56,7 +59,7 @@ def main() -> None:
     'Masked diffusion on Python’s documentation',
     metrics,
     {
-      'held-out bits per byte (bound)': f'{bits:.3f} ± {error:.3f}',
+      'held-out bits per byte (bound)': bits,
       'byte bigram, same split': f'{bigram:.3f}',
       'steps': f'{last["step"]:,}',
       'training time': f'{last["seconds"] / 60:.1f} min',

@@ -9,6 +9,7 @@ from pathlib import Path
 from absl import flags
 
 from launch import common, heldout
+from launch.restored import restore
 from textdiffusion.core.types import UserError
 from textdiffusion.data.pipeline import open_data
 from textdiffusion.training.mesh import make_mesh
@@ -19,7 +20,7 @@ OUT = flags.DEFINE_string('out', None, 'Where the JSON goes.')
 
 
 def main() -> None:
-  made = common.restore(CHECKPOINT.value)
+  made = restore(CHECKPOINT.value)
   data = open_data(made.config.data, made.tokenizer)
   if not len(data.heldout):
     raise UserError('no document is held out: raise data.holdout')
@@ -33,7 +34,7 @@ def main() -> None:
   }
   text = json.dumps(result, indent=2)
   print(text)
-  folder = Path(CHECKPOINT.value or common.WORKDIR.value)
+  folder = Path(CHECKPOINT.value or common.WORKDIR.value or '')
   if folder.parent.name == 'checkpoints':
     folder = folder.parent.parent
   write(OUT.value or folder / f'evaluation-{made.step}.json', text + '\n')

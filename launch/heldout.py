@@ -33,6 +33,7 @@ def evaluator(
       config.data.protocol(),
       lambda batch: put_whole(mesh, batch),
       totals,
+      data.tokenizer.vocab.pad_id,
     )
 
   return report

@@ -11,6 +11,7 @@ import sys
 from absl import flags
 
 from launch import common
+from launch.restored import restore
 from textdiffusion.core.types import UserError
 from textdiffusion.evals.generation import fill
 from textdiffusion.sampling.prompts import blank, continuation, infilling
@@ -38,7 +39,7 @@ def main() -> None:
     for name, flag in asked.items()
     if flag.value is not None
   ]
-  made = common.restore(CHECKPOINT.value, settings)
+  made = restore(CHECKPOINT.value, settings)
   config = made.config.sample
   length = config.length or made.config.data.length
   if INFILL.value:

@@ -9,7 +9,6 @@ from absl import flags
 
 from launch import common, heldout
 from textdiffusion import config as config_lib
-from textdiffusion.core.types import UserError
 from textdiffusion.data.pipeline import Data, open_data, train_iterator
 from textdiffusion.nn.transformer import flops_per_token, num_params
 from textdiffusion.training.checkpoint import Run, prepare_workdir
@@ -21,15 +20,9 @@ OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Move an old run aside.')
 
 
 def main() -> None:
-  config, workdir = common.CONFIG.value, common.WORKDIR.value
-  if not config or not workdir:
-    raise UserError('--config=FILE and --workdir=FOLDER are both needed')
-  run(
-    config_lib.load(config, common.SET.value),
-    workdir,
-    RESUME.value,
-    OVERWRITE.value,
-  )
+  path, workdir = common.needed()
+  config = config_lib.load(path, common.SET.value)
+  run(config, workdir, RESUME.value, OVERWRITE.value)
 
 
 def run(

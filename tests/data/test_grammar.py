@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from textdiffusion.data.grammar import Grammar, Span, toy_grammar
+from textdiffusion.data.grammar import Grammar, toy_grammar
 
 SMALL = Grammar(
   {
@@ -48,7 +48,9 @@ def test_toy_grammar_is_unambiguous():
   for _ in range(200):
     sentence, parse = grammar.sample(rng)
     assert grammar.parse(sentence) == parse
-    log_p = sum(math.log(_rule(grammar, span, parse, sentence)) for span in parse)
+    log_p = sum(
+      math.log(_rule(grammar, span, parse, sentence)) for span in parse
+    )
     assert math.isclose(grammar.log_prob(sentence), log_p, rel_tol=1e-9)
 
 
@@ -64,9 +66,9 @@ def _rule(grammar, span, parse, sentence):
     else:
       symbols.append(child.label)
       end = child.start
-  return dict(
-    (rule, p) for p, rule in grammar.rules[span.label]
-  )[tuple(reversed(symbols))]
+  return dict((rule, p) for p, rule in grammar.rules[span.label])[
+    tuple(reversed(symbols))
+  ]
 
 
 def test_what_is_no_sentence():

@@ -89,7 +89,9 @@ def test_json_holds_all_of_it(kind):
   tokenizer = {**KINDS, 'characters': Characters}[kind]()
   again = from_json(json.loads(json.dumps(tokenizer.to_json())))
   assert again == tokenizer and again.vocab == tokenizer.vocab
-  np.testing.assert_array_equal(again.encode('a cat'), tokenizer.encode('a cat'))
+  np.testing.assert_array_equal(
+    again.encode('a cat'), tokenizer.encode('a cat')
+  )
   assert again != Bytes(('eos',))
 
 

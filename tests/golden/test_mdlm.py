@@ -194,9 +194,7 @@ def test_samplers():
   posterior = to_posterior(process, head, z, t)
   close(probs(Categorical(posterior.logits)), g['p_x0'])
   close(probs(process.bridge(head, z, s, t)), normalised(g['analytic_probs']))
-  close(
-    probs(Categorical(posterior.logits)), normalised(g['denoiser_probs'])
-  )
+  close(probs(Categorical(posterior.logits)), normalised(g['denoiser_probs']))
   # On a visible token the official score is a ratio by zero, clamped.
   score = jnp.exp(to_log_score(process, head, z, t).value)
   close(score[is_masked], g['subs_score'][is_masked])

@@ -46,7 +46,9 @@ def main(mesh: str, workdir: str = '', port: str = '', count='1', index='0'):
     model = bind(tiny.DENOISER, params, tiny.METHOD.head)
     config = SampleConfig(steps=8)
     canvas = blank(8, 6)
-    return generate(tiny.METHOD.sampler, model, jax.random.key(1), canvas, config)
+    return generate(
+      tiny.METHOD.sampler, model, jax.random.key(1), canvas, config
+    )
 
   ids = jax.jit(sample)(state.ema).ids
   total = sum(float((x**2).sum()) for x in jax.tree.leaves(state.params))

@@ -27,9 +27,7 @@ def test_every_parameter_has_a_rule(time, scan):
       time=time,
       scan=scan,
     )
-    shapes = jax.eval_shape(
-      build_denoiser(config, 9).init, jax.random.key(0)
-    )
+    shapes = jax.eval_shape(build_denoiser(config, 9).init, jax.random.key(0))
     for leaf, spec in zip(
       jax.tree.leaves(shapes),
       jax.tree.leaves(

@@ -61,7 +61,9 @@ def test_output_and_causality_by_gradients(form, attention):
   ids = jnp.arange(LENGTH)[None]  # every place its own embedding
 
   def at(table, place):
-    logits = denoiser.apply({**params, 'embedding': table}, ids, 0.5, Condition())
+    logits = denoiser.apply(
+      {**params, 'embedding': table}, ids, 0.5, Condition()
+    )
     # Tied embeddings reach the logits of all: pick by a fixed direction.
     return jax.nn.log_softmax(logits[0, place])[0]
 
@@ -150,7 +152,9 @@ def test_cache_equals_the_whole_row(form):
   first, cache = denoiser.decode(params, IDS[:, :3], cache, jnp.array(0))
   parts = [first]
   for i in range(3, LENGTH):
-    step, cache = denoiser.decode(params, IDS[:, i : i + 1], cache, jnp.array(i))
+    step, cache = denoiser.decode(
+      params, IDS[:, i : i + 1], cache, jnp.array(i)
+    )
     parts.append(step)
   close(jnp.concatenate(parts, 1), whole)
 
@@ -197,7 +201,9 @@ def test_cpu_attention_equals_jax_nn(masked):
     jax.random.normal(jax.random.key(i), (2, 6, heads, 8))
     for i, heads in enumerate((4, 2, 2))
   )
-  mask = jnp.asarray(static_mask(6, 'causal', 0))[None, None] if masked else None
+  mask = (
+    jnp.asarray(static_mask(6, 'causal', 0))[None, None] if masked else None
+  )
   close(attend(q, k, v, mask), jax.nn.dot_product_attention(q, k, v, mask=mask))
 
 

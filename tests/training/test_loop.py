@@ -58,7 +58,10 @@ def test_a_resumed_run_is_the_straight_run_to_the_bit(tmp_path):
   again = tiny.run(workdir=str(tmp_path / 'parts'), run=RUN)
   assert tiny.same(whole, again)
   kept = [
-    [(row['step'], row['loss']) for row in read(tmp_path / name / 'metrics.jsonl')]
+    [
+      (row['step'], row['loss'])
+      for row in read(tmp_path / name / 'metrics.jsonl')
+    ]
     for name in ('whole', 'parts')
   ]
   assert kept[0] == kept[1] and len(kept[0]) == 6
@@ -140,10 +143,10 @@ def test_too_many_bad_steps_stop_the_run(tmp_path, monkeypatch):
 
   tiny.run(batches, workdir=str(tmp_path), run=RUN, steps=4)
   monkeypatch.setattr(tiny, 'METHOD', tiny.METHOD._replace(objective=broken))
-  with pytest.raises(UserError, match='not finite for 4 steps in a row.*step 4'):
-    tiny.run(
-      batches, workdir=str(tmp_path), run=RUN, steps=50, max_bad_steps=3
-    )
+  with pytest.raises(
+    UserError, match='not finite for 4 steps in a row.*step 4'
+  ):
+    tiny.run(batches, workdir=str(tmp_path), run=RUN, steps=50, max_bad_steps=3)
   assert load(str(tmp_path)).step == 4
   last = read(tmp_path / 'metrics.jsonl')[-1]
   assert last['loss'] is None and last['skipped'] >= 3

@@ -23,9 +23,7 @@ def stepped(batch, config=tiny.CONFIG, state=None, steps=1):
   optimizer = build_optimizer(config.optimizer, config.steps)
   if state is None:
     state = init_state(tiny.DENOISER, optimizer, jax.random.key(0))
-  step = jax.jit(
-    make_train_step(tiny.METHOD, tiny.DENOISER, optimizer, config)
-  )
+  step = jax.jit(make_train_step(tiny.METHOD, tiny.DENOISER, optimizer, config))
   for _ in range(steps):
     state, metrics = step(state, batch)
   return state, metrics
@@ -60,9 +58,7 @@ def test_loss_is_the_mean_over_counted_tokens():
   )
   optimizer = build_optimizer(config.optimizer, config.steps)
   state = init_state(tiny.DENOISER, optimizer, jax.random.key(0))
-  step = jax.jit(
-    make_train_step(tiny.METHOD, tiny.DENOISER, optimizer, config)
-  )
+  step = jax.jit(make_train_step(tiny.METHOD, tiny.DENOISER, optimizer, config))
   losses = []
   for _ in range(400):
     state, metrics = step(state, tiny.batch())
@@ -75,7 +71,9 @@ def test_loss_is_the_mean_over_counted_tokens():
 def test_a_bad_step_moves_nothing_but_the_counters():
   state, _ = stepped(tiny.batch(), steps=2)
   broken = state._replace(
-    params=jax.tree.map(lambda p: p.at[(0,) * p.ndim].set(jnp.nan), state.params)
+    params=jax.tree.map(
+      lambda p: p.at[(0,) * p.ndim].set(jnp.nan), state.params
+    )
   )
   after, metrics = stepped(tiny.batch(), state=broken)
   assert not math.isfinite(metrics['loss'])
@@ -104,9 +102,12 @@ def test_ema_follows_the_parameters():
 
 
 def test_learning_rates():
-  rate = lambda **kw: build_optimizer(
-    OptimizerConfig(peak_lr=1.0, warmup_steps=10, final_lr_ratio=0.1, **kw), 110
-  ).learning_rate
+  rate = lambda **kw: (
+    build_optimizer(
+      OptimizerConfig(peak_lr=1.0, warmup_steps=10, final_lr_ratio=0.1, **kw),
+      110,
+    ).learning_rate
+  )
   for kind in ('cosine', 'wsd', 'constant'):
     np.testing.assert_allclose(rate(schedule=kind)(0), 0.1, rtol=1e-6)
     np.testing.assert_allclose(rate(schedule=kind)(10), 1.0, rtol=1e-6)

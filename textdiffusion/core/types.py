@@ -225,7 +225,8 @@ def bind(
 class Objective(Protocol):
   """A loss. `estimand` says whether its mean bounds -log p(x0)."""
 
-  estimand: Literal['nelbo', 'surrogate']
+  @property
+  def estimand(self) -> Literal['nelbo', 'surrogate']: ...
 
   def __call__(
     self, model: Model, key: Key, batch: Batch

@@ -49,8 +49,10 @@ class DataConfig:
 
   def protocol(self) -> str:
     """What a reported figure depends on, in words."""
-    layout = self.rows + ' rows' + (
-      ', documents kept apart' if self.respect_documents else ''
+    layout = (
+      self.rows
+      + ' rows'
+      + (', documents kept apart' if self.respect_documents else '')
     )
     return (
       f'{self.source}, held-out {self.holdout:g} of documents by hash; '
@@ -128,7 +130,9 @@ def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
   settings = dataclasses.asdict(config)
   for name in ('batch_size', 'seed', 'tokenizer', 'source'):
     del settings[name]
-  told = f'{source.fingerprint}/{tokenizer.fingerprint}/{sorted(settings.items())}'
+  told = (
+    f'{source.fingerprint}/{tokenizer.fingerprint}/{sorted(settings.items())}'
+  )
   counts = {
     split: {
       'documents': len(part.ends),

@@ -1,11 +1,11 @@
 """Where documents come from: one string names a source.
 
-  python_docs, python_source        bundled, of the running interpreter
-  toy_grammar[:COUNT]               sentences of a known law
-  tfds:NAME[:CONFIG]/SPLIT?key=text any TFDS dataset with a text feature
-  files:GLOB[?key=text]             .txt and .txt.gz (a file is a document; with
-                                    ?split=line a line is), .jsonl (a line is a
-                                    document, its text in the field `key`)
+python_docs, python_source        bundled, of the running interpreter
+toy_grammar[:COUNT]               sentences of a known law
+tfds:NAME[:CONFIG]/SPLIT?key=text any TFDS dataset with a text feature
+files:GLOB[?key=text]             .txt and .txt.gz (a file is a document; with
+                                  ?split=line a line is), .jsonl (a line is a
+                                  document, its text in the field `key`)
 """
 
 import dataclasses

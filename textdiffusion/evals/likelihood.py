@@ -101,6 +101,7 @@ def evaluate(
   protocol: str,
   put: Callable[[dict[str, np.ndarray]], dict[str, Array]] = jax.device_put,
   totals: RowTotals | None = None,
+  pad_id: int | None = None,
 ) -> dict[str, Any]:
   """Bits per byte and per token, perplexity, terms, errors, protocol.
 
@@ -112,6 +113,7 @@ def evaluate(
     protocol: tokenizer, data, split and row layout, in words.
     put: places a batch on the devices.
     totals: a jitted `row_totals` to use again; made here if absent.
+    pad_id: modelled padding adds its nats, and is no token to divide by.
 
   Returns:
     A dict that JSON takes. `*_se` is the standard error over rows (it contains
@@ -125,7 +127,8 @@ def evaluate(
     some = is_counted.any(-1)
     nats.append(value[:, some])
     terms.append({name: term[:, some] for name, term in named.items()})
-    tokens.append(is_counted.sum(-1)[some])
+    is_token = is_counted & (batch['ids'] != (-1 if pad_id is None else pad_id))
+    tokens.append(is_token.sum(-1)[some])
     lengths = np.where(is_counted, byte_lengths[batch['ids']], 0)
     num_bytes.append(lengths.sum(-1)[some])
   if not nats or not sum(map(len, tokens)):

@@ -131,8 +131,8 @@ def splash(
   )
 
   heads, repeat = q.shape[2], q.shape[2] // k.shape[2]
-  one = masks.FullMask(visible.shape) if visible.all() else masks.NumpyMask(
-    visible
+  one = (
+    masks.FullMask(visible.shape) if visible.all() else masks.NumpyMask(visible)
   )
   kernel = kernels.make_splash_mha(
     masks.MultiHeadMask([one] * heads),

@@ -260,6 +260,7 @@ class Transformer(nn.Module):
     x = jnp.take(table, ids.reshape(-1), axis=0).astype(cfg.compute_dtype)
     context = self._context(ids, t, condition, start)
     if cfg.time == 'additive':
+      assert context.time is not None
       rows = x.reshape(batch, length, -1) + context.time
       x = rows.reshape(batch * length, -1)
     x, cache = self._layers(x, context, cache)
@@ -295,9 +296,7 @@ class Transformer(nn.Module):
     time = None
     if cfg.time != 'none':
       t = jnp.asarray(t, jnp.float32)
-      t = jnp.broadcast_to(
-        t, (ids.shape[0], t.shape[-1] if t.ndim == 2 else 1)
-      )
+      t = jnp.broadcast_to(t, (ids.shape[0], t.shape[-1] if t.ndim == 2 else 1))
       time = TimeEmbedding(cfg.d_model, dtype=cfg.compute_dtype, name='time')(t)
     return _Context(
       positions,

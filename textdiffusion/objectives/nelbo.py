@@ -49,8 +49,7 @@ def masked_bound(p: RankOne, x0: Array, head: Any, z: Array, t: Time) -> Array:
   """
   if not isinstance(head, Cavity | Posterior):
     raise TypeError(
-      'masked_bound takes Cavity or Posterior heads, '
-      f'not {type(head).__name__}'
+      f'masked_bound takes Cavity or Posterior heads, not {type(head).__name__}'
     )
   is_masked = p.is_mask(z)
   level = p.schedule(t)

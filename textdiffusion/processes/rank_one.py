@@ -38,7 +38,7 @@ class RankOne(TokenProcess):
 
   schedule: Schedule
   share: Share = static()
-  num_states: int = static()
+  num_states: int = static()  # ty: ignore[incompatible-attribute-override]
   mask_id: int | None = static()
 
   def __post_init__(self) -> None:
@@ -136,9 +136,7 @@ class RankOne(TokenProcess):
   def _noise(self, states: Array, t: Time) -> Array:
     """pi_t(states): [L, 1] or [K] -> broadcast with the trailing axis of t."""
     share = self.share(jnp.asarray(t, float))[..., None]
-    return jnp.where(
-      self.is_mask(states), share, (1 - share) / self.vocab_size
-    )
+    return jnp.where(self.is_mask(states), share, (1 - share) / self.vocab_size)
 
 
 def absorbing(num_states: int, mask_id: int, schedule: Schedule) -> RankOne:

@@ -59,9 +59,7 @@ class SampleConfig:
       ('length', self.length >= 0, 'at least 0'),
     ):
       if not is_right:
-        raise UserError(
-          f'sample.{name}={getattr(self, name)}: must be {rule}'
-        )
+        raise UserError(f'sample.{name}={getattr(self, name)}: must be {rule}')
 
 
 class Canvas(NamedTuple):
@@ -123,9 +121,7 @@ def generate(
     )
     return Samples(carry.x, carry.log_prob, steps, carry.calls, None, None)
   keep = frame if trace else lambda carry: None
-  carry, frames = loop.sample(
-    key_loop, plan.step, plan.start, plan.grid, keep
-  )
+  carry, frames = loop.sample(key_loop, plan.step, plan.start, plan.grid, keep)
   steps = jnp.full(len(carry.x), len(plan.grid) - 1)
   if not trace:
     return Samples(carry.x, carry.log_prob, steps, carry.calls, None, None)
@@ -134,9 +130,7 @@ def generate(
     frame(plan.start),
     frames,
   )
-  return Samples(
-    carry.x, carry.log_prob, steps, carry.calls, frames, plan.grid
-  )
+  return Samples(carry.x, carry.log_prob, steps, carry.calls, frames, plan.grid)
 
 
 def diffusion_sampler(process: RankOne) -> Sampler:

@@ -6,7 +6,7 @@ from textdiffusion.core.types import Array
 
 
 def continuous(u: Array) -> Array:
-  """u -> t = u, below 1 where float32 rounds u up: a hazard is infinite at 1."""
+  """u -> t = u, below 1 where float32 rounds u up; a hazard may be inf at 1."""
   return jnp.minimum(u, 1 - 2.0**-24)
 
 

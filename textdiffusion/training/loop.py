@@ -114,10 +114,14 @@ def train(
       # Asked once, for a signal may come between two looks.
       is_stop = is_stopped() if is_alone else bool(seen['stop'])
       is_last = step == config.steps
-      is_eval = is_last or (_is_due(step, config.eval_every) and not is_stop)
       is_end = is_last or is_stop
-      is_save = is_end or _is_due(step, config.checkpoint_every)
-      if is_eval or is_save:
+      is_eval = evaluate is not None and (
+        is_last or (_is_due(step, config.eval_every) and not is_stop)
+      )
+      is_save = saver is not None and (
+        is_end or _is_due(step, config.checkpoint_every)
+      )
+      if is_end or is_eval or is_save:
         look()  # first, so that the rows of a step precede its checkpoint
       if evaluate is not None and is_eval:
         with watch.paused():

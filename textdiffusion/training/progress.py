@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Progress(Protocol):
@@ -34,7 +34,7 @@ class Lines:
 
 
 class Bar:
-  """A live bar of `rich`, in a terminal or a notebook."""
+  """A live bar of `rich`, in a terminal."""
 
   def __init__(self, total: int, start: int = 0):
     from rich import progress
@@ -63,13 +63,43 @@ class Bar:
     self._progress.stop()
 
 
+class Cell:
+  """One line of a notebook's output that is drawn anew; needs no widgets."""
+
+  def __init__(self, total: int, start: int = 0):
+    from IPython import display
+
+    self._display = display
+    self._total, self._start, self._began = total, start, time.monotonic()
+    self._handle = display.display(
+      self._html(start, ['compiling']), display_id=True
+    )
+
+  def update(self, step: int, values: Mapping[str, float]) -> None:
+    spent = time.monotonic() - self._began
+    left = spent * (self._total - step) / max(step - self._start, 1)
+    words = [*told(values), f'left {clock(left)}']
+    self._handle.update(self._html(step, words))
+
+  def say(self, line: str) -> None:
+    print(line, flush=True)
+
+  def close(self) -> None:
+    pass
+
+  def _html(self, step: int, words: list[str]) -> Any:
+    bar = f'<progress value="{step}" max="{self._total}"></progress>'
+    text = '&ensp;'.join([f'{step}/{self._total}', *words])
+    return self._display.HTML(f'<code>{bar} {text}</code>')
+
+
 def make(total: int, start: int = 0, is_first_host: bool = True) -> Progress:
   """A bar where somebody watches, lines where nobody does, or nothing."""
   if not is_first_host:
     return Silent()
-  if sys.stdout.isatty() or _in_notebook():
-    return Bar(total, start)
-  return Lines(total, start)
+  if _in_notebook():
+    return Cell(total, start)
+  return (Bar if sys.stdout.isatty() else Lines)(total, start)
 
 
 class Silent:

@@ -99,7 +99,7 @@ def _updated(
   config: TrainConfig,
 ) -> tuple[TrainState, Metrics]:
   """The state after a gradient, or as it was if that is not finite."""
-  norm = optax.global_norm(grads)
+  norm = optax.tree.norm(grads)
   is_good = jnp.isfinite(loss) & jnp.isfinite(norm)
   lr = jnp.asarray(optimizer.learning_rate(state.step), jnp.float32)
   directions, opt_state = optimizer.transform.update(

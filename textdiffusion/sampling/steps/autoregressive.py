@@ -7,8 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from textdiffusion.core.distributions import Categorical
-from textdiffusion.core.types import Array, Key, Model, PyTree, Step, Time
-from textdiffusion.core.types import UserError
+from textdiffusion.core.types import (
+  Array,
+  Key,
+  Model,
+  PyTree,
+  Step,
+  Time,
+  UserError,
+)
 from textdiffusion.sampling.filters import filter_causal
 from textdiffusion.sampling.steps.ancestral import draw_rows
 

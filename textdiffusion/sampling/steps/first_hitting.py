@@ -50,9 +50,7 @@ def first_hitting(
       log_noise = carry.log_noise + jnp.log(u) / jnp.maximum(count, 1)
       time = inverse(process.schedule, log_noise)[:, None]
       times = jnp.where(is_given, 0.0, time)
-      logits = clean_logits(
-        process, denoise(carry.x, times), carry.x, times
-      )
+      logits = clean_logits(process, denoise(carry.x, times), carry.x, times)
       place = jax.vmap(draw)(
         row_keys(key_place, rows), jnp.where(is_masked, 0.0, -jnp.inf)
       )

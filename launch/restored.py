@@ -1,0 +1,54 @@
+"""A checkpoint made whole: config, tokenizer, network and parameters."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+from launch import common
+from textdiffusion import config as config_lib
+from textdiffusion.core.types import UserError
+from textdiffusion.data import tokenizers
+from textdiffusion.data.pipeline import refuse_other
+from textdiffusion.training import checkpoint
+from textdiffusion.training.mesh import make_mesh, param_shardings
+
+
+class Restored(NamedTuple):
+  """A checkpoint made whole: config, tokenizer, network and parameters."""
+
+  config: config_lib.Config
+  tokenizer: tokenizers.Tokenizer
+  method: Any
+  denoiser: Any
+  params: Any
+  step: int
+
+
+def restore(path: str | None, overrides: Sequence[str] = ()) -> Restored:
+  """Loads a checkpoint onto the mesh of its config.
+
+  --config replaces the saved config, where network, method and tokenizer are
+  the same; overrides change it.
+  """
+  path = path or common.WORKDIR.value
+  if not path:
+    raise UserError('--checkpoint is missing: name a workdir of launch.train')
+  loaded = checkpoint.load(path)
+  saved = config_lib.from_json(loaded.run.config)
+  tokenizer = tokenizers.from_json(loaded.run.tokenizer)
+  config = (
+    config_lib.load(common.CONFIG.value) if common.CONFIG.value else saved
+  )
+  for override in [*common.SET.value, *overrides]:
+    config = config_lib.apply_override(config, override)
+  for name in ('model', 'method'):
+    if getattr(config, name) != getattr(saved, name):
+      raise UserError(
+        f'{path} holds another {name} than is asked for: leave {name} as saved'
+      )
+  refuse_other(config.data.tokenizer, tokenizer)
+  method, denoiser = config_lib.build(config, tokenizer)
+  shardings = param_shardings(make_mesh(config.mesh), loaded.params)
+  params = jax.device_put(loaded.params, shardings)
+  return Restored(config, tokenizer, method, denoiser, params, loaded.step)

@@ -1,0 +1,108 @@
+"""Each method trains a step and samples, end to end, under jit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from textdiffusion.core.types import (
+  Batch,
+  Causal,
+  Cavity,
+  Model,
+  UserError,
+  Vocab,
+)
+from textdiffusion.methods.autoregressive import Autoregressive
+from textdiffusion.methods.mdlm import MDLM
+from textdiffusion.sampling.generate import Canvas, SampleConfig, generate
+from textdiffusion.schedules.noise import Cosine, Geometric, Linear
+
+KEY, LENGTH = jax.random.key(0), 8
+VOCAB = Vocab(12, mask_id=4, bos_id=10, eos_id=11)
+CONFIGS = {
+  'mdlm': MDLM(),
+  'mdlm-cosine': MDLM(Cosine()),
+  'mdlm-steps': MDLM(num_steps=4),
+  'mdlm-geometric': MDLM(Geometric()),
+  'autoregressive': Autoregressive(),
+}
+
+
+def model_of(method, params):
+  """A network that looks at one token at a time."""
+  head = lambda x: method.head(params[x])
+  return Model(
+    lambda x, t: head(x),
+    lambda rows, length: jnp.zeros(rows),
+    lambda ids, cache, start: (head(ids), cache),
+  )
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_a_method_trains_and_samples(name):
+  method = CONFIGS[name].build(VOCAB)
+  params = jax.random.normal(KEY, (method.num_states, method.num_states))
+  ids = jax.random.randint(KEY, (4, LENGTH), 0, 12)
+  ids = jnp.where(ids == VOCAB.mask_id, 0, ids)
+  positions = jnp.tile(jnp.arange(LENGTH), (4, 1))
+  u = (jnp.arange(4) + 0.9) / 4
+  batch = Batch(ids, jnp.ones_like(ids), positions, jnp.arange(4), u)
+
+  @jax.jit
+  @jax.value_and_grad
+  def loss(params):
+    nats, terms = method.objective(model_of(method, params), KEY, batch)
+    assert {x.shape for x in [nats, *terms.values()]} == {ids.shape}
+    return nats.mean()
+
+  value, grads = loss(params)
+  assert jnp.isfinite(value) and jnp.isfinite(grads).all()
+
+  canvas = Canvas(ids, jnp.arange(LENGTH)[None] < jnp.ones((4, 1)) * 3)
+  samples = jax.jit(
+    lambda key: generate(
+      method.sampler,
+      model_of(method, params),
+      key,
+      canvas,
+      SampleConfig(steps=4, temperature=0.7, top_p=0.9),
+      trace=True,
+    )
+  )(KEY)
+  np.testing.assert_array_equal(samples.ids[:, :3], ids[:, :3])
+  assert jnp.isfinite(samples.log_prob).all()
+  if method.process is not None:
+    assert (samples.ids != VOCAB.mask_id).all()
+
+
+def test_what_may_be_reported_as_a_bound():
+  told = {k: c.build(VOCAB).evaluator.estimand for k, c in CONFIGS.items()}
+  assert told.pop('mdlm-geometric') == 'surrogate'
+  assert set(told.values()) == {'nelbo'}
+  assert MDLM(Linear(1e-3)).build(VOCAB).evaluator.estimand == 'surrogate'
+
+
+def test_padding_does_not_break_a_loss():
+  """Whatever stands in padding, the mask too, its loss is a number."""
+  method = MDLM().build(VOCAB)
+  ids = jnp.full((2, 3), VOCAB.mask_id)
+  zeros = jnp.zeros_like(ids)
+  batch = Batch(ids, zeros, zeros, jnp.arange(2), jnp.array([0.1, 0.9]))
+  params = jnp.ones((12, 12))
+  nats, _ = method.objective(model_of(method, params), KEY, batch)
+  assert jnp.isfinite(nats).all()
+
+
+def test_heads():
+  assert MDLM().build(VOCAB).head is Cavity
+  assert Autoregressive().build(VOCAB).head is Causal
+  assert not MDLM().build(VOCAB).causal and Autoregressive().build(VOCAB).causal
+
+
+@pytest.mark.parametrize(
+  'config, needed', [(MDLM(), "'mask'"), (Autoregressive(), "'bos'")]
+)
+def test_a_missing_special_token_is_named(config, needed):
+  with pytest.raises(UserError, match=f'add {needed} to data.tokenizer'):
+    config.build(Vocab(12))

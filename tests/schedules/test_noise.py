@@ -1,0 +1,98 @@
+"""One table of schedules, one set of laws for all of them."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from textdiffusion.core.types import UserError
+from textdiffusion.schedules.noise import (
+  Cosine,
+  CosineSquared,
+  Geometric,
+  Linear,
+  LinearSigma,
+  Polynomial,
+  inverse,
+  is_proper,
+  log_transition,
+)
+
+PROPER = [Linear(), Cosine(), CosineSquared(), Polynomial(2.0), Polynomial(0.5)]
+OTHERS = [
+  Linear(1e-3),
+  Cosine(1e-3),
+  CosineSquared(1e-3),
+  Polynomial(3.0, 1e-3),
+  Geometric(1e-3, 20.0),
+  LinearSigma(1e-4, 10.0),
+]
+every = pytest.mark.parametrize('schedule', PROPER + OTHERS, ids=str)
+
+
+@every
+@pytest.mark.usefixtures('x64')
+def test_signal_and_noise_add_up_and_the_rate_is_the_slope(schedule):
+  t, h = np.linspace(0.01, 0.99, 50), 1e-6
+  level = schedule(t)
+  assert level.rate.shape == (50, 1)
+  total = jnp.exp(level.log_alpha) + jnp.exp(level.log_1m_alpha)
+  np.testing.assert_allclose(total, 1, rtol=1e-12)
+  alpha = lambda t: np.exp(schedule(t).log_alpha)
+  slope = (alpha(t - h) - alpha(t + h)) / (2 * h)
+  np.testing.assert_allclose(level.rate, slope, rtol=1e-5, atol=1e-8)
+  hazard = (schedule(t + h).log_alpha - schedule(t - h).log_alpha) / (-2 * h)
+  np.testing.assert_allclose(level.hazard, hazard, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize('schedule', PROPER, ids=str)
+def test_the_ends_are_exact_in_float32(schedule):
+  first, last = schedule(0.0), schedule(1.0)
+  assert first.log_alpha == 0 and first.log_1m_alpha == -jnp.inf
+  assert last.log_alpha == -jnp.inf
+  np.testing.assert_allclose(last.log_1m_alpha, 0, atol=2e-7)
+  assert jnp.isfinite(last.rate).all() and is_proper(schedule)
+  # Just inside, small signal and small noise are both seen.
+  assert -35 < schedule(1e-7).log_1m_alpha[0] < -7
+  assert -35 < schedule(1 - 2.0**-24).log_alpha[0] < -7
+
+
+@pytest.mark.parametrize('schedule', OTHERS, ids=str)
+def test_what_keeps_signal_or_begins_noisy_is_not_proper(schedule):
+  assert not is_proper(schedule)
+  for level in (schedule(0.0), schedule(1.0)):
+    assert not any(jnp.isnan(leaf).any() for leaf in level)
+
+
+@every
+def test_noise_grows_and_inverse_finds_its_time(schedule):
+  t = jnp.linspace(0.0, 1.0, 65)
+  noise = schedule(t).log_1m_alpha[..., 0]
+  assert (noise[1:] >= noise[:-1]).all()
+  found = schedule(inverse(schedule, noise)).log_1m_alpha[..., 0]
+  # The law is in the noise level: t itself is ill-determined where it is flat.
+  np.testing.assert_allclose(jnp.exp(found), jnp.exp(noise), atol=3e-6)
+  np.testing.assert_allclose(inverse(schedule, noise[:60]), t[:60], atol=1e-4)
+
+
+def test_transitions_compose():
+  now, then, last = (Cosine()(t) for t in (0.2, 0.5, 0.7))
+  np.testing.assert_allclose(
+    log_transition(now, last),
+    log_transition(now, then) + log_transition(then, last),
+    rtol=1e-6,
+  )
+
+
+@pytest.mark.parametrize(
+  'make, told',
+  [
+    (lambda: Linear(1.0), 'eps=1.0'),
+    (lambda: Cosine(-0.1), 'eps=-0.1'),
+    (lambda: Polynomial(0.0), 'power=0.0'),
+    (lambda: Geometric(0.0, 1.0), 'sigma_min=0.0'),
+    (lambda: LinearSigma(2.0, 1.0), 'sigma_max=1.0'),
+  ],
+)
+def test_bad_settings_are_named(make, told):
+  with pytest.raises(UserError, match=told):
+    make()

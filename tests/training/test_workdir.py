@@ -1,0 +1,164 @@
+"""More of workdirs and checkpoints: what is damaged, foreign or missing."""
+
+import json
+import os
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from tests.training import tiny, toy
+from textdiffusion.core.types import UserError
+from textdiffusion.training.checkpoint import load, prepare_workdir
+from textdiffusion.training.mesh import MeshConfig, make_mesh
+
+
+def refusal(*args, **kwargs):
+  with pytest.raises(UserError) as caught:
+    prepare_workdir(*args, **kwargs)
+  told = str(caught.value)
+  assert '\n' not in told and told.startswith(f'--workdir={args[0]}')
+  return told
+
+
+def test_resume_and_overwrite_exclude_each_other(tmp_path):
+  with pytest.raises(UserError, match='exclude each other'):
+    prepare_workdir(str(tmp_path), toy.RUN, resume=True, overwrite=True)
+
+
+def test_resume_begins_where_there_is_nothing(tmp_path):
+  prepare_workdir(str(tmp_path / 'run'), toy.RUN, resume=True)
+  assert (tmp_path / 'run' / 'tokenizer.json').exists()
+
+
+def test_overwrite_moves_a_run_and_nothing_else(tmp_path):
+  home = tmp_path / 'home'
+  home.mkdir()
+  (home / 'letter.txt').write_text('mine')
+  prepare_workdir(str(home), toy.RUN, overwrite=True)
+  assert (home / 'letter.txt').read_text() == 'mine'
+  assert [p.name for p in tmp_path.iterdir()] == ['home']
+
+
+def test_config_that_is_no_json(tmp_path):
+  (tmp_path / 'config.json').write_text('{"a": ')
+  with pytest.raises(UserError, match='config.json is not the JSON'):
+    prepare_workdir(str(tmp_path), toy.RUN)
+
+
+def test_checkpoints_without_a_config(tmp_path):
+  (tmp_path / 'checkpoints' / '3').mkdir(parents=True)
+  assert 'no config.json' in refusal(str(tmp_path), toy.RUN)
+
+
+def test_the_first_differences_are_named(tmp_path):
+  config = {'a': {str(i): i for i in range(5)}, 'b': 1}
+  other = {'a': {str(i): i + 1 for i in range(5)}, 'c': 2}
+  prepare_workdir(str(tmp_path), toy.RUN._replace(config=config))
+  told = refusal(str(tmp_path), toy.RUN._replace(config=other), resume=True)
+  assert '(a.0: 0 -> 1; a.1: 1 -> 2; a.2: 2 -> 3; ...)' in told
+
+
+@pytest.mark.parametrize(
+  'part, name, is_free',
+  [
+    ('train', 'log_every', True),
+    ('train', 'eval_every', True),
+    ('train', 'checkpoint_every', True),
+    ('train', 'keep', True),
+    ('mesh', 'fsdp', True),
+    ('train', 'steps', False),
+    ('train', 'seed', False),
+    ('train', 'accumulate', False),
+    ('data', 'batch_size', False),
+  ],
+)
+def test_what_a_resumed_run_may_change(tmp_path, part, name, is_free):
+  run = lambda value: toy.RUN._replace(config={part: {name: value}})
+  prepare_workdir(str(tmp_path), run(1))
+  if is_free:
+    prepare_workdir(str(tmp_path), run(2), resume=True)
+  else:
+    told = refusal(str(tmp_path), run(2), resume=True)
+    assert f'{part}.{name}: 1 -> 2' in told
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may write anywhere')
+def test_a_folder_that_cannot_be_written(tmp_path):
+  tmp_path.chmod(0o500)
+  assert 'can be written' in refusal(str(tmp_path / 'run'), toy.RUN)
+
+
+def test_a_folder_below_a_file(tmp_path):
+  (tmp_path / 'file').write_text('')
+  assert 'can be written' in refusal(str(tmp_path / 'file' / 'run'), toy.RUN)
+
+
+def test_a_missing_step_names_those_there_are(tmp_path):
+  toy.run(workdir=tmp_path, checkpoint_every=2, keep=2)
+  with pytest.raises(UserError, match='step 5 in .*: it has those of 4, 6'):
+    load(str(tmp_path / 'checkpoints' / '5'))
+
+
+def damage(folder):
+  """Cuts what a checkpoint's arrays are stored in."""
+  files = [p for p in (folder / 'ema').rglob('*') if p.is_file()]
+  for path in files:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+  toy.run(workdir=tmp_path)
+  damage(tmp_path / 'checkpoints' / '6')
+  for use in (
+    lambda: load(str(tmp_path)),
+    lambda: toy.run(workdir=tmp_path),
+  ):
+    with pytest.raises(
+      UserError, match=r'checkpoints/6 cannot be read'
+    ) as told:
+      use()
+    assert '\n' not in str(told.value)
+  assert load(str(tmp_path / 'checkpoints' / '3')).step == 3
+
+
+def test_a_kill_during_a_save_leaves_the_one_before_it(tmp_path):
+  """Half a checkpoint, under the name Orbax gives it until it is whole."""
+  whole = toy.run(workdir=tmp_path / 'whole')
+  folder = tmp_path / 'parts'
+  toy.run(workdir=folder)
+  last = folder / 'checkpoints' / '6'
+  last.rename(last.with_name('6.orbax-checkpoint-tmp-123'))
+  damage(last.with_name('6.orbax-checkpoint-tmp-123'))
+  assert load(str(folder)).step == 3
+  assert tiny.same(toy.run(workdir=folder), whole)
+  assert load(str(folder)).step == 6
+
+
+def test_loading_onto_a_given_layout(tmp_path):
+  state = toy.run(workdir=tmp_path)
+  mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+  sharding = NamedSharding(mesh, PartitionSpec())
+  shardings = jax.tree.map(lambda _: sharding, state.ema)
+  loaded = load(str(tmp_path), shardings)
+  assert tiny.same(loaded.params, state.ema)
+  leaves = jax.tree.leaves(loaded.params)
+  assert all(leaf.sharding == sharding for leaf in leaves)
+
+
+def test_averages_are_kept_in_float32(tmp_path):
+  toy.run(workdir=tmp_path)
+  leaves = jax.tree.leaves(load(str(tmp_path)).params)
+  assert {leaf.dtype for leaf in leaves} == {np.dtype('float32')}
+
+
+def test_a_checkpoint_holds_all_of_a_run(tmp_path):
+  """config and tokenizer come back from the checkpoint alone."""
+  toy.run(workdir=tmp_path)
+  loaded = load(str(tmp_path / 'checkpoints' / '6'))
+  assert loaded.run == toy.RUN and loaded.workdir == tmp_path
+  stored = json.loads(
+    (tmp_path / 'checkpoints' / '6' / 'iterator' / 'metadata').read_text()
+  )
+  assert stored == {'next_index': 6}

@@ -1,0 +1,60 @@
+"""A network of two matrices, which compiles in a moment, and its run."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from tests.training import tiny
+from textdiffusion.core.types import Denoiser
+from textdiffusion.training.checkpoint import Run
+from textdiffusion.training.loop import train
+from textdiffusion.training.mesh import MeshConfig, make_mesh
+
+STATES, WIDTH = 12, 16
+RUN = Run({'a': 1}, {'kind': 'none'}, {'fingerprint': 'x'})
+
+
+def _init(key):
+  embed, head = jax.random.split(key)
+  return {
+    'embedding': 0.1 * jax.random.normal(embed, (STATES, WIDTH)),
+    'head': {'kernel': 0.1 * jax.random.normal(head, (WIDTH, STATES))},
+  }
+
+
+def _apply(params, x, t, condition):
+  del t, condition
+  hidden = params['embedding'][x]
+  # Some exchange between tokens, so that there is something to learn.
+  hidden = jnp.tanh(hidden + hidden.mean(-2, keepdims=True))
+  return hidden @ params['head']['kernel']
+
+
+DENOISER = Denoiser(_init, _apply, None, None, False, STATES)
+
+
+def broken(objective, is_bad):
+  """The objective, NaN in the steps whose batch `is_bad` (of ids) picks."""
+
+  def call(model, key, batch):
+    nats, terms = objective(model, key, batch)
+    return jnp.where(is_bad(batch.ids), jnp.nan, nats), terms
+
+  return call
+
+
+def run(batches=None, mesh=None, method=tiny.METHOD, **settings):
+  """Trains; `workdir`, `run`, `evaluate`, `flops_per_token` go to the loop."""
+  names = ('workdir', 'run', 'evaluate', 'flops_per_token')
+  kept = {name: settings.pop(name) for name in names if name in settings}
+  if kept.get('workdir') is not None:
+    kept = {'run': RUN, **kept, 'workdir': str(kept['workdir'])}
+  return train(
+    method,
+    DENOISER,
+    tiny.Batches() if batches is None else batches,
+    dataclasses.replace(tiny.CONFIG, **settings),
+    mesh or make_mesh(MeshConfig(), jax.devices()[:1]),
+    **kept,
+  )
