@@ -23,7 +23,7 @@ from textdiffusion.viz.samples import traces_of
 TEMPLATES = (
   'The <mask:6> statement',
   'Return the <mask:8> of the list.',
-  'Raises <mask:4> if the argument is not <mask:4>.',
+  'Raise <mask:4> if the argument is not <mask:2>.',
 )
 
 
@@ -34,23 +34,23 @@ def main() -> None:
   data = train.run(config, workdir, resume, train.OVERWRITE.value)
   bigram = byte_bigram(data.texts('train'), data.texts('heldout'))
   made = restore(workdir)
+  if made.step < config.train.steps:
+    return  # stopped; the loop said how to go on
   metrics = read(Path(workdir, 'metrics.jsonl'))
   bound = [row for row in metrics if 'eval/bits_per_byte' in row][-1]
-  found = (bound[f'eval/bits_per_byte{name}'] for name in ('', '_se'))
-  bits = ' ± '.join(f'{value:.3f}' for value in found)
+  bits, error = bound['eval/bits_per_byte'], bound['eval/bits_per_byte_se']
+  bits = f'{bits:.3f} ± {error:.3f}'
   print(f'held-out bits per byte: {bits}, of a byte bigram: {bigram:.3f}')
-  ask = lambda canvas, trace: fill(
-    *made[2:5], made.tokenizer, canvas, config.sample, 0, trace
+  ask = lambda canvas: fill(
+    *made[2:5], made.tokenizer, canvas, config.sample, trace=True
   )
-  free = ask(blank(4, config.data.length), True)
+  free = ask(blank(4, config.data.length))
   told = {'step': made.step, 'temperature': config.sample.temperature}
-  infills, played = (
-    [],
-    traces_of(free.samples, free.canvas, made.tokenizer, told),
-  )
+  played = traces_of(free.samples, free.canvas, made.tokenizer, told)
+  infills = []
   for template in TEMPLATES:
     canvas = infilling(made.tokenizer, template, 1, config.data.length)
-    filled = ask(canvas, True)
+    filled = ask(canvas)
     infills.append(Infill(filled.parts(made.tokenizer, 0)))
     print(f'{template} -> {filled.texts[0]!r}')
     played += traces_of(filled.samples, canvas, made.tokenizer, told, template)
@@ -68,9 +68,8 @@ def main() -> None:
     infills,
     config_lib.to_json(config),
     {
-      'python, jax': f'{platform.python_version()}, {jax.__version__}',
-      'devices': str(jax.devices()),
-      'data': data.fingerprint,
+      'python': platform.python_version(),
+      'jax': f'{jax.__version__}, {jax.devices()}',
     },
     played,
     {'eval/bits_per_byte': ('byte bigram', bigram)},

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.training import tiny
+from tests.training import tiny, toy
 from textdiffusion.core.types import UserError
 from textdiffusion.training.optim import (
   OptimizerConfig,
@@ -22,8 +22,8 @@ from textdiffusion.training.step import make_train_step
 def stepped(batch, config=tiny.CONFIG, state=None, steps=1):
   optimizer = build_optimizer(config.optimizer, config.steps)
   if state is None:
-    state = init_state(tiny.DENOISER, optimizer, jax.random.key(0))
-  step = jax.jit(make_train_step(tiny.METHOD, tiny.DENOISER, optimizer, config))
+    state = init_state(toy.DENOISER, optimizer, jax.random.key(0))
+  step = jax.jit(make_train_step(tiny.METHOD, toy.DENOISER, optimizer, config))
   for _ in range(steps):
     state, metrics = step(state, batch)
   return state, metrics
@@ -57,8 +57,8 @@ def test_loss_is_the_mean_over_counted_tokens():
     optimizer=OptimizerConfig(peak_lr=0.0, weight_decay=0.0),
   )
   optimizer = build_optimizer(config.optimizer, config.steps)
-  state = init_state(tiny.DENOISER, optimizer, jax.random.key(0))
-  step = jax.jit(make_train_step(tiny.METHOD, tiny.DENOISER, optimizer, config))
+  state = init_state(toy.DENOISER, optimizer, jax.random.key(0))
+  step = jax.jit(make_train_step(tiny.METHOD, toy.DENOISER, optimizer, config))
   losses = []
   for _ in range(400):
     state, metrics = step(state, tiny.batch())
@@ -88,7 +88,7 @@ def test_a_bad_step_moves_nothing_but_the_counters():
 def test_ema_follows_the_parameters():
   state, _ = stepped(tiny.batch(), steps=1)
   fresh = init_state(
-    tiny.DENOISER, build_optimizer(tiny.CONFIG.optimizer, 6), jax.random.key(0)
+    toy.DENOISER, build_optimizer(tiny.CONFIG.optimizer, 6), jax.random.key(0)
   )
   decay = min(tiny.CONFIG.ema, 1 / 10)
   expected = jax.tree.map(
