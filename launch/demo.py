@@ -20,11 +20,7 @@ from textdiffusion.viz.page import write
 from textdiffusion.viz.report import Infill, report_html
 from textdiffusion.viz.samples import traces_of
 
-TEMPLATES = (
-  'The <mask:6> statement',
-  'Return the <mask:8> of the list.',
-  'Raise <mask:4> if the argument is not <mask:2>.',
-)
+TEMPLATES = ('The <mask:6> statement', 'Return the <mask:8> of the list.')
 
 
 def main() -> None:
@@ -34,12 +30,12 @@ def main() -> None:
   data = train.run(config, workdir, resume, train.OVERWRITE.value)
   bigram = byte_bigram(data.texts('train'), data.texts('heldout'))
   made = restore(workdir)
-  if made.step < config.train.steps:
-    return  # stopped; the loop said how to go on
+  if made.step < config.train.steps:  # stopped; the loop said how to go on
+    return
   metrics = read(Path(workdir, 'metrics.jsonl'))
   bound = [row for row in metrics if 'eval/bits_per_byte' in row][-1]
-  bits, error = bound['eval/bits_per_byte'], bound['eval/bits_per_byte_se']
-  bits = f'{bits:.3f} ± {error:.3f}'
+  bits = f'{bound["eval/bits_per_byte"]:.3f}'
+  bits += f' ± {bound["eval/bits_per_byte_se"]:.3f}'
   print(f'held-out bits per byte: {bits}, of a byte bigram: {bigram:.3f}')
   ask = lambda canvas: fill(
     *made[2:5], made.tokenizer, canvas, config.sample, trace=True
@@ -55,14 +51,14 @@ def main() -> None:
     print(f'{template} -> {filled.texts[0]!r}')
     played += traces_of(filled.samples, canvas, made.tokenizer, told, template)
   last = [row for row in metrics if 'loss' in row][-1]
-  report = report_html(
+  page = report_html(
     'Masked diffusion on Python’s documentation',
     metrics,
     {
       'held-out bits per byte (bound)': bits,
       'byte bigram, same split': f'{bigram:.3f}',
       'steps': f'{last["step"]:,}',
-      'training time': f'{last["seconds"] / 60:.1f} min',
+      'minutes of training': f'{last["seconds"] / 60:.1f}',
     },
     free.texts,
     infills,
@@ -74,8 +70,7 @@ def main() -> None:
     played,
     {'eval/bits_per_byte': ('byte bigram', bigram)},
   )
-  write(Path(workdir, 'report.html'), report)
-  print(f'wrote {workdir}/report.html')
+  write(f'{workdir}/report.html', page)
 
 
 if __name__ == '__main__':

@@ -22,22 +22,22 @@ def get_config() -> Config:
     method=Autoregressive(),
     data=DataConfig(
       source='toy_grammar',
-      tokenizer=TokenizerConfig('characters'),
-      length=64,
-      batch_size=64,
+      tokenizer=TokenizerConfig('sentencepiece', vocab_size=310),
+      length=36,
+      batch_size=128,
       rows='document',
       model_padding=True,
     ),
     model=TransformerConfig(
-      num_layers=3, d_model=96, num_heads=4, attend='causal'
+      num_layers=2, d_model=64, num_heads=4, attend='causal'
     ),
     train=TrainConfig(
-      steps=1500,
+      steps=1200,
       optimizer=OptimizerConfig(peak_lr=3e-3, warmup_steps=100),
       ema=0.995,
       log_every=20,
-      eval_every=500,
-      checkpoint_every=500,
+      eval_every=400,
+      checkpoint_every=400,
     ),
     evaluate=EvaluateConfig(rows=512, draws=16, batch_size=64),
   )

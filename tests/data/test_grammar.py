@@ -1,11 +1,14 @@
 """The grammar's figures are exact: enumeration, Monte Carlo, its parses."""
 
+import hashlib
+import json
 import math
 
 import numpy as np
 import pytest
 
 from textdiffusion.data.grammar import Grammar, toy_grammar
+from textdiffusion.data.sources import open_source
 
 SMALL = Grammar(
   {
@@ -52,6 +55,43 @@ def test_toy_grammar_is_unambiguous():
       math.log(_rule(grammar, span, parse, sentence)) for span in parse
     )
     assert math.isclose(grammar.log_prob(sentence), log_p, rel_tol=1e-9)
+
+
+def test_toy_grammar_is_unambiguous_by_enumeration():
+  """Each word is of one class, and each string of classes has one derivation:
+  the figures are exact for every sentence, not only for those sampled."""
+  grammar = toy_grammar()
+  is_word = lambda symbol: symbol not in grammar.rules
+  classes = {
+    symbol: rules
+    for symbol, rules in grammar.rules.items()
+    if all(len(right) == 1 and is_word(right[0]) for _, right in rules)
+  }
+  words = [right[0] for rules in classes.values() for _, right in rules]
+  assert len(set(words)) == len(words)
+  rest = {s: r for s, r in grammar.rules.items() if s not in classes}
+  strings = list(Grammar(rest).sentences())
+  law = dict(strings)
+  assert len(law) == len(strings) == 120
+  assert math.isclose(sum(law.values()), 1.0, rel_tol=1e-12)
+
+  def nats(symbol):
+    return -sum(p * math.log(p) for p, _ in classes[symbol])
+
+  entropy = sum(
+    p * (-math.log(p) + sum(map(nats, string.split()))) for string, p in strings
+  )
+  assert math.isclose(grammar.entropy(), entropy, rel_tol=1e-12)
+  sizes = {len(string.split()) for string in law}
+  assert (min(sizes), max(sizes)) == (3, 11)
+
+
+def test_the_source_is_named_anew_when_the_law_changes():
+  """Cached tokens are found by `toy_grammar/1` of `sources._sentences`: raise
+  that number together with this one."""
+  rules = json.dumps(toy_grammar().rules, sort_keys=True)
+  assert hashlib.sha256(rules.encode()).hexdigest()[:16] == '7dc17d3ccc6dae31'
+  assert '/1/' in open_source('toy_grammar', 0.0).fingerprint
 
 
 def _rule(grammar, span, parse, sentence):

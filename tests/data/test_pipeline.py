@@ -14,7 +14,12 @@ from textdiffusion.data.pipeline import (
   open_data,
   train_iterator,
 )
-from textdiffusion.data.tokenizers import Bytes, Characters, TokenizerConfig
+from textdiffusion.data.tokenizers import (
+  Bytes,
+  Characters,
+  SentencePiece,
+  TokenizerConfig,
+)
 
 DOCUMENTS = ['aaaa', 'bb', 'cccccc', 'd', 'eee']
 
@@ -76,10 +81,12 @@ def test_a_document_a_row(source):
 
 
 def test_heldout_keeps_its_tail_padded(source):
-  data = opened(source, holdout=0.999, length=8)
-  last = data.heldout[len(data.heldout) - 1]
-  count = data.counts['heldout']['tokens'] % 8
-  assert count and (last['segments'] > 0).sum() == count
+  tokens = opened(source).train.tokens  # 21 of them
+  rows = Rows(tokens, 8, 'packed', False, False, 7, keep_tail=True)
+  assert len(rows) == 3
+  last = rows[2]
+  assert last['segments'].tolist() == [1] * 5 + [0] * 3
+  assert last['ids'].tolist()[5:] == [7] * 3
 
 
 def taken(iterator, count):
@@ -171,6 +178,9 @@ def test_tokens_are_cached(source, data_folder):
     ({'length': 100}, 'is too small'),
     ({'rows': 'document'}, 'document 2 has 7 tokens.*the row 5'),
     ({'model_padding': True}, 'data.rows=document'),
+    ({'rows': 'lines'}, "data.rows='lines': must be packed or document"),
+    ({'seed': -1}, 'data.seed=-1'),
+    ({'holdout': 0.999}, 'lower data.holdout'),
     (
       {'rows': 'document', 'length': 9,
        'tokenizer': TokenizerConfig(specials=('eos', 'mask'))},
@@ -181,6 +191,37 @@ def test_tokens_are_cached(source, data_folder):
 def test_bad_settings(source, settings, told):
   with pytest.raises(UserError, match=told):
     opened(source, **settings)
+
+
+def test_a_sentencepiece_model_is_trained_once(source, monkeypatch):
+  path = source.removeprefix('files:').partition('?')[0]
+  with open(path, 'a') as file:
+    file.write('\n'.join(f'some words {i}' for i in range(200)))
+  pieces = TokenizerConfig('sentencepiece', vocab_size=290)
+  first = opened(source, tokenizer=pieces)
+  assert first.tokenizer.base_size == 290
+
+  def fail(*_):
+    raise AssertionError('trained again')
+
+  monkeypatch.setattr(SentencePiece, 'train', fail)
+  assert opened(source, tokenizer=pieces).tokenizer == first.tokenizer
+  for other in (
+    {'tokenizer': TokenizerConfig('sentencepiece', vocab_size=291)},
+    {'tokenizer': pieces, 'holdout': 0.2},
+  ):
+    with pytest.raises(AssertionError, match='trained again'):
+      opened(source, **other)
+  with pytest.raises(UserError, match='ask for another'):
+    open_data(
+      DataConfig(source, TokenizerConfig('sentencepiece', vocab_size=291)),
+      first.tokenizer,
+    )
+
+
+def test_the_protocol_says_how_the_split_was_made(source):
+  assert '0.05 of documents by hash' in DataConfig(source).protocol()
+  assert 'another seed' in DataConfig('toy_grammar:90').protocol()
 
 
 def test_an_empty_corpus_is_refused(tmp_path):

@@ -3,9 +3,12 @@
 import gzip
 import json
 import math
+import os
+import platform
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from textdiffusion.core.types import UserError
@@ -29,6 +32,14 @@ def test_files_keep_document_boundaries(tmp_path):
   ]  # fmt: skip
   assert texts(f'files:{tmp_path}/*.jsonl?key=body') == ['FOUR', 'V']
   assert texts(f'files:{tmp_path}/a.txt?split=line') == ['one', 'two']
+  assert texts(f'files:{tmp_path}/?.txt?split=line') == ['one', 'two']
+  (tmp_path / 'a.txt').write_text('\none\ntwo\n \n\nthree\n\n')
+  assert texts(f'files:{tmp_path}/?.txt?split=blank') == ['one\ntwo', 'three']
+
+
+def test_half_a_surrogate_pair_is_no_text(tmp_path):
+  (tmp_path / 'a.jsonl').write_text(r'{"text": "a\ud800b"}')
+  assert texts(f'files:{tmp_path}/a.jsonl') == ['a?b']
 
 
 def test_splits_are_disjoint_complete_and_stable(tmp_path):
@@ -64,6 +75,52 @@ def test_bundled_docs_are_built_once(data_folder):
   assert list((data_folder / 'tfds').rglob('*array_record*'))
 
 
+_BUILD = """
+import sys
+from textdiffusion.data import corpora
+corpora.python_docs = lambda: ((f'n{i}', f'text {i}') for i in range(500))
+from textdiffusion.data.pipeline import DataConfig, open_data
+corpora.quiet_tfds()
+print('ready', flush=True)
+sys.stdin.readline()
+print(open_data(DataConfig(holdout=0.0)).counts['train'])
+"""
+
+
+def test_two_processes_that_build_at_once(tmp_path):
+  """Both get all of it, print nothing else, and leave nothing behind."""
+  environment = {**os.environ, 'TEXTDIFFUSION_DATA': str(tmp_path)}
+  run = lambda: subprocess.Popen(
+    [sys.executable, '-c', _BUILD],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    env=environment,
+    text=True,
+  )
+  processes = [run(), run()]
+  for process in processes:
+    assert process.stdout.readline() == 'ready\n'
+  for process in processes:  # both have imported: now they race
+    process.stdin.write('\n')
+    process.stdin.flush()
+  told = [process.communicate()[0] for process in processes]
+  assert [process.returncode for process in processes] == [0, 0]
+  assert told[0] == told[1] and "'documents': 500" in told[0]
+  assert len(told[0].splitlines()) == 1
+  version = f'python-{platform.python_version()}'
+  assert [p.name for p in (tmp_path / 'tfds').iterdir()] == [version]
+  assert [p.name for p in (tmp_path / 'tfds' / version).iterdir()] == [
+    'python_docs'
+  ]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+  (tmp_path / 'file').write_text('')
+  monkeypatch.setenv('TEXTDIFFUSION_DATA', str(tmp_path / 'file' / 'data'))
+  with pytest.raises(UserError, match='set TEXTDIFFUSION_DATA'):
+    corpora.cache_dir()
+
+
 def test_bundled_source_leaves_tests_out():
   files = [str(path) for path in corpora.library_files()]
   assert any(name.endswith('/argparse.py') for name in files)
@@ -84,23 +141,33 @@ def test_tensorflow_is_never_imported():
 def test_any_tfds_dataset(tmp_path):
   """A dataset prepared elsewhere, opened by name from its folder."""
   tfds = corpora.quiet_tfds()
-  features = tfds.features.FeaturesDict({'body': tfds.features.Text()})
-  tfds.dataset_builders.store_as_tfds_dataset(
-    name='letters',
-    version='1.0.0',
-    features=features,
-    split_datasets={'train': [{'body': 'a b'}, {'body': 'ç'}]},
-    data_dir=tmp_path,
-    file_format='array_record',
-    disable_shuffling=True,
-  )
+
+  class Letters(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    VERSION = tfds.core.Version('1.0.0')
+
+    def _info(self):
+      features = {'body': tfds.features.Text(), 'label': np.int64}
+      return tfds.core.DatasetInfo(
+        builder=self, features=tfds.features.FeaturesDict(features)
+      )
+
+    def _split_generators(self, dl_manager):
+      return {'train': self._generate_examples()}
+
+    def _generate_examples(self):
+      yield 0, {'body': 'a b', 'label': 0}
+      yield 1, {'body': 'ç', 'label': 1}
+
+  Letters.name = 'letters'
+  Letters(data_dir=tmp_path, file_format='array_record').download_and_prepare()
   code = (
     'from textdiffusion.data.sources import open_source; '
     's = open_source("tfds:letters/train?key=body", 0.0); '
-    'assert sorted(s.documents("train")) == ["a b", "ç"], "texts"'
+    'assert sorted(s.documents("train")) == ["a b", "ç"], "texts"\n'
+    'try: list(open_source("tfds:letters/train?key=label", 0.0)'
+    '.documents("train")); raise SystemExit("read")\n'
+    'except ValueError as e: assert "no text" in str(e), e\n'
   )
-  import os
-
   subprocess.run(
     [sys.executable, '-c', code],
     check=True,
@@ -145,6 +212,17 @@ def test_bad_files(tmp_path):
   rows.write_text('not json\n')
   with pytest.raises(UserError, match='rows.jsonl:1: not JSON'):
     texts(f'files:{rows}')
+  cut = tmp_path / 'cut.txt.gz'
+  whole = gzip.compress(b'some text' * 99)
+  for data in (b'no gzip', whole[: len(whole) // 2]):
+    cut.write_bytes(data)
+    with pytest.raises(UserError, match='cut.txt.gz is no whole gzip file'):
+      texts(f'files:{cut}')
+  (tmp_path / 'folder.txt').mkdir()
+  with pytest.raises(UserError, match='matches no file'):
+    texts(f'files:{tmp_path}/folder.txt')
+  with pytest.raises(UserError, match='split=line and split=blank'):
+    texts(f'files:{path}?split=word')
   (tmp_path / 'c.csv').write_text('a')
   with pytest.raises(UserError, match='c.csv: only .txt'):
     texts(f'files:{tmp_path}/c.csv')

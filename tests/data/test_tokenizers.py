@@ -1,5 +1,6 @@
 """Tokenizers: round trips, specials, saving, models that others made."""
 
+import argparse
 import json
 
 import numpy as np
@@ -22,6 +23,8 @@ TEXTS = [
   'the cat sees the dog and the dog sees the cat ' * 20,
 ]
 
+CORPUS = TEXTS * 20 + [argparse.__doc__, json.__doc__]
+
 
 def huggingface(with_mask=True, specials=('bos', 'eos', 'pad', 'mask')):
   """A small byte-level BPE like GPT-2's, as a tokenizer.json."""
@@ -42,7 +45,7 @@ def huggingface(with_mask=True, specials=('bos', 'eos', 'pad', 'mask')):
 
 KINDS = {
   'bytes': Bytes,
-  'sentencepiece': lambda: SentencePiece.train(TEXTS * 20, 300),
+  'sentencepiece': lambda: SentencePiece.train(TEXTS * 20, 295),
   'huggingface': huggingface,
 }
 
@@ -95,10 +98,48 @@ def test_json_holds_all_of_it(kind):
   assert again != Bytes(('eos',))
 
 
+def metaspace():
+  """A BPE like Llama's: spaces as U+2581, unknown characters as bytes."""
+  from tokenizers import Tokenizer, models, pre_tokenizers
+
+  pieces = [f'<0x{n:02X}>' for n in range(256)]
+  pieces += ['\u2581', 'a', 'b', '\u2581a', '<mask>']
+  vocab = {piece: i for i, piece in enumerate(pieces)}
+  model = Tokenizer(models.BPE(vocab, [('\u2581', 'a')], byte_fallback=True))
+  model.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme='never')
+  return HuggingFace(model.to_str().encode())
+
+
+def words(special):
+  """A model of whole words that has `<mask>` itself, declared or not."""
+  from tokenizers import Tokenizer, models, pre_tokenizers
+
+  vocab = {'a': 0, '<mask>': 1, '<unk>': 2}
+  model = Tokenizer(models.WordLevel(vocab, unk_token='<unk>'))
+  model.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+  if special is not None:
+    (model.add_special_tokens if special else model.add_tokens)(['<mask>'])
+  return HuggingFace(model.to_str().encode())
+
+
+def test_bytes_of_a_model_that_falls_back_to_bytes():
+  tokenizer, text = metaspace(), 'a b \u00e9 a'
+  ids = tokenizer.encode(text)
+  assert tokenizer.byte_lengths[ids].sum() == len(text.encode())
+
+
+@pytest.mark.parametrize('special', [None, False, True])
+def test_text_that_spells_a_special_of_the_model_is_text(special):
+  tokenizer = words(special)
+  assert tokenizer.vocab.mask_id == 1
+  ids = tokenizer.encode('a <mask> a')
+  assert 1 not in ids and ids[0] == ids[-1] == 0 and len(ids) > 2
+
+
 def test_training_is_deterministic():
-  one, two = (SentencePiece.train(TEXTS * 20, 300) for _ in range(2))
+  one, two = (SentencePiece.train(TEXTS * 20, 295) for _ in range(2))
   assert one.fingerprint == two.fingerprint
-  assert one.fingerprint != SentencePiece.train(TEXTS * 20, 290).fingerprint
+  assert one.fingerprint != SentencePiece.train(TEXTS * 20, 294).fingerprint
 
 
 def test_bytes_survive_what_is_no_utf8():
@@ -112,6 +153,7 @@ def test_bytes_survive_what_is_no_utf8():
   [
     ({'specials': ('mask', 'cls')}, "'cls'"),
     ({'specials': ('mask', 'mask')}, 'repeats'),
+    ({'kind': 'byte'}, "kind='byte': must be one of bytes"),
     ({'kind': 'huggingface'}, 'needs data.tokenizer.path'),
     ({'kind': 'sentencepiece'}, 'data.tokenizer.vocab_size'),
   ],

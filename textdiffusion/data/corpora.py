@@ -24,6 +24,7 @@ from typing import Any
 from textdiffusion.core.types import UserError
 
 BUNDLED = ('python_docs', 'python_source')
+VERSION = '1.0.1'  # raise it with any change of what the corpora hold
 _SKIPPED = {
   'site-packages',
   'dist-packages',
@@ -41,7 +42,15 @@ def cache_dir() -> Path:
   """Where built data lie: TEXTDIFFUSION_DATA, or the user's cache."""
   given = os.environ.get('TEXTDIFFUSION_DATA')
   path = Path(given) if given else Path.home() / '.cache' / 'textdiffusion'
-  return path.expanduser()
+  path = path.expanduser()
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(
+      f'built data cannot be kept in {path} ({error.strerror}): set '
+      'TEXTDIFFUSION_DATA to a folder that can be written'
+    ) from None
+  return path
 
 
 def library_files() -> list[Path]:
@@ -57,9 +66,12 @@ def library_files() -> list[Path]:
 def python_docs() -> Iterator[tuple[str, str]]:
   """(name, text): reference topics, then docstrings, none twice."""
   topics = importlib.import_module('pydoc_data.topics').topics
-  for name in sorted(topics):
-    yield f'topics/{name}', topics[name].strip()
   seen = set()
+  for name in sorted(topics):
+    text = topics[name].strip()
+    if text not in seen:  # `if` and `else` are one topic
+      seen.add(text)
+      yield f'topics/{name}', text
   for name, source in _sources():
     for node in ast.walk(ast.parse(source)):
       if not isinstance(
@@ -88,6 +100,11 @@ def _sources() -> Iterator[tuple[str, str]]:
         yield str(path.relative_to(root)), source
 
 
+def bundled_fingerprint(name: str) -> str:
+  """Changes with what a bundled corpus holds."""
+  return f'{name}/{VERSION}/{platform.python_version()}'
+
+
 def bundled(name: str) -> Sequence[dict[str, Any]]:
   """The dataset's documents as {'name', 'text'} of bytes, built if needed."""
   data_dir = cache_dir() / 'tfds' / f'python-{platform.python_version()}'
@@ -103,8 +120,10 @@ def bundled(name: str) -> Sequence[dict[str, Any]]:
       final.parent.mkdir(parents=True, exist_ok=True)
       try:
         os.replace(built, final)
-      except OSError:  # another process was first
-        shutil.rmtree(built)
+      except OSError:
+        if not final.exists():
+          raise
+        shutil.rmtree(built)  # another process was first
     builder = _builder(name, data_dir)
   return builder.as_data_source(split='train')
 
@@ -130,7 +149,7 @@ def _builder(name: str, data_dir: Path) -> Any:
     raise UserError(f'no bundled corpus {name!r}: there are {BUNDLED}')
 
   class Corpus(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    VERSION = tfds.core.Version('1.0.0')
+    VERSION = tfds.core.Version(VERSION)
 
     def _info(self) -> Any:
       features = {'name': tfds.features.Text(), 'text': tfds.features.Text()}

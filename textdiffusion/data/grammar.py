@@ -161,7 +161,7 @@ def _words(text: str) -> tuple[tuple[float, Symbols], ...]:
 
 
 def toy_grammar() -> Grammar:
-  """English-like sentences of 3 to 12 words with agreement in number.
+  """English-like sentences of 3 to 11 words with agreement in number.
 
   The verb agrees with its subject across a prepositional phrase: a dependency
   over several words that a model has to learn.

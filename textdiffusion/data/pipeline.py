@@ -7,6 +7,9 @@ iterator is how many batches it has given.
 
 import dataclasses
 import hashlib
+import importlib.metadata
+import os
+import tempfile
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -17,7 +20,12 @@ from textdiffusion.core.types import UserError
 from textdiffusion.data.corpora import cache_dir
 from textdiffusion.data.packing import Rows, Tokens, tokenize
 from textdiffusion.data.sources import Source, Split, open_source
-from textdiffusion.data.tokenizers import Tokenizer, TokenizerConfig, build
+from textdiffusion.data.tokenizers import (
+  SentencePiece,
+  Tokenizer,
+  TokenizerConfig,
+  build,
+)
 
 _FOREVER = 1 << 48  # rows; a run ends by its steps, never by its data
 
@@ -44,6 +52,10 @@ class DataConfig:
         raise UserError(
           f'data.{name}={getattr(self, name)}: must be at least {least}'
         )
+    if self.rows not in ('packed', 'document'):
+      raise UserError(f'data.rows={self.rows!r}: must be packed or document')
+    if not 0 <= self.seed < 2**32:
+      raise UserError(f'data.seed={self.seed}: must be from 0 to 2**32 - 1')
     if self.model_padding and self.rows != 'document':
       raise UserError('data.model_padding needs data.rows=document')
 
@@ -54,8 +66,12 @@ class DataConfig:
       + ' rows'
       + (', documents kept apart' if self.respect_documents else '')
     )
+    if self.source.partition(':')[0] == 'toy_grammar':
+      heldout = 'held-out sentences of another seed'
+    else:
+      heldout = f'held-out {self.holdout:g} of documents by hash'
     return (
-      f'{self.source}, held-out {self.holdout:g} of documents by hash; '
+      f'{self.source}, {heldout}; '
       f'{self.tokenizer.kind} tokens; {layout} of {self.length}'
     )
 
@@ -89,7 +105,7 @@ def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
   """
   source = open_source(config.source, config.holdout)
   if tokenizer is None:
-    tokenizer = build(config.tokenizer, source.documents('train'))
+    tokenizer = _tokenizer(config.tokenizer, source)
   else:
     refuse_other(config.tokenizer, tokenizer)
   folder = cache_dir() / 'tokens'
@@ -123,9 +139,15 @@ def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
 
   train = rows('train')
   if not len(train):
+    mend = (
+      'lower data.holdout, or cut files into documents with ?split=line'
+      if len(splits['heldout'].ids) > len(splits['train'].ids)
+      else 'lower data.length or give it more text'
+    )
     raise UserError(
       f'data.source={config.source} is too small: its training split has '
-      f'{len(splits["train"].ids)} tokens, not one row of {config.length}'
+      f'{len(splits["train"].ids)} tokens, not one row of {config.length}: '
+      + mend
     )
   settings = dataclasses.asdict(config)
   for name in ('batch_size', 'seed', 'tokenizer', 'source'):
@@ -145,6 +167,29 @@ def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
   return Data(tokenizer, fingerprint, train, rows('heldout'), counts, source)
 
 
+def _tokenizer(config: TokenizerConfig, source: Source) -> Tokenizer:
+  """What the config asks for; a SentencePiece model is trained only once."""
+  if config.kind != 'sentencepiece' or config.path:
+    return build(config, ())
+  told = (
+    f'{source.fingerprint}/{config.vocab_size}/'
+    + importlib.metadata.version('sentencepiece')
+  )
+  folder = cache_dir() / 'tokenizers'
+  path = folder / f'{hashlib.sha256(told.encode()).hexdigest()[:24]}.model'
+  if path.exists():
+    return SentencePiece(path.read_bytes(), config.specials)
+  made = SentencePiece.train(
+    source.documents('train'), config.vocab_size, config.specials
+  )
+  # Written aside and renamed: nobody ever reads half a model.
+  folder.mkdir(parents=True, exist_ok=True)
+  with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+    file.write(made.model)
+  os.replace(file.name, path)
+  return made
+
+
 def refuse_other(config: TokenizerConfig, tokenizer: Tokenizer) -> None:
   """Raises UserError where the config asks for another tokenizer."""
   is_other = config.kind != tokenizer.kind or (
@@ -152,6 +197,8 @@ def refuse_other(config: TokenizerConfig, tokenizer: Tokenizer) -> None:
   )
   if not is_other and config.path:
     is_other = build(config, ()) != tokenizer
+  elif not is_other and config.kind == 'sentencepiece':
+    is_other = config.vocab_size != tokenizer.base_size
   if is_other:
     raise UserError(
       f'the checkpoint has a {tokenizer.kind} tokenizer '

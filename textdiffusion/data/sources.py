@@ -4,17 +4,21 @@ python_docs, python_source        bundled, of the running interpreter
 toy_grammar[:COUNT]               sentences of a known law
 tfds:NAME[:CONFIG]/SPLIT?key=text any TFDS dataset with a text feature
 files:GLOB[?key=text]             .txt and .txt.gz (a file is a document; with
-                                  ?split=line a line is), .jsonl (a line is a
-                                  document, its text in the field `key`)
+                                  ?split=line a line is, with ?split=blank
+                                  what stands between blank lines), .jsonl (a
+                                  line is a document, its text in field `key`)
 """
 
+import contextlib
 import dataclasses
 import difflib
 import glob
 import gzip
 import hashlib
 import json
-import platform
+import re
+import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +27,12 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from textdiffusion.core.types import UserError
-from textdiffusion.data.corpora import BUNDLED, bundled, quiet_tfds
+from textdiffusion.data.corpora import (
+  BUNDLED,
+  bundled,
+  bundled_fingerprint,
+  quiet_tfds,
+)
 from textdiffusion.data.grammar import toy_grammar
 
 Split = Literal['train', 'heldout']
@@ -51,7 +60,7 @@ def open_source(name: str, holdout: float) -> Source:
     return _sentences(rest)
   if name in BUNDLED:
     texts = lambda: (_text(row['text']) for row in bundled(name))
-    return _by_hash(f'{name}/{platform.python_version()}', texts, holdout)
+    return _by_hash(bundled_fingerprint(name), texts, holdout)
   if kind == 'tfds' and rest:
     return _by_hash(*_tfds(rest), holdout)
   if kind == 'files' and rest:
@@ -82,8 +91,10 @@ def _by_hash(
 def _sentences(count: str) -> Source:
   """Splits have seeds of their own: a split by hash would change the law, as
   each sentence would occur in one of them only."""
-  if count and not count.isdecimal():
-    raise UserError(f'data.source=toy_grammar:{count}: {count!r} is no number')
+  if count and not (count.isdecimal() and int(count)):
+    raise UserError(
+      f'data.source=toy_grammar:{count}: {count!r} is no number of sentences'
+    )
   total = int(count) if count else _SENTENCES
   grammar = toy_grammar()
 
@@ -110,7 +121,9 @@ def _tfds(spec: str) -> tuple[str, Callable[[], Iterator[str]]]:
       name.replace(':', '/', 1), try_gcs=False, file_format='array_record'
     )
     if not builder.is_prepared():
-      builder.download_and_prepare()
+      # TFDS tells of its progress on stdout, which is for results.
+      with contextlib.redirect_stdout(sys.stderr):
+        builder.download_and_prepare()
     rows = builder.as_data_source(split=split)
   except Exception as error:  # TFDS and its backends raise all kinds
     reason = str(error).strip().split('\n')[0] or type(error).__name__
@@ -124,26 +137,42 @@ def _tfds(spec: str) -> tuple[str, Callable[[], Iterator[str]]]:
       + ', '.join(features)
     )
   fingerprint = f'tfds/{builder.info.full_name}/{split}/{key}'
-  return fingerprint, lambda: (_text(row[key]) for row in rows)
+
+  def texts() -> Iterator[str]:
+    for row in rows:
+      if not isinstance(row[key], bytes | str):
+        raise UserError(
+          f'data.source=tfds:{spec}: feature {key!r} is no text; the features '
+          'are ' + ', '.join(features)
+        )
+      yield _text(row[key])
+
+  return fingerprint, texts
 
 
 def _files(spec: str) -> tuple[str, Callable[[], Iterator[str]]]:
   """`GLOB[?key=field&split=line]` -> fingerprint of the contents, texts."""
   pattern, options = _options(spec, {'key', 'split'})
-  if options.get('split', 'line') != 'line':
+  if options.get('split', 'line') not in ('line', 'blank'):
     raise UserError(
       f'data.source=files:{spec}: split={options["split"]!r}, but only '
-      'split=line is known'
+      'split=line and split=blank are known'
     )
-  paths = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
+  found = glob.glob(str(Path(pattern).expanduser()), recursive=True)
+  paths = sorted(path for path in found if not Path(path).is_dir())
   if not paths:
     raise UserError(f'data.source=files:{pattern} matches no file')
   digest = hashlib.sha256(json.dumps(sorted(options.items())).encode())
   for path in paths:
     if not path.endswith(('.txt', '.txt.gz', '.jsonl')):
       raise UserError(f'{path}: only .txt, .txt.gz and .jsonl are read')
-    with open(path, 'rb') as file:
-      digest.update(hashlib.file_digest(file, 'sha256').digest())
+    try:
+      with open(path, 'rb') as file:
+        digest.update(hashlib.file_digest(file, 'sha256').digest())
+    except OSError as error:
+      raise UserError(
+        f'{path} cannot be read ({error.strerror}): mend or leave it out'
+      ) from None
 
   def texts() -> Iterator[str]:
     for path in paths:
@@ -153,6 +182,13 @@ def _files(spec: str) -> tuple[str, Callable[[], Iterator[str]]]:
 
 
 def _read(path: str, options: dict[str, str]) -> Iterator[str]:
+  try:
+    yield from _parts(path, options)
+  except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+    raise UserError(f'{path} is no whole gzip file ({error})') from None
+
+
+def _parts(path: str, options: dict[str, str]) -> Iterator[str]:
   opener: Any = gzip.open if path.endswith('.gz') else open
   if path.endswith('.jsonl'):
     key, offset = options.get('key', 'text'), 0
@@ -165,7 +201,12 @@ def _read(path: str, options: dict[str, str]) -> Iterator[str]:
     return
   with opener(path, 'rb') as file:
     if options.get('split') != 'line':
-      yield _decoded(file.read(), path, 0)
+      text = _decoded(file.read(), path, 0)
+      if options.get('split') != 'blank':
+        yield text
+        return
+      parts = re.split(r'\n(?:[^\S\n]*\n)+', text)
+      yield from (part.strip('\r\n') for part in parts if part.strip())
       return
     offset = 0
     for line in file:
@@ -184,7 +225,8 @@ def _field(line: str, key: str, place: str) -> str:
       f'{place}: no text in the field {key!r}; there are {fields}: name one '
       'with ?key=FIELD'
     )
-  return row[key]
+  # JSON can spell half a surrogate pair, which is no text: it becomes '?'.
+  return row[key].encode('utf-8', 'replace').decode()
 
 
 def _decoded(data: bytes, path: str, offset: int) -> str:
@@ -199,7 +241,9 @@ def _decoded(data: bytes, path: str, offset: int) -> str:
 
 def _options(spec: str, known: set[str]) -> tuple[str, dict[str, str]]:
   """`path?a=b&c=d` -> path, options."""
-  path, _, query = spec.partition('?')
+  path, mark, query = spec.rpartition('?')
+  if not mark or '=' not in query:  # a ? of a glob
+    path, query = spec, ''
   options = dict(parse_qsl(query))
   for name in options:
     if name not in known:

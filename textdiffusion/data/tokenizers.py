@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -26,7 +26,13 @@ _SPELLINGS = {
   'pad': ('<pad>', '[PAD]'),
   'mask': ('<mask>', '[MASK]'),
 }
+_INSIDE_SPECIAL = '|'.join(
+  f'(?<={re.escape(spelling[0])})(?={re.escape(spelling[1:])})'
+  for spellings in _SPELLINGS.values()
+  for spelling in spellings
+)
 _CHARACTERS = ' abcdefghijklmnopqrstuvwxyz'
+Kind = Literal['bytes', 'characters', 'sentencepiece', 'huggingface']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +41,17 @@ class TokenizerConfig:
   file at `path`. Without a path, SentencePiece is trained on the training
   split with `vocab_size` pieces. specials: appended in this order."""
 
-  kind: Literal['bytes', 'characters', 'sentencepiece', 'huggingface'] = 'bytes'
+  kind: Kind = 'bytes'
   path: str = ''
   vocab_size: int = 0
   specials: tuple[str, ...] = SPECIALS
 
   def __post_init__(self) -> None:
+    kinds = get_args(Kind)
+    if self.kind not in kinds:
+      raise UserError(
+        f'data.tokenizer.kind={self.kind!r}: must be one of {", ".join(kinds)}'
+      )
     for name in self.specials:
       if name not in SPECIALS:
         raise UserError(
@@ -65,7 +76,8 @@ class Tokenizer:
   """The interface, and what all kinds share.
 
   vocab: sizes and special ids. byte_lengths: [vocab.size] UTF-8 bytes of each
-  token, 0 for specials.
+  token, 0 for specials. base_size: ids without the appended specials. own: ids
+  of the specials that the model file already has.
   """
 
   kind = ''
@@ -73,6 +85,7 @@ class Tokenizer:
   def __init__(
     self, base_size: int, specials: Sequence[str], own: dict[str, int]
   ):
+    self.base_size = base_size
     self.specials = tuple(specials)
     self.special_ids: dict[str, int] = {}
     size = base_size
@@ -85,14 +98,22 @@ class Tokenizer:
     ids = {f'{name}_id': self.special_ids.get(name) for name in SPECIALS}
     self.vocab = Vocab(size, **ids)
     self._names = {i: f'<{name}>' for name, i in self.special_ids.items()}
+    self._own = list(own.values())
     lengths = np.zeros(size, np.int32)
     lengths[:base_size] = self._base_lengths()
     lengths[list(self._names)] = 0
     self.byte_lengths = lengths
 
   def encode(self, text: str) -> np.ndarray:
-    """Text -> int32 ids."""
-    raise NotImplementedError
+    """Text -> int32 ids, none of a special even if text spells one."""
+    ids = self._encode(text)
+    if self._own and np.isin(ids, self._own).any():
+      # This model takes the spelling in a text for the special: encode it in
+      # two parts, and should a part still be a special, leave that out.
+      parts = re.split(_INSIDE_SPECIAL, text)
+      ids = np.concatenate([self._encode(part) for part in parts])
+      ids = ids[~np.isin(ids, self._own)]
+    return ids
 
   def decode(self, ids: Iterable[int]) -> str:
     """Ids -> text; specials are left out."""
@@ -116,7 +137,7 @@ class Tokenizer:
     return {
       'kind': self.kind,
       'specials': list(self.specials),
-      'model': base64.b64encode(self._model()).decode(),
+      'model': base64.b64encode(self.model).decode(),
     }
 
   def __eq__(self, other: object) -> bool:
@@ -127,7 +148,12 @@ class Tokenizer:
   def __hash__(self) -> int:
     return hash(self.fingerprint)
 
-  def _model(self) -> bytes:
+  def _encode(self, text: str) -> np.ndarray:
+    raise NotImplementedError
+
+  @property
+  def model(self) -> bytes:
+    """The model file, where there is one."""
     return b''
 
   def _base_lengths(self) -> np.ndarray:
@@ -148,7 +174,7 @@ class Bytes(Tokenizer):
   def __init__(self, specials: Sequence[str] = SPECIALS):
     super().__init__(256, specials, {})
 
-  def encode(self, text: str) -> np.ndarray:
+  def _encode(self, text: str) -> np.ndarray:
     data = text.encode('utf-8', 'surrogatepass')
     return np.frombuffer(data, np.uint8).astype(np.int32)
 
@@ -170,7 +196,7 @@ class Characters(Tokenizer):
   def __init__(self, specials: Sequence[str] = SPECIALS):
     super().__init__(len(_CHARACTERS), specials, {})
 
-  def encode(self, text: str) -> np.ndarray:
+  def _encode(self, text: str) -> np.ndarray:
     text = re.sub('[^a-z]+', ' ', text.lower())
     data = np.frombuffer(text.encode(), np.uint8).astype(np.int32)
     return np.where(data == 32, 0, data - 96).astype(np.int32)
@@ -186,7 +212,10 @@ class Characters(Tokenizer):
 
 
 class SentencePiece(Tokenizer):
-  """A SentencePiece model (Kudo & Richardson 2018)."""
+  """A SentencePiece model (Kudo & Richardson 2018).
+
+  U+2581 in a text becomes a space: it is how the library writes one.
+  """
 
   kind = 'sentencepiece'
 
@@ -206,7 +235,7 @@ class SentencePiece(Tokenizer):
     vocab_size: int,
     specials: Sequence[str] = SPECIALS,
   ) -> 'SentencePiece':
-    """A unigram model that encodes every text without loss.
+    """A unigram model that encodes every text (less U+2581) without loss.
 
     Trained on one thread, so that equal texts give equal models.
     """
@@ -241,7 +270,7 @@ class SentencePiece(Tokenizer):
       ) from None
     return cls(model.getvalue(), specials)
 
-  def encode(self, text: str) -> np.ndarray:
+  def _encode(self, text: str) -> np.ndarray:
     return np.asarray(self._processor.encode(text), np.int32)
 
   def _decode(self, ids: list[int]) -> str:
@@ -267,7 +296,8 @@ class SentencePiece(Tokenizer):
         lengths[i] = 0
     return np.asarray(lengths, np.int32)
 
-  def _model(self) -> bytes:
+  @property
+  def model(self) -> bytes:
     return self._bytes
 
 
@@ -289,7 +319,7 @@ class HuggingFace(Tokenizer):
     size = max(known.values()) + 1
     super().__init__(size, specials, _own_specials(known, specials))
 
-  def encode(self, text: str) -> np.ndarray:
+  def _encode(self, text: str) -> np.ndarray:
     coded = self._tokenizer.encode(text, add_special_tokens=False)
     return np.asarray(coded.ids, np.int32)
 
@@ -308,11 +338,17 @@ class HuggingFace(Tokenizer):
     for piece, i in self._tokenizer.get_vocab().items():
       if is_byte_level:
         lengths[i] = len(piece)  # one character stands for one byte
+      elif re.fullmatch('<0x[0-9A-F]{2}>', piece):
+        lengths[i] = 1  # byte fallback
       else:
-        lengths[i] = len(piece.removeprefix('##').encode())
+        plain = piece.removeprefix('##').replace('\u2581', ' ')
+        lengths[i] = len(plain.encode())
+    for i, added in self._tokenizer.get_added_tokens_decoder().items():
+      lengths[i] = 0 if added.special else len(added.content.encode())
     return lengths
 
-  def _model(self) -> bytes:
+  @property
+  def model(self) -> bytes:
     return self._bytes
 
 
