@@ -14,6 +14,8 @@ CONFIG = '--config=configs/mdlm/toy_grammar_tiny.py'
 SMALL = [
   'data.source=toy_grammar:400',
   'data.batch_size=8',
+  'data.length=64',
+  'data.tokenizer.kind=characters',
   'model.num_layers=2',
   'model.d_model=16',
   'train.steps=6',
