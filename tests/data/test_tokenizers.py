@@ -172,5 +172,7 @@ def test_bad_files(tmp_path):
     path.write_bytes(b'{"no": "model"}')
     with pytest.raises(UserError, match=f'broken.json: not a {kind} model'):
       build(TokenizerConfig(kind, path=str(path)), ())
+  with pytest.raises(UserError, match='no text to train a tokenizer on'):
+    SentencePiece.train([], 300)
   with pytest.raises(UserError, match='vocab_size=100000'):
     SentencePiece.train(['a b c'], 100_000)

@@ -264,6 +264,11 @@ class SentencePiece(Tokenizer):
       )
     except RuntimeError as error:
       reason = str(error).strip().splitlines()[-1]
+      if 'sentences_.empty()' in reason:
+        raise UserError(
+          'the training split has no text to train a tokenizer on: look at '
+          'data.source and data.holdout'
+        ) from None
       raise UserError(
         f'data.tokenizer.vocab_size={vocab_size}: SentencePiece cannot train '
         f'on this corpus ({reason})'
