@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from textdiffusion.core.keys import row_keys, stream
 from textdiffusion.core.types import Array, Key, Model, Step, UserError, Vocab
@@ -174,7 +175,7 @@ def diffusion_sampler(process: RankOne) -> Sampler:
 
 def _refuse_given_masks(canvas: Canvas, mask_id: int | None) -> None:
   """A given mask has no law to condition on. Under jit it cannot be seen."""
-  if mask_id is None or any(isinstance(x, jax.core.Tracer) for x in canvas):
+  if mask_id is None or any(isinstance(x, Tracer) for x in canvas):
     return
   if (np.asarray(canvas.is_given) & (np.asarray(canvas.ids) == mask_id)).any():
     raise UserError(

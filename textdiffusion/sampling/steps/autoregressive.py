@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.types import (
@@ -90,7 +91,7 @@ def common_prefix(is_given: Array) -> int:
 
   Raises UserError where a given token stands to the right of a free one.
   """
-  if isinstance(is_given, jax.core.Tracer):
+  if isinstance(is_given, Tracer):
     return 0
   given = np.asarray(is_given)
   if (given[:, 1:] & ~given[:, :-1]).any():
