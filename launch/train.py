@@ -43,7 +43,7 @@ def run(
   print(
     f'{config.data.source}: {counts["documents"]:,} documents, '
     f'{counts["tokens"]:,} tokens; '
-    f'{num_params(config.model, method.num_states):,} parameters; '
+    f'{num_params(denoiser):,} parameters; '
     f'{jax.device_count()} {jax.default_backend()} device(s)'
   )
   train(
@@ -61,7 +61,7 @@ def run(
     workdir,
     facts,
     heldout.hook(config, data, method, denoiser, mesh),
-    flops_per_token(config.model, method.num_states, config.data.length),
+    flops_per_token(config.model, method.width, config.data.length),
   )
   return data
 

@@ -56,7 +56,7 @@ class Law:
     return Posterior(self._marginals(z, t, leave_out=False))
 
   def _marginals(self, z, t, leave_out):
-    likelihood = self.process.column(z, 0.0, t)  # [L, K]
+    likelihood = self.process.likelihood(z, t)  # [L, K]
     each = jnp.take_along_axis(likelihood, self.ids.T, axis=1)  # [L, N]
     others = jnp.eye(self.length)[..., None] if leave_out else 0
     joint = jnp.where(others, 0.0, each[None]).sum(1) + self.log_p  # [L, N]
@@ -99,23 +99,47 @@ def sequences(num_states: int, length: int) -> Array:
   )
 
 
-def law_of_chain(process, head_of, length: int, grid: Array) -> Array:
-  """[K^L] law of x_0 under the bridge chain with heads head_of(z, t)."""
+def law_of_chain(
+  process, head_of, length: int, grid: Array, transition=None, given=None
+) -> Array:
+  """[K^L] law of x_0 under the chain with heads head_of(z, t).
+
+  transition: (head, z, s, t) -> Categorical, the bridge by default.
+  given: [L] ids that are known from the start, -1 where free; their times are
+    0, as in the sampler, and head_of is called with t [L].
+  """
+  transition = transition or process.bridge
   states = sequences(process.num_states, length)
+  is_given = jnp.zeros(length, bool) if given is None else given >= 0
+  at = lambda t: t if given is None else jnp.where(is_given, 0.0, t)
 
   def log_prob(dist):
     return jax.vmap(lambda x: dist.log_prob(x).sum(-1))(states)
 
   def advance(law, times):
-    t, s = times
+    t, s = at(times[0]), at(times[1])
     kernel = jax.vmap(
-      lambda z: jnp.exp(log_prob(process.bridge(head_of(z, t), z, s, t)))
+      lambda z: jnp.exp(log_prob(transition(head_of(z, t), z, s, t)))
     )(states)
     reached = law[:, None] > 0  # the bridge from an impossible z is undefined
     return jnp.where(reached, law[:, None] * kernel, 0.0).sum(0), None
 
-  start = jnp.exp(log_prob(process.prior()))
+  prior = process.prior()
+  each = jax.vmap(lambda x: prior.log_prob(x))(states)
+  start = jnp.exp(jnp.where(is_given, 0.0, each).sum(-1))
+  if given is not None:
+    start *= (~is_given | (states == given)).all(-1)
   return jax.lax.scan(advance, start, (grid[:-1], grid[1:]))[0]
+
+
+def total_variation(law: Law, chain: Array, given=None) -> float:
+  """Between `law_of_chain` and the law, conditional on what is given."""
+  base = law.process.num_states ** jnp.arange(law.length)[::-1]
+  p = jnp.exp(law.log_p)
+  if given is not None:
+    p = jnp.asarray(law.conditional(given >= 0, given))
+  exact = jnp.zeros_like(chain).at[(law.ids * base).sum(-1)].set(p)
+  return float(0.5 * jnp.abs(chain - exact).sum())
 
 
 def gauss_legendre(nodes: int) -> tuple[Array, Array]:

@@ -58,7 +58,8 @@ def build(config: Config, tokenizer: Tokenizer) -> Experiment:
       f'{type(config.method).__name__} needs a {needed} network: '
       f'--set=model.attend={needed}'
     )
-  return Experiment(method, build_denoiser(config.model, method.num_states))
+  denoiser = build_denoiser(config.model, method.num_states, method.num_outputs)
+  return Experiment(method, method.extend(denoiser))
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> Config:

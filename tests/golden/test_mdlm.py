@@ -1,20 +1,13 @@
-"""MDLM against the numbers of its official code.
+"""MDLM against the numbers of its official code; see `case`."""
 
-`TEXTDIFFUSION_GOLDEN=DIR python -m pytest tests/golden` runs the same tests on
-another folder of the same structure (DIR/mdlm/*.npz and *.json). Sizes and
-settings are read from the files. The official code computes in float32, this
-one in float64 here: rtol 1e-5 and atol 1e-6 unless a comment says why not.
-"""
-
-import json
-import os
 import re
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.golden import case
+from tests.golden.case import close, number
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.types import Cavity
 from textdiffusion.objectives.nelbo import masked_bound, rate_bound, step_bound
@@ -31,9 +24,6 @@ from textdiffusion.schedules.noise import (
 )
 
 pytestmark = pytest.mark.usefixtures('x64')
-ROOT = Path(
-  os.environ.get('TEXTDIFFUSION_GOLDEN') or Path(__file__).parent / 'data'
-)
 # Arrays that no test checks, and why.
 LEFT_OUT = {
   'samplers': {
@@ -44,40 +34,13 @@ LEFT_OUT = {
 }
 
 
-class Case(dict):
-  """Arrays of a case in float64; `used` records which were read."""
-
+class Case(case.Case):
   def __init__(self, name):
-    folder = ROOT / 'mdlm'
-    with np.load(folder / f'{name}.npz') as data:
-      super().__init__(
-        (k, v.astype(np.float64) if v.dtype.kind == 'f' else v)
-        for k, v in data.items()
-      )
-    self.sidecar = json.loads((folder / f'{name}.json').read_text())
-    self.settings = self.sidecar['settings']
-    self.name, self.used = name, set()
-
-  def __getitem__(self, key):
-    self.used.add(key)
-    return super().__getitem__(key)
+    super().__init__('mdlm', name, LEFT_OUT.get(name, ()))
 
   def process(self, schedule):
     states = self.settings['vocab_without_mask'] + 1
     return absorbing(states, self.settings['mask_index'], schedule)
-
-  def assert_all_used(self):
-    left = set(self) - self.used - set(LEFT_OUT.get(self.name, ()))
-    assert not left, f'not checked: {sorted(left)}'
-
-
-def close(mine, official, rtol=1e-5, atol=1e-6):
-  np.testing.assert_allclose(mine, official, rtol=rtol, atol=atol)
-
-
-def number(text):
-  """'0p001' and '1em3' are both 0.001."""
-  return float(text.replace('em', 'e-').replace('p', '.'))
 
 
 def normalised(weights):
@@ -154,7 +117,7 @@ def test_loss():
   close(jnp.exp(least + t * (most - least)), g['move_chance_cov'])
 
   for name in ('geometric', 'linear', 'cosinesqr', 'cosine'):
-    told = g.sidecar['arrays'][f'loss_ct_{name}']['meaning']
+    told = g.meaning(f'loss_ct_{name}')
     ends = re.search(rf'{name}: ([\d.e-]+)\.\.([\d.e-]+)', told)
     kind = {'geometric': Geometric, 'linear': LinearSigma}.get(name)
     schedule = kind(*map(float, ends.groups())) if kind else by_name(name, eps)
@@ -199,7 +162,7 @@ def test_samplers():
   score = jnp.exp(to_log_score(process, head, z, t).value)
   close(score[is_masked], g['subs_score'][is_masked])
   for name in [k for k in g if k.startswith('sample_timesteps_')]:
-    told = g.sidecar['arrays'][name]['meaning']
+    told = g.meaning(name)
     last = float(re.search(r'eps=([\d.e-]+)', told)[1])
     grid = grids.uniform(int(name.rsplit('_', 1)[1]))
     close(last + (1 - last) * grid, g[name])

@@ -54,3 +54,12 @@ def test_a_parameter_without_a_rule_is_an_error():
   shape = jax.ShapeDtypeStruct((3, 4), float)
   with pytest.raises(ValueError, match='no layout rule names.*novel'):
     specs({'novel': {'kernel': shape}})
+
+
+def test_parameters_of_a_method_stand_beside_the_network():
+  config = TransformerConfig(num_layers=1, d_model=16, num_heads=2)
+  shapes = jax.eval_shape(build_denoiser(config, 9).init, jax.random.key(0))
+  own = {'power': jax.ShapeDtypeStruct((9,), float)}
+  both = specs({'network': shapes, 'method': own})
+  assert both['network'] == specs(shapes)
+  assert both['method']['power'] == PartitionSpec(None)

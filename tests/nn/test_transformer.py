@@ -247,7 +247,7 @@ def test_flops_are_counted_as_the_compiler_counts():
 def test_num_params_counts_what_init_makes():
   params = build_denoiser(TINY, STATES).init(jax.random.key(0))
   made = sum(leaf.size for leaf in jax.tree.leaves(params))
-  assert num_params(TINY, STATES) == made
+  assert num_params(build_denoiser(TINY, STATES)) == made
 
 
 @pytest.mark.parametrize(
@@ -264,3 +264,28 @@ def test_num_params_counts_what_init_makes():
 def test_bad_settings_name_the_value(settings, told):
   with pytest.raises(UserError, match=told):
     dataclasses.replace(TINY, **settings)
+
+
+def test_weights_of_tokens_mix_their_embeddings():
+  """One-hot weights are the ids, and an even mixture is neither of its two."""
+  denoiser, params = made()
+  one_hot = jax.nn.one_hot(IDS, STATES)
+  close(out(denoiser, params, one_hot), out(denoiser, params))
+  other = jax.nn.one_hot((IDS + 1) % STATES, STATES)
+  mixed = out(denoiser, params, (one_hot + other) / 2)
+  table = denoiser.table(params)
+  mean = (table[IDS] + table[(IDS + 1) % STATES]) / 2
+  # A vocabulary of the mixed embeddings, each a token of its own.
+  ids = jnp.arange(IDS.size).reshape(IDS.shape)
+  wide = {**params, 'embedding': mean.reshape(IDS.size, -1)}
+  close(mixed, out(build_denoiser(TINY, IDS.size, STATES), wide, ids))
+  assert abs(mixed - out(denoiser, params)).max() > 0.01
+
+
+def test_more_outputs_than_tokens():
+  denoiser = build_denoiser(TINY, STATES, STATES + 2)
+  params = denoiser.init(jax.random.key(0))
+  assert out(denoiser, params).shape == (3, LENGTH, STATES + 2)
+  tied = dataclasses.replace(TINY, tied=True)
+  with pytest.raises(UserError, match='13 outputs for 11 tokens.*tied=False'):
+    build_denoiser(tied, STATES, STATES + 2).init(jax.random.key(0))

@@ -15,8 +15,13 @@ from textdiffusion.objectives.nelbo import (
   step_bound,
 )
 from textdiffusion.processes.bridge import to_cavity
-from textdiffusion.processes.rank_one import absorbing
-from textdiffusion.schedules.noise import Cosine, Linear, Polynomial
+from textdiffusion.processes.rank_one import absorbing, uniform
+from textdiffusion.schedules.noise import (
+  Cosine,
+  Linear,
+  LinearSigma,
+  Polynomial,
+)
 
 pytestmark = pytest.mark.usefixtures('x64', 'quick_compile')
 
@@ -170,7 +175,8 @@ def test_objective_is_a_mean_of_the_bound_over_draws(num_steps):
   ids = law.ids[jax.random.categorical(key, law.log_p, shape=(rows,))]
   objective = Nelbo(process, masked_bound, num_steps)
   loss, terms = objective(Model(law.denoise), key, batch_of(ids))
-  assert loss.shape == ids.shape and set(terms) == {'diffusion', 'prior'}
+  assert loss.shape == ids.shape
+  assert set(terms) == {'diffusion', 'prior', 'reconstruction'}
   total = loss.sum(-1)
   error = float(total.std() / rows**0.5)
   gap = float(total.mean() - law.entropy)
@@ -179,9 +185,43 @@ def test_objective_is_a_mean_of_the_bound_over_draws(num_steps):
     assert gap > 5 * error  # coarse steps cost something
 
 
-def test_prior_term_tells_what_is_no_bound():
-  """alpha(1) > 0 before an all-mask prior: infinite, never hidden."""
-  assert jnp.isinf(prior_bound(absorbing(4, 3, Linear(1e-3)), jnp.array(0)))
+@pytest.mark.parametrize('name', ['absorbing', 'uniform'])
+def test_signal_left_at_the_end_and_noise_at_the_start_are_counted(name):
+  """A schedule that keeps 5% of the signal and begins with 10% of noise: with
+  both ends the exact denoiser's sum is above -log p, and without them below."""
+  make = {
+    'absorbing': lambda s: absorbing(4, 1, s),
+    'uniform': lambda s: uniform(4, s, mask_id=1),
+  }[name]
+  process = make(LinearSigma(0.1, 3.0))
+  law = Law(process, 2)
+  ends = prior_bound(process, jnp.array(0)) + process.decoder_bound()
+  inner = jnp.exp(law.log_p) @ integrated(process, law, law.cavity)
+  assert inner < law.entropy < inner + law.length * ends
+
+  # The decoder term against its definition, over the table of tokens.
+  x0 = jnp.array([0])
+  q = jnp.exp(process.marginal(x0, 0.0).log_probs[0])
+  states = jnp.arange(4)
+  likelihood = jnp.exp(process.likelihood(states, 0.0)).at[:, 1].set(0.0)
+  guess = likelihood / likelihood.sum(1, keepdims=True)
+  want = -jnp.where(q > 0, q * jnp.log(guess[:, 0]), 0.0).sum()
+  np.testing.assert_allclose(process.decoder_bound(), want, rtol=1e-12)
+  # MD4, appendix J.1; and masks of t = 1 that an even guess would reveal.
+  if name == 'absorbing':
+    noise = jnp.exp(process.schedule(0.0).log_1m_alpha[0])
+    np.testing.assert_allclose(want, noise * jnp.log(3.0), rtol=1e-12)
+    signal = jnp.exp(process.schedule(1.0).log_alpha[0])
+    prior = prior_bound(process, jnp.array(0))
+    np.testing.assert_allclose(prior, signal * jnp.log(3.0), rtol=1e-12)
+
+
+@pytest.mark.parametrize('name', PROCESSES)
+def test_proper_schedules_have_no_ends(name):
+  process = PROCESSES[name](3)
+  token = jnp.asarray(Law(process, 1).tokens)[:1]
+  np.testing.assert_allclose(prior_bound(process, token), 0, atol=1e-12)
+  assert process.decoder_bound() == 0
 
 
 def test_a_foreign_head_is_refused():

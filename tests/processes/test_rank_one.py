@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from tests.oracle import PROCESSES, Law, law_of_chain, sequences
+from tests.oracle import PROCESSES, Law, law_of_chain, total_variation
 from textdiffusion.core.types import X0, Cavity, Posterior
 from textdiffusion.processes.bridge import (
   to_cavity,
@@ -24,11 +24,7 @@ def far(process, law, head_of, num_steps):
   """Total variation between the chain's law and the law."""
   grid = jnp.sin(jnp.pi / 2 * grids.uniform(num_steps)) ** 2
   chain = law_of_chain(process, head_of, law.length, grid)
-  states = sequences(process.num_states, law.length)
-  exact = jnp.zeros_like(chain)
-  for ids, log_p in zip(law.ids, law.log_p):
-    exact = exact.at[(states == ids).all(-1).argmax()].set(jnp.exp(log_p))
-  return float(0.5 * jnp.abs(chain - exact).sum())
+  return total_variation(law, chain)
 
 
 @pytest.mark.parametrize('name', ['absorbing', 'uniform', 'hybrid'])

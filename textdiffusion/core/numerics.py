@@ -51,7 +51,7 @@ def log_add(a: Array, b: Array) -> Array:
   )
 
 
-def expect(log_p: Array, value: Array) -> Array:
+def expect(log_p: Array, value: Array | float) -> Array:
   """exp(log_p) * value, with 0 * inf = 0. Broadcasts."""
   some = log_p > -jnp.inf
   return jnp.where(some, jnp.exp(log_p) * jnp.where(some, value, 0.0), 0.0)

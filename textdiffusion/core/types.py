@@ -68,6 +68,13 @@ class Velocity(NamedTuple):
 TokenHead = Posterior | Cavity | LogScore
 FeatureHead = X0 | Eps | Velocity
 Head = TokenHead | FeatureHead | Causal
+# (raw output [B, L, K], x_t, t) -> what the network was trained to say.
+HeadFn = Callable[[Array, X, Time], Any]
+
+
+def typed(head: Callable[[Array], Head]) -> HeadFn:
+  """The HeadFn of a head that is the raw output as it is."""
+  return lambda raw, x, t: head(raw)
 
 
 class Vocab(NamedTuple):
@@ -121,13 +128,16 @@ class Denoiser(NamedTuple):
   """All that is seen of a network outside `nn`.
 
   init: key -> params.
-  apply: (params, x, t, condition) -> raw output [B, L, K], float32. x is
-    [B, L] ids; t broadcasts against [B, L]; ignored unless `uses_time`.
+  apply: (params, x, t, condition) -> raw output [B, L, num_outputs], float32.
+    x is [B, L] ids, or [B, L, K] weights of the tokens whose embeddings are
+    mixed; t broadcasts against [B, L]; ignored unless `uses_time`.
   init_cache: (rows, length) -> cache, causal networks only.
   decode: (params, ids [B, n], cache, start) -> (raw [B, n, K], cache): the
     output at positions start .. start + n - 1 of all rows.
   uses_time: whether the output depends on t.
   num_states: K.
+  table: params -> [K, D] token embeddings.
+  method_params: params -> those that the method learns beside the network.
   """
 
   init: Callable[[Key], PyTree]
@@ -136,6 +146,8 @@ class Denoiser(NamedTuple):
   decode: Callable[[PyTree, Array, PyTree, Array], tuple[Array, PyTree]] | None
   uses_time: bool
   num_states: int
+  table: Callable[[PyTree], Array] | None = None
+  method_params: Callable[[PyTree], PyTree] = lambda params: ()
 
 
 class Dist(Protocol):
@@ -180,6 +192,8 @@ class Model(NamedTuple):
   init_cache, decode: as in `Denoiser`, params closed over, decode giving a
     head; None where the network is not causal.
   uses_time: whether `denoise` depends on t.
+  table: [K, D] token embeddings, for kernels that are built from them.
+  method_params: what the method learns beside the network.
   embed: ids [L] -> features [L, D], latent methods.
   round: features [L, D] -> token logits [L, K], latent methods.
   """
@@ -188,6 +202,8 @@ class Model(NamedTuple):
   init_cache: Callable[[int, int], PyTree] | None = None
   decode: Callable[[Array, PyTree, Array], tuple[Head, PyTree]] | None = None
   uses_time: bool = False
+  table: Array | None = None
+  method_params: PyTree = ()
   embed: Callable[[Array], Array] | None = None
   round: Callable[[Array], Array] | None = None
 
@@ -195,7 +211,7 @@ class Model(NamedTuple):
 def bind(
   denoiser: Denoiser,
   params: PyTree,
-  head: Callable[[Array], Head],
+  head: HeadFn,
   condition: Condition = Condition(),  # noqa: B008 an immutable tuple
 ) -> Model:
   """Closes a network over what does not change from call to call.
@@ -205,20 +221,21 @@ def bind(
   """
 
   def denoise(x: X, t: Time) -> Head:
-    if jnp.ndim(t) == 2:
-      t = jnp.max(t, axis=-1, keepdims=True)
-    return head(denoiser.apply(params, x, t, condition))
+    told = jnp.max(t, axis=-1, keepdims=True) if jnp.ndim(t) == 2 else t
+    return head(denoiser.apply(params, x, told, condition), x, t)
 
   def decode(ids: Array, cache: PyTree, start: Array) -> tuple[Head, PyTree]:
     assert denoiser.decode is not None
     raw, cache = denoiser.decode(params, ids, cache, start)
-    return head(raw), cache
+    return head(raw, ids, 0.0), cache
 
   return Model(
     denoise,
     denoiser.init_cache,
     decode if denoiser.decode is not None else None,
     denoiser.uses_time,
+    denoiser.table(params) if denoiser.table is not None else None,
+    denoiser.method_params(params),
   )
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from textdiffusion.core.types import Causal, UserError, Vocab
+from textdiffusion.core.types import Causal, UserError, Vocab, typed
 from textdiffusion.methods.method import Method
 from textdiffusion.objectives import autoregressive
 from textdiffusion.sampling.generate import autoregressive_sampler
@@ -23,7 +23,7 @@ class Autoregressive:
       process=None,
       objective=objective,
       evaluator=objective,
-      head=Causal,
+      head=typed(Causal),
       sampler=autoregressive_sampler(vocab),
       causal=True,
       num_states=vocab.size,

@@ -6,20 +6,20 @@ mass to the mask and copies every visible token.
 
 import dataclasses
 
-from textdiffusion.core.types import Cavity, UserError, Vocab
+from textdiffusion.core.types import Cavity, UserError, Vocab, typed
 from textdiffusion.methods.method import Method
 from textdiffusion.objectives.nelbo import Nelbo, masked_bound
 from textdiffusion.processes.rank_one import absorbing
 from textdiffusion.sampling.generate import diffusion_sampler
-from textdiffusion.schedules.noise import Linear, Schedule, is_proper
+from textdiffusion.schedules.noise import Linear, Schedule
 
 
 @dataclasses.dataclass(frozen=True)
 class MDLM:
   """schedule: of the masking. num_steps: T of the finite bound, 0 continuous.
 
-  A schedule that leaves signal at t = 1 or noise at t = 0 gives a loss to
-  train on, but no bound to report.
+  Any schedule gives a bound: what it leaves of signal at t = 1 and of noise at
+  t = 0 is counted.
   """
 
   schedule: Schedule = Linear()
@@ -33,15 +33,11 @@ class MDLM:
       )
     process = absorbing(vocab.size, vocab.mask_id, self.schedule)
     objective = Nelbo(process, masked_bound, self.num_steps)
-    if not is_proper(self.schedule):
-      objective = dataclasses.replace(
-        objective, ends=False, estimand='surrogate'
-      )
     return Method(
       process=process,
       objective=objective,
       evaluator=objective,
-      head=Cavity,
+      head=typed(Cavity),
       sampler=diffusion_sampler(process),
       causal=False,
       num_states=vocab.size,

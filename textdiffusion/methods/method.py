@@ -3,7 +3,15 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from textdiffusion.core.types import Array, Head, Objective, Vocab
+from textdiffusion.core.keys import stream
+from textdiffusion.core.types import (
+  Denoiser,
+  HeadFn,
+  Key,
+  Objective,
+  PyTree,
+  Vocab,
+)
 from textdiffusion.sampling.generate import Sampler
 
 
@@ -13,19 +21,51 @@ class Method(NamedTuple):
   process: the forward process; None for autoregression.
   objective: what training minimises.
   evaluator: the objective whose mean is reported, a bound on -log p.
-  head: raw network output -> the typed head it is trained as.
+  head: (raw network output, x_t, t) -> the typed head it is trained as.
   sampler: (model, key, canvas, config) -> what the sampling loop runs.
   causal: whether the network must be causal (True) or must not be (False).
   num_states: K, the width of the network's input and output.
+  num_outputs: of the output, where it is not K.
+  init_params: key -> what the method learns beside the network; objectives and
+    samplers find it in `Model.method_params`.
   """
 
   process: Any
   objective: Objective
   evaluator: Objective
-  head: Callable[[Array], Head]
+  head: HeadFn
   sampler: Sampler
   causal: bool
   num_states: int
+  num_outputs: int | None = None
+  init_params: Callable[[Key], PyTree] | None = None
+
+  @property
+  def width(self) -> int:
+    """Numbers that the network puts out for a token."""
+    return self.num_outputs or self.num_states
+
+  def extend(self, denoiser: Denoiser) -> Denoiser:
+    """The network with the method's own parameters beside its own, if any:
+    {'network': ..., 'method': ...}."""
+    init_params = self.init_params
+    if init_params is None:
+      return denoiser
+
+    def init(key: Key) -> PyTree:
+      own = init_params(stream(key, 'method'))
+      return {'network': denoiser.init(key), 'method': own}
+
+    of_network = lambda f: (
+      f and (lambda params, *args: f(params['network'], *args))
+    )
+    return denoiser._replace(
+      init=init,
+      apply=of_network(denoiser.apply),
+      decode=of_network(denoiser.decode),
+      table=of_network(denoiser.table),
+      method_params=lambda params: params['method'],
+    )
 
 
 class MethodConfig(Protocol):

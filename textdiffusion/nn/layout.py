@@ -27,6 +27,7 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
   (r'.*(attention/out|mlp/down)/bias', (None,)),
   (r'time/(up|out)/bias', ('tensor',)),
   (r'(.*_)?norm/scale|.*norm/scale', (None,)),
+  (r'method/.*', ()),  # what a method learns is small: whole everywhere
 )
 
 
@@ -41,7 +42,9 @@ def specs(params: PyTree) -> PyTree:
 def _spec(path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
   name = '/'.join(str(entry.key) for entry in path)
   for pattern, axes in RULES:
-    if re.fullmatch(pattern, re.sub(r'^layers(_\d+)?/', '', name)):
+    if re.fullmatch(
+      pattern, re.sub(r'^(network/)?(layers(_\d+)?/)?', '', name)
+    ):
       ahead = (None,) * (len(leaf.shape) - len(axes))
       return PartitionSpec(*ahead, *axes)
   raise ValueError(f'no layout rule names the parameter {name} {leaf.shape}')

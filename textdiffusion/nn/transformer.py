@@ -236,10 +236,11 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-  """Ids [B, L] -> logits [B, L, K] in float32."""
+  """Ids [B, L] or weights [B, L, K] -> [B, L, num_outputs] in float32."""
 
   config: TransformerConfig
   num_states: int
+  num_outputs: int
 
   @nn.compact
   def __call__(
@@ -251,13 +252,18 @@ class Transformer(nn.Module):
     start: Array | None = None,
   ) -> tuple[Array, PyTree]:
     cfg = self.config
-    batch, length = ids.shape
+    batch, length = ids.shape[:2]
     table = self.param(
       'embedding',
       nn.initializers.normal(cfg.d_model**-0.5),
       (self.num_states, cfg.d_model),
     )
-    x = jnp.take(table, ids.reshape(-1), axis=0).astype(cfg.compute_dtype)
+    if jnp.issubdtype(ids.dtype, jnp.integer):
+      x = jnp.take(table, ids.reshape(-1), axis=0).astype(cfg.compute_dtype)
+    else:  # weights of the tokens
+      weights = ids.reshape(batch * length, -1).astype(cfg.compute_dtype)
+      x = weights @ table.astype(cfg.compute_dtype)
+      ids = jnp.zeros((batch, length), jnp.int32)
     context = self._context(ids, t, condition, start)
     if cfg.time == 'additive':
       assert context.time is not None
@@ -266,11 +272,16 @@ class Transformer(nn.Module):
     x, cache = self._layers(x, context, cache)
     x = RMSNorm(dtype=cfg.compute_dtype, name='norm')(x)
     if cfg.tied:
+      if self.num_outputs != self.num_states:
+        raise UserError(
+          f'model.tied=True: the method needs {self.num_outputs} outputs for '
+          f'{self.num_states} tokens: --set=model.tied=False'
+        )
       logits = x @ table.T.astype(cfg.compute_dtype)
     else:
       # From zero: training begins at the uniform distribution.
       logits = Dense(
-        self.num_states, False, cfg.compute_dtype, 0.0, name='head'
+        self.num_outputs, False, cfg.compute_dtype, 0.0, name='head'
       )(x)
     return logits.astype(jnp.float32).reshape(batch, length, -1), cache
 
@@ -334,9 +345,12 @@ class Transformer(nn.Module):
     return x, None if cache is None else tuple(fresh)
 
 
-def build_denoiser(config: TransformerConfig, num_states: int) -> Denoiser:
-  """The network as pure functions: float32 logits over `num_states`."""
-  network = Transformer(config, num_states)
+def build_denoiser(
+  config: TransformerConfig, num_states: int, num_outputs: int | None = None
+) -> Denoiser:
+  """The network as pure functions: float32 logits over `num_states`, or
+  `num_outputs` numbers a token where a method asks for others."""
+  network = Transformer(config, num_states, num_outputs or num_states)
 
   def init(key: Key) -> PyTree:
     ids = jnp.zeros((1, max(4, config.block_size)), jnp.int32)
@@ -374,19 +388,18 @@ def build_denoiser(config: TransformerConfig, num_states: int) -> Denoiser:
     decode if is_causal else None,
     config.time != 'none',
     num_states,
+    lambda params: params['embedding'],
   )
 
 
-def num_params(config: TransformerConfig, num_states: int) -> int:
-  """How many numbers the network learns."""
-  shapes = jax.eval_shape(
-    build_denoiser(config, num_states).init, jax.random.key(0)
-  )
+def num_params(denoiser: Denoiser) -> int:
+  """How many numbers it learns."""
+  shapes = jax.eval_shape(denoiser.init, jax.random.key(0))
   return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
 def flops_per_token(
-  config: TransformerConfig, num_states: int, length: int
+  config: TransformerConfig, num_outputs: int, length: int
 ) -> float:
   """Forward model FLOPs of one token in a row of `length`.
 
@@ -398,4 +411,4 @@ def flops_per_token(
   mlp = (3 if config.mlp == 'swiglu' else 2) * d * config.hidden
   seen = length / 2 if config.attend == 'causal' else length
   per_layer = 2 * (attention + mlp) + 4 * d * seen
-  return config.num_layers * per_layer + 2 * d * num_states
+  return config.num_layers * per_layer + 2 * d * num_outputs

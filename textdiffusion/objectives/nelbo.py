@@ -69,37 +69,38 @@ def step_bound(
   """KL(q(x_s | x_t, x0) || p(x_s | x_t)) of one step: [L] or [L, D] nats.
 
   Summed over a grid with `prior_bound` it is D3PM's and DDPM's exact bound;
-  at s = 0 a token process gives the reconstruction -log p(x0 | x_t).
+  at s = 0 a token process without noise at t = 0 gives the reconstruction
+  -log p(x0 | x_t).
   """
   exact: Any = p.bridge(p.clean(x0), xt, s, t)
   return exact.kl(p.bridge(head, xt, s, t))
 
 
 def prior_bound(p: Process, x0: Array) -> Array:
-  """KL(q_1(. | x0) || prior): [L] or [L, D] nats; inf if alpha(1) > 0."""
+  """KL(q_1(. | x0) || prior): [L] or [L, D] nats."""
   return p.marginal(x0, 1.0).kl(p.prior())
 
 
 @pytree
 class Nelbo:
-  """One draw of t per sequence and the bound there, plus the prior term.
+  """One draw of t per sequence and the bound there, plus both ends.
 
-  process: a token process. bound: the continuous-time bound to use, an exact
-  equal of `rate_bound`. num_steps: T of the finite-step bound; 0 is continuous.
-  ends: whether to add the prior term.
+  process: a rank-one process. bound: the continuous-time bound to use, an
+  exact equal of `rate_bound`. num_steps: T of the finite-step bound; 0 is
+  continuous. The ends, what t = 1 still tells of x0 and what t = 0 has lost,
+  are 0 for a schedule that goes from all signal to none.
   """
 
   process: Any
   bound: Bound = static(default=rate_bound)
   num_steps: int = static(default=0)
-  ends: bool = static(default=True)
   estimand: Literal['nelbo', 'surrogate'] = static(default='nelbo')
 
   def __call__(
     self, model: Model, key: Key, batch: Batch
   ) -> tuple[Array, dict[str, Array]]:
-    """-> [B, L] nats, and its terms: diffusion and prior."""
-    p, x0 = self.process, batch.ids
+    """-> [B, L] nats, and its terms: diffusion, prior, reconstruction."""
+    p, x0 = self.process.refresh(model), batch.ids
     u = batch.u[:, None]
     if self.num_steps:
       s, t = discrete(u, self.num_steps)
@@ -112,12 +113,12 @@ class Nelbo:
       diffusion = self.num_steps * step_bound(p, x0, head, xt, s, t)
     else:
       diffusion = self.bound(p, x0, head, xt, t)
-    if not self.ends:
-      return diffusion, {'diffusion': diffusion}
-    prior = jnp.broadcast_to(self._prior(), x0.shape)
-    return diffusion + prior, {'diffusion': diffusion, 'prior': prior}
-
-  def _prior(self) -> Array:
-    """The same for every token, so one stands for all; [] nats."""
-    token = 1 if self.process.mask_id == 0 else 0
-    return prior_bound(self.process, jnp.full((), token))
+    # Of rank-one noise the ends are the same for every token.
+    token = jnp.full((), 1 if p.mask_id == 0 else 0)
+    prior = jnp.broadcast_to(prior_bound(p, token), x0.shape)
+    decoder = jnp.broadcast_to(p.decoder_bound(), x0.shape)
+    return diffusion + prior + decoder, {
+      'diffusion': diffusion,
+      'prior': prior,
+      'reconstruction': decoder,
+    }

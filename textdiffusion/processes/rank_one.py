@@ -6,6 +6,7 @@ moving share is the hybrid of GIDD. The mask is one of the states; clean tokens
 and the spread noise live on the others.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.numerics import (
+  expect,
   flip,
   log1m_exp,
   log_add,
@@ -39,7 +41,7 @@ class RankOne(TokenProcess):
   schedule: Schedule
   share: Share = static()
   num_states: int = static()  # ty: ignore[incompatible-attribute-override]
-  mask_id: int | None = static()
+  mask_id: int | None = static()  # ty: ignore[incompatible-attribute-override]
 
   def __post_init__(self) -> None:
     if self.mask_id is not None and not 0 <= self.mask_id < self.num_states:
@@ -48,24 +50,32 @@ class RankOne(TokenProcess):
       )
 
   @property
-  def vocab_size(self) -> int:
-    """How many states are tokens."""
-    return self.num_states - (self.mask_id is not None)
-
-  @property
   def is_absorbing(self) -> bool:
     """Whether all noise is the mask."""
     return self.share is jnp.ones_like
 
-  def is_mask(self, states: Array) -> Array:
-    """Any shape of ids -> bool."""
-    if self.mask_id is None:
-      return jnp.zeros_like(states, bool)
-    return states == self.mask_id
-
   def prior(self) -> Categorical:
-    """pi_1 of one token, [K]."""
-    return Categorical(jnp.log(self._noise(jnp.arange(self.num_states), 1.0)))
+    """pi_1 of one token, [K], and what signal a schedule leaves at t = 1
+    spread evenly over the tokens; so the prior term is finite."""
+    even = jnp.zeros((1, self.num_states))
+    return Categorical(self.marginal(even, 1.0).logits[0])
+
+  def decoder_bound(self) -> Array:
+    """E -log p(x0 | x at t = 0), [] nats, 0 where no noise is there at t = 0.
+
+    The decoder knows the noise and no context, p(x0 | z) ~ q_0(z | x0), so the
+    term is the same for every token: MD4 appendix J.1 for any rank-one noise.
+    """
+    level, size = self.schedule(0.0), self.vocab_size
+    share = self.share(jnp.zeros(1))
+    masked = level.log_1m_alpha + jnp.log(share)
+    other = level.log_1m_alpha + jnp.log1p(-share) - math.log(size)
+    same = log_add(level.log_alpha, other)
+    others = other + math.log(max(size - 1, 1))
+    visible = log_add(same, others)
+    nats = expect(masked, math.log(size))
+    nats += expect(same, visible - same) + expect(others, visible - other)
+    return nats[0]
 
   def marginal(self, x0: Array, t: Time) -> Categorical:
     """ids [L] or logits [L, K] -> [L, K]; a logit of the mask is ignored."""
@@ -106,6 +116,12 @@ class RankOne(TokenProcess):
     noise = jnp.exp(log1m_exp(log_keep)) * pi_t + drift
     return log_add(log_keep + log_one_hot(z, self.num_states), jnp.log(noise))
 
+  def likelihood(self, z: Array, t: Time) -> Array:
+    """log q_t(z | x), which begins with the noise of t = 0, if any."""
+    level = self.schedule(t)
+    noise = level.log_1m_alpha + jnp.log(self._noise(z[..., None], t))
+    return log_add(level.log_alpha + log_one_hot(z, self.num_states), noise)
+
   def rate(self, z: Array, t: Time) -> Array:
     """Forward rate y -> z, the same from every y: [L] -> [L, 1], per unit t.
 
@@ -125,13 +141,6 @@ class RankOne(TokenProcess):
     )
     signal = jax.nn.softmax(log_q) - noise
     return jnp.log(jnp.maximum(signal, 0.0)) - level.log_alpha
-
-  def clean_log_probs(self, x0: Array) -> Array:
-    """ids [L] or logits [L, K] -> [L, K], no mass on the mask."""
-    if jnp.issubdtype(x0.dtype, jnp.integer):
-      return log_one_hot(x0, self.num_states)
-    is_mask = self.is_mask(jnp.arange(self.num_states))
-    return jax.nn.log_softmax(jnp.where(is_mask, -jnp.inf, x0))
 
   def _noise(self, states: Array, t: Time) -> Array:
     """pi_t(states): [L, 1] or [K] -> broadcast with the trailing axis of t."""

@@ -39,15 +39,6 @@ def log_transition(now: NoiseLevel, then: NoiseLevel) -> Array:
   return then.log_alpha - now.log_alpha
 
 
-def is_proper(schedule: Schedule) -> bool:
-  """Whether it goes from all signal to none; else a bound lacks its ends."""
-  first, last = schedule(0.0), schedule(1.0)
-  # In float32 1 - alpha rounds to 1 where 1e-8 is left.
-  return bool(
-    (first.log_1m_alpha == -jnp.inf).all() and (last.log_alpha < -30).all()
-  )
-
-
 def inverse(schedule: Schedule, log_1m_alpha: Array, steps: int = 40) -> Array:
   """The t with the given log(1 - alpha), any shape, by bisection.
 
