@@ -24,7 +24,7 @@ demo: install
 	@echo "Open $(DEMO)/report.html in a browser."
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,5 +1,8 @@
 """One MDLM training step: AdamW, clipping and EMA, in float32."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -11,23 +14,27 @@ from textdiffusion.training.state import TrainConfig, init_state
 from textdiffusion.training.step import make_train_step
 
 
-def measure() -> dict[str, object]:
+def prepared() -> tuple[Callable[..., Any], Any, dict[str, Any]]:
+  """(compiled step that takes its state's place, state, batch)."""
   config = TrainConfig()
   method = MDLM().build(common.VOCAB)
   denoiser = build_denoiser(common.MODEL, method.num_states)
   optimizer = build_optimizer(config.optimizer, config.steps)
   state = init_state(denoiser, optimizer, jax.random.key(0))
   shape = (common.BATCH, common.LENGTH)
+  tokens = common.VOCAB.size - 1
   batch = {
-    'ids': np.random.default_rng(0).integers(0, 256, shape, np.int32),
+    'ids': np.random.default_rng(0).integers(0, tokens, shape, np.int32),
     'segments': np.ones(shape, np.int32),
     'positions': np.tile(np.arange(shape[1], dtype=np.int32), (shape[0], 1)),
     'rows': np.arange(shape[0], dtype=np.int32),
   }
-  batch = jax.device_put(batch)
-  step = jax.jit(
-    make_train_step(method, denoiser, optimizer, config), donate_argnums=0
-  )
+  step = make_train_step(method, denoiser, optimizer, config)
+  return jax.jit(step, donate_argnums=0), state, jax.device_put(batch)
+
+
+def measure() -> dict[str, object]:
+  step, state, batch = prepared()
 
   def run() -> object:
     nonlocal state
@@ -35,8 +42,10 @@ def measure() -> dict[str, object]:
     return metrics
 
   times, peak_flops = common.paired(run, rounds=15)
-  tokens = shape[0] * shape[1]
-  flops = 3 * tokens * flops_per_token(common.MODEL, 257, common.LENGTH)
+  tokens = common.BATCH * common.LENGTH
+  flops = (
+    3 * tokens * flops_per_token(common.MODEL, common.VOCAB.size, common.LENGTH)
+  )
   return {
     'seconds_per_step': times,
     'tokens_per_s': tokens / times,

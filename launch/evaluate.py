@@ -27,8 +27,10 @@ def main() -> None:
   report = heldout.evaluator(
     made.config, data, made.method, made.denoiser, make_mesh(made.config.mesh)
   )
+  result = report(made.params)
   result = {
-    **report(made.params),
+    **result,
+    **heldout.truth(made.config, data, result),
     'step': made.step,
     'data_fingerprint': data.fingerprint,
   }

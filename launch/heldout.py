@@ -1,5 +1,6 @@
 """The held-out split, evaluated: for the training loop and by itself."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -37,6 +38,20 @@ def evaluator(
     )
 
   return report
+
+
+def truth(config: Config, data: Data, result: dict[str, Any]) -> dict[str, Any]:
+  """What the law of the data says of the rows of a report, where it is known:
+  no bound on whole documents can be below it but by chance."""
+  log_prob = data.source.log_prob
+  if log_prob is None or config.data.rows != 'document':
+    return {}
+  texts = itertools.islice(data.texts('heldout'), result['rows'])
+  nats = -sum(map(log_prob, texts)) / result['tokens']
+  return {
+    'true_nats_per_token': nats,
+    'gap_nats_per_token': result['nats_per_token'] - nats,
+  }
 
 
 def hook(

@@ -101,8 +101,12 @@ def test_evaluate(workdir):
   assert report['nats_per_token_se'] > 0 and set(report['terms']) == {
     'diffusion',
     'prior',
+    'reconstruction',
   }
   assert 'toy_grammar' in report['protocol']
+  # After 6 steps it is far above what the grammar itself says of these rows.
+  gap = report['nats_per_token'] - report['true_nats_per_token']
+  assert gap == report['gap_nats_per_token'] > 0.5
 
 
 def test_resume_and_overwrite(workdir, tmp_path):

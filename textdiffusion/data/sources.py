@@ -41,10 +41,14 @@ _SENTENCES = 50_000
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """fingerprint: changes with the texts. documents: yields one split."""
+  """fingerprint: changes with the texts. documents: yields one split.
+
+  log_prob: nats of a document under the law it was drawn from, if known.
+  """
 
   fingerprint: str
   documents: Callable[[Split], Iterator[str]]
+  log_prob: Callable[[str], float] | None = None
 
 
 def open_source(name: str, holdout: float) -> Source:
@@ -103,7 +107,7 @@ def _sentences(count: str) -> Source:
     for _ in range(total if split == 'train' else max(total // 10, 1)):
       yield grammar.sample(rng)[0]
 
-  return Source(f'toy_grammar/1/{total}', documents)
+  return Source(f'toy_grammar/1/{total}', documents, grammar.log_prob)
 
 
 def _tfds(spec: str) -> tuple[str, Callable[[], Iterator[str]]]:
