@@ -12,22 +12,9 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
 
-_DIGITS = dict(
-  zip(
-    '0123456789',
-    [
-      'zero',
-      'one',
-      'two',
-      'three',
-      'four',
-      'five',
-      'six',
-      'seven',
-      'eight',
-      'nine',
-    ],
-  )
+_DIGITS = (
+  *('zero', 'one', 'two', 'three', 'four'),
+  *('five', 'six', 'seven', 'eight', 'nine'),
 )
 # In this order: what stands inside is removed before what stands around it.
 _MARKUP = (
@@ -50,7 +37,9 @@ def plain(markup: str) -> str:
       break
   for pattern, instead in _MARKUP:
     text = pattern.sub(instead, text)
-  text = re.sub(r'\d', lambda digit: f' {_DIGITS[digit[0]]} ', text.lower())
+  text = re.sub(
+    r'[0-9]', lambda digit: f' {_DIGITS[int(digit[0])]} ', text.lower()
+  )
   return re.sub(r'[^a-z]+', ' ', text).strip()
 
 
