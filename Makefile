@@ -13,6 +13,7 @@ install: $(STAMP)
 
 # One environment; asking for another Python version builds it anew.
 $(STAMP): pyproject.toml requirements.txt
+	@$(PYTHON) -c '' || { echo '$(PYTHON) does not run: name a Python with make PYTHON=...'; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'textdiffusion needs Python >= 3.11: make PYTHON=python3.12 ...'; exit 2; }
 	@test -e $(STAMP) || $(PYTHON) -m venv --clear $(VENV)
