@@ -178,10 +178,10 @@ def table(lines: list[dict[str, Any]]) -> str:
   return '\n'.join(out) + '\n'
 
 
-def finished() -> list[dict[str, Any]]:
-  if not RESULTS.exists():
+def finished(results: Path) -> list[dict[str, Any]]:
+  if not results.exists():
     return []
-  return [json.loads(line) for line in RESULTS.read_text().splitlines()]
+  return [json.loads(line) for line in results.read_text().splitlines()]
 
 
 def main() -> None:
@@ -191,6 +191,7 @@ def main() -> None:
   parser.add_argument('--dump', type=Path, help='MediaWiki .xml.bz2 of text8')
   parser.add_argument('--methods', default=','.join(METHODS))
   parser.add_argument('--seeds', default='0,1,2')
+  parser.add_argument('--results', type=Path, default=RESULTS)
   asked = parser.parse_args()
   corpus = asked.corpus or 'python_docs'
   if corpus == 'text8' and not asked.dump:
@@ -200,15 +201,18 @@ def main() -> None:
     text = str(text8.prepare(asked.dump, asked.workdir / 'text8.txt'))
   for seed in map(int, asked.seeds.split(',')):
     for name in asked.methods.split(','):
-      done = {(r['method'], r['corpus'], r['seed']) for r in finished()}
+      done = {
+        (r['method'], r['corpus'], r['seed']) for r in finished(asked.results)
+      }
       if (name, corpus, seed) in done:
         continue
       print(f'--- {name}, {corpus}, seed {seed}')
       line = run(name, corpus, seed, asked.workdir, text)
-      with RESULTS.open('a') as file:
+      with asked.results.open('a') as file:
         file.write(json.dumps(line) + '\n')
       jax.clear_caches()
-      RESULTS.with_suffix('.table.md').write_text(table(finished()))
+      page = asked.results.with_suffix('.table.md')
+      page.write_text(table(finished(asked.results)))
 
 
 if __name__ == '__main__':
