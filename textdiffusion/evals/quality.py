@@ -36,7 +36,7 @@ def judged(
   method: Method,
   denoiser: Denoiser,
   params: PyTree,
-  ids: Array,
+  ids: Array | np.ndarray,
   batch: int = 16,
 ) -> np.ndarray:
   """-log p of each row under an exact judge, nats: [B, L] ids -> [B].
@@ -64,13 +64,13 @@ def judged(
     model = bind(denoiser, params, method.head)
     return method.objective(model, jax.random.key(0), seen)[0].sum(-1)
 
-  ids = jnp.asarray(ids)
-  rest = -len(ids) % batch
-  filled = jnp.concatenate([ids, jnp.repeat(ids[-1:], rest, 0)])
+  rows = jnp.asarray(ids)
+  rest = -len(rows) % batch
+  filled = jnp.concatenate([rows, jnp.repeat(rows[-1:], rest, 0)])
   parts = [
     nats(params, filled[i : i + batch]) for i in range(0, len(filled), batch)
   ]
-  return np.concatenate(jax.device_get(parts))[: len(ids)]
+  return np.concatenate(jax.device_get(parts))[: len(rows)]
 
 
 def report(nats: np.ndarray, ids: np.ndarray) -> dict[str, Any]:
