@@ -74,7 +74,9 @@ def make_train_step(
   return step
 
 
-def _remembered(method: Method, denoiser: Denoiser, state: TrainState) -> PyTree:
+def _remembered(
+  method: Method, denoiser: Denoiser, state: TrainState
+) -> PyTree:
   """What the method remembers at this step; () where nothing is kept."""
   if method.state is None or not jax.tree.leaves(state.method_state):
     return state.method_state
