@@ -1,4 +1,4 @@
-"""Structured denoising diffusion in discrete time (D3PM, Austin et al. 2021)."""
+"""Structured denoising diffusion models (D3PM, Austin et al. 2021)."""
 
 import dataclasses
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from textdiffusion.methods.method import Method, StateFn
 from textdiffusion.objectives.d3pm import StepBound
 from textdiffusion.processes import matrix
 from textdiffusion.processes.gaussian import gaussian
-from textdiffusion.processes.mask_last import MaskLast
+from textdiffusion.processes.mask_last import mask_last
 from textdiffusion.processes.neighbors import (
   band,
   following,
@@ -101,7 +101,7 @@ class D3PM:
       )
     process = self._process(vocab)
     if self.mask_last:
-      process = MaskLast(process)
+      process = mask_last(process)
     objective = StepBound(
       process, self.num_steps, self.hybrid, self.hybrid_head, prior=False
     )
@@ -118,18 +118,18 @@ class D3PM:
 
   def _process(self, vocab: Vocab) -> Any:
     size, mask = vocab.size, vocab.mask_id
-    if self.needs_counts and self.transition == 'uniform':
-      exponents = self.schedule.exponents(  # ty: ignore[unresolved-attribute]
-        _frequencies(vocab), self.num_steps
-      )
-      return uniform(size, from_exponents(exponents), mask)
-    if self.transition == 'absorbing':
-      assert mask is not None
-      of_mask = isinstance(self.schedule, MutualInformation)
-      schedule = InverseTime() if of_mask else self.schedule
-      return absorbing(size, mask, from_betas(schedule.betas(self.num_steps)))
-    betas = self.schedule.betas(self.num_steps)
+    schedule: Betas = self.schedule
+    if isinstance(schedule, MutualInformation):
+      if self.transition == 'uniform':
+        exponents = schedule.exponents(_frequencies(vocab), self.num_steps)
+        return uniform(size, from_exponents(exponents), mask)
+      if self.transition == 'absorbing':
+        schedule = InverseTime()
+    betas = schedule.betas(self.num_steps)
     match self.transition:
+      case 'absorbing':
+        assert mask is not None
+        return absorbing(size, mask, from_betas(betas))
       case 'uniform':
         return uniform(size, from_betas(betas), mask)
       case 'nearest':

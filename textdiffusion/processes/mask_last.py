@@ -5,10 +5,13 @@ D3PM code ends nearest-neighbour noise so (`override_last_step_to_mask`). Then
 x_1 tells nothing and the prior is exact, whatever the noise before.
 """
 
+import dataclasses
+from typing import Any
+
 import jax.numpy as jnp
 
 from textdiffusion.core.distributions import Categorical
-from textdiffusion.core.numerics import log_one_hot, pytree
+from textdiffusion.core.numerics import log_one_hot, pytree, static
 from textdiffusion.core.types import Array, Key, Model, Time
 from textdiffusion.processes.grid import GridProcess, identity
 
@@ -18,25 +21,13 @@ class MaskLast(GridProcess):
   """inner: what happens before the last step; it has a mask and leaves it."""
 
   inner: GridProcess
-
-  def __post_init__(self) -> None:
-    if isinstance(self.inner, GridProcess) and self.inner.mask_id is None:
-      raise ValueError('a last step of masks needs a process with a mask_id')
-
-  @property
-  def num_states(self) -> int:  # ty: ignore[invalid-attribute-override]
-    return self.inner.num_states
-
-  @property
-  def num_steps(self) -> int:  # ty: ignore[invalid-attribute-override]
-    return self.inner.num_steps
-
-  @property
-  def mask_id(self) -> int | None:  # ty: ignore[invalid-attribute-override]
-    return self.inner.mask_id
+  num_states: int = static()  # ty: ignore[incompatible-attribute-override]
+  num_steps: int = static()  # ty: ignore[incompatible-attribute-override]
+  mask_id: int = static()  # ty: ignore[incompatible-attribute-override]
 
   def refresh(self, model: Model) -> 'MaskLast':
-    return MaskLast(self.inner.refresh(model))  # ty: ignore[invalid-argument-type]
+    inner: Any = self.inner.refresh(model)
+    return dataclasses.replace(self, inner=inner)
 
   def prior(self) -> Categorical:
     """The mask, [K]."""
@@ -67,3 +58,10 @@ class MaskLast(GridProcess):
 
   def _masks(self, shape: tuple[int, ...]) -> Array:
     return log_one_hot(jnp.full(shape, self.mask_id), self.num_states)
+
+
+def mask_last(inner: GridProcess) -> MaskLast:
+  """Raises ValueError for a process without a mask."""
+  if inner.mask_id is None:
+    raise ValueError('a last step of masks needs a process with a mask_id')
+  return MaskLast(inner, inner.num_states, inner.num_steps, inner.mask_id)
