@@ -34,7 +34,10 @@ def run(
   mesh = make_mesh(config.mesh)
   check_batch(mesh, config.data.batch_size, config.train.accumulate)
   data = open_data(config.data)
-  told: dict[str, Any] = {'fingerprint': data.fingerprint, 'counts': data.counts}
+  told: dict[str, Any] = {
+    'fingerprint': data.fingerprint,
+    'counts': data.counts,
+  }
   if config_lib.needs_counts(config):
     told['token_counts'] = data.token_counts()
   method, denoiser = config_lib.build(

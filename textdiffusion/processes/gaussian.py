@@ -56,7 +56,7 @@ class Gaussian(GridProcess):
     """log q_{t|s}(z | y): [L] -> [L, K]; the kernel is symmetric."""
     first, last = self.place(s), self.place(t)
     logits = self._log_kernel(z, self.variances[last] - self.variances[first])
-    return identity(z, logits, first == last)
+    return identity(z, logits, (first == last) | self.is_mask(z))
 
   def _tokens(self) -> np.ndarray:
     """[V] ids in order."""

@@ -47,11 +47,13 @@ class MaskLast(GridProcess):
   def column(self, z: Array, s: Time, t: Time) -> Array:
     """log q_{t|s}(z | y): [L] -> [L, K]; after the last step, of a mask, 0."""
     first, last = self.place(s), self.place(t)
-    token = jnp.where(self.is_mask(z), (self.mask_id == 0) * 1, z)
+    is_mask = self.is_mask(z)
+    token = jnp.where(is_mask, (self.mask_id == 0) * 1, z)
     before = self.inner.column(token, self._inner_time(s), self._inner_time(t))
-    of_mask = jnp.where(self.is_mask(z), 0.0, -jnp.inf)[..., None]
-    log_probs = jnp.where((last == self.num_steps)[..., None], of_mask, before)
-    return identity(z, log_probs, first == last)
+    is_last = last == self.num_steps
+    of_mask = jnp.where(is_mask, 0.0, -jnp.inf)[..., None]
+    log_probs = jnp.where(is_last[..., None], of_mask, before)
+    return identity(z, log_probs, (first == last) | (is_mask & ~is_last))
 
   def _inner_time(self, t: Time) -> Array:
     return jnp.minimum(self.place(t), self.num_steps - 1) / self.num_steps

@@ -194,7 +194,7 @@ def _walk(columns: Array, mean: Array, graph: Graph) -> Array:
 
   P is symmetric, so the gradient is the same walk of the cotangent.
   """
-  rates, count = graph.rates[:, None], graph.out.shape[1]
+  rates, count = graph.rates[:, None].astype(mean.dtype), graph.out.shape[1]
   most = rates.max()
   stay = 1 - rates / most
   scale = 1 / (2 * count * most)
