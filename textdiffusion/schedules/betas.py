@@ -85,8 +85,8 @@ class MutualInformation:
 
   def betas(self, num_steps: int) -> np.ndarray:
     raise UserError(
-      'the mutual information schedule is for uniform, absorbing and nearest '
-      'transitions: choose another method.schedule'
+      'the mutual information schedule is for uniform and absorbing noise: '
+      'choose another method.schedule'
     )
 
 
