@@ -48,7 +48,8 @@ def restore(path: str | None, overrides: Sequence[str] = ()) -> Restored:
         f'{path} holds another {name} than is asked for: leave {name} as saved'
       )
   refuse_other(config.data.tokenizer, tokenizer)
-  method, denoiser = config_lib.build(config, tokenizer)
+  counts = loaded.run.data.get('token_counts')
+  method, denoiser = config_lib.build(config, tokenizer, counts)
   shardings = param_shardings(make_mesh(config.mesh), loaded.params)
   params = jax.device_put(loaded.params, shardings)
   return Restored(config, tokenizer, method, denoiser, params, loaded.step)

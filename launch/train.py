@@ -4,6 +4,8 @@
     --set=train.steps=500 --workdir=runs/mdlm
 """
 
+from typing import Any
+
 import jax
 from absl import flags
 
@@ -32,12 +34,16 @@ def run(
   mesh = make_mesh(config.mesh)
   check_batch(mesh, config.data.batch_size, config.train.accumulate)
   data = open_data(config.data)
-  method, denoiser = config_lib.build(config, data.tokenizer)
-  facts = Run(
-    config_lib.to_json(config),
-    data.tokenizer.to_json(),
-    {'fingerprint': data.fingerprint, 'counts': data.counts},
+  told: dict[str, Any] = {
+    'fingerprint': data.fingerprint,
+    'counts': data.counts,
+  }
+  if config_lib.needs_counts(config):
+    told['token_counts'] = data.token_counts()
+  method, denoiser = config_lib.build(
+    config, data.tokenizer, told.get('token_counts')
   )
+  facts = Run(config_lib.to_json(config), data.tokenizer.to_json(), told)
   prepare_workdir(workdir, facts, resume, overwrite)
   counts = data.counts['train']
   print(

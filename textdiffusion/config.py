@@ -47,9 +47,22 @@ class Experiment(NamedTuple):
   denoiser: Denoiser
 
 
-def build(config: Config, tokenizer: Tokenizer) -> Experiment:
-  """Wires method and network. Raises UserError where they do not fit."""
-  method = config.method.build(tokenizer.vocab)
+def needs_counts(config: Config) -> bool:
+  """Whether `build` asks for token counts: a schedule fitted to them, say."""
+  return getattr(config.method, 'needs_counts', False)
+
+
+def build(
+  config: Config, tokenizer: Tokenizer, counts: Sequence[int] | None = None
+) -> Experiment:
+  """Wires method and network. Raises UserError where they do not fit.
+
+  counts: of each id in the training split, where the config `needs_counts`.
+  """
+  vocab = tokenizer.vocab
+  if counts is not None:
+    vocab = vocab._replace(counts=tuple(counts))
+  method = config.method.build(vocab)
   is_causal = config.model.attend == 'causal'
   if method.causal != is_causal:
     needed = 'causal' if method.causal else 'bidirectional'

@@ -15,9 +15,14 @@ from textdiffusion.core.types import (
   bind,
 )
 from textdiffusion.methods.autoregressive import Autoregressive
+from textdiffusion.methods.d3pm import D3PM
 from textdiffusion.methods.mdlm import MDLM
 from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
 from textdiffusion.sampling.generate import Canvas, SampleConfig, generate
+from textdiffusion.schedules.betas import (
+  CosineBetas,
+  LinearBetas,
+)
 from textdiffusion.schedules.noise import Cosine, Geometric
 
 KEY, LENGTH = jax.random.key(0), 8
@@ -27,6 +32,12 @@ CONFIGS = {
   'mdlm-cosine': MDLM(Cosine()),
   'mdlm-steps': MDLM(num_steps=4),
   'mdlm-geometric': MDLM(Geometric()),
+  'd3pm': D3PM(num_steps=8),
+  'd3pm-uniform': D3PM('uniform', CosineBetas(), 8, hybrid_head='output'),
+  'd3pm-gaussian': D3PM('gaussian', LinearBetas(0.7, 1.0), 8),
+  'd3pm-gaussian-dense': D3PM('gaussian', num_steps=8, kernel='dense'),
+  'd3pm-band': D3PM('band', num_steps=8, mask_last=True, all_steps=True),
+  'd3pm-nearest': D3PM('nearest', num_steps=8, neighbors=3, mask_last=True),
   'autoregressive': Autoregressive(),
 }
 
@@ -38,6 +49,7 @@ def model_of(method, params):
     head,
     lambda rows, length: jnp.zeros(rows),
     lambda ids, cache, start: (head(ids, 0.0), cache),
+    table=params,
   )
 
 

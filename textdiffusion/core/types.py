@@ -80,7 +80,8 @@ def typed(head: Callable[[Array], Head]) -> HeadFn:
 class Vocab(NamedTuple):
   """What a method needs to know of a tokenizer; an absent special is None.
 
-  size counts every id, specials included.
+  size counts every id, specials included. counts: how often each id stands in
+  the training split, where a method asks for it.
   """
 
   size: int
@@ -88,6 +89,7 @@ class Vocab(NamedTuple):
   bos_id: int | None = None
   eos_id: int | None = None
   pad_id: int | None = None
+  counts: tuple[int, ...] | None = None
 
 
 class Condition(NamedTuple):
@@ -194,6 +196,8 @@ class Model(NamedTuple):
   uses_time: whether `denoise` depends on t.
   table: [K, D] token embeddings, for kernels that are built from them.
   method_params: what the method learns beside the network.
+  method_state: what the method remembers between training steps; () outside
+    training.
   embed: ids [L] -> features [L, D], latent methods.
   round: features [L, D] -> token logits [L, K], latent methods.
   """
@@ -204,6 +208,7 @@ class Model(NamedTuple):
   uses_time: bool = False
   table: Array | None = None
   method_params: PyTree = ()
+  method_state: PyTree = ()
   embed: Callable[[Array], Array] | None = None
   round: Callable[[Array], Array] | None = None
 
@@ -213,6 +218,7 @@ def bind(
   params: PyTree,
   head: HeadFn,
   condition: Condition = Condition(),  # noqa: B008 an immutable tuple
+  method_state: PyTree = (),
 ) -> Model:
   """Closes a network over what does not change from call to call.
 
@@ -236,6 +242,7 @@ def bind(
     denoiser.uses_time,
     denoiser.table(params) if denoiser.table is not None else None,
     denoiser.method_params(params),
+    method_state,
   )
 
 

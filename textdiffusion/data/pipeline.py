@@ -91,6 +91,14 @@ class Data:
     """The documents themselves, once more from the source."""
     return self.source.documents(split)
 
+  def token_counts(self) -> tuple[int, ...]:
+    """How often each id stands in the training split, documents' ends too."""
+    ids, size = self.train.tokens.ids, self.tokenizer.vocab.size
+    counts = np.zeros(size, np.int64)
+    for start in range(0, len(ids), 1 << 24):
+      counts += np.bincount(ids[start : start + (1 << 24)], minlength=size)
+    return tuple(int(count) for count in counts)
+
 
 def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
   """Opens, splits and tokenises; tokens are cached on disk.

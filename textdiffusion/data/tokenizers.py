@@ -95,7 +95,9 @@ class Tokenizer:
       else:
         self.special_ids[name] = size
         size += 1
-    ids = {f'{name}_id': self.special_ids.get(name) for name in SPECIALS}
+    ids: dict[str, Any] = {
+      f'{name}_id': self.special_ids.get(name) for name in SPECIALS
+    }
     self.vocab = Vocab(size, **ids)
     self._names = {i: f'<{name}>' for name, i in self.special_ids.items()}
     self._own = list(own.values())

@@ -5,14 +5,19 @@ from typing import Any, NamedTuple, Protocol
 
 from textdiffusion.core.keys import stream
 from textdiffusion.core.types import (
+  Array,
   Denoiser,
   HeadFn,
   Key,
+  Model,
   Objective,
   PyTree,
   Vocab,
 )
 from textdiffusion.sampling.generate import Sampler
+
+# (what it was, None at first; model; steps taken) -> what the method remembers.
+StateFn = Callable[[PyTree | None, Model, Array], PyTree]
 
 
 class Method(NamedTuple):
@@ -28,6 +33,9 @@ class Method(NamedTuple):
   num_outputs: of the output, where it is not K.
   init_params: key -> what the method learns beside the network; objectives and
     samplers find it in `Model.method_params`.
+  state: what the method remembers between training steps, such as a kernel
+    that follows the embeddings; called before each step, and objectives find
+    the result in `Model.method_state`. No gradient goes through it.
   """
 
   process: Any
@@ -39,6 +47,7 @@ class Method(NamedTuple):
   num_states: int
   num_outputs: int | None = None
   init_params: Callable[[Key], PyTree] | None = None
+  state: StateFn | None = None
 
   @property
   def width(self) -> int:

@@ -11,7 +11,7 @@ from jax.core import Tracer
 
 from textdiffusion.core.keys import row_keys, stream
 from textdiffusion.core.types import Array, Key, Model, Step, UserError, Vocab
-from textdiffusion.processes.rank_one import RankOne
+from textdiffusion.processes.bridge import TokenProcess
 from textdiffusion.sampling import loop
 from textdiffusion.sampling.filters import filter_denoiser
 from textdiffusion.sampling.steps.ancestral import (
@@ -26,7 +26,7 @@ from textdiffusion.sampling.steps.autoregressive import (
   prefill,
 )
 from textdiffusion.sampling.steps.first_hitting import Events, first_hitting
-from textdiffusion.schedules import grids
+from textdiffusion.schedules import grids, times
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,12 +134,16 @@ def generate(
   return Samples(carry.x, carry.log_prob, steps, carry.calls, frames, plan.grid)
 
 
-def diffusion_sampler(process: RankOne) -> Sampler:
-  """Reverse chains of a token process; prompts and infilling are exact."""
+def diffusion_sampler(of: TokenProcess, num_steps: int = 0) -> Sampler:
+  """Reverse chains of a token process; prompts and infilling are exact.
+
+  num_steps: T of a process in discrete time, whose grids take i / T only.
+  """
 
   def plan(
     model: Model, key: Key, canvas: Canvas, config: SampleConfig
   ) -> Plan:
+    process: Any = of.refresh(model)
     if config.sampler != 'ancestral' and not process.is_absorbing:
       raise UserError(
         f'sample.sampler={config.sampler!r} needs an absorbing process: use '
@@ -157,6 +161,9 @@ def diffusion_sampler(process: RankOne) -> Sampler:
     grid = {'cosine': grids.cosine, 'uniform': grids.uniform}[config.grid](
       config.steps
     )
+    if num_steps:
+      _refuse_finer_grids(config, num_steps)
+      grid = times.snapped(grid, num_steps)
     done = lambda carry: ~process.is_mask(carry.x).any(-1)
     if config.sampler == 'first_hitting':
       noise_at_1 = process.schedule(1.0).log_1m_alpha[0]
@@ -171,6 +178,14 @@ def diffusion_sampler(process: RankOne) -> Sampler:
     return Plan(at_times_of(step, canvas.is_given), start, grid, done)
 
   return plan
+
+
+def _refuse_finer_grids(config: SampleConfig, num_steps: int) -> None:
+  if config.steps > num_steps:
+    raise UserError(
+      f'sample.steps={config.steps}: the process has {num_steps} steps only; '
+      'lower it or train with more'
+    )
 
 
 def _refuse_given_masks(canvas: Canvas, mask_id: int | None) -> None:

@@ -35,8 +35,13 @@ class Schedule(Protocol):
 
 
 def log_transition(now: NoiseLevel, then: NoiseLevel) -> Array:
-  """log alpha_{t|s} = log(alpha_t / alpha_s), now = s, then = t; [..., 1]."""
-  return then.log_alpha - now.log_alpha
+  """log alpha_{t|s} = log(alpha_t / alpha_s), now = s, then = t; [..., 1].
+
+  0 where no signal is left at s: what is noise already stays as it is.
+  """
+  is_over = jnp.isneginf(now.log_alpha)
+  kept = then.log_alpha - jnp.where(is_over, 0.0, now.log_alpha)
+  return jnp.where(is_over, 0.0, kept)
 
 
 def inverse(schedule: Schedule, log_1m_alpha: Array, steps: int = 40) -> Array:

@@ -1,5 +1,6 @@
 """Training times: maps of the stratified u in (0, 1) of a `Batch` to t."""
 
+import jax
 import jax.numpy as jnp
 
 from textdiffusion.core.types import Array
@@ -14,3 +15,22 @@ def discrete(u: Array, num_steps: int) -> tuple[Array, Array]:
   """u -> (s, t) = ((i - 1) / T, i / T), i uniform on 1 ... T."""
   index = jnp.minimum(jnp.floor(u * num_steps), num_steps - 1)
   return index / num_steps, (index + 1) / num_steps
+
+
+def place(t: Array | float, num_steps: int) -> Array:
+  """t -> the nearest i of the grid i / T, any shape of int."""
+  nearest = jnp.round(jnp.asarray(t) * num_steps)
+  return jnp.clip(nearest, 0, num_steps).astype(int)
+
+
+def snapped(grid: Array, num_steps: int) -> Array:
+  """Descending times from 1 to 0 -> each on the grid i / T, none twice.
+
+  A grid of at most T steps that is finer than 1 / T somewhere is pushed apart.
+  """
+  i = place(grid, num_steps)
+  rest = jnp.arange(len(grid))[::-1]
+  # At least as many places as steps are left, then none that was taken.
+  i = jnp.maximum(i, rest)
+  i = jax.lax.cummin(i + jnp.arange(len(grid))) - jnp.arange(len(grid))
+  return i / num_steps

@@ -74,8 +74,7 @@ class Checkpointer:
     step = int(state.step)
     if step in self._manager.all_steps():
       return
-    rest = state._asdict()
-    ema = rest.pop('ema')
+    ema, rest = _parts(state)
     self._manager.save(
       step,
       args=ocp.args.Composite(
@@ -96,8 +95,7 @@ class Checkpointer:
     """The state laid out as `like` (arrays or shapes with shardings), and the
     data iterator's."""
     step = self.latest_step() if step is None else step
-    rest = like._asdict()
-    ema = rest.pop('ema')
+    ema, rest = _parts(like)
     with _readable(self._folder / str(step)):
       got = self._manager.restore(
         step,
@@ -115,6 +113,15 @@ class Checkpointer:
 
   def close(self) -> None:
     self._manager.close()
+
+
+def _parts(state: TrainState) -> tuple[PyTree, dict[str, Any]]:
+  """The averaged parameters, and the fields beside them that hold anything."""
+  rest = state._asdict()
+  ema = rest.pop('ema')
+  if not jax.tree.leaves(state.method_state):
+    del rest['method_state']
+  return ema, rest
 
 
 @contextlib.contextmanager

@@ -171,7 +171,7 @@ def _compiled(
 ) -> tuple[TrainState, Any]:
   """A fresh state on the mesh, and the step that takes its place."""
   key = stream(jax.random.key(config.seed), 'init')
-  init = lambda key: init_state(denoiser, optimizer, key)
+  init = lambda key: init_state(denoiser, optimizer, key, method)
   shapes = jax.eval_shape(init, key)
   shardings = state_shardings(mesh, shapes, shapes.params)
   state = jax.jit(init, out_shardings=shardings)(key)

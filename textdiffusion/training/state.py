@@ -6,7 +6,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from textdiffusion.core.types import Array, Denoiser, Key, PyTree, UserError
+from textdiffusion.core.types import (
+  Array,
+  Denoiser,
+  Key,
+  PyTree,
+  UserError,
+  bind,
+)
+from textdiffusion.methods.method import Method
 from textdiffusion.training.optim import Optimizer, OptimizerConfig
 
 
@@ -50,7 +58,8 @@ class TrainConfig:
 class TrainState(NamedTuple):
   """step: [] steps taken, skipped ones included. ema: averaged parameters.
   skipped: [] steps whose loss or gradient was not finite. bad_streak: [] how
-  many of those came last in a row."""
+  many of those came last in a row. method_state: what the method remembers,
+  () for most."""
 
   step: Array
   params: PyTree
@@ -58,14 +67,25 @@ class TrainState(NamedTuple):
   opt_state: PyTree
   skipped: Array
   bad_streak: Array
+  method_state: PyTree = ()
 
 
 def init_state(
-  denoiser: Denoiser, optimizer: Optimizer, key: Key
+  denoiser: Denoiser,
+  optimizer: Optimizer,
+  key: Key,
+  method: Method | None = None,
 ) -> TrainState:
-  """Fresh parameters and an optimiser that has seen nothing."""
+  """Fresh parameters and an optimiser that has seen nothing.
+
+  method: for what it remembers; without it nothing is remembered.
+  """
   params = denoiser.init(key)
   zero = lambda: jnp.zeros((), jnp.int32)
+  method_state: PyTree = ()
+  if method is not None and method.state is not None:
+    model = bind(denoiser, params, method.head)
+    method_state = method.state(None, model, zero())
   return TrainState(
     zero(),
     params,
@@ -74,4 +94,5 @@ def init_state(
     optimizer.transform.init(params),
     zero(),
     zero(),
+    method_state,
   )

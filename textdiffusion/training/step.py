@@ -38,11 +38,11 @@ def make_train_step(
   """
 
   def loss_fn(
-    params: PyTree, key: Key, part: Batch, count: Array
+    params: PyTree, method_state: PyTree, key: Key, part: Batch, count: Array
   ) -> tuple[Array, Metrics]:
     dropout = jax.random.fold_in(stream(key, 'dropout'), part.rows[0])
     condition = Condition(part.segments, part.positions, None, dropout)
-    model = bind(denoiser, params, method.head, condition)
+    model = bind(denoiser, params, method.head, condition, method_state)
     nats, terms = method.objective(model, stream(key, 'corrupt'), part)
     is_counted = part.segments > 0
     mean = lambda x: jnp.where(is_counted, x, 0.0).sum() / count
@@ -59,18 +59,29 @@ def make_train_step(
     whole = Batch(batch['ids'], batch['segments'], batch['positions'], rows, u)
     count = jnp.maximum((whole.segments > 0).sum(), 1).astype(jnp.float32)
     value = jax.value_and_grad(loss_fn, has_aux=True)
+    remembered = _remembered(method, denoiser, state)
     if config.accumulate == 1:
-      (loss, terms), grads = value(state.params, key, whole, count)
+      (loss, terms), grads = value(state.params, remembered, key, whole, count)
     else:
       total = _accumulated(
-        lambda part: value(state.params, key, part, count),
+        lambda part: value(state.params, remembered, key, part, count),
         whole,
         config.accumulate,
       )
       (loss, terms), grads = total
-    return _updated(state, loss, terms, grads, optimizer, config)
+    return _updated(state, remembered, loss, terms, grads, optimizer, config)
 
   return step
+
+
+def _remembered(
+  method: Method, denoiser: Denoiser, state: TrainState
+) -> PyTree:
+  """What the method remembers at this step; () where nothing is kept."""
+  if method.state is None or not jax.tree.leaves(state.method_state):
+    return state.method_state
+  model = bind(denoiser, state.params, method.head)
+  return method.state(state.method_state, model, state.step)
 
 
 def _accumulated(
@@ -92,6 +103,7 @@ def _accumulated(
 
 def _updated(
   state: TrainState,
+  remembered: PyTree,
   loss: Array,
   terms: Metrics,
   grads: PyTree,
@@ -122,6 +134,7 @@ def _updated(
     choose(opt_state, state.opt_state),
     state.skipped + is_bad,
     jnp.where(is_good, 0, state.bad_streak + 1),
+    choose(remembered, state.method_state),
   )
   metrics = {
     'loss': loss,

@@ -1,0 +1,220 @@
+"""The finite-step bound as an objective; autoregression and BERT are cases."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.oracle import Law
+from textdiffusion.core.keys import row_keys
+from textdiffusion.core.types import (
+  Batch,
+  Causal,
+  Cavity,
+  Model,
+  Posterior,
+)
+from textdiffusion.objectives.autoregressive import Autoregressive
+from textdiffusion.objectives.d3pm import (
+  StepBound,
+  cross_entropy,
+  hybrid_logits,
+)
+from textdiffusion.objectives.nelbo import Nelbo, step_bound
+from textdiffusion.processes.rank_one import absorbing, uniform
+from textdiffusion.schedules.betas import InverseTime, LeftToRight, from_betas
+
+pytestmark = pytest.mark.usefixtures('x64', 'quick_compile')
+KEY = jax.random.key(0)
+
+
+def batch_of(ids, u=None):
+  rows = jnp.arange(len(ids))
+  u = (rows + 0.5) / len(ids) if u is None else u
+  positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
+  return Batch(ids, jnp.ones_like(ids), positions, rows, u)
+
+
+def table_model(process, kind=Cavity):
+  table = jax.random.normal(KEY, (process.num_states, process.num_states))
+  return Model(lambda x, t: kind(table[x] * (1 + t)[..., None]))
+
+
+def noisy(steps):
+  return uniform(5, from_betas(InverseTime().betas(steps)), mask_id=2)
+
+
+def ids_of(rows):
+  ids = jax.random.randint(KEY, (rows, 3), 0, 4)
+  return ids + (ids >= 2)
+
+
+def test_all_steps_are_the_sum_of_the_single_ones():
+  process, ids = noisy(4), ids_of(6)
+  model = table_model(process)
+  one = StepBound(process, 4, hybrid=0.3, prior=False)
+  nats, terms = StepBound(process, 4, 0.3, all_steps=True)(
+    model, KEY, batch_of(ids)
+  )
+  total, by_term = jnp.zeros(ids.shape), {}
+  for i in range(4):
+    # The keys of a step are those of the row, folded with the step.
+    keys = jax.vmap(jax.random.fold_in, (0, None))(
+      row_keys(KEY, jnp.arange(6)), i
+    )
+    z = jax.vmap(process.corrupt)(keys, ids, jnp.full((6, 1), (i + 1) / 4))
+    s, t = jnp.full((6, 1), i / 4), jnp.full((6, 1), (i + 1) / 4)
+    head = model.denoise(z, t)
+    kl = step_bound(process, ids, head, z, s, t)
+    logits = hybrid_logits(process, head, z, t, 'posterior')
+    total += kl + 0.3 * cross_entropy(logits, ids)
+    by_term['reconstruction' if i == 0 else 'diffusion'] = kl
+  np.testing.assert_allclose(nats, total, rtol=1e-10)
+  np.testing.assert_allclose(
+    terms['reconstruction'], by_term['reconstruction'], rtol=1e-10
+  )
+  assert set(terms) == {'diffusion', 'reconstruction', 'prior', 'hybrid'}
+  assert one.estimand == 'surrogate'
+  assert StepBound(process, 4).estimand == 'nelbo'
+  np.testing.assert_array_equal(terms['prior'], 0)
+
+
+def test_one_step_a_row_has_the_mean_of_all_steps():
+  """20,000 rows of one sentence, within 5 standard errors: false alarm below
+  1e-6. And it is `Nelbo`'s finite bound, number by number."""
+  process, rows = noisy(4), 20_000
+  ids = jnp.broadcast_to(ids_of(1), (rows, 3))
+  model = table_model(process)
+  of = lambda f: jax.jit(lambda: f(model, KEY, batch_of(ids))[0].sum(-1))()
+  single, full = (
+    of(StepBound(process, 4)),
+    of(StepBound(process, 4, all_steps=True)),
+  )
+  error = np.hypot(single.std(), full.std()) / rows**0.5
+  assert abs(single.mean() - full.mean()) < 5 * error
+  assert error < 0.05 and full.std() < single.std()
+  np.testing.assert_allclose(of(Nelbo(process, num_steps=4)), single)
+
+
+def test_what_is_left_at_the_end_counts():
+  process = uniform(4, from_betas(np.full(3, 0.2)))
+  ids = jnp.array([[0, 1]])
+  _, terms = StepBound(process, 3)(table_model(process), KEY, batch_of(ids))
+  signal = 0.8**3
+  p = np.array([signal + (1 - signal) / 4, *[(1 - signal) / 4] * 3])
+  want = (p * np.log(4 * p)).sum()
+  np.testing.assert_allclose(terms['prior'], want, rtol=1e-10)
+
+
+def test_the_hybrid_loss_knows_what_the_network_says():
+  """Of one noisy token, the cross-entropy of the posterior is least where the
+  network says the cavity; that of the output itself, where it does not."""
+  process = noisy(4)
+  law = Law(process, 2)
+  z, t = jnp.array([int(law.tokens[0]), int(law.tokens[1])]), 0.5
+  cavity, posterior = law.cavity(z, t), law.posterior(z, t)
+  mine = hybrid_logits(process, cavity, z, t, 'posterior')
+  np.testing.assert_allclose(
+    jax.nn.softmax(mine), jnp.exp(posterior.logits), atol=1e-12
+  )
+  output = hybrid_logits(process, cavity, z, t, 'output')
+  np.testing.assert_allclose(
+    jax.nn.softmax(output), jnp.exp(cavity.logits), atol=1e-12
+  )
+  assert abs(jax.nn.softmax(output) - jnp.exp(posterior.logits)).max() > 0.05
+  of_truth = lambda head: (
+    -(
+      jnp.exp(posterior.logits)
+      * jnp.where(posterior.logits > -jnp.inf, jax.nn.log_softmax(head), 0)
+    ).sum()
+  )
+  assert of_truth(mine) < of_truth(output)
+
+
+def test_smoothed_labels():
+  logits = jax.random.normal(KEY, (3, 5))
+  x0 = jnp.array([0, 4, 2])
+  soft = jnp.where(jnp.arange(5) == x0[:, None], 0.8, 0.05)
+  log_p = jax.nn.log_softmax(logits)
+  want = (soft * (jnp.log(soft) - log_p)).sum(-1)
+  np.testing.assert_allclose(cross_entropy(logits, x0, 0.2), want, rtol=1e-10)
+
+
+def test_padding_of_masks_is_no_number_too_many():
+  process = absorbing(5, 4, from_betas(InverseTime().betas(4)))
+  model = table_model(process)
+  ids = jnp.full((2, 3), 4)
+  for objective in (StepBound(process, 4, 0.1), StepBound(process, 4)):
+    loss = lambda scale: objective(
+      Model(lambda x, t: Cavity(scale * model.denoise(x, t).logits)),
+      KEY,
+      batch_of(ids),
+    )[0].sum()
+    value, grad = jax.jit(jax.value_and_grad(loss))(1.0)
+    assert jnp.isfinite(value) and jnp.isfinite(grad)
+
+
+@pytest.mark.parametrize('kind', ['posterior', 'cavity'])
+def test_autoregression_is_d3pm_that_masks_from_the_right(kind):
+  """Step i masks position L - i for sure: the bound of all L steps is the
+  likelihood left to right, for every sentence and any network."""
+  length = 3
+  process = absorbing(4, 1, LeftToRight(length))
+  law = Law(process, length)
+
+  def conditional(z):
+    """p(x_i | x_0 ... x_{i-1}) of every i: [L] -> [L, K]."""
+    before = jnp.arange(length)[:, None] > jnp.arange(length)
+    fits = (~before | (law.ids[:, None] == z)).all(-1)  # [N, L]
+    joint = jnp.where(fits, law.log_p[:, None], -jnp.inf)
+    is_v = law.ids[..., None] == jnp.arange(4)
+    each = jnp.where(is_v, joint[..., None], -jnp.inf)
+    return jax.nn.log_softmax(jax.nn.logsumexp(each, axis=0))
+
+  head = {'posterior': Posterior, 'cavity': Cavity}[kind]
+  diffusion = Model(lambda z, t: head(jax.vmap(conditional)(z)))
+  ids = law.ids
+  of = lambda objective, model, batch: jax.jit(
+    lambda: objective(model, KEY, batch)[0]
+  )()
+  full = StepBound(process, length, all_steps=True)
+  nats = of(full, diffusion, batch_of(ids))
+  np.testing.assert_allclose(nats.sum(-1), -law.log_p, rtol=1e-10)
+
+  # The autoregressive objective shows its network the sentence, moved by one.
+  causal = Model(
+    lambda z, t: Causal(
+      jax.vmap(conditional)(
+        jnp.concatenate([z[:, 1:], jnp.zeros_like(z[:, :1])], 1)
+      )
+    )
+  )
+  exact = of(Autoregressive(bos_id=0), causal, batch_of(ids))
+  np.testing.assert_allclose(nats, exact, rtol=1e-10)
+  # One step a row is L times the loss of the one token it reveals.
+  u = jnp.full(len(ids), 0.5)  # step 2 of 3: position 1
+  one = of(StepBound(process, length), diffusion, batch_of(ids, u))
+  np.testing.assert_allclose(one[:, 1], length * exact[:, 1], rtol=1e-10)
+  np.testing.assert_array_equal(one[:, [0, 2]], 0)
+
+
+def test_bert_is_d3pm_of_one_step():
+  """T = 1: the bound's step is cross-entropy on what was masked, and of tokens
+  swapped at random, on every token of the posterior."""
+  head = functools.partial(jax.random.normal, KEY)
+  masked = absorbing(6, 5, from_betas(np.array([0.15])))
+  x0 = jax.random.randint(KEY, (4, 20), 0, 5)
+  z = masked.corrupt(jax.random.key(1), x0, 1.0)
+  assert 0 < (z == 5).mean() < 0.5
+  logits = head((4, 20, 6))
+  nats = step_bound(masked, x0, Cavity(logits), z, 0.0, 1.0)
+  clean = jnp.where(jnp.arange(6) == 5, -jnp.inf, logits)
+  want = jnp.where(z == 5, cross_entropy(clean, x0), 0.0)
+  np.testing.assert_allclose(nats, want, rtol=1e-10, atol=1e-12)
+
+  swapped = uniform(6, from_betas(np.array([0.15])))
+  z = swapped.corrupt(jax.random.key(1), x0, 1.0)
+  nats = step_bound(swapped, x0, Posterior(logits), z, 0.0, 1.0)
+  np.testing.assert_allclose(nats, cross_entropy(logits, x0), rtol=1e-9)

@@ -1,0 +1,179 @@
+"""Structured denoising diffusion models (D3PM, Austin et al. 2021)."""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from textdiffusion.core.types import (
+  Array,
+  Cavity,
+  Model,
+  PyTree,
+  UserError,
+  Vocab,
+  typed,
+)
+from textdiffusion.methods.method import Method, StateFn
+from textdiffusion.objectives.d3pm import StepBound
+from textdiffusion.processes import matrix
+from textdiffusion.processes.gaussian import gaussian
+from textdiffusion.processes.mask_last import mask_last
+from textdiffusion.processes.neighbors import (
+  band,
+  following,
+  graph_of,
+  nearest,
+  neighbors,
+)
+from textdiffusion.processes.rank_one import absorbing, uniform
+from textdiffusion.sampling.generate import diffusion_sampler
+from textdiffusion.schedules.betas import (
+  Betas,
+  InverseTime,
+  MutualInformation,
+  from_betas,
+  from_exponents,
+)
+
+_LARGEST = 2**27  # numbers in dense kernels
+
+
+@dataclasses.dataclass(frozen=True)
+class D3PM:
+  """transition: where noise takes a token. schedule: beta_i. num_steps: T.
+
+  hybrid, hybrid_head: see `StepBound`. kernel: `dense` writes out the paper's
+  own matrices, for small vocabularies; gaussian and band only. width: of the
+  band. neighbors: k of `nearest`, taken anew every update_every training steps.
+  mask_last: the last step masks all. all_steps: evaluation sums over all T
+  steps, at T network calls a draw, in place of drawing one.
+  """
+
+  transition: Literal['uniform', 'absorbing', 'gaussian', 'band', 'nearest'] = (
+    'absorbing'
+  )
+  schedule: Betas = InverseTime()
+  num_steps: int = 1000
+  hybrid: float = 0.01
+  hybrid_head: Literal['posterior', 'output'] = 'posterior'
+  kernel: Literal['structured', 'dense'] = 'structured'
+  width: int = 5
+  neighbors: int = 20
+  update_every: int = 50
+  mask_last: bool = False
+  all_steps: bool = False
+
+  def __post_init__(self) -> None:
+    for name, is_right, rule in (
+      ('num_steps', self.num_steps >= 1, 'at least 1'),
+      ('hybrid', self.hybrid >= 0, 'at least 0'),
+      ('width', self.width >= 3 and self.width % 2 == 1, 'odd, at least 3'),
+      ('neighbors', self.neighbors >= 1, 'at least 1'),
+      ('update_every', self.update_every >= 1, 'at least 1'),
+    ):
+      if not is_right:
+        raise UserError(f'method.{name}={getattr(self, name)}: must be {rule}')
+    if self.kernel == 'dense' and self.transition not in ('gaussian', 'band'):
+      raise UserError(
+        "method.kernel='dense' is of the gaussian and band transitions, not "
+        f'{self.transition}: leave it structured'
+      )
+    if self.mask_last and self.transition in ('uniform', 'absorbing'):
+      raise UserError(
+        f'method.mask_last=True: {self.transition} noise ends by itself'
+      )
+
+  @property
+  def needs_counts(self) -> bool:
+    """Whether `build` asks for the token counts of the training split."""
+    is_fitted = isinstance(self.schedule, MutualInformation)
+    return is_fitted and self.transition != 'absorbing'
+
+  def build(self, vocab: Vocab) -> Method:
+    if vocab.mask_id is None and (
+      self.mask_last or self.transition == 'absorbing'
+    ):
+      raise UserError(
+        'the tokenizer has no mask token, which this noise needs: add '
+        "'mask' to data.tokenizer.specials"
+      )
+    process = self._process(vocab)
+    if self.mask_last:
+      process = mask_last(process)
+    objective = StepBound(
+      process, self.num_steps, self.hybrid, self.hybrid_head, prior=False
+    )
+    return Method(
+      process=process,
+      objective=objective,
+      evaluator=StepBound(process, self.num_steps, all_steps=self.all_steps),
+      head=typed(Cavity),
+      sampler=diffusion_sampler(process, self.num_steps),
+      causal=False,
+      num_states=vocab.size,
+      state=self._state(vocab) if self.transition == 'nearest' else None,
+    )
+
+  def _process(self, vocab: Vocab) -> Any:
+    size, mask = vocab.size, vocab.mask_id
+    schedule: Betas = self.schedule
+    if isinstance(schedule, MutualInformation):
+      if self.transition == 'uniform':
+        exponents = schedule.exponents(_frequencies(vocab), self.num_steps)
+        return uniform(size, from_exponents(exponents), mask)
+      if self.transition == 'absorbing':
+        schedule = InverseTime()
+    betas = schedule.betas(self.num_steps)
+    match self.transition:
+      case 'absorbing':
+        assert mask is not None
+        return absorbing(size, mask, from_betas(betas))
+      case 'uniform':
+        return uniform(size, from_betas(betas), mask)
+      case 'nearest':
+        return following(size, betas, self.neighbors, mask)
+      case 'gaussian' if self.kernel == 'structured':
+        return gaussian(size, betas, mask)
+      case 'band' if self.kernel == 'structured':
+        return neighbors(size, betas, band(size, self.width, mask), mask)
+    tokens = size - (mask is not None)
+    if self.num_steps * size**2 > _LARGEST:
+      raise UserError(
+        f"method.kernel='dense' with {self.num_steps} steps of {size} states "
+        "is too large: set method.kernel='structured' or lower num_steps"
+      )
+    if self.transition == 'gaussian':
+      kernels = matrix.gaussian_kernels(tokens, betas)
+    else:
+      base = matrix.band_matrix(tokens, self.width)
+      kernels = matrix.mixed_kernels(base, betas)
+    return matrix.from_kernels(matrix.beside_mask(kernels, mask), mask_id=mask)
+
+  def _state(self, vocab: Vocab) -> StateFn:
+    """The graph of the embeddings, taken anew every `update_every` steps."""
+
+    def state(old: PyTree | None, model: Model, step: Array) -> PyTree:
+      fresh = lambda: graph_of(
+        nearest(model.table, self.neighbors, vocab.mask_id)  # ty: ignore[invalid-argument-type]
+      )
+      if old is None:
+        return fresh()
+      is_due = step % self.update_every == 0
+      return jax.lax.cond(is_due, fresh, lambda: old)
+
+    return state
+
+
+def _frequencies(vocab: Vocab) -> np.ndarray:
+  """[V] of the tokens without the mask."""
+  if vocab.counts is None:
+    raise UserError(
+      'a mutual information schedule needs the token counts of the training '
+      'split: build the method from opened data'
+    )
+  counts = np.asarray(vocab.counts, np.float64)
+  if vocab.mask_id is not None:
+    counts = np.delete(counts, vocab.mask_id)
+  return counts / counts.sum()

@@ -1,0 +1,272 @@
+"""Noise that walks among the neighbours of a token, by sparse products.
+
+D3PM's nearest-neighbour noise (Austin et al. 2021, A.2.5): with A the k nearest
+neighbours of each embedding, rates R = (A + A') / 2k off the diagonal, columns
+summing to 0, and q_{t|s} = exp((tau_t - tau_s) R). By uniformisation
+
+  exp(tau R) = sum_j Poisson(j; c tau) P^j,  P = I + R / c,
+
+P a stochastic matrix of 2k entries a column, c the largest rate out of a token.
+All terms are positive, so probabilities keep their relative precision; with
+l = c tau the sum ends at l + 6 sqrt(l) + 12 terms (a tail below 1e-9), each one
+sparse product over [K, tokens]. Only the graph, [K, k] ids and its transpose,
+is kept. A draw walks the jumps of one token and builds nothing.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from textdiffusion.core.distributions import Categorical
+from textdiffusion.core.numerics import log_one_hot, pytree, static
+from textdiffusion.core.types import Array, Key, Model, Time
+from textdiffusion.processes.grid import GridProcess, identity, safe_log
+
+
+class Graph(NamedTuple):
+  """Out-neighbours, and the same edges by where they end.
+
+  out: [K, k], a token's neighbours; an isolated token has itself k times.
+  sources: [K k] where the edges come from, in order of where they end.
+  starts: [K + 1] a token's edges are sources[starts[i] : starts[i + 1]].
+  """
+
+  out: Array
+  sources: Array
+  starts: Array
+
+  @property
+  def rates(self) -> Array:
+    """[K] out of each token, those that stay included."""
+    count = self.out.shape[1]
+    return (count + jnp.diff(self.starts)).astype(float) / (2 * count)
+
+
+def graph_of(out: Array) -> Graph:
+  """[K, k] -> with its transpose."""
+  size, count = out.shape
+  ends = out.reshape(-1)
+  order = jnp.argsort(ends)
+  starts = jnp.searchsorted(ends[order], jnp.arange(size + 1))
+  return Graph(
+    out.astype(jnp.int32),
+    (order // count).astype(jnp.int32),
+    starts.astype(jnp.int32),
+  )
+
+
+def nearest(
+  table: Array, count: int, mask_id: int | None = None, chunk: int = 512
+) -> Array:
+  """[K, D] -> [K, k] the nearest other tokens by angle, the nearest first.
+
+  The mask is nobody's neighbour and has itself. `chunk` rows of [K, K]
+  similarities are there at a time.
+  """
+  table = jax.lax.stop_gradient(table).astype(float)
+  norm = jnp.linalg.norm(table, axis=-1, keepdims=True)
+  table = table / jnp.maximum(norm, jnp.finfo(table.dtype).tiny)
+  size = len(table)
+  ids = jnp.arange(size)
+
+  def of(start: Array) -> Array:
+    rows = jnp.minimum(start + jnp.arange(min(chunk, size)), size - 1)
+    near = jnp.matmul(table[rows], table.T, precision='highest')
+    is_barred = ids == rows[:, None]
+    if mask_id is not None:
+      is_barred |= ids == mask_id
+    return jax.lax.top_k(jnp.where(is_barred, -jnp.inf, near), count)[1]
+
+  found = jax.lax.map(of, jnp.arange(0, size, chunk)).reshape(-1, count)[:size]
+  if mask_id is not None:
+    found = jnp.where(ids[:, None] == mask_id, mask_id, found)
+  return found.astype(jnp.int32)
+
+
+def band(num_states: int, width: int, mask_id: int | None = None) -> np.ndarray:
+  """[K, width - 1] the tokens around each in id order, reflected at the ends.
+
+  With reflection the walk is symmetric and the uniform law stationary, which
+  the paper's column-normalised band is not at its ends.
+  """
+  tokens = np.arange(num_states)
+  if mask_id is not None:
+    tokens = np.delete(tokens, mask_id)
+  size = len(tokens)
+  offsets = np.delete(np.arange(width) - width // 2, width // 2)
+  there = (np.arange(size)[:, None] + offsets) % (2 * size)
+  there = np.where(there < size, there, 2 * size - 1 - there)
+  out = np.tile(np.arange(num_states)[:, None], len(offsets))
+  out[tokens] = tokens[there]
+  return out.astype(np.int32)
+
+
+@pytree
+class Neighbors(GridProcess):
+  """exponents: [T + 1] tau_i, 0 first. graph: None until `refresh`ed.
+
+  follows: whether the graph is that of the model's embeddings, k = count
+    nearest each; `refresh` takes it from `Model.method_state`, or builds it.
+  """
+
+  exponents: Array
+  graph: Graph | None
+  num_states: int = static()  # ty: ignore[incompatible-attribute-override]
+  num_steps: int = static()  # ty: ignore[incompatible-attribute-override]
+  mask_id: int | None = static()  # ty: ignore[incompatible-attribute-override]
+  count: int = static(default=0)
+  follows: bool = static(default=False)
+
+  def refresh(self, model: Model) -> 'Neighbors':
+    """With the graph of the embeddings as they are, or were last taken."""
+    if not self.follows:
+      return self
+    graph = model.method_state
+    if not isinstance(graph, Graph):
+      if model.table is None:
+        raise TypeError(
+          'nearest-neighbour noise needs a model with a table of embeddings'
+        )
+      graph = graph_of(nearest(model.table, self.count, self.mask_id))
+    return Neighbors(
+      self.exponents, graph, self.num_states, self.num_steps, self.mask_id
+    )
+
+  def marginal(self, x0: Array, t: Time) -> Categorical:
+    """ids [L] or logits [L, K] -> [L, K]."""
+    clean, i = self.clean_log_probs(x0), self.place(t)
+    logits = self._walked(clean, self.exponents[i])
+    return Categorical(identity(clean, logits, i == 0))
+
+  def column(self, z: Array, s: Time, t: Time) -> Array:
+    """log q_{t|s}(z | y): [L] -> [L, K]; the kernel is symmetric."""
+    first, last = self.place(s), self.place(t)
+    one_hot = log_one_hot(z, self.num_states)
+    span = self.exponents[last] - self.exponents[first]
+    return identity(z, self._walked(one_hot, span), first == last)
+
+  def corrupt(self, key: Key, x0: Array, t: Time) -> Array:
+    """[L] -> [L], jump by jump."""
+    graph = self._graph()
+    rates, count = graph.rates, graph.out.shape[1]
+    most = rates.max()
+    mean = jnp.broadcast_to(most * self.exponents[self.place(t)], x0.shape)
+    key_count, key_jumps = jax.random.split(key)
+    jumps = jax.random.poisson(key_count, mean)
+    jumps = jnp.minimum(jumps, _num_terms(mean) - 1)
+
+    def jump(j: Array, x: Array) -> Array:
+      u = jax.random.uniform(jax.random.fold_in(key_jumps, j), (2, *x.shape))
+      pick = u[0] * most * 2 * count  # of 2k c places; the others stay
+      place = pick.astype(int)
+      start, end = graph.starts[x], graph.starts[x + 1]
+      forth = graph.out[x, jnp.minimum(place, count - 1)]
+      last = len(graph.sources) - 1
+      back = graph.sources[jnp.clip(start + place - count, 0, last)]
+      there = jnp.where(place < count, forth, back)
+      is_move = place < count + end - start
+      return jnp.where(is_move & (j < jumps), there, x)
+
+    x = jax.lax.fori_loop(0, jumps.max(), jump, x0.astype(jnp.int32))
+    return x.astype(x0.dtype)
+
+  def _walked(self, log_p: Array, exponents: Array) -> Array:
+    """exp(tau R) of [L, K] log probabilities, tau [L], [1] or []."""
+    graph = self._graph()
+    shape = log_p.shape
+    mean = graph.rates.max() * jnp.broadcast_to(exponents, shape[:-1])
+    columns = jnp.exp(log_p).reshape(-1, shape[-1]).T
+    out = _walk(columns, mean.reshape(-1).astype(log_p.dtype), graph)
+    return safe_log(out.T.reshape(shape))
+
+  def _graph(self) -> Graph:
+    if self.graph is None:
+      raise TypeError('this process follows the embeddings: refresh it first')
+    return self.graph
+
+
+@jax.custom_vjp
+def _walk(columns: Array, mean: Array, graph: Graph) -> Array:
+  """sum_j Poisson(j; mean) P^j x for every column: [K, N], [N] -> [K, N].
+
+  P is symmetric, so the gradient is the same walk of the cotangent.
+  """
+  rates, count = graph.rates[:, None].astype(mean.dtype), graph.out.shape[1]
+  most = rates.max()
+  stay = 1 - rates / most
+  scale = 1 / (2 * count * most)
+
+  def product(x: Array) -> Array:
+    def edge(c: Array, total: Array) -> Array:
+      ends = graph.out[:, c]
+      return (total + scale * x[ends]).at[ends].add(scale * x)
+
+    return jax.lax.fori_loop(0, count, edge, stay * x)
+
+  def term(j: Array, both: tuple[Array, Array]) -> tuple[Array, Array]:
+    x, total = both
+    x = product(x)
+    return x, total + jnp.exp(_log_poisson(j, mean)) * x
+
+  first = columns, jnp.exp(-mean) * columns
+  return jax.lax.fori_loop(1, _num_terms(mean).max(), term, first)[1]
+
+
+def _walk_forward(columns: Array, mean: Array, graph: Graph):
+  return _walk(columns, mean, graph), (mean, graph)
+
+
+def _walk_backward(kept: tuple[Array, Graph], cotangent: Array):
+  mean, graph = kept
+  return _walk(cotangent, mean, graph), None, None
+
+
+_walk.defvjp(_walk_forward, _walk_backward)
+
+
+def _num_terms(mean: Array) -> Array:
+  """Where the sum may end; subadditive in the mean, so that what is reached in
+  one walk is reached in two that make it up."""
+  most = jnp.ceil(mean + 6 * jnp.sqrt(mean) + 12).astype(int)
+  return jnp.where(mean > 0, most + 1, 1)
+
+
+def _log_poisson(j: Array, mean: Array) -> Array:
+  """log of the Poisson law at j >= 1, to relative precision (Loader 2000)."""
+  j = jnp.asarray(j, mean.dtype)
+  some = jnp.where(mean > 0, mean, 1.0)
+  excess = (j - some) / some
+  deviance = some * ((1 + excess) * jnp.log1p(excess) - excess)
+  inverse = 1 / j
+  # What Stirling's formula leaves of log j!: itself, or its series.
+  formula = (j + 0.5) * jnp.log(j) - j + 0.5 * math.log(2 * math.pi)
+  series = inverse / 12 - inverse**3 / 360 + inverse**5 / 1260
+  series -= inverse**7 / 1680
+  error = jnp.where(j < 16, jax.lax.lgamma(j + 1) - formula, series)
+  log_p = -deviance - error - 0.5 * jnp.log(2 * math.pi * j)
+  return jnp.where(mean > 0, log_p, -jnp.inf)
+
+
+def neighbors(
+  num_states: int,
+  betas: np.ndarray,
+  out: np.ndarray | Array,
+  mask_id: int | None = None,
+) -> Neighbors:
+  """A walk on a given graph [K, k]; step i lasts beta_i."""
+  exponents = jnp.asarray(np.concatenate([[0.0], np.cumsum(betas)]))
+  graph = graph_of(jnp.asarray(out))
+  return Neighbors(exponents, graph, num_states, len(betas), mask_id)
+
+
+def following(
+  num_states: int, betas: np.ndarray, count: int, mask_id: int | None = None
+) -> Neighbors:
+  """A walk among the k = count nearest embeddings of the model."""
+  exponents = jnp.asarray(np.concatenate([[0.0], np.cumsum(betas)]))
+  return Neighbors(
+    exponents, None, num_states, len(betas), mask_id, count, follows=True
+  )

@@ -1,0 +1,199 @@
+"""Discrete-time schedules: the noise beta_i of step i = 1 ... T, on t = i / T.
+
+Betas are computed once, in NumPy float64; what they mean is up to the process
+(Austin et al. 2021, section 3.1 and appendix A.2): the chance of resampling a
+token, the width of a Gaussian step, the length of a walk among neighbours.
+"""
+
+import dataclasses
+from typing import Protocol
+
+import jax.numpy as jnp
+import numpy as np
+
+from textdiffusion.core.numerics import pytree, static
+from textdiffusion.core.types import Array, Time, UserError
+from textdiffusion.schedules.noise import NoiseLevel
+from textdiffusion.schedules.times import place
+
+
+class BetaSchedule(Protocol):
+  """A frozen dataclass of choices."""
+
+  def betas(self, num_steps: int) -> np.ndarray:
+    """[T] in (0, 1], float64."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class InverseTime:
+  """beta_i = 1 / (T - i + 1), so that alpha = 1 - t: Sohl-Dickstein et al.
+  2015, and D3PM's choice for absorbing noise."""
+
+  def betas(self, num_steps: int) -> np.ndarray:
+    return 1 / (num_steps - np.arange(num_steps, dtype=np.float64))
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearBetas:
+  """beta_i from beta_min in equal steps up to, not including, beta_max."""
+
+  beta_min: float = 1e-3
+  beta_max: float = 0.1
+
+  def __post_init__(self) -> None:
+    if not 0 < self.beta_min <= self.beta_max <= 1:
+      raise UserError(
+        f'beta_min={self.beta_min}, beta_max={self.beta_max}: '
+        'need 0 < beta_min <= beta_max <= 1'
+      )
+
+  def betas(self, num_steps: int) -> np.ndarray:
+    share = np.arange(num_steps, dtype=np.float64) / num_steps
+    return self.beta_min + (self.beta_max - self.beta_min) * share
+
+
+@dataclasses.dataclass(frozen=True)
+class CosineBetas:
+  """alpha = f(t) / f(0), f = cos(pi / 2 (t + s) / (1 + s)), s = 0.008.
+
+  After Nichol & Dhariwal 2021, without their square. The last beta is 1; the
+  official code clips it to 0.999.
+  """
+
+  def betas(self, num_steps: int) -> np.ndarray:
+    shifted = (np.arange(num_steps + 1) / num_steps + 0.008) / 1.008
+    # The sine of what is left, exactly 0 at the end.
+    f = np.sin(np.pi / 2 * (1 - shifted))
+    f[-1] = 0.0
+    return 1 - f[1:] / f[:-1]
+
+
+@dataclasses.dataclass(frozen=True)
+class MutualInformation:
+  """Each step removes 1 / T of what x_t tells of x_0 (Austin et al. 2021,
+  appendix A.7), where tokens have the frequencies of the training split.
+
+  Of absorbing noise that is `InverseTime`, whatever the frequencies.
+  """
+
+  def exponents(self, frequencies: np.ndarray, num_steps: int) -> np.ndarray:
+    """[T + 1] cumulative -log alpha of uniform noise; the last is inf."""
+    return fit_exponents(
+      lambda exponent: uniform_removal(exponent, frequencies), num_steps
+    )
+
+  def betas(self, num_steps: int) -> np.ndarray:
+    raise UserError(
+      'the mutual information schedule is for uniform and absorbing noise: '
+      'choose another method.schedule'
+    )
+
+
+Betas = InverseTime | LinearBetas | CosineBetas | MutualInformation
+
+
+def uniform_removal(
+  exponents: np.ndarray, frequencies: np.ndarray
+) -> np.ndarray:
+  """1 - I(x_t; x_0) / H(x_0) of uniform noise, alpha = exp(-exponent).
+
+  Args:
+    exponents: [N].
+    frequencies: [V] probabilities of the clean tokens.
+
+  Returns:
+    [N], 0 at exponent 0 and 1 at infinity.
+  """
+  alpha = np.exp(-np.asarray(exponents, np.float64))[:, None]
+  size = len(frequencies)
+  other = -np.expm1(-np.asarray(exponents, np.float64))[:, None] / size
+  given = _entropy(alpha + other)[:, 0] + (size - 1) * _entropy(other)[:, 0]
+  after = _entropy(alpha * frequencies + other).sum(1)
+  clean = _entropy(np.asarray(frequencies, np.float64)).sum()
+  if clean <= 0:
+    raise UserError(
+      'the training split has one kind of token only: a mutual information '
+      'schedule needs two'
+    )
+  return (clean + given - after) / clean
+
+
+def matrix_removal(matrix: np.ndarray, frequencies: np.ndarray) -> float:
+  """`uniform_removal` of any [V, V] transition, columns x_0."""
+  joint = matrix * frequencies
+  clean = _entropy(np.asarray(frequencies, np.float64)).sum()
+  return float((_entropy(joint).sum() - _entropy(joint.sum(1)).sum()) / clean)
+
+
+def fit_exponents(removal, num_steps: int, largest: float = 1e5) -> np.ndarray:
+  """[T + 1] exponents at which `removal` ([N] -> [N], increasing) is i / T.
+
+  By bisection of the function itself; the official code interpolates a table
+  of 128 of its values. 0 first, inf last: the last step removes what is left.
+  """
+  wanted = np.arange(1, num_steps) / num_steps
+  low, high = np.full_like(wanted, -40.0), np.full_like(wanted, np.log(largest))
+  for _ in range(60):
+    middle = (low + high) / 2
+    is_past = removal(np.exp(middle)) > wanted
+    low, high = np.where(is_past, low, middle), np.where(is_past, middle, high)
+  return np.concatenate([[0.0], np.exp(high), [np.inf]])
+
+
+def _entropy(p: np.ndarray) -> np.ndarray:
+  return -p * np.log(np.where(p > 0, p, 1.0))
+
+
+@pytree
+class Tabulated:
+  """A schedule given on the grid i / T; other times take the nearest.
+
+  log_alpha, log_1m_alpha: [T + 1]. `rate` is that of the step that ends at t.
+  """
+
+  log_alpha: Array
+  log_1m_alpha: Array
+  num_steps: int = static()
+
+  def __call__(self, t: Time) -> NoiseLevel:
+    i = place(t, self.num_steps)[..., None]
+    alpha = jnp.exp(self.log_alpha)
+    rate = self.num_steps * (alpha[jnp.maximum(i - 1, 0)] - alpha[i])
+    return NoiseLevel(self.log_alpha[i], self.log_1m_alpha[i], rate)
+
+
+def from_betas(betas: np.ndarray) -> Tabulated:
+  """[T] -> the schedule alpha_i = prod_{j <= i} (1 - beta_j)."""
+  with np.errstate(divide='ignore'):
+    return from_exponents(np.cumsum([0.0, *-np.log1p(-np.asarray(betas))]))
+
+
+def from_exponents(exponents: np.ndarray) -> Tabulated:
+  """[T + 1] cumulative -log alpha, the first 0 -> the schedule."""
+  log_alpha = -np.asarray(exponents, np.float64)
+  with np.errstate(divide='ignore'):
+    log_1m_alpha = np.log(-np.expm1(log_alpha))
+  # + 0.0: no negative zero.
+  return Tabulated(
+    jnp.asarray(log_alpha + 0.0), jnp.asarray(log_1m_alpha), len(log_alpha) - 1
+  )
+
+
+@pytree
+class LeftToRight:
+  """Autoregression as absorbing noise: step i masks position L - i for sure.
+
+  Austin et al. 2021, section 4: with T = L steps the finite bound is the exact
+  left-to-right likelihood. length: L. The levels are [L, 1], one a position.
+  """
+
+  length: int = static()
+
+  def __call__(self, t: Time) -> NoiseLevel:
+    left = self.length - place(t, self.length)
+    is_kept = (jnp.arange(self.length) < left)[..., None]
+    level = lambda is_full: jnp.where(is_full, 0.0, -jnp.inf)
+    return NoiseLevel(
+      level(is_kept), level(~is_kept), jnp.zeros_like(is_kept, float)
+    )
