@@ -15,10 +15,11 @@ from textdiffusion.core.types import (
   bind,
 )
 from textdiffusion.methods.autoregressive import Autoregressive
+from textdiffusion.methods.dfm import DFM
 from textdiffusion.methods.mdlm import MDLM
 from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
 from textdiffusion.sampling.generate import Canvas, SampleConfig, generate
-from textdiffusion.schedules.noise import Cosine, Geometric
+from textdiffusion.schedules.noise import Cosine, Geometric, Power
 
 KEY, LENGTH = jax.random.key(0), 8
 VOCAB = Vocab(12, mask_id=4, bos_id=10, eos_id=11)
@@ -27,6 +28,11 @@ CONFIGS = {
   'mdlm-cosine': MDLM(Cosine()),
   'mdlm-steps': MDLM(num_steps=4),
   'mdlm-geometric': MDLM(Geometric()),
+  'dfm': DFM(),
+  'dfm-kl': DFM(loss='generalised_kl', schedule=Power(2.0)),
+  'dfm-uniform': DFM('uniform'),
+  'dfm-uniform-kl': DFM('uniform', loss='generalised_kl'),
+  'dfm-prompts': DFM('uniform', loss='generalised_kl', prompt_rate=0.5),
   'autoregressive': Autoregressive(),
 }
 

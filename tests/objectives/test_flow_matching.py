@@ -36,7 +36,7 @@ def gap(law, bound=flow_bound, head_of=None):
   return float(jnp.exp(law.log_p) @ bounds - law.entropy)
 
 
-@pytest.mark.parametrize('mask_id', [0, 3, 7])
+@pytest.mark.parametrize('mask_id', [0, 7])
 def test_of_a_mask_source_it_is_the_masked_bound(mask_id):
   process = absorbing(8, mask_id, Cosine())
   x0 = jax.random.randint(KEY, (4, 6), 0, 7)
@@ -111,7 +111,6 @@ def test_each_bound_bounds_the_law_of_its_own_sampler(name):
     )(grid)
     nats = -jnp.log(chain[place])
     slack = integrated(process, law, head_of, bound) - nats
-    print(name, bound.__name__, slack)
     assert slack.min() > -2e-3  # the chain's own error, 1 / T
     assert slack.mean() > 0.01
 
@@ -195,11 +194,10 @@ def test_float32_is_near_float64_and_has_finite_gradients(loss, name):
   assert (abs(near - exact) <= 1e-5 * (abs(exact) + scale)).all()
 
 
-@pytest.mark.parametrize('loss', [flow_bound, cross_entropy])
-def test_prompts_are_prefixes_of_a_share_of_the_rows(loss):
-  """2,000 rows: the share within 5 standard errors, false alarm 1e-6."""
+def test_prompts_are_prefixes_of_a_share_of_the_rows():
+  """1,000 rows: the share within 5 standard errors, false alarm 1e-6."""
   process = uniform(5, Linear())
-  rows, length = 2000, 6
+  rows, length = 1000, 6
   ids = jax.random.randint(KEY, (rows, length), 0, 5)
   told: list = []
 
@@ -208,7 +206,7 @@ def test_prompts_are_prefixes_of_a_share_of_the_rows(loss):
     raw = jnp.zeros((*x.shape, 5))
     return possible(process, raw, x, t)
 
-  objective = FlowMatching(process, loss, prompt_rate=0.3)
+  objective = FlowMatching(process, flow_bound, prompt_rate=0.3)
   call = jax.jit(
     lambda batch: (objective(Model(denoise), KEY, batch), told.pop())
   )
