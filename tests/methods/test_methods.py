@@ -16,6 +16,7 @@ from textdiffusion.core.types import (
 )
 from textdiffusion.methods.autoregressive import Autoregressive
 from textdiffusion.methods.d3pm import D3PM
+from textdiffusion.methods.dfm import DFM
 from textdiffusion.methods.mdlm import MDLM
 from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
 from textdiffusion.sampling.generate import Canvas, SampleConfig, generate
@@ -23,7 +24,7 @@ from textdiffusion.schedules.betas import (
   CosineBetas,
   LinearBetas,
 )
-from textdiffusion.schedules.noise import Cosine, Geometric
+from textdiffusion.schedules.noise import Cosine, Geometric, Power
 
 KEY, LENGTH = jax.random.key(0), 8
 VOCAB = Vocab(12, mask_id=4, bos_id=10, eos_id=11)
@@ -38,6 +39,11 @@ CONFIGS = {
   'd3pm-gaussian-dense': D3PM('gaussian', num_steps=8, kernel='dense'),
   'd3pm-band': D3PM('band', num_steps=8, mask_last=True, all_steps=True),
   'd3pm-nearest': D3PM('nearest', num_steps=8, neighbors=3, mask_last=True),
+  'dfm': DFM(),
+  'dfm-kl': DFM(loss='generalised_kl', schedule=Power(2.0)),
+  'dfm-uniform': DFM('uniform'),
+  'dfm-uniform-kl': DFM('uniform', loss='generalised_kl'),
+  'dfm-prompts': DFM('uniform', loss='generalised_kl', prompt_rate=0.5),
   'autoregressive': Autoregressive(),
 }
 

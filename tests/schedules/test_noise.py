@@ -12,16 +12,26 @@ from textdiffusion.schedules.noise import (
   Linear,
   LinearSigma,
   Polynomial,
+  Power,
   inverse,
   log_transition,
 )
 
-PROPER = [Linear(), Cosine(), CosineSquared(), Polynomial(2.0), Polynomial(0.5)]
+PROPER = [
+  Linear(),
+  Cosine(),
+  CosineSquared(),
+  Polynomial(2.0),
+  Polynomial(0.5),
+  Power(1.0),
+  Power(2.0),
+]
 OTHERS = [
   Linear(1e-3),
   Cosine(1e-3),
   CosineSquared(1e-3),
   Polynomial(3.0, 1e-3),
+  Power(2.0, 1e-3),
   Geometric(1e-3, 20.0),
   LinearSigma(1e-4, 10.0),
 ]

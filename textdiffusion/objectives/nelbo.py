@@ -56,8 +56,10 @@ def masked_bound(p: RankOne, x0: Array, head: Any, z: Array, t: Time) -> Array:
   weight = (level.rate * jnp.exp(-level.log_1m_alpha))[..., 0]
   is_mask_state = p.is_mask(jnp.arange(p.num_states))
   logits = jnp.where(is_mask_state, -jnp.inf, head.logits)
-  # A mask among the clean tokens (padding, never counted) has no likelihood.
-  safe_x0 = jnp.where(is_masked & ~p.is_mask(x0), x0, (p.mask_id == 0) * 1)
+  # A mask among the clean tokens (padding, never counted) has no likelihood;
+  # on a visible token a posterior may say that it is certain.
+  token = jnp.where(p.is_mask(x0), (p.mask_id == 0) * 1, x0)
+  safe_x0 = jnp.where(is_masked, token, z)
   chosen = jnp.take_along_axis(logits, safe_x0[..., None], axis=-1)[..., 0]
   nats = jax.nn.logsumexp(logits, axis=-1) - chosen
   return jnp.where(is_masked, weight, 0.0) * nats
@@ -86,9 +88,10 @@ class Nelbo:
   """One draw of t per sequence and the bound there, plus both ends.
 
   process: a rank-one process. bound: the continuous-time bound to use, an
-  exact equal of `rate_bound`. num_steps: T of the finite-step bound; 0 is
-  continuous. The ends, what t = 1 still tells of x0 and what t = 0 has lost,
-  are 0 for a schedule that goes from all signal to none.
+  exact equal of `rate_bound` or that of another sampler. num_steps: T of the
+  finite-step bound; 0 is continuous. The ends, what t = 1 still tells of x0
+  and what t = 0 has lost, are 0 for a schedule that goes from all signal to
+  none.
   """
 
   process: Any

@@ -154,6 +154,34 @@ class Polynomial:
 
 
 @pytree
+class Power:
+  """alpha = eps + (1 - eps) (1 - t)^power, DFM `PolynomialConvexScheduler`.
+
+  Signal grows as a power of the time from noise; `Polynomial` is the same of
+  the noise. Below power 1 the rate is infinite at t = 1.
+  """
+
+  power: float = static(default=2.0)
+  eps: float = static(default=0.0)
+
+  def __post_init__(self) -> None:
+    _check_eps(self.eps)
+    if self.power <= 0:
+      raise UserError(f'power={self.power}: must be positive')
+
+  def __call__(self, t: Time) -> NoiseLevel:
+    keep = 1 - self.eps
+
+    def noise(t: Array) -> Array:
+      near = -jnp.expm1(self.power * jnp.log1p(-jnp.minimum(t, 0.5)))
+      return keep * jnp.where(t < 0.5, near, 1 - (1 - t) ** self.power)
+
+    return from_noise(
+      noise, t, lambda t: self.eps + keep * (1 - t) ** self.power
+    )
+
+
+@pytree
 class Geometric:
   """sigma = sigma_min^(1 - t) sigma_max^t, SEDD and MDLM.
 

@@ -1,0 +1,99 @@
+"""Discrete flow matching (Gat et al. 2024), mask and uniform source.
+
+The network says the posterior. It is trained by cross-entropy or by the
+generalised KL; the reverse bridge of the same noise, exact through the cavity,
+generates what the evaluator bounds.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax.numpy as jnp
+
+from textdiffusion.core.types import (
+  Array,
+  Objective,
+  Posterior,
+  Time,
+  UserError,
+  Vocab,
+)
+from textdiffusion.methods.method import Method
+from textdiffusion.objectives.flow_matching import (
+  FlowMatching,
+  cross_entropy,
+  flow_bound,
+)
+from textdiffusion.objectives.nelbo import Nelbo, masked_bound, rate_bound
+from textdiffusion.processes.rank_one import RankOne, absorbing, uniform
+from textdiffusion.sampling.generate import diffusion_sampler
+from textdiffusion.schedules.noise import Linear, Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class DFM:
+  """source: what stands at t = 1. schedule: its alpha is the paper's kappa.
+
+  loss: both have the posterior as their optimum. prompt_rate: the share of
+  rows trained with a given prefix, see `FlowMatching`.
+  """
+
+  source: Literal['mask', 'uniform'] = 'mask'
+  schedule: Schedule = Linear()
+  loss: Literal['cross_entropy', 'generalised_kl'] = 'cross_entropy'
+  prompt_rate: float = 0.0
+
+  def __post_init__(self) -> None:
+    for name, known in (
+      ('source', ('mask', 'uniform')),
+      ('loss', ('cross_entropy', 'generalised_kl')),
+    ):
+      if getattr(self, name) not in known:
+        raise UserError(
+          f'method.{name}={getattr(self, name)!r}: must be one of '
+          + ', '.join(known)
+        )
+    if not 0 <= self.prompt_rate <= 1:
+      raise UserError(
+        f'method.prompt_rate={self.prompt_rate}: must be in [0, 1]'
+      )
+
+  def build(self, vocab: Vocab) -> Method:
+    if self.source == 'uniform':
+      process = uniform(vocab.size, self.schedule, vocab.mask_id)
+      evaluator, bound = Nelbo(process, rate_bound), flow_bound
+    elif vocab.mask_id is None:
+      raise UserError(
+        'the tokenizer has no mask token, which a mask source needs: add '
+        "'mask' to data.tokenizer.specials, or set method.source=uniform"
+      )
+    else:
+      process = absorbing(vocab.size, vocab.mask_id, self.schedule)
+      evaluator, bound = Nelbo(process, masked_bound), masked_bound
+    is_kl = self.loss == 'generalised_kl'
+    objective: Objective = FlowMatching(
+      process, bound if is_kl else cross_entropy, self.prompt_rate
+    )
+    if is_kl and not self.prompt_rate:
+      objective = Nelbo(process, bound)
+    return Method(
+      process=process,
+      objective=objective,
+      evaluator=evaluator,
+      head=lambda raw, x, t: possible(process, raw, x, t),
+      sampler=diffusion_sampler(process),
+      causal=False,
+      num_states=vocab.size,
+    )
+
+
+def possible(process: RankOne, raw: Array, x: Array, t: Time) -> Posterior:
+  """The posterior of a network: tokens that cannot have become x have none.
+
+  So a visible token of a mask source, or a given one, is certain. raw: [L, K].
+  """
+  is_token = ~process.is_mask(jnp.arange(process.num_states))
+  can_be = (process.likelihood(x, t) > -jnp.inf) & is_token
+  # Padding that is the mask, under uniform noise, can have come from nothing.
+  nowhere = is_token & ~can_be.any(-1, keepdims=True)
+  return Posterior(jnp.where(can_be | nowhere, raw, -jnp.inf))

@@ -1,0 +1,111 @@
+"""Losses of discrete flow matching (Gat et al. 2024), per token in nats.
+
+Both are least at the posterior p(x_i | z). The model of a flow jumps from z to
+y at the rate kappa' / (1 - kappa) p(y | z), in the notation of `NoiseLevel`
+rate / (1 - alpha); the path that knows x0 jumps to it at that same rate, once.
+"""
+
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from textdiffusion.core.keys import row_keys, stream
+from textdiffusion.core.numerics import poisson_kl, pytree, static
+from textdiffusion.core.types import Array, Batch, Key, Model, Time, UserError
+from textdiffusion.objectives.nelbo import Bound
+from textdiffusion.processes.bridge import to_posterior
+from textdiffusion.processes.rank_one import RankOne
+from textdiffusion.schedules.times import continuous
+
+
+def flow_bound(p: RankOne, x0: Array, head: Any, z: Array, t: Time) -> Array:
+  """The generalised KL at t: [L] nats per unit of t, for any token head.
+
+  The Poisson KL between the rates of the path to x0 and of the model,
+  `MixturePathGeneralizedKL` of the official code. With the ends of `Nelbo` its
+  integral bounds -log p of what the flow generates (`sampling/steps/flow.py`),
+  not of what the reverse bridge does; that is `rate_bound`. Of the absorbing
+  process it is `masked_bound`. Of uniform noise it is not tight even at the
+  exact posterior, as the flow may reach x0 in more than one jump: a token with
+  K equal chances costs 1 - (1 + log K) / K nats too many.
+  """
+  level, log_p = p.schedule(t), _log_posterior(p, head, z, t)
+  weight = (level.rate * jnp.exp(-level.log_1m_alpha))[..., 0]
+  x0 = _clean(p, x0)
+  states = jnp.arange(p.num_states)
+  is_end = (states == z[..., None]) | (states == x0[..., None])
+  elsewhere = jnp.where(is_end, 0.0, jnp.exp(log_p)).sum(-1)
+  chosen = jnp.take_along_axis(log_p, x0[..., None], axis=-1)[..., 0]
+  has_moved = z != x0
+  # A token that stands already may have been given no chance to come again.
+  jump = poisson_kl(jnp.zeros(()), jnp.where(has_moved, chosen, 0.0))
+  return weight * (elsewhere + jump)
+
+
+def cross_entropy(p: RankOne, x0: Array, head: Any, z: Array, t: Time) -> Array:
+  """-log p(x0 | z), [L] nats: no bound, but every t weighs the same."""
+  log_p = _log_posterior(p, head, z, t)
+  chosen = jnp.take_along_axis(log_p, _clean(p, x0)[..., None], axis=-1)
+  return -chosen[..., 0]
+
+
+@pytree
+class FlowMatching:
+  """One draw of t per sequence and the loss there; reports no likelihood.
+
+  loss: `flow_bound` or `cross_entropy`. prompt_rate: the share of rows whose
+  source is coupled to the data, a prefix of any length short of the row
+  standing from t = 1 on, eq. 5 of the paper. A prefix has t = 0 and no loss.
+  """
+
+  process: Any
+  loss: Bound = static(default=cross_entropy)
+  prompt_rate: float = static(default=0.0)
+
+  def __post_init__(self) -> None:
+    if not 0 <= self.prompt_rate <= 1:
+      raise UserError(f'prompt_rate={self.prompt_rate}: must be in [0, 1]')
+
+  @property
+  def estimand(self) -> Literal['nelbo', 'surrogate']:
+    """`Nelbo` with `flow_bound` is the one that bounds."""
+    return 'surrogate'
+
+  def __call__(
+    self, model: Model, key: Key, batch: Batch
+  ) -> tuple[Array, dict[str, Array]]:
+    """-> [B, L] nats, and its one term."""
+    p, x0 = self.process.refresh(model), batch.ids
+    t = continuous(batch.u[:, None])
+    is_given = self._prompts(key, batch)
+    times = jnp.where(is_given, 0.0, t)
+    keys = row_keys(key, batch.rows)
+    xt = jax.vmap(p.corrupt)(keys, x0, times)
+    # Weights are those of t: at a prompt's own time they are infinite.
+    nats = self.loss(p, x0, model.denoise(xt, times), xt, t)
+    nats = jnp.where(is_given, 0.0, nats)
+    return nats, {'flow': nats}
+
+  def _prompts(self, key: Key, batch: Batch) -> Array:
+    """[B, L], or [B, 1] of False where no row has a prompt."""
+    rows, length = batch.ids.shape
+    if not self.prompt_rate:
+      return jnp.zeros((rows, 1), bool)
+
+    def one(key: Key) -> Array:
+      key_any, key_size = jax.random.split(key)
+      size = jax.random.randint(key_size, (), 1, length)
+      is_coupled = jax.random.bernoulli(key_any, self.prompt_rate)
+      return (jnp.arange(length) < size) & is_coupled
+
+    return jax.vmap(one)(row_keys(stream(key, 'prompt'), batch.rows))
+
+
+def _log_posterior(p: RankOne, head: Any, z: Array, t: Time) -> Array:
+  return p.clean_log_probs(to_posterior(p, head, z, t).logits)
+
+
+def _clean(p: RankOne, x0: Array) -> Array:
+  """x0, where padding that is the mask, never counted, is some token."""
+  return jnp.where(p.is_mask(x0), (p.mask_id == 0) * 1, x0)
