@@ -28,6 +28,7 @@ class Method(NamedTuple):
   num_outputs: of the output, where it is not K.
   init_params: key -> what the method learns beside the network; objectives and
     samplers find it in `Model.method_params`.
+  whole_rows: whether it models padding, so that the network must see it.
   """
 
   process: Any
@@ -39,6 +40,7 @@ class Method(NamedTuple):
   num_states: int
   num_outputs: int | None = None
   init_params: Callable[[Key], PyTree] | None = None
+  whole_rows: bool = False
 
   @property
   def width(self) -> int:
