@@ -58,14 +58,11 @@ def build(config: Config, tokenizer: Tokenizer) -> Experiment:
       f'{type(config.method).__name__} needs a {needed} network: '
       f'--set=model.attend={needed}'
     )
-  hides_padding = config.data.rows == 'document' and (
-    not config.data.model_padding
-  )
-  if method.whole_rows and (hides_padding or config.data.respect_documents):
+  if method.whole_rows and not config.data.model_padding:
     raise UserError(
-      f'{type(config.method).__name__} models the length of a text, which rows '
-      'must not tell the network: --set=data.rows=document '
-      '--set=data.model_padding=True --set=data.respect_documents=False'
+      f'{type(config.method).__name__} models the length of a text, so padding '
+      'is part of its rows: --set=data.rows=document '
+      '--set=data.model_padding=True'
     )
   denoiser = build_denoiser(config.model, method.num_states, method.num_outputs)
   return Experiment(method, method.extend(denoiser))

@@ -1,6 +1,7 @@
 """Edit Flows (Havasi et al. 2025): insertions, deletions and substitutions."""
 
 import dataclasses
+import functools
 
 import jax.numpy as jnp
 
@@ -44,7 +45,7 @@ class EditFlows:
       process=process,
       objective=objective,
       evaluator=objective,
-      head=edits,
+      head=functools.partial(edits, self.schedule),
       sampler=edit_sampler(process),
       causal=False,
       num_states=vocab.size,
@@ -53,8 +54,12 @@ class EditFlows:
     )
 
 
-def edits(raw: Array, x: X, t: Time) -> Edits:
-  """[B, L, 2 K + 3] -> three log rates and two sets of token logits."""
-  rates, logits = raw[..., :3], raw[..., 3:]
+def edits(schedule: Schedule, raw: Array, x: X, t: Time) -> Edits:
+  """[B, L, 2 K + 3] -> three log rates and two sets of token logits.
+
+  A rate is exp(output) * (1 - alpha), as in `flexmdm.growth`.
+  """
+  log_noise = schedule(t).log_1m_alpha
+  rates, logits = raw[..., :3] + log_noise, raw[..., 3:]
   insert, substitute = jnp.split(logits, 2, axis=-1)
   return Edits(rates[..., 0], rates[..., 1], rates[..., 2], insert, substitute)

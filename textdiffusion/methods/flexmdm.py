@@ -4,6 +4,7 @@ Texts grow by masks, which are unmasked in any order; the length is modelled.
 """
 
 import dataclasses
+import functools
 
 import jax.numpy as jnp
 
@@ -51,7 +52,7 @@ class FlexMDM:
       process=process,
       objective=objective,
       evaluator=objective,
-      head=growth,
+      head=functools.partial(growth, self.insert),
       sampler=growth_sampler(process),
       causal=False,
       num_states=vocab.size,
@@ -60,9 +61,13 @@ class FlexMDM:
     )
 
 
-def growth(raw: Array, x: X, t: Time) -> Growth:
-  """[B, L, K + 1] -> token logits and log expected counts."""
-  return Growth(raw[..., :-1], raw[..., -1])
+def growth(insert: Schedule, raw: Array, x: X, t: Time) -> Growth:
+  """[B, L, K + 1] -> token logits and log expected counts.
+
+  A count is exp(output) * (1 - alpha): the chance that a token is missing is in
+  all counts, so a network's loss is finite whatever it says near t = 0.
+  """
+  return Growth(raw[..., :-1], raw[..., -1] + insert(t).log_1m_alpha[..., 0])
 
 
 def require_ends(name: str, schedule: Schedule, noise_at_1: bool) -> None:

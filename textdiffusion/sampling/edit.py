@@ -66,7 +66,8 @@ def edit_sampler(process: EditPath) -> Sampler:
   ) -> Plan:
     start = start_draft(*canvas, process.pad_id)
     if process.source_length:
-      if isinstance(canvas.is_given, Tracer) or canvas.is_given.any():
+      given = canvas.is_given
+      if isinstance(given, Tracer) or np.asarray(given).any():
         raise UserError(
           'prompts and infilling need an empty source: train with '
           '--set=method.source_length=0'

@@ -140,9 +140,7 @@ def generate(
 
 def _samples(carry: Any, steps: Array) -> Samples:
   """What is told of the last state."""
-  grown = {
-    name: getattr(carry, name, None) for name in ('is_given', 'refused')
-  }
+  grown = {name: getattr(carry, name, None) for name in ('is_given', 'refused')}
   return Samples(carry.x, carry.log_prob, steps, carry.calls, **grown)
 
 

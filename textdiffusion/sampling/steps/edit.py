@@ -108,9 +108,9 @@ def fit(key: Key, counts: Array, room: Array) -> Array:
 
 
 class Splice(NamedTuple):
-  """Where things go: moved [L] new places of old tokens, L where there is none
-  any more; first [L] the place of the first token inserted before each position;
-  size [] tokens afterwards."""
+  """Where things go. moved: [L] new places of old tokens, L where there is none
+  any more. first: [L] of the first token inserted before each position. size:
+  [] tokens afterwards."""
 
   moved: Array
   first: Array
@@ -170,9 +170,7 @@ def _edited(
   )
 
 
-def _fitted(
-  key: Key, counts: Array, is_kept: Array
-) -> tuple[Array, Array]:
+def _fitted(key: Key, counts: Array, is_kept: Array) -> tuple[Array, Array]:
   """[B, L] counts -> those that find room, and [B] how many do not."""
   keys = row_keys(key, jnp.arange(len(counts)))
   room = counts.shape[-1] - is_kept.sum(-1)
@@ -191,8 +189,8 @@ def grow(
   """FlexMDM's step: masks that were there are revealed, then new ones come.
 
   A gap gets Poisson(expected missing * chance) masks, the chance of `insert`.
-  They are revealed by later steps, so the grid ends with an interval [0, 0]: the
-  step that reaches 0 inserts all that is missing, and the last one reveals.
+  They are revealed by later steps, so the grid ends with an interval [0, 0]:
+  the step that reaches 0 inserts all that is missing, the last one reveals.
 
   Args:
     reshape: temperature and cuts of token logits; specials are out of them.
@@ -217,16 +215,12 @@ def grow(
     )
     may_insert = open_gaps(carry, p.pad_id) & (jnp.asarray(t) > 0)
     mean = head.log_count + log_chance(p.insert, s, t)
-    counts = _row_wise(
-      count, key_count, jnp.where(may_insert, mean, -jnp.inf)
-    )
+    counts = _row_wise(count, key_count, jnp.where(may_insert, mean, -jnp.inf))
     is_kept = carry.x != p.pad_id
     counts, refused = _fitted(key_fit, counts, is_kept)
     nothing = jnp.zeros_like(carry.log_prob)
     masks = jnp.full_like(carry.x, p.mask_id)
-    grown = _edited(
-      carry, is_kept, counts, masks, nothing, p.mask_id, p.pad_id
-    )
+    grown = _edited(carry, is_kept, counts, masks, nothing, p.mask_id, p.pad_id)
     return grown._replace(refused=carry.refused + refused)
 
   return step
@@ -269,9 +263,7 @@ def edit(p: EditPath, denoise: DenoiseFn, reshape: Filter) -> Step[Draft]:
     token = draw_rows(keys[1], dist)
     told = dist.log_prob(token).astype(carry.log_prob.dtype)
     mean = jnp.exp(head.log_insert + log_step)
-    log_any = jnp.where(
-      open_gaps(carry, p.pad_id), log1m_exp(-mean), -jnp.inf
-    )
+    log_any = jnp.where(open_gaps(carry, p.pad_id), log1m_exp(-mean), -jnp.inf)
     counts = _row_wise(flip, keys[2], log_any).astype(jnp.int32)
     counts, refused = _fitted(keys[3], counts, is_there & ~is_deleted)
     dist = say(head.logits_insert)
@@ -291,7 +283,5 @@ def edit(p: EditPath, denoise: DenoiseFn, reshape: Filter) -> Step[Draft]:
 
 def _no_specials(logits: Array, special_ids: tuple[int, ...]) -> Array:
   """[..., K] logits without mass on what is no token of a text."""
-  is_special = jnp.isin(
-    jnp.arange(logits.shape[-1]), jnp.asarray(special_ids)
-  )
+  is_special = jnp.isin(jnp.arange(logits.shape[-1]), jnp.asarray(special_ids))
   return jnp.where(is_special, -jnp.inf, logits)
