@@ -15,19 +15,24 @@ from textdiffusion.core.types import (
   bind,
 )
 from textdiffusion.methods.autoregressive import Autoregressive
+from textdiffusion.methods.edit_flows import EditFlows
+from textdiffusion.methods.flexmdm import FlexMDM
 from textdiffusion.methods.mdlm import MDLM
 from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
 from textdiffusion.sampling.generate import Canvas, SampleConfig, generate
 from textdiffusion.schedules.noise import Cosine, Geometric
 
 KEY, LENGTH = jax.random.key(0), 8
-VOCAB = Vocab(12, mask_id=4, bos_id=10, eos_id=11)
+VOCAB = Vocab(12, mask_id=4, bos_id=10, eos_id=11, pad_id=9)
 CONFIGS = {
   'mdlm': MDLM(),
   'mdlm-cosine': MDLM(Cosine()),
   'mdlm-steps': MDLM(num_steps=4),
   'mdlm-geometric': MDLM(Geometric()),
   'autoregressive': Autoregressive(),
+  'flexmdm': FlexMDM(),
+  'flexmdm-cosine': FlexMDM(Cosine(), Cosine()),
+  'edit-flows': EditFlows(),
 }
 
 
@@ -44,9 +49,9 @@ def model_of(method, params):
 @pytest.mark.parametrize('name', CONFIGS)
 def test_a_method_trains_and_samples(name):
   method = CONFIGS[name].build(VOCAB)
-  params = jax.random.normal(KEY, (method.num_states, method.num_states))
+  params = jax.random.normal(KEY, (method.num_states, method.width))
   ids = jax.random.randint(KEY, (4, LENGTH), 0, 12)
-  ids = jnp.where(ids == VOCAB.mask_id, 0, ids)
+  ids = jnp.where((ids == VOCAB.mask_id) | (ids == VOCAB.pad_id), 0, ids)
   positions = jnp.tile(jnp.arange(LENGTH), (4, 1))
   u = (jnp.arange(4) + 0.9) / 4
   batch = Batch(ids, jnp.ones_like(ids), positions, jnp.arange(4), u)
@@ -101,7 +106,13 @@ def test_heads():
 
 
 @pytest.mark.parametrize(
-  'config, needed', [(MDLM(), "'mask'"), (Autoregressive(), "'bos'")]
+  'config, needed',
+  [
+    (MDLM(), "'mask'"),
+    (Autoregressive(), "'bos'"),
+    (FlexMDM(), "'mask'"),
+    (EditFlows(), "'pad'"),
+  ],
 )
 def test_a_missing_special_token_is_named(config, needed):
   with pytest.raises(UserError, match=f'add {needed} to data.tokenizer'):

@@ -175,6 +175,7 @@ def eager(p):
   return Model(denoise)
 
 
+@pytest.mark.usefixtures('quick_compile')
 @pytest.mark.parametrize('p', [GROWTH, EDITS], ids=['growth', 'edits'])
 def test_what_does_not_fit_is_refused_and_counted(p):
   """Nothing given is lost; given neighbours stay neighbours."""
@@ -196,6 +197,7 @@ def test_what_does_not_fit_is_refused_and_counted(p):
   assert second.all(), 'the last two stay together'
 
 
+@pytest.mark.usefixtures('quick_compile')
 def test_a_trace_begins_with_what_is_given():
   canvas = Canvas(
     jnp.asarray([[0, 1, 0, 0]]), jnp.asarray([[True, True, False, False]])
@@ -209,6 +211,7 @@ def test_a_trace_begins_with_what_is_given():
   np.testing.assert_allclose(samples.times, [1, 2 / 3, 1 / 3, 0, 0])
 
 
+@pytest.mark.usefixtures('quick_compile')
 def test_rows_draw_for_themselves():
   """Row i is the same whatever the other rows, as everywhere."""
   few = draws(GROWTH, eager(GROWTH), blank(4, 8), 4).ids
@@ -216,6 +219,7 @@ def test_rows_draw_for_themselves():
   np.testing.assert_array_equal(few, many[:4])
 
 
+@pytest.mark.usefixtures('quick_compile')
 def test_splice_is_what_lists_do():
   rng = np.random.default_rng(0)
   capacity = 9
@@ -238,6 +242,7 @@ def test_splice_is_what_lists_do():
     assert (np.asarray(row)[first] == -1).all()
 
 
+@pytest.mark.usefixtures('quick_compile')
 def test_fit_favours_no_gap():
   """All room is used, and every insertion kept with the same probability: 6
   standard errors of a binomial share, false alarm 2e-9 a gap."""
@@ -252,11 +257,12 @@ def test_fit_favours_no_gap():
   np.testing.assert_array_equal(fit(KEY, counts, 0), 0 * counts)
 
 
+@pytest.mark.usefixtures('quick_compile')
 @pytest.mark.parametrize('mean', [0.05, 0.7, 6.0])
 def test_counts_are_poisson(mean):
   """Chi-square, false alarm 1e-5; counts with under 5 expected are pooled."""
   n = 40_000
-  drawn = jax.jit(count)(KEY, jnp.full(n, np.log(mean)))
+  drawn = jax.jit(lambda x: count(KEY, x, 50))(jnp.full(n, np.log(mean)))
   seen = np.bincount(np.asarray(drawn), minlength=60)[:60]
   want = n * poisson.pmf(np.arange(60), mean)
   rare = want < 5
@@ -264,9 +270,19 @@ def test_counts_are_poisson(mean):
   want = np.append(want[~rare], n - want[~rare].sum())
   value = ((seen - want) ** 2 / np.maximum(want, 1e-9)).sum()
   assert value < chi2.ppf(1 - 1e-5, len(seen) - 1)
-  assert (jax.jit(count)(KEY, jnp.full(9, -jnp.inf)) == 0).all()
 
 
+def test_counts_at_the_ends():
+  """Nothing of nothing, and no endless loop; a mean of 1e-5 is not lost: 100
+  expected, and more than 7 standard deviations away is a false alarm of 1e-9."""
+  means = jnp.asarray([-jnp.inf, jnp.inf, 80.0])
+  np.testing.assert_array_equal(count(KEY, means, 7), [0, 7, 7])
+  means = jnp.full(10**7, np.log(1e-5), jnp.float32)
+  hits = int(jax.jit(lambda x: count(KEY, x, 3))(means).sum())
+  assert abs(hits - 100) < 70
+
+
+@pytest.mark.usefixtures('quick_compile')
 def test_gaps_of_a_canvas():
   ids = jnp.asarray([[5, 6, 7, 8, 9]])
   draft = start_draft(ids, jnp.asarray([[1, 0, 1, 1, 0]], bool), PAD)
@@ -276,6 +292,7 @@ def test_gaps_of_a_canvas():
   assert not open_gaps(full, PAD).any()
 
 
+@pytest.mark.usefixtures('quick_compile')
 def test_mistakes_are_named():
   canvas = blank(2, 4)
   plan = lambda make, canvas, **kwargs: make(

@@ -183,6 +183,8 @@ class EditNelbo:
     t = continuous(batch.u[:, None])
     z = jax.vmap(p.corrupt)(row_keys(key, batch.rows), x0, t)
     head = model.denoise(pack(z, p.pad_id)[0], t)
-    terms_of = growth_terms if isinstance(p, MaskedInsertion) else edit_terms
-    terms = terms_of(p, x0, head, z, t)
+    if isinstance(p, MaskedInsertion):
+      terms = growth_terms(p, x0, head, z, t)
+    else:
+      terms = edit_terms(p, x0, head, z, t)
     return jnp.stack(list(terms.values())).sum(0), terms

@@ -81,18 +81,25 @@ def open_gaps(draft: Draft, pad_id: int) -> Array:
   return has_gap(draft.x, pad_id) & ~is_shut
 
 
-def count(key: Key, log_mean: Array) -> Array:
-  """Poisson counts, right down to means of 1e-10: [...] int32.
+def count(key: Key, log_mean: Array, most: int) -> Array:
+  """Poisson counts, right down to means of 1e-10: [...] int32, `most` at most.
 
-  First whether there is any; then, after the first arrival, how many more.
+  Arrivals of a unit Poisson process before the mean; `most` keeps the loop and
+  the memory finite whatever a network says.
   """
-  key_any, key_first, key_more = jax.random.split(key, 3)
   mean = jnp.exp(log_mean)
-  is_any = flip(key_any, log1m_exp(-mean))
-  u = fine_uniform(key_first, log_mean.shape)
-  first = -jnp.log1p(u * jnp.expm1(-mean))
-  more = jax.random.poisson(key_more, jnp.maximum(mean - first, 0.0))
-  return jnp.where(is_any, 1 + more, 0).astype(jnp.int32)
+
+  def arrive(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    index, clock, counts = state
+    u = fine_uniform(jax.random.fold_in(key, index), mean.shape)
+    clock -= jnp.log1p(-u)
+    return index + 1, clock, counts + (clock < mean)
+
+  none = jnp.zeros(mean.shape, jnp.int32)
+  start = jnp.zeros((), jnp.int32), jnp.zeros_like(mean), none
+  return jax.lax.while_loop(
+    lambda state: (state[0] < most) & (state[1] < mean).any(), arrive, start
+  )[2]
 
 
 def fit(key: Key, counts: Array, room: Array) -> Array:
@@ -144,29 +151,19 @@ def _edited(
   counts: [B, L] tokens inserted before each position. tokens, log_prob: [B, L]
   of the first of them. blank: what further ones are.
   """
-
-  def row(draft: Draft, is_kept, counts, tokens, log_prob) -> Draft:
-    capacity = draft.x.shape[-1]
-    where = splice(is_kept, counts)
-    fresh = jnp.where(jnp.arange(capacity) < where.size, blank, pad_id)
-    first = jnp.where(counts > 0, where.first, capacity)
-    off = jnp.zeros(capacity, bool)
-    return draft._replace(
-      x=put(where.moved, draft.x, put(first, tokens, fresh)).astype(
-        draft.x.dtype
-      ),
-      log_prob=put(
-        where.moved,
-        draft.log_prob,
-        put(first, log_prob, jnp.zeros(capacity, draft.log_prob.dtype)),
-      ),
-      is_given=put(where.moved, draft.is_given, off),
-      is_joined=put(where.moved, draft.is_joined, off),
-    )
-
-  axes = Draft(0, 0, None, 0, 0, 0, 0)
-  return jax.vmap(row, (axes, 0, 0, 0, 0), axes)(
-    draft, is_kept, counts, tokens, log_prob
+  capacity = draft.x.shape[-1]
+  where = jax.vmap(splice)(is_kept, counts)
+  move = lambda values, into: jax.vmap(put)(where.moved, values, into)
+  first = jnp.where(counts > 0, where.first, capacity)
+  is_text = jnp.arange(capacity) < where.size[:, None]
+  fresh = jnp.where(is_text, blank, pad_id).astype(draft.x.dtype)
+  fresh = jax.vmap(put)(first, tokens, fresh)
+  told = jax.vmap(put)(first, log_prob, jnp.zeros_like(draft.log_prob))
+  return draft._replace(
+    x=move(draft.x, fresh),
+    log_prob=move(draft.log_prob, told),
+    is_given=move(draft.is_given, jnp.zeros_like(draft.is_given)),
+    is_joined=move(draft.is_joined, jnp.zeros_like(draft.is_joined)),
   )
 
 
@@ -215,7 +212,11 @@ def grow(
     )
     may_insert = open_gaps(carry, p.pad_id) & (jnp.asarray(t) > 0)
     mean = head.log_count + log_chance(p.insert, s, t)
-    counts = _row_wise(count, key_count, jnp.where(may_insert, mean, -jnp.inf))
+    counts = _row_wise(
+      lambda key, mean: count(key, mean, mean.shape[-1]),
+      key_count,
+      jnp.where(may_insert, mean, -jnp.inf),
+    )
     is_kept = carry.x != p.pad_id
     counts, refused = _fitted(key_fit, counts, is_kept)
     nothing = jnp.zeros_like(carry.log_prob)
