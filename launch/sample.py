@@ -62,6 +62,10 @@ def main() -> None:
       print(json.dumps({**row, 'seed': SEED.value, 'step': made.step}))
     else:
       print(f'--- {i + 1}\n{text}')
+  refused = generated.samples.refused
+  if refused is not None and refused.sum():
+    told = f'{refused.sum()} insertions found no room: raise --length'
+    print(told, file=sys.stderr)
   if TRACE.value:
     told = {'sampler': config.sampler, 'temperature': config.temperature}
     told = {'step': made.step, 'seed': SEED.value, **told}

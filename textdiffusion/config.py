@@ -71,6 +71,12 @@ def build(
       f'{type(config.method).__name__} needs a {needed} network: '
       f'--set=model.attend={needed}'
     )
+  if method.whole_rows and not config.data.model_padding:
+    raise UserError(
+      f'{type(config.method).__name__} models the length of a text, so padding '
+      'is part of its rows: --set=data.rows=document '
+      '--set=data.model_padding=True'
+    )
   denoiser = build_denoiser(config.model, method.num_states, method.num_outputs)
   return Experiment(method, method.extend(denoiser))
 

@@ -17,6 +17,8 @@ from textdiffusion.core.types import (
 from textdiffusion.methods.autoregressive import Autoregressive
 from textdiffusion.methods.d3pm import D3PM
 from textdiffusion.methods.dfm import DFM
+from textdiffusion.methods.edit_flows import EditFlows
+from textdiffusion.methods.flexmdm import FlexMDM
 from textdiffusion.methods.mdlm import MDLM
 from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
 from textdiffusion.sampling.generate import Canvas, SampleConfig, generate
@@ -27,7 +29,7 @@ from textdiffusion.schedules.betas import (
 from textdiffusion.schedules.noise import Cosine, Geometric, Power
 
 KEY, LENGTH = jax.random.key(0), 8
-VOCAB = Vocab(12, mask_id=4, bos_id=10, eos_id=11)
+VOCAB = Vocab(12, mask_id=4, bos_id=10, eos_id=11, pad_id=9)
 CONFIGS = {
   'mdlm': MDLM(),
   'mdlm-cosine': MDLM(Cosine()),
@@ -45,6 +47,9 @@ CONFIGS = {
   'dfm-uniform-kl': DFM('uniform', loss='generalised_kl'),
   'dfm-prompts': DFM('uniform', loss='generalised_kl', prompt_rate=0.5),
   'autoregressive': Autoregressive(),
+  'flexmdm': FlexMDM(),
+  'flexmdm-cosine': FlexMDM(Cosine(), Cosine()),
+  'edit-flows': EditFlows(),
 }
 
 
@@ -62,9 +67,9 @@ def model_of(method, params):
 @pytest.mark.parametrize('name', CONFIGS)
 def test_a_method_trains_and_samples(name):
   method = CONFIGS[name].build(VOCAB)
-  params = jax.random.normal(KEY, (method.num_states, method.num_states))
+  params = jax.random.normal(KEY, (method.num_states, method.width))
   ids = jax.random.randint(KEY, (4, LENGTH), 0, 12)
-  ids = jnp.where(ids == VOCAB.mask_id, 0, ids)
+  ids = jnp.where((ids == VOCAB.mask_id) | (ids == VOCAB.pad_id), 0, ids)
   positions = jnp.tile(jnp.arange(LENGTH), (4, 1))
   u = (jnp.arange(4) + 0.9) / 4
   batch = Batch(ids, jnp.ones_like(ids), positions, jnp.arange(4), u)
@@ -119,7 +124,13 @@ def test_heads():
 
 
 @pytest.mark.parametrize(
-  'config, needed', [(MDLM(), "'mask'"), (Autoregressive(), "'bos'")]
+  'config, needed',
+  [
+    (MDLM(), "'mask'"),
+    (Autoregressive(), "'bos'"),
+    (FlexMDM(), "'mask'"),
+    (EditFlows(), "'pad'"),
+  ],
 )
 def test_a_missing_special_token_is_named(config, needed):
   with pytest.raises(UserError, match=f'add {needed} to data.tokenizer'):

@@ -47,6 +47,33 @@ class Causal(NamedTuple):
   logits: Array
 
 
+class Growth(NamedTuple):
+  """What a sequence that grows by masks is told of, FlexMDM.
+
+  logits: [L, K] of p(token | x_t) at masks. log_count: [L] log of the expected
+  number of tokens still missing before each position; the first position after
+  the text stands for the gap at its end.
+  """
+
+  logits: Array
+  log_count: Array
+
+
+class Edits(NamedTuple):
+  """Which edits of x_t are still to be made, Edit Flows.
+
+  Each is the log of an expected number of pending edits, [L]: insertions before
+  a position (the first one after the text stands for its end), deletions and
+  substitutions of its token. logits_insert, logits_substitute: [L, K] as what.
+  """
+
+  log_insert: Array
+  log_delete: Array
+  log_substitute: Array
+  logits_insert: Array
+  logits_substitute: Array
+
+
 class X0(NamedTuple):
   """Estimate of the clean features. value: [L, D]."""
 
@@ -67,7 +94,8 @@ class Velocity(NamedTuple):
 
 TokenHead = Posterior | Cavity | LogScore
 FeatureHead = X0 | Eps | Velocity
-Head = TokenHead | FeatureHead | Causal
+EditHead = Growth | Edits
+Head = TokenHead | FeatureHead | Causal | EditHead
 # (raw output [B, L, K], x_t, t) -> what the network was trained to say.
 HeadFn = Callable[[Array, X, Time], Any]
 

@@ -20,7 +20,7 @@ class Generated(NamedTuple):
   """Samples of one canvas; arrays are NumPy.
 
   texts: one a row. samples: ids, confidences, calls and perhaps a trace.
-  canvas: what was given.
+  canvas: what was given, and where it stands in the samples.
   """
 
   texts: list[str]
@@ -61,6 +61,8 @@ def fill(
     return generate(method.sampler, model, key, canvas, config, trace)
 
   samples, given = jax.device_get((run(params), canvas))
+  if samples.is_given is not None:
+    given = Canvas(samples.ids, samples.is_given)
   return Generated(
     [tokenizer.decode(ids) for ids in samples.ids], samples, given
   )

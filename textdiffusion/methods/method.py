@@ -36,6 +36,7 @@ class Method(NamedTuple):
   state: what the method remembers between training steps, such as a kernel
     that follows the embeddings; called before each step, and objectives find
     the result in `Model.method_state`. No gradient goes through it.
+  whole_rows: whether it models padding, so that the network must see it.
   """
 
   process: Any
@@ -48,6 +49,7 @@ class Method(NamedTuple):
   num_outputs: int | None = None
   init_params: Callable[[Key], PyTree] | None = None
   state: StateFn | None = None
+  whole_rows: bool = False
 
   @property
   def width(self) -> int:

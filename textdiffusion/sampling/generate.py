@@ -88,14 +88,18 @@ class Plan(NamedTuple):
 
 class Samples(NamedTuple):
   """ids, log_prob: [B, L]. steps: [B] taken by each row. calls: [] of the
-  network. trace: frames [T + 1, B, L], the start first. times: [T + 1]."""
+  network. trace: frames [T + 1, B, L], the start first. times: [T + 1]. Of
+  texts that grow, is_given: [B, L] where the given tokens came to stand, and
+  refused: [B] insertions that found no room."""
 
   ids: Array
   log_prob: Array
   steps: Array
   calls: Array
-  trace: Frame | None
-  times: Array | None
+  trace: Frame | None = None
+  times: Array | None = None
+  is_given: Array | None = None
+  refused: Array | None = None
 
 
 Sampler = Callable[[Model, Key, Canvas, SampleConfig], Plan]
@@ -120,18 +124,24 @@ def generate(
     carry, steps = loop.sample_until(
       key_loop, plan.step, plan.start, plan.grid, plan.done
     )
-    return Samples(carry.x, carry.log_prob, steps, carry.calls, None, None)
+    return _samples(carry, steps)
   keep = frame if trace else lambda carry: None
   carry, frames = loop.sample(key_loop, plan.step, plan.start, plan.grid, keep)
   steps = jnp.full(len(carry.x), len(plan.grid) - 1)
   if not trace:
-    return Samples(carry.x, carry.log_prob, steps, carry.calls, None, None)
+    return _samples(carry, steps)
   frames = jax.tree.map(
     lambda first, rest: jnp.concatenate([first[None], rest]),
     frame(plan.start),
     frames,
   )
-  return Samples(carry.x, carry.log_prob, steps, carry.calls, frames, plan.grid)
+  return _samples(carry, steps)._replace(trace=frames, times=plan.grid)
+
+
+def _samples(carry: Any, steps: Array) -> Samples:
+  """What is told of the last state."""
+  grown = {name: getattr(carry, name, None) for name in ('is_given', 'refused')}
+  return Samples(carry.x, carry.log_prob, steps, carry.calls, **grown)
 
 
 def diffusion_sampler(of: TokenProcess, num_steps: int = 0) -> Sampler:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from textdiffusion.core.types import UserError
+from textdiffusion.core.types import UserError, Vocab
 from textdiffusion.data.tokenizers import Tokenizer
 from textdiffusion.sampling.generate import Canvas, Samples
 from textdiffusion.viz.trace import Trace
@@ -25,7 +25,7 @@ def traces_of(
   frames = np.asarray(samples.trace.ids)  # [T + 1, B, L]
   log_prob = np.asarray(samples.trace.log_prob)
   is_given = np.asarray(canvas.is_given)
-  hidden = _hidden(frames, is_given, tokenizer.vocab.mask_id)
+  hidden = _hidden(frames, is_given, tokenizer.vocab)
   return [
     Trace(
       [tokenizer.pieces(ids) for ids in frames[:, row]],
@@ -43,12 +43,15 @@ def traces_of(
 
 
 def _hidden(
-  frames: np.ndarray, is_given: np.ndarray, mask_id: int | None
+  frames: np.ndarray, is_given: np.ndarray, vocab: Vocab
 ) -> np.ndarray:
   """[T + 1, B, L] whether a token is not there yet."""
-  is_masked = frames == (-1 if mask_id is None else mask_id)
+  is_masked = np.isin(frames, [] if vocab.mask_id is None else [vocab.mask_id])
   if is_masked[0].any():
     return is_masked
+  is_blank = np.isin(frames, [] if vocab.pad_id is None else [vocab.pad_id])
+  if is_blank[0].any():  # a text that grows: what is to the right is not there
+    return is_masked | is_blank
   # Left to right each frame draws one more place; the last one is complete.
   length = frames.shape[-1]
   count = length - len(frames) + 1 + np.arange(len(frames))

@@ -1,0 +1,65 @@
+"""Edit Flows (Havasi et al. 2025): insertions, deletions and substitutions."""
+
+import dataclasses
+import functools
+
+import jax.numpy as jnp
+
+from textdiffusion.core.types import Array, Edits, Time, UserError, Vocab, X
+from textdiffusion.methods.flexmdm import require_ends
+from textdiffusion.methods.method import Method
+from textdiffusion.objectives.edit import EditNelbo
+from textdiffusion.processes.edit import EditPath
+from textdiffusion.sampling.edit import edit_sampler
+from textdiffusion.schedules.noise import Linear, Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class EditFlows:
+  """schedule: of the edits. source_length: tokens of uniform noise that a text
+  is edited from; 0 begins with nothing, and only inserts."""
+
+  schedule: Schedule = Linear()
+  source_length: int = 0
+
+  def build(self, vocab: Vocab) -> Method:
+    if self.source_length < 0:
+      raise UserError(
+        f'method.source_length={self.source_length}: must be at least 0'
+      )
+    if vocab.pad_id is None:
+      raise UserError(
+        'the tokenizer has no pad token, which edit flows need: add '
+        "'pad' to data.tokenizer.specials"
+      )
+    require_ends('schedule', self.schedule, noise_at_1=True)
+    process = EditPath(
+      self.schedule,
+      vocab.size,
+      vocab.pad_id,
+      vocab.mask_id,
+      self.source_length,
+    )
+    objective = EditNelbo(process)
+    return Method(
+      process=process,
+      objective=objective,
+      evaluator=objective,
+      head=functools.partial(edits, self.schedule),
+      sampler=edit_sampler(process),
+      causal=False,
+      num_states=vocab.size,
+      num_outputs=2 * vocab.size + 3,
+      whole_rows=True,
+    )
+
+
+def edits(schedule: Schedule, raw: Array, x: X, t: Time) -> Edits:
+  """[B, L, 2 K + 3] -> three log rates and two sets of token logits.
+
+  A rate is exp(output) * (1 - alpha), as in `flexmdm.growth`.
+  """
+  log_noise = schedule(t).log_1m_alpha
+  rates, logits = raw[..., :3] + log_noise, raw[..., 3:]
+  insert, substitute = jnp.split(logits, 2, axis=-1)
+  return Edits(rates[..., 0], rates[..., 1], rates[..., 2], insert, substitute)

@@ -1,0 +1,80 @@
+"""Flexible masked diffusion (FlexMDM, Kim et al. 2025): MDLM that inserts.
+
+Texts grow by masks, which are unmasked in any order; the length is modelled.
+"""
+
+import dataclasses
+import functools
+
+import jax.numpy as jnp
+
+from textdiffusion.core.types import (
+  Array,
+  Growth,
+  Time,
+  UserError,
+  Vocab,
+  X,
+)
+from textdiffusion.methods.method import Method
+from textdiffusion.objectives.edit import EditNelbo
+from textdiffusion.processes.edit import MaskedInsertion
+from textdiffusion.sampling.edit import growth_sampler
+from textdiffusion.schedules.noise import Linear, Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class FlexMDM:
+  """insert, unmask: schedules of the two clocks of a token.
+
+  `insert` goes from all to nothing and `unmask` begins at all: there is no
+  term for what another schedule would leave at the ends.
+  """
+
+  insert: Schedule = Linear()
+  unmask: Schedule = Linear()
+
+  def build(self, vocab: Vocab) -> Method:
+    for name, index in (('mask', vocab.mask_id), ('pad', vocab.pad_id)):
+      if index is None:
+        raise UserError(
+          f'the tokenizer has no {name} token, which FlexMDM needs: add '
+          f"'{name}' to data.tokenizer.specials"
+        )
+    assert vocab.mask_id is not None and vocab.pad_id is not None
+    require_ends('insert', self.insert, noise_at_1=True)
+    require_ends('unmask', self.unmask, noise_at_1=False)
+    process = MaskedInsertion(
+      self.insert, self.unmask, vocab.size, vocab.mask_id, vocab.pad_id
+    )
+    objective = EditNelbo(process)
+    return Method(
+      process=process,
+      objective=objective,
+      evaluator=objective,
+      head=functools.partial(growth, self.insert),
+      sampler=growth_sampler(process),
+      causal=False,
+      num_states=vocab.size,
+      num_outputs=vocab.size + 1,
+      whole_rows=True,
+    )
+
+
+def growth(insert: Schedule, raw: Array, x: X, t: Time) -> Growth:
+  """[B, L, K + 1] -> token logits and log expected counts.
+
+  A count is exp(output) * (1 - alpha): the chance that a token is missing is in
+  all counts, so a network's loss is finite whatever it says near t = 0.
+  """
+  return Growth(raw[..., :-1], raw[..., -1] + insert(t).log_1m_alpha[..., 0])
+
+
+def require_ends(name: str, schedule: Schedule, noise_at_1: bool) -> None:
+  """Raises UserError where a schedule leaves signal or noise at its ends."""
+  if not jnp.isneginf(schedule(0.0).log_1m_alpha).all():
+    raise UserError(f'method.{name}={schedule}: must have no noise at t=0')
+  if noise_at_1 and jnp.exp(schedule(1.0).log_alpha).max() > 1e-6:
+    raise UserError(
+      f'method.{name}={schedule}: must leave nothing at t=1 (eps=0)'
+    )
