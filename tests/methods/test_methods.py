@@ -16,6 +16,8 @@ from textdiffusion.core.types import (
 )
 from textdiffusion.methods.autoregressive import Autoregressive
 from textdiffusion.methods.mdlm import MDLM
+from textdiffusion.methods.radd import RADD
+from textdiffusion.methods.sedd import SEDD
 from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
 from textdiffusion.sampling.generate import Canvas, SampleConfig, generate
 from textdiffusion.schedules.noise import Cosine, Geometric
@@ -28,6 +30,11 @@ CONFIGS = {
   'mdlm-steps': MDLM(num_steps=4),
   'mdlm-geometric': MDLM(Geometric()),
   'autoregressive': Autoregressive(),
+  'sedd': SEDD(),
+  'sedd-uniform': SEDD('uniform', Geometric()),
+  'radd': RADD(),
+  'radd-t_DCE': RADD('t_DCE', Cosine()),
+  'radd-k_DCE': RADD('k_DCE'),
 }
 
 

@@ -53,9 +53,9 @@ def score_entropy(
 ) -> Array:
   """`rate_bound` of a LogScore head: [L] nats per unit of t.
 
-  sum_{y != z} R_t(y -> z) [s_y - r_y log s_y + r_y (log r_y - 1)], SEDD theorem 3.6;
-  in closed form for absorbing and for uniform noise. Raises TypeError for
-  another head.
+  sum_{y != z} R_t(y -> z) [s_y - r_y log s_y + r_y (log r_y - 1)], theorem 3.6
+  of the paper; in closed form for absorbing and for uniform noise. Raises
+  TypeError for another head.
   """
   if not isinstance(head, LogScore):
     raise TypeError(
