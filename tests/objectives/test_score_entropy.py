@@ -63,7 +63,7 @@ def test_it_is_the_rate_bound_token_by_token(name):
 
 
 @pytest.mark.parametrize('seed', [0, 1])
-@pytest.mark.parametrize('name', GRAPHS)
+@pytest.mark.parametrize('name', ['absorbing', 'uniform'])
 def test_the_exact_ratios_bound_to_the_entropy(name, seed):
   process = PROCESSES[name](3)
   law = Law(process, 2, seed)

@@ -1,13 +1,12 @@
 """The Tweedie step: the bridge of honest ratios, and what it does of others."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.oracle import PROCESSES, Law, law_of_chain, total_variation
+from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.types import LogScore, Model
 from textdiffusion.objectives.score_entropy import log_score_head
 from textdiffusion.processes.bridge import to_log_score
@@ -62,41 +61,62 @@ def test_masks_are_revealed_at_the_rate_that_the_ratios_sum_to():
   """(e^dsigma - 1) sum_y s_y, and by the bridge (e^dsigma - 1) / (e^sigma - 1)
   whatever the sum; until it is more than 1."""
   process, s, t = absorbing(4, 3, Linear(1e-3)), 0.45, 0.5
+  revealed = jax.jit(tweedie(process))
+  bridged = jax.jit(process.bridge)
   sigma = lambda t: -process.schedule(t).log_alpha[0]
   step = jnp.expm1(sigma(t) - sigma(s))
   for total in (0.2, 1.0, 4.0, 40.0):
     ratios = total * jnp.array([0.5, 0.2, 0.3])
     head = LogScore(jnp.log(jnp.append(ratios, 1.0))[None])
     z = jnp.array([3])
-    p = jnp.exp(tweedie(process)(head, z, s, t).log_probs[0])
+    p = jnp.exp(revealed(head, z, s, t).log_probs[0])
     np.testing.assert_allclose(p[:3], min(step * total, 1) * ratios / total)
-    p = jnp.exp(process.bridge(head, z, s, t).log_probs[0])
+    p = jnp.exp(bridged(head, z, s, t).log_probs[0])
     np.testing.assert_allclose(1 - p[3], step / jnp.expm1(sigma(t)))
 
 
-@pytest.mark.parametrize('seed', [0, 1])
-@pytest.mark.parametrize('rule', ['tweedie', 'bridge'])
-@pytest.mark.parametrize('name', GRAPHS)
+def euler(process):
+  """The first-order step of the rates R s, for comparison."""
+
+  def transition(head, xt, s, t):
+    is_own = xt[..., None] == jnp.arange(process.num_states)
+    jumps = (t - s) * process.rate(xt, t) * jnp.exp(head.value)
+    jumps = jnp.where(is_own, 0.0, jumps)
+    stay = jnp.maximum(1 - jumps.sum(-1, keepdims=True), 0.0)
+    return Categorical(jnp.log(jnp.where(is_own, stay, jumps)))
+
+  return transition
+
+
+@pytest.mark.parametrize(
+  'name, rule, seed',
+  [
+    *((name, tweedie, seed) for name in GRAPHS for seed in (0, 1)),
+    ('absorbing', euler, 0),
+    ('uniform', euler, 0),
+  ],
+)
 def test_chains_converge_free_and_infilling(name, rule, seed):
-  """As 1 / T down to what eps = 1e-4 leaves; see the grid in test_rank_one."""
+  """As 1 / T down to what eps = 1e-4 leaves; see the grid in test_rank_one.
+  One free token has no error of factorisation, so Tweedie steps have none."""
   process = GRAPHS[name]
   law = Law(process, 2, seed)
-  transition = tweedie(process) if rule == 'tweedie' else process.bridge
-  given = jnp.array([int(law.tokens[1]), -1])
+  is_exact = rule is tweedie
 
-  @functools.partial(jax.jit, static_argnums=1)
-  def chain(grid, is_given):
-    head, known = scores_of(process, law), given if is_given else None
-    return law_of_chain(process, head, 2, grid, transition, known)
-
-  def far(num_steps, known=None):
+  def far(num_steps, given=None):
     grid = jnp.sin(jnp.pi / 2 * grids.uniform(num_steps)) ** 2
-    return total_variation(law, chain(grid, known is not None), known)
+    chain = jax.jit(
+      lambda grid: law_of_chain(
+        process, scores_of(process, law), 2, grid, rule(process), given
+      )
+    )(grid)
+    return total_variation(law, chain, given)
 
-  few, some, many = far(8), far(32), far(128)
-  assert few / many > 12 and some / many > 3.5
-  assert many < 0.01
-  assert far(32, given) < 5e-4  # one free token has no error of factorisation
+  few, many = far(8), far(128)
+  assert few / many > 12
+  assert many < (0.01 if is_exact else 0.03)
+  if is_exact:
+    assert far(8, jnp.array([int(law.tokens[1]), -1])) < 5e-4
 
 
 @pytest.mark.parametrize('name', GRAPHS)
@@ -118,24 +138,24 @@ def test_the_last_step_leaves_no_noise(name):
   law = Law(process, 2)
   z = jnp.asarray(law.tokens)[jnp.array([2, 0])]
   z = jnp.where(process.is_absorbing, process.mask_id or 0, z)
-  head = scores_of(process, law)(z, 0.4)
-  mine = jnp.exp(tweedie(process)(head, z, 0.0, 0.4).log_probs)
+  head = jax.jit(scores_of(process, law))(z, 0.4)
+  step = jax.jit(tweedie(process))
+  mine = jnp.exp(step(head, z, 0.0, 0.4).log_probs)
   want = jnp.exp(law.posterior(z, 0.4).logits)
   np.testing.assert_allclose(mine, want, atol=1e-12)
   if process.is_absorbing:
     few = LogScore(head.value.at[:, process.mask_id].add(3.0))
-    p = jnp.exp(tweedie(process)(few, z, 0.0, 0.4).log_probs)
+    p = jnp.exp(step(few, z, 0.0, 0.4).log_probs)
     assert (p[:, process.mask_id] == 0).all()
 
 
-@pytest.mark.parametrize('scale', [1.0, 100.0])
 @pytest.mark.parametrize('name', GRAPHS)
-def test_given_tokens_stay_whatever_the_network_says(name, scale):
+def test_given_tokens_stay_whatever_the_network_says(name):
   """In float32, by the sampler and by Tweedie steps, and nothing is NaN."""
   with jax.enable_x64(False):
     process = GRAPHS[name]
     head = log_score_head(process, process.is_absorbing)
-    raw = scale * jax.random.normal(KEY, (4, process.num_states))
+    raw = 100 * jax.random.normal(KEY, (4, process.num_states))
     model = Model(lambda x, t: head(raw[x], x, t), uses_time=True)
     is_given = jnp.arange(6)[None] % 2 == jnp.zeros((8, 1))
     canvas = Canvas(jnp.full((8, 6), 2), is_given)
