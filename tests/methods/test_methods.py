@@ -9,6 +9,7 @@ from textdiffusion.core.types import (
   Batch,
   Causal,
   Cavity,
+  LogScore,
   Model,
   UserError,
   Vocab,
@@ -102,17 +103,31 @@ def test_padding_does_not_break_a_loss():
 
 
 def test_heads():
-  kind = lambda config: type(config.build(VOCAB).head(KEY, KEY, 0.5))
+  raw, x = jnp.zeros((1, 2, 12)), jnp.zeros((1, 2), int)
+  kind = lambda config: type(config.build(VOCAB).head(raw, x, 0.5))
   assert kind(MDLM()) is Cavity and kind(Autoregressive()) is Causal
+  assert kind(RADD()) is Cavity and kind(SEDD('uniform')) is LogScore
   assert not MDLM().build(VOCAB).causal and Autoregressive().build(VOCAB).causal
 
 
 @pytest.mark.parametrize(
-  'config, needed', [(MDLM(), "'mask'"), (Autoregressive(), "'bos'")]
+  'config, needed',
+  [
+    (MDLM(), "'mask'"),
+    (SEDD(), "'mask'"),
+    (RADD(), "'mask'"),
+    (Autoregressive(), "'bos'"),
+  ],
 )
 def test_a_missing_special_token_is_named(config, needed):
   with pytest.raises(UserError, match=f'add {needed} to data.tokenizer'):
     config.build(Vocab(12))
+
+
+@pytest.mark.parametrize('graph', ['absorbing', 'uniform'])
+def test_ratios_of_pure_noise_are_refused(graph):
+  with pytest.raises(UserError, match='leaves no signal at t = 1'):
+    SEDD(graph, Cosine()).build(VOCAB)
 
 
 def test_a_method_brings_parameters_of_its_own():

@@ -143,7 +143,12 @@ def test_the_last_step_leaves_no_noise(name):
   mine = jnp.exp(step(head, z, 0.0, 0.4).log_probs)
   want = jnp.exp(law.posterior(z, 0.4).logits)
   np.testing.assert_allclose(mine, want, atol=1e-12)
+  given = jnp.asarray(law.tokens)[:2]
+  head = jax.jit(scores_of(process, law))(given, 0.0)
+  mine = step(head, given, 0.0, 0.0)  # the noise of t = 0 does not move it
+  np.testing.assert_array_equal(mine.log_prob(given), 0.0)
   if process.is_absorbing:
+    head = scores_of(process, law)(z, 0.4)
     few = LogScore(head.value.at[:, process.mask_id].add(3.0))
     p = jnp.exp(step(few, z, 0.0, 0.4).log_probs)
     assert (p[:, process.mask_id] == 0).all()
@@ -155,7 +160,7 @@ def test_given_tokens_stay_whatever_the_network_says(name):
   with jax.enable_x64(False):
     process = GRAPHS[name]
     head = log_score_head(process, process.is_absorbing)
-    raw = 100 * jax.random.normal(KEY, (4, process.num_states))
+    raw = 200 + 100 * jax.random.normal(KEY, (4, process.num_states))
     model = Model(lambda x, t: head(raw[x], x, t), uses_time=True)
     is_given = jnp.arange(6)[None] % 2 == jnp.zeros((8, 1))
     canvas = Canvas(jnp.full((8, 6), 2), is_given)
