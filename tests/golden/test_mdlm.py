@@ -11,8 +11,10 @@ from tests.golden.case import close, number
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.types import Cavity
 from textdiffusion.objectives.nelbo import masked_bound, rate_bound, step_bound
+from textdiffusion.objectives.score_entropy import log_score_head, score_entropy
 from textdiffusion.processes.bridge import to_log_score, to_posterior
 from textdiffusion.processes.rank_one import absorbing
+from textdiffusion.sampling.steps.score import tweedie
 from textdiffusion.schedules import grids
 from textdiffusion.schedules.noise import (
   Cosine,
@@ -28,7 +30,6 @@ pytestmark = pytest.mark.usefixtures('x64')
 LEFT_OUT = {
   'samplers': {
     'x0': 'not used by the official samplers',
-    'sedd_analytic_probs': 'of a SEDD head, a method of its own',
     'sample_dt_4': 'the difference of the grid, which is checked',
   },
 }
@@ -158,6 +159,10 @@ def test_samplers():
   close(probs(Categorical(posterior.logits)), g['p_x0'])
   close(probs(process.bridge(head, z, s, t)), normalised(g['analytic_probs']))
   close(probs(Categorical(posterior.logits)), normalised(g['denoiser_probs']))
+  # Of a score, what is negative is never drawn by the official code.
+  scores = log_score_head(process, scale_by_sigma=True)(g['logits'], z, t)
+  mine = probs(tweedie(process)(scores, z, s, t))
+  close(mine, normalised(np.maximum(g['sedd_analytic_probs'], 0)))
   # On a visible token the official score is a ratio by zero, clamped.
   score = jnp.exp(to_log_score(process, head, z, t).value)
   close(score[is_masked], g['subs_score'][is_masked])
@@ -166,4 +171,19 @@ def test_samplers():
     last = float(re.search(r'eps=([\d.e-]+)', told)[1])
     grid = grids.uniform(int(name.rsplit('_', 1)[1]))
     close(last + (1 - last) * grid, g[name])
+  g.assert_all_used()
+
+
+def test_score_entropy():
+  g = Case('sedd_absorb')
+  process = g.process(Linear(Case('schedules').settings['eps']))
+  z, t = g['xt'], g['t'][:, None]
+  head = log_score_head(process, scale_by_sigma=True)(g['logits'], z, t)
+  close(head.value, g['log_score'])
+  level = process.schedule(t)
+  close(-level.log_alpha[..., 0], g['sigma'][:, None])
+  close(level.hazard[..., 0], g['dsigma'][:, None])
+  loss = score_entropy(process, g['x0'], head, z, t)
+  close(loss, g['loss'])
+  close(loss / level.hazard[..., 0], g['score_entropy'])
   g.assert_all_used()

@@ -9,6 +9,7 @@ from textdiffusion.core.types import (
   Batch,
   Causal,
   Cavity,
+  LogScore,
   Model,
   UserError,
   Vocab,
@@ -20,6 +21,8 @@ from textdiffusion.methods.dfm import DFM
 from textdiffusion.methods.edit_flows import EditFlows
 from textdiffusion.methods.flexmdm import FlexMDM
 from textdiffusion.methods.mdlm import MDLM
+from textdiffusion.methods.radd import RADD
+from textdiffusion.methods.sedd import SEDD
 from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
 from textdiffusion.sampling.generate import Canvas, SampleConfig, generate
 from textdiffusion.schedules.betas import (
@@ -50,6 +53,11 @@ CONFIGS = {
   'flexmdm': FlexMDM(),
   'flexmdm-cosine': FlexMDM(Cosine(), Cosine()),
   'edit-flows': EditFlows(),
+  'sedd': SEDD(),
+  'sedd-uniform': SEDD('uniform', Geometric()),
+  'radd': RADD(),
+  'radd-t_DCE': RADD('t_DCE', Cosine()),
+  'radd-k_DCE': RADD('k_DCE'),
 }
 
 
@@ -118,8 +126,10 @@ def test_padding_does_not_break_a_loss():
 
 
 def test_heads():
-  kind = lambda config: type(config.build(VOCAB).head(KEY, KEY, 0.5))
+  raw, x = jnp.zeros((1, 2, 12)), jnp.zeros((1, 2), int)
+  kind = lambda config: type(config.build(VOCAB).head(raw, x, 0.5))
   assert kind(MDLM()) is Cavity and kind(Autoregressive()) is Causal
+  assert kind(RADD()) is Cavity and kind(SEDD('uniform')) is LogScore
   assert not MDLM().build(VOCAB).causal and Autoregressive().build(VOCAB).causal
 
 
@@ -130,11 +140,19 @@ def test_heads():
     (Autoregressive(), "'bos'"),
     (FlexMDM(), "'mask'"),
     (EditFlows(), "'pad'"),
+    (SEDD(), "'mask'"),
+    (RADD(), "'mask'"),
   ],
 )
 def test_a_missing_special_token_is_named(config, needed):
   with pytest.raises(UserError, match=f'add {needed} to data.tokenizer'):
     config.build(Vocab(12))
+
+
+@pytest.mark.parametrize('graph', ['absorbing', 'uniform'])
+def test_ratios_of_pure_noise_are_refused(graph):
+  with pytest.raises(UserError, match='leaves no signal at t = 1'):
+    SEDD(graph, Cosine()).build(VOCAB)
 
 
 def test_a_method_brings_parameters_of_its_own():

@@ -104,17 +104,27 @@ class RankOne(TokenProcess):
     return jnp.where(moves, jnp.where(masks, self.mask_id, token), x0)
 
   def column(self, z: Array, s: Time, t: Time) -> Array:
-    """log q_{t|s}(z | y): [L] -> [L, K].
+    """log q_{t|s}(z | y): [L] -> [L, K]."""
+    log_keep = log_transition(self.schedule(s), self.schedule(t))
+    noise = self.noise_between(z[..., None], s, t)
+    return log_add(log_keep + log_one_hot(z, self.num_states), jnp.log(noise))
 
-    The noise term b_t(z) - alpha_{t|s} b_s(z) is written without its
-    cancellation, (1 - alpha_{t|s}) pi_t + (alpha_{t|s} - alpha_t)(pi_t - pi_s).
+  def noise_at(self, states: Array, t: Time) -> Array:
+    """b_t = (1 - alpha_t) pi_t of [L, 1] or [K] states -> [L, 1] or [L, K]."""
+    return jnp.exp(self.schedule(t).log_1m_alpha) * self._noise(states, t)
+
+  def noise_between(self, states: Array, s: Time, t: Time) -> Array:
+    """q_{t|s}(z | y) of every z other than y, which depends on z only:
+    [L, 1] or [K] states -> [L, 1] or [L, K].
+
+    b_t(z) - alpha_{t|s} b_s(z), b = (1 - alpha) pi, without its cancellation:
+    (1 - alpha_{t|s}) pi_t + (alpha_{t|s} - alpha_t)(pi_t - pi_s).
     """
     now, then = self.schedule(s), self.schedule(t)
     log_keep = log_transition(now, then)
-    pi_s, pi_t = self._noise(z[..., None], s), self._noise(z[..., None], t)
+    pi_s, pi_t = self._noise(states, s), self._noise(states, t)
     drift = jnp.exp(log_keep + now.log_1m_alpha) * (pi_t - pi_s)
-    noise = jnp.exp(log1m_exp(log_keep)) * pi_t + drift
-    return log_add(log_keep + log_one_hot(z, self.num_states), jnp.log(noise))
+    return jnp.exp(log1m_exp(log_keep)) * pi_t + drift
 
   def likelihood(self, z: Array, t: Time) -> Array:
     """log q_t(z | x), which begins with the noise of t = 0, if any."""
@@ -134,13 +144,15 @@ class RankOne(TokenProcess):
     return level.hazard * pi + jnp.exp(level.log_1m_alpha) * drift
 
   def unmix(self, log_q: Array, t: Time) -> Array:
-    """Clean logits of a marginal: (q - (1 - alpha) pi) / alpha, [L, K]."""
-    level = self.schedule(t)
-    noise = jnp.exp(level.log_1m_alpha) * self._noise(
-      jnp.arange(self.num_states), t
-    )
+    """Clean logits, unnormalised, of a marginal: q - (1 - alpha) pi, [L, K].
+
+    Where no noise arrives they are log q itself: no mass is lost to rounding.
+    """
+    noise = self.noise_at(jnp.arange(self.num_states), t)
     signal = jax.nn.softmax(log_q) - noise
-    return jnp.log(jnp.maximum(signal, 0.0)) - level.log_alpha
+    some = signal > 0
+    left = jnp.where(some, jnp.log(jnp.where(some, signal, 1.0)), -jnp.inf)
+    return jnp.where(noise > 0, left, jax.nn.log_softmax(log_q))
 
   def _noise(self, states: Array, t: Time) -> Array:
     """pi_t(states): [L, 1] or [K] -> broadcast with the trailing axis of t."""

@@ -100,7 +100,9 @@ class Linear:
     _check_eps(self.eps)
 
   def __call__(self, t: Time) -> NoiseLevel:
-    return from_noise(lambda t: (1 - self.eps) * t, t)
+    return from_noise(
+      lambda t: (1 - self.eps) * t, t, lambda t: (1 - t) + self.eps * t
+    )
 
 
 @pytree

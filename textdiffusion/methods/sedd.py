@@ -1,0 +1,56 @@
+"""Score entropy discrete diffusion (SEDD, Lou et al. 2024)."""
+
+import dataclasses
+from typing import Literal
+
+import jax.numpy as jnp
+
+from textdiffusion.core.types import UserError, Vocab
+from textdiffusion.methods.method import Method
+from textdiffusion.objectives.nelbo import Nelbo
+from textdiffusion.objectives.score_entropy import log_score_head, score_entropy
+from textdiffusion.processes.rank_one import absorbing, uniform
+from textdiffusion.sampling.generate import diffusion_sampler
+from textdiffusion.schedules.noise import Linear, Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class SEDD:
+  """graph: where noise leads, to the mask or to any token.
+
+  schedule: log-linear or `Geometric`; some signal must be left at t = 1, as
+  ratios of pure noise say nothing, and its prior term is counted.
+  scale_by_sigma: of the absorbing graph, see `log_score_head`.
+  """
+
+  graph: Literal['absorbing', 'uniform'] = 'absorbing'
+  schedule: Schedule = Linear(1e-3)
+  scale_by_sigma: bool = True
+
+  def build(self, vocab: Vocab) -> Method:
+    if jnp.isneginf(self.schedule(1.0).log_alpha).any():
+      raise UserError(
+        f'method.schedule={self.schedule} leaves no signal at t = 1, where '
+        'ratios then say nothing: give it an end, such as Linear(eps=1e-3)'
+      )
+    if self.graph == 'uniform':
+      process = uniform(vocab.size, self.schedule, vocab.mask_id)
+    elif vocab.mask_id is None:
+      raise UserError(
+        'the tokenizer has no mask token, which the absorbing graph needs: add '
+        "'mask' to data.tokenizer.specials, or set method.graph=uniform"
+      )
+    else:
+      process = absorbing(vocab.size, vocab.mask_id, self.schedule)
+    objective = Nelbo(process, score_entropy)
+    return Method(
+      process=process,
+      objective=objective,
+      evaluator=objective,
+      head=log_score_head(
+        process, self.scale_by_sigma and process.is_absorbing
+      ),
+      sampler=diffusion_sampler(process),
+      causal=False,
+      num_states=vocab.size,
+    )
