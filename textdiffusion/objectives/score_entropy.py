@@ -98,5 +98,7 @@ def _uniform(p: RankOne, x0: Array, value: Array, z: Array, t: Time) -> Array:
   if p.mask_id is not None:
     log_r = jnp.where(p.is_mask(states), -jnp.inf, log_r)
   own = log_one_hot(z, p.num_states) == 0
-  jumps = poisson_kl(jnp.where(own, 0.0, log_r), jnp.where(own, 0.0, value))
+  log_s, log_r = jnp.where(own, 0.0, value), jnp.where(own, 0.0, log_r)
+  # Elementwise: cheaper to compute again than to keep [L, K] for the gradient.
+  jumps = jax.checkpoint(poisson_kl)(log_r, log_s)
   return (rate * jumps).sum(-1)
