@@ -20,8 +20,9 @@ class Curriculum:
 
   The latent w at gamma, drawn evenly from the window of `duality`, gives the
   noisy token z = argmax(w), and the loss is the bound's integrand at z; but
-  the network is shown softmax(w / temperature) (Sahoo et al. 2025, eq. 16), and
-  told the time at which the process of `bound` has that much signal.
+  the network is shown softmax(w / temperature), and told the time at which the
+  process of `bound` has that much signal. Curriculum learning of Sahoo et al.
+  2025.
 
   A surrogate: the softmax shows more of x0 than z does, and the window leaves
   out the rest of time. Where the temperature is 0 it is the part of the bound

@@ -13,8 +13,8 @@ from textdiffusion.schedules.duality import GaussianArgmax
 class Duality:
   """w = sqrt(sigmoid(-gamma)) x + sqrt(sigmoid(gamma)) eps, x one-hot.
 
-  `argmax(w)` at one time is a draw of `discrete` (Sahoo et al. 2025, Theorem
-  3.1); its path in time is not, so bridges are those of `discrete`. The mask,
+  `argmax(w)` at one time is a draw of `discrete` (Sahoo et al. 2025, eq. 10);
+  its path in time is not, so bridges are those of `discrete`. The mask,
   if any, takes no part: its coordinate is -inf.
 
   schedule: made for `num_states` tokens, less the mask.

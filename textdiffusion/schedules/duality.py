@@ -3,7 +3,7 @@
 A one-hot token under Gaussian noise, w = sqrt(sigmoid(-gamma)) x +
 sqrt(sigmoid(gamma)) eps, has a largest coordinate, and that coordinate follows
 a uniform-state process whose signal depends on gamma and on the number of
-tokens alone (Sahoo et al. 2025, Theorem 3.1; their operator T):
+tokens alone (Sahoo et al. 2025, eq. 10; their operator T):
 
   alpha(gamma) = (K P - 1) / (K - 1),  P = int phi(v - s) Phi(v)^(K - 1) dv,
 
