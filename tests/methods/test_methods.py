@@ -15,6 +15,7 @@ from textdiffusion.core.types import (
   bind,
 )
 from textdiffusion.methods.autoregressive import Autoregressive
+from textdiffusion.methods.duo import Duo
 from textdiffusion.methods.mdlm import MDLM
 from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
 from textdiffusion.sampling.generate import Canvas, SampleConfig, generate
@@ -27,13 +28,19 @@ CONFIGS = {
   'mdlm-cosine': MDLM(Cosine()),
   'mdlm-steps': MDLM(num_steps=4),
   'mdlm-geometric': MDLM(Geometric()),
+  'duo': Duo(),
+  'duo-bound': Duo(Cosine(), curriculum_steps=0),
   'autoregressive': Autoregressive(),
 }
 
 
 def model_of(method, params):
   """A network that looks at one token at a time."""
-  head = lambda x, t: method.head(params[x], x, t)
+
+  def head(x, t):
+    is_soft = jnp.issubdtype(x.dtype, jnp.floating)
+    return method.head(x @ params if is_soft else params[x], x, t)
+
   return Model(
     head,
     lambda rows, length: jnp.zeros(rows),
@@ -49,7 +56,8 @@ def test_a_method_trains_and_samples(name):
   ids = jnp.where(ids == VOCAB.mask_id, 0, ids)
   positions = jnp.tile(jnp.arange(LENGTH), (4, 1))
   u = (jnp.arange(4) + 0.9) / 4
-  batch = Batch(ids, jnp.ones_like(ids), positions, jnp.arange(4), u)
+  ones, step = jnp.ones_like(ids), jnp.zeros(4, int)
+  batch = Batch(ids, ones, positions, jnp.arange(4), u, step)
 
   @jax.jit
   @jax.value_and_grad

@@ -11,6 +11,7 @@ from scipy.stats import norm
 from textdiffusion.core.types import UserError
 from textdiffusion.schedules.duality import (
   argmax_logit,
+  gamma_of_signal,
   gaussian_argmax,
   series,
 )
@@ -142,6 +143,16 @@ def test_the_ends_and_the_inverse():
   t = jnp.linspace(0, 1, 33)
   found = inverse(window, window(t).log_1m_alpha[:, 0])
   np.testing.assert_allclose(found, t, atol=1e-5)
+
+
+@of_size
+def test_a_window_by_its_signal(size):
+  """And the paper's windows: 0.942 ... 0.049 and 0.945 ... 0.049."""
+  for alpha in (0.95, 0.5, 0.05):
+    logit, _ = argmax_logit(np.array([gamma_of_signal(alpha, size)]), size)
+    np.testing.assert_allclose(1 / (1 + np.exp(-logit)), alpha, rtol=1e-5)
+  np.testing.assert_allclose(gamma_of_signal(0.942, 30522), -3.5, atol=1e-2)
+  np.testing.assert_allclose(gamma_of_signal(0.049, 50257), -1.85, atol=1e-2)
 
 
 @pytest.mark.parametrize(

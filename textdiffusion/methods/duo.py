@@ -10,7 +10,7 @@ from textdiffusion.objectives.nelbo import Nelbo, rate_bound
 from textdiffusion.processes.duality import Duality
 from textdiffusion.processes.rank_one import uniform
 from textdiffusion.sampling.generate import diffusion_sampler
-from textdiffusion.schedules.duality import gaussian_argmax
+from textdiffusion.schedules.duality import gamma_of_signal, gaussian_argmax
 from textdiffusion.schedules.noise import Linear, Schedule
 
 
@@ -19,15 +19,16 @@ class Duo:
   """schedule: of the resampling, for the bound and for sampling.
 
   curriculum_steps: training steps with soft inputs, 0 for none. gamma_min,
-  gamma_max: window of the latent's log noise over signal; one that spans 0.95
-  to 0.05 of the discrete signal depends on the vocabulary. log10_temperature:
-  of the softmax, at the start and at the end, moving after `anneal_from` steps.
+  gamma_max: the window of the latent's log noise over signal; None is where
+  0.95 and where 0.05 of the discrete signal is left, which depends on the
+  vocabulary (-3.5, -1.75 and -3.55, -1.85 in the paper). log10_temperature: of
+  the softmax, at the start and at the end, moving after `anneal_from` steps.
   """
 
   schedule: Schedule = Linear()
   curriculum_steps: int = 500_000
-  gamma_min: float = -3.5
-  gamma_max: float = -1.75
+  gamma_min: float | None = None
+  gamma_max: float | None = None
   log10_temperature: tuple[float, ...] = (-3.0, -3.0)
   anneal_from: int = 0
 
@@ -45,7 +46,13 @@ class Duo:
   def build(self, vocab: Vocab) -> Method:
     process = uniform(vocab.size, self.schedule, vocab.mask_id)
     evaluator = Nelbo(process, rate_bound)
-    window = gaussian_argmax(process.vocab_size, self.gamma_min, self.gamma_max)
+    size = process.vocab_size
+    low, high = self.gamma_min, self.gamma_max
+    window = gaussian_argmax(
+      size,
+      gamma_of_signal(0.95, size) if low is None else low,
+      gamma_of_signal(0.05, size) if high is None else high,
+    )
     duality = Duality(window, vocab.size, vocab.mask_id)
     first, last = self.log10_temperature
     curriculum = Curriculum(

@@ -84,6 +84,16 @@ def gaussian_argmax(
   return GaussianArgmax(np.stack(cubic, -1), gamma_min, gamma_max)  # ty: ignore[invalid-argument-type]
 
 
+def gamma_of_signal(alpha: float, vocab_size: int) -> float:
+  """The gamma at which `alpha` of the signal of `vocab_size` tokens is left.
+
+  alpha from 0.01 to 0.99; to 1e-6.
+  """
+  gamma = np.linspace(-5, 10, 3001)
+  logit, _ = argmax_logit(gamma, vocab_size)
+  return float(np.interp(math.log1p(-alpha) - math.log(alpha), -logit, gamma))
+
+
 def argmax_logit(
   gamma: np.ndarray, vocab_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
