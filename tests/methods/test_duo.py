@@ -13,6 +13,7 @@ from textdiffusion.training.optim import build_optimizer
 from textdiffusion.training.state import TrainConfig, init_state
 from textdiffusion.training.step import make_train_step
 
+pytestmark = pytest.mark.usefixtures('quick_compile')
 VOCAB = Vocab(12, mask_id=4)
 
 
