@@ -76,7 +76,7 @@ def fine_uniform(key: Key, shape: tuple[int, ...]) -> Array:
 
 
 def fine_normal(key: Key, shape: tuple[int, ...]) -> Array:
-  """float32 standard normal with an upper tail to 6.2, where jax's ends at 5.4.
+  """float32 standard normal with an upper tail to 6.3, where jax's ends at 5.4.
 
   The largest of many is then as large as it should be.
   """
