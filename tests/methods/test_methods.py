@@ -18,6 +18,7 @@ from textdiffusion.core.types import (
 from textdiffusion.methods.autoregressive import Autoregressive
 from textdiffusion.methods.d3pm import D3PM
 from textdiffusion.methods.dfm import DFM
+from textdiffusion.methods.duo import Duo
 from textdiffusion.methods.edit_flows import EditFlows
 from textdiffusion.methods.flexmdm import FlexMDM
 from textdiffusion.methods.mdlm import MDLM
@@ -49,6 +50,8 @@ CONFIGS = {
   'dfm-uniform': DFM('uniform'),
   'dfm-uniform-kl': DFM('uniform', loss='generalised_kl'),
   'dfm-prompts': DFM('uniform', loss='generalised_kl', prompt_rate=0.5),
+  'duo': Duo(),
+  'duo-bound': Duo(Cosine(), curriculum_steps=0),
   'autoregressive': Autoregressive(),
   'flexmdm': FlexMDM(),
   'flexmdm-cosine': FlexMDM(Cosine(), Cosine()),
@@ -63,7 +66,11 @@ CONFIGS = {
 
 def model_of(method, params):
   """A network that looks at one token at a time."""
-  head = lambda x, t: method.head(params[x], x, t)
+
+  def head(x, t):
+    is_soft = jnp.issubdtype(x.dtype, jnp.floating)
+    return method.head(x @ params if is_soft else params[x], x, t)
+
   return Model(
     head,
     lambda rows, length: jnp.zeros(rows),
@@ -80,7 +87,8 @@ def test_a_method_trains_and_samples(name):
   ids = jnp.where((ids == VOCAB.mask_id) | (ids == VOCAB.pad_id), 0, ids)
   positions = jnp.tile(jnp.arange(LENGTH), (4, 1))
   u = (jnp.arange(4) + 0.9) / 4
-  batch = Batch(ids, jnp.ones_like(ids), positions, jnp.arange(4), u)
+  ones, step = jnp.ones_like(ids), jnp.zeros(4, int)
+  batch = Batch(ids, ones, positions, jnp.arange(4), u, step)
 
   @jax.jit
   @jax.value_and_grad

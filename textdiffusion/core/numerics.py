@@ -75,6 +75,14 @@ def fine_uniform(key: Key, shape: tuple[int, ...]) -> Array:
   return jnp.minimum((bits + 0.5) * 2.0**-32, 1 - 2.0**-24)
 
 
+def fine_normal(key: Key, shape: tuple[int, ...]) -> Array:
+  """float32 standard normal with an upper tail to 6.3, where jax's ends at 5.4.
+
+  The largest of many is then as large as it should be.
+  """
+  return -jax.scipy.special.ndtri(fine_uniform(key, shape))
+
+
 def draw(key: Key, logits: Array) -> Array:
   """[..., K] -> [...] ids. The only categorical draw of the package.
 

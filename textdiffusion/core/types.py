@@ -145,6 +145,8 @@ class Batch(NamedTuple):
   rows: [B] index of the row in the global batch; keys are folded with it.
   u: [B] numbers in (0, 1), stratified over the global batch: a training time
     is a function of u, so a change of layout or accumulation moves nothing.
+  step: [B] the training step, the same in every row (so that a batch splits
+    as one), for losses that change while training; None outside training.
   """
 
   ids: Array
@@ -152,6 +154,7 @@ class Batch(NamedTuple):
   positions: Array
   rows: Array
   u: Array
+  step: Array | None = None
 
 
 class Denoiser(NamedTuple):

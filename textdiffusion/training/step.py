@@ -56,7 +56,10 @@ def make_train_step(
     )
     rows = batch['rows']
     u = strata(stream(key, 'time'), rows, len(rows))
-    whole = Batch(batch['ids'], batch['segments'], batch['positions'], rows, u)
+    steps = jnp.full(rows.shape, state.step)
+    whole = Batch(
+      batch['ids'], batch['segments'], batch['positions'], rows, u, steps
+    )
     count = jnp.maximum((whole.segments > 0).sum(), 1).astype(jnp.float32)
     value = jax.value_and_grad(loss_fn, has_aux=True)
     remembered = _remembered(method, denoiser, state)

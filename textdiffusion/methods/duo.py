@@ -1,0 +1,73 @@
+"""Uniform-state diffusion by the duality with Gaussians (Duo, Sahoo et al.
+2025). Without the curriculum it is the bound of UDLM."""
+
+import dataclasses
+
+from textdiffusion.core.types import Cavity, UserError, Vocab, typed
+from textdiffusion.methods.method import Method
+from textdiffusion.objectives.duality import Curriculum
+from textdiffusion.objectives.nelbo import Nelbo, rate_bound
+from textdiffusion.processes.duality import Duality
+from textdiffusion.processes.rank_one import uniform
+from textdiffusion.sampling.generate import diffusion_sampler
+from textdiffusion.schedules.duality import gamma_of_signal, gaussian_argmax
+from textdiffusion.schedules.noise import Linear, Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Duo:
+  """schedule: of the resampling, for the bound and for sampling.
+
+  curriculum_steps: training steps with soft inputs, 0 for none. gamma_min,
+  gamma_max: the window of the latent's log noise over signal; None is where
+  0.95 and where 0.05 of the discrete signal is left, which depends on the
+  vocabulary (-3.5, -1.75 and -3.55, -1.85 in the paper). log10_temperature: of
+  the softmax, at the start and at the end, moving after `anneal_from` steps.
+  """
+
+  schedule: Schedule = Linear()
+  curriculum_steps: int = 500_000
+  gamma_min: float | None = None
+  gamma_max: float | None = None
+  log10_temperature: tuple[float, ...] = (-3.0, -3.0)
+  anneal_from: int = 0
+
+  def __post_init__(self) -> None:
+    if len(self.log10_temperature) != 2:
+      raise UserError(
+        f'method.log10_temperature={self.log10_temperature}: must be two '
+        'numbers, at the start and at the end'
+      )
+    if self.curriculum_steps < 0:
+      raise UserError(
+        f'method.curriculum_steps={self.curriculum_steps}: must be at least 0'
+      )
+
+  def build(self, vocab: Vocab) -> Method:
+    process = uniform(vocab.size, self.schedule, vocab.mask_id)
+    evaluator = Nelbo(process, rate_bound)
+    size = process.vocab_size
+    low, high = self.gamma_min, self.gamma_max
+    window = gaussian_argmax(
+      size,
+      gamma_of_signal(0.95, size) if low is None else low,
+      gamma_of_signal(0.05, size) if high is None else high,
+    )
+    duality = Duality(window, vocab.size, vocab.mask_id)
+    first, last = self.log10_temperature
+    curriculum = Curriculum(
+      duality,
+      evaluator,
+      self.curriculum_steps,
+      self.anneal_from,
+      (first, last),
+    )
+    return Method(
+      process=process,
+      objective=curriculum if self.curriculum_steps else evaluator,
+      evaluator=evaluator,
+      head=typed(Cavity),
+      sampler=diffusion_sampler(process),
+      causal=False,
+      num_states=vocab.size,
+    )

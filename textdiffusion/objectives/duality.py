@@ -1,0 +1,84 @@
+"""Duo's curriculum: the uniform bound with soft inputs, then the bound."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from textdiffusion.core.keys import row_keys
+from textdiffusion.core.numerics import pytree, static
+from textdiffusion.core.types import Array, Batch, Key, Model
+from textdiffusion.objectives.nelbo import Nelbo
+from textdiffusion.processes.duality import Duality
+from textdiffusion.schedules.noise import inverse
+from textdiffusion.schedules.times import continuous
+
+
+@pytree
+class Curriculum:
+  """For `steps` training steps the loss of a Gaussian latent, then `bound`.
+
+  The latent w at gamma, drawn evenly from the window of `duality`, gives the
+  noisy token z = argmax(w), and the loss is the bound's integrand at z; but
+  the network is shown softmax(w / temperature), and told the time at which the
+  process of `bound` has that much signal. Curriculum learning of Sahoo et al.
+  2025.
+
+  A surrogate: the softmax shows more of x0 than z does, and the window leaves
+  out the rest of time. Where the temperature is 0 it is the part of the bound
+  between the window's ends.
+
+  log10_temperature: at step 0, and what it goes to, linearly, between the
+  steps `anneal_from` and `steps`.
+  """
+
+  duality: Duality
+  bound: Nelbo
+  steps: int = static()
+  anneal_from: int = static(default=0)
+  log10_temperature: tuple[float, float] = static(default=(-3.0, -3.0))
+  estimand: Literal['nelbo', 'surrogate'] = static(default='surrogate')
+
+  def temperature(self, step: Array) -> Array:
+    """[] of a step of the curriculum."""
+    first, last = self.log10_temperature
+    span = max(self.steps - self.anneal_from, 1)
+    done = jnp.clip((step - self.anneal_from) / span, 0.0, 1.0)
+    return 10.0 ** (first + done * (last - first))
+
+  def __call__(
+    self, model: Model, key: Key, batch: Batch
+  ) -> tuple[Array, dict[str, Array]]:
+    """-> [B, L] nats, and its terms: curriculum (0 afterwards), and those of
+    the bound (0 before). One network call, whichever it is."""
+    if batch.step is None:
+      raise TypeError('Curriculum needs Batch.step, the training step')
+    step = batch.step[0]
+    zeros = jnp.zeros(batch.ids.shape)
+
+    def soft() -> tuple[Array, dict[str, Array]]:
+      nats = self.soft(model, key, batch, self.temperature(step))
+      return nats, {
+        'curriculum': nats,
+        **dict.fromkeys(('diffusion', 'prior', 'reconstruction'), zeros),
+      }
+
+    def hard() -> tuple[Array, dict[str, Array]]:
+      nats, terms = self.bound(model, key, batch)
+      return nats, {'curriculum': zeros, **terms}
+
+    return jax.lax.cond(step < self.steps, soft, hard)
+
+  def soft(
+    self, model: Model, key: Key, batch: Batch, temperature: Array | float
+  ) -> Array:
+    """[B, L] nats per unit of the window, at one place in it per row."""
+    p, place = self.duality.discrete, continuous(batch.u)[:, None]
+    told = inverse(
+      self.bound.process.schedule, p.schedule(place).log_1m_alpha[..., 0]
+    )
+    z, weights = jax.vmap(self.duality.corrupt, (0, 0, 0, None))(
+      row_keys(key, batch.rows), batch.ids, place, temperature
+    )
+    head = model.denoise(weights, told)
+    return self.bound.bound(p, batch.ids, head, z, place)
