@@ -55,7 +55,8 @@ def make_train_step(
       stream(jax.random.key(config.seed), 'train'), state.step
     )
     rows = batch['rows']
-    u = strata(stream(key, 'time'), rows, len(rows))
+    is_shared = config.times == 'shared_jitter'
+    u = strata(stream(key, 'time'), rows, len(rows), is_shared)
     whole = Batch(batch['ids'], batch['segments'], batch['positions'], rows, u)
     count = jnp.maximum((whole.segments > 0).sum(), 1).astype(jnp.float32)
     value = jax.value_and_grad(loss_fn, has_aux=True)
