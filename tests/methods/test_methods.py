@@ -15,10 +15,12 @@ from textdiffusion.core.types import (
   bind,
 )
 from textdiffusion.methods.autoregressive import Autoregressive
+from textdiffusion.methods.genmd4 import GenMD4
+from textdiffusion.methods.md4 import MD4
 from textdiffusion.methods.mdlm import MDLM
 from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
 from textdiffusion.sampling.generate import Canvas, SampleConfig, generate
-from textdiffusion.schedules.noise import Cosine, Geometric
+from textdiffusion.schedules.noise import Cosine, Geometric, Polynomial, Sine
 
 KEY, LENGTH = jax.random.key(0), 8
 VOCAB = Vocab(12, mask_id=4, bos_id=10, eos_id=11)
@@ -27,6 +29,10 @@ CONFIGS = {
   'mdlm-cosine': MDLM(Cosine()),
   'mdlm-steps': MDLM(num_steps=4),
   'mdlm-geometric': MDLM(Geometric()),
+  'md4': MD4(),
+  'md4-sine': MD4(Sine()),
+  'md4-steps': MD4(Polynomial(2.0), num_steps=4),
+  'genmd4': GenMD4(),
   'autoregressive': Autoregressive(),
 }
 
