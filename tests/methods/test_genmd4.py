@@ -123,9 +123,9 @@ def test_learning_finds_the_order_that_the_network_likes():
   start = params = method.init_params(KEY)
   for key in jax.random.split(KEY, 60):
     params = step(params, key)
-  print(score(start), score(params), params)
+  # The weights power / t leave a standard error of about 0.05 in either.
   before, after = (float(score(p)) / np.log(2) for p in (start, params))
-  assert abs(before - 1.5) < 0.05 and after < 1.25
+  assert abs(before - 1.5) < 0.2 and after < 1.15
   power = params['power']
   assert power[jnp.array([0, 2])].min() > power[jnp.array([3, 4])].max() + 1
 
