@@ -189,7 +189,7 @@ def test_genmd4():
   config = GenMD4(eps=g.settings['eps'], t1=t1)
   learnt = config.build(Vocab(vocab + 1, mask_id=vocab)).process
   x0, t = g['x'], g['t'][:, None]
-  draws = [jnp.asarray(g['zt_1']), jnp.asarray(g['zt_2'])]
+  draws = jnp.stack([g['zt_1'], g['zt_2']])
   head = Posterior(with_mask(g['logits']))
 
   def process_at(w):

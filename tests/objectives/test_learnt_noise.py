@@ -133,7 +133,7 @@ def test_the_gradient_of_two_draws_is_that_of_the_enumerated_mean(is_counted):
     p, model = process_at(power), Model(table_of(theta))
     chance = jax.lax.stop_gradient(weights(p)[one] * weights(p)[two])
     nats = paired(
-      p, model, batch, jnp.full((16, 1), t), [z[one], z[two]][:draws]
+      p, model, batch, jnp.full((16, 1), t), jnp.stack([z[one], z[two]])[:draws]
     )
     return (chance[:, None] * jnp.where(segments > 0, nats, 0.0)).sum()
 
@@ -204,7 +204,8 @@ def test_two_draws_of_one_time():
 
   ids = jnp.zeros((4, 64), int)
   batch = batch_of(ids)
-  LearntNoise(process, 0.25)(Model(denoise), KEY, batch)
+  with jax.disable_jit():
+    LearntNoise(process, 0.25)(Model(denoise), KEY, batch)
   (one, t), (two, same) = seen
   np.testing.assert_array_equal(t, same)
   np.testing.assert_allclose(t[:, 0], 0.25 + 0.75 * batch.u)

@@ -6,7 +6,6 @@ part that no differentiation of the loss gives (Williams 1992); two draws are
 each other's baseline (Kool et al. 2019).
 """
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -77,11 +76,10 @@ class LearntNoise:
     """-> [B, L] nats, and its terms: diffusion, prior, reconstruction."""
     p = self.process.refresh(model)
     t = self.t1 + (1 - self.t1) * continuous(batch.u[:, None])
-    keys = [
-      row_keys(draw_key, batch.rows)
-      for draw_key in jax.random.split(key, self.draws)
-    ]
-    draws = [jax.vmap(p.corrupt)(k, batch.ids, t) for k in keys]
+    of_rows = lambda key: jax.vmap(p.corrupt)(
+      row_keys(key, batch.rows), batch.ids, t
+    )
+    draws = jax.vmap(of_rows)(jax.random.split(key, self.draws))
     diffusion = (1 - self.t1) * paired(p, model, batch, t, draws)
     prior = p.prior_nats(batch.ids)
     decoder = p.decoder_nats(batch.ids, jnp.asarray(self.t1))
@@ -97,15 +95,17 @@ def paired(
   model: Model,
   batch: Batch,
   t: Array,
-  draws: Sequence[Array],
+  draws: Array,
 ) -> Array:
-  """Mean `vector_bound` of one or two draws z at t, [B, L] nats per unit of t.
+  """Mean `vector_bound` of one or two draws z at t, [n, B, L] -> [B, L] nats
+  per unit of t; one call of the network a draw.
 
   With two, the gradient of the row's sum is an unbiased one of its expectation
   over z: to the differential of the loss it adds (loss_1 - loss_2) / 2 times
   that of log q_t(z_1 | x) - log q_t(z_2 | x), in a term whose value is 0.
   """
-  nats = [vector_bound(p, batch.ids, model.denoise(z, t), z, t) for z in draws]
+  bound = lambda z: vector_bound(p, batch.ids, model.denoise(z, t), z, t)
+  nats = jax.lax.map(bound, draws)
   if len(nats) == 1:
     return nats[0]
   first, second = nats
