@@ -34,3 +34,14 @@ def test_one_number_in_each_stratum(num_rows):
   assert (u > 0).all()
   part = strata(KEY, rows[1::2], num_rows)
   np.testing.assert_array_equal(part, u[1::2])
+
+
+def test_a_jitter_that_is_shared_leaves_equal_distances():
+  """The numbers u0 + i / n mod 1 of one u0, in order of their strata."""
+  rows = jnp.arange(7)
+  u = strata(KEY, rows, 7, is_shared=True)
+  np.testing.assert_array_equal(np.floor(u * 7), rows)
+  np.testing.assert_allclose(jnp.diff(u), 1 / 7, rtol=1e-5)
+  np.testing.assert_array_equal(strata(KEY, rows[1::2], 7, True), u[1::2])
+  others = [strata(jax.random.key(i), rows, 7, True)[0] for i in range(4)]
+  assert len({float(x) for x in others}) == 4

@@ -21,6 +21,8 @@ from textdiffusion.methods.dfm import DFM
 from textdiffusion.methods.duo import Duo
 from textdiffusion.methods.edit_flows import EditFlows
 from textdiffusion.methods.flexmdm import FlexMDM
+from textdiffusion.methods.genmd4 import GenMD4
+from textdiffusion.methods.md4 import MD4
 from textdiffusion.methods.mdlm import MDLM
 from textdiffusion.methods.radd import RADD
 from textdiffusion.methods.sedd import SEDD
@@ -30,7 +32,13 @@ from textdiffusion.schedules.betas import (
   CosineBetas,
   LinearBetas,
 )
-from textdiffusion.schedules.noise import Cosine, Geometric, Power
+from textdiffusion.schedules.noise import (
+  Cosine,
+  Geometric,
+  Polynomial,
+  Power,
+  Sine,
+)
 
 KEY, LENGTH = jax.random.key(0), 8
 VOCAB = Vocab(12, mask_id=4, bos_id=10, eos_id=11, pad_id=9)
@@ -52,6 +60,10 @@ CONFIGS = {
   'dfm-prompts': DFM('uniform', loss='generalised_kl', prompt_rate=0.5),
   'duo': Duo(),
   'duo-bound': Duo(Cosine(), curriculum_steps=0),
+  'md4': MD4(),
+  'md4-sine': MD4(Sine()),
+  'md4-steps': MD4(Polynomial(2.0), num_steps=4),
+  'genmd4': GenMD4(),
   'autoregressive': Autoregressive(),
   'flexmdm': FlexMDM(),
   'flexmdm-cosine': FlexMDM(Cosine(), Cosine()),

@@ -57,6 +57,19 @@ def test_filters_reshape_the_posterior_of_any_process(name):
   np.testing.assert_allclose(jax.nn.softmax(cut.logits), p, atol=1e-12)
 
 
+def test_a_visible_token_outlasts_a_posterior_that_prefers_another():
+  """What a network says there must not count, even if a filter asks."""
+  process = PROCESSES['absorbing'](3)
+  denoise = lambda x, t: Posterior(
+    jnp.tile(jnp.array([9.0, 0, 1, 9]), (1, 2, 1))
+  )
+  z = jnp.array([[1, process.mask_id]])
+  for settings in ((1.0, 1, 1.0), (1.0, 0, 0.5), (0.0, 0, 1.0)):
+    head = filter_denoiser(process, denoise, *settings)(z, 0.6)
+    best = jnp.argmax(process.bridge(head, z, 0.0, 0.6).logits, -1)
+    np.testing.assert_array_equal(best, [[1, 0]])
+
+
 def test_nothing_asked_nothing_done():
   process = PROCESSES['absorbing'](3)
   denoise = lambda x, t: Cavity(jnp.zeros((*x.shape, 4)))

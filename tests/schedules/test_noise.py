@@ -12,7 +12,10 @@ from textdiffusion.schedules.noise import (
   Linear,
   LinearSigma,
   Polynomial,
+  PolynomialPerToken,
   Power,
+  Sine,
+  Squeezed,
   inverse,
   log_transition,
 )
@@ -20,6 +23,7 @@ from textdiffusion.schedules.noise import (
 PROPER = [
   Linear(),
   Cosine(),
+  Sine(),
   CosineSquared(),
   Polynomial(2.0),
   Polynomial(0.5),
@@ -34,6 +38,9 @@ OTHERS = [
   Power(2.0, 1e-3),
   Geometric(1e-3, 20.0),
   LinearSigma(1e-4, 10.0),
+  Sine(1e-3),
+  Squeezed(Linear(), 1e-3),
+  Squeezed(Sine()),
 ]
 every = pytest.mark.parametrize('schedule', PROPER + OTHERS, ids=str)
 
@@ -71,6 +78,42 @@ def test_what_keeps_signal_or_begins_noisy_has_finite_ends(schedule):
     assert not any(jnp.isnan(leaf).any() for leaf in level)
 
 
+def test_squeezed_by_nothing_is_the_schedule():
+  t = jnp.linspace(0.0, 1.0, 9)
+  for mine, want in zip(Squeezed(Cosine(), 0.0)(t), Cosine()(t)):
+    np.testing.assert_allclose(mine, want, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.usefixtures('x64')
+def test_squeezed_ends_are_eps_from_the_ends():
+  level = Squeezed(Sine(), 1e-4)(jnp.array([0.0, 1.0]))
+  np.testing.assert_allclose(
+    jnp.exp(level.log_alpha[:, 0]), [1 - 1e-4, 1e-4], rtol=1e-12
+  )
+
+
+def test_each_token_has_the_polynomial_of_its_power():
+  """In float32, with the ends: a power's column against its own schedule,
+  whose log(1 - alpha) at t = 1 is of a rounded 0.999 (6e-8)."""
+  powers = (0.5, 1.0, 3.0)
+  each = PolynomialPerToken(jnp.array(powers), 1e-3)
+  t = jnp.array([0.0, 1e-3, 0.4, 1.0])
+  ids = jnp.array([2, 0, 1, 0])
+  for k, power in enumerate(powers):
+    for mine, want in zip(each(t), Polynomial(power, 1e-3)(t)):
+      np.testing.assert_allclose(mine[:, k], want[:, 0], 2e-6, 1e-7)
+  for mine, want in zip(each.of(ids, t), each(t)):
+    np.testing.assert_array_equal(mine, want[jnp.arange(4), ids])
+  rates = each.reveal_rate(t[1:])
+  level = each(t[1:])
+  np.testing.assert_allclose(
+    rates, level.rate * jnp.exp(-level.log_1m_alpha), rtol=2e-6
+  )
+  np.testing.assert_array_equal(
+    each.reveal_rate(t[1:], ids[1:]), rates[jnp.arange(3), ids[1:]]
+  )
+
+
 @every
 def test_noise_grows_and_inverse_finds_its_time(schedule):
   t = jnp.linspace(0.0, 1.0, 65)
@@ -97,6 +140,9 @@ def test_transitions_compose():
     (lambda: Linear(1.0), 'eps=1.0'),
     (lambda: Cosine(-0.1), 'eps=-0.1'),
     (lambda: Polynomial(0.0), 'power=0.0'),
+    (lambda: Sine(-0.1), 'eps=-0.1'),
+    (lambda: Squeezed(Linear(), 0.5), 'eps=0.5'),
+    (lambda: PolynomialPerToken(jnp.ones(3), 1.0), 'eps=1.0'),
     (lambda: Geometric(0.0, 1.0), 'sigma_min=0.0'),
     (lambda: LinearSigma(2.0, 1.0), 'sigma_max=1.0'),
   ],

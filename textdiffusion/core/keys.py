@@ -22,12 +22,15 @@ def row_keys(key: Key, rows: Array) -> Key:
   return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(rows))
 
 
-def strata(key: Key, rows: Array, num_rows: int) -> Array:
+def strata(
+  key: Key, rows: Array, num_rows: int, is_shared: bool = False
+) -> Array:
   """[B] rows of num_rows -> [B] numbers in (0, 1), one in each stratum.
 
-  Row i gets a uniform draw from [i / n, (i + 1) / n), jittered on its own.
+  Row i gets a uniform draw from [i / n, (i + 1) / n): jittered on its own, or
+  by a jitter that all share (systematic sampling: VDM, Kingma et al. 2021,
+  and MD4 have u + i / n mod 1, which is the same set of numbers).
   """
-  jitter = jax.vmap(lambda k: jax.random.uniform(k, minval=2.0**-24))(
-    row_keys(key, rows)
-  )
+  uniform = lambda k: jax.random.uniform(k, minval=2.0**-24)
+  jitter = uniform(key) if is_shared else jax.vmap(uniform)(row_keys(key, rows))
   return (rows + jitter) / num_rows

@@ -1,4 +1,4 @@
-"""Masked diffusion language models (MDLM, Sahoo et al. 2024; MD4).
+"""Masked diffusion language models (MDLM, Sahoo et al. 2024).
 
 SUBS needs no code: a `Cavity` head through the absorbing bridge never gives
 mass to the mask and copies every visible token.
@@ -14,6 +14,16 @@ from textdiffusion.sampling.generate import diffusion_sampler
 from textdiffusion.schedules.noise import Linear, Schedule
 
 
+def mask_of(vocab: Vocab) -> int:
+  """The id of the mask. Raises UserError where there is none."""
+  if vocab.mask_id is None:
+    raise UserError(
+      'the tokenizer has no mask token, which masked diffusion needs: add '
+      "'mask' to data.tokenizer.specials"
+    )
+  return vocab.mask_id
+
+
 @dataclasses.dataclass(frozen=True)
 class MDLM:
   """schedule: of the masking. num_steps: T of the finite bound, 0 continuous.
@@ -26,12 +36,7 @@ class MDLM:
   num_steps: int = 0
 
   def build(self, vocab: Vocab) -> Method:
-    if vocab.mask_id is None:
-      raise UserError(
-        'the tokenizer has no mask token, which masked diffusion needs: add '
-        "'mask' to data.tokenizer.specials"
-      )
-    process = absorbing(vocab.size, vocab.mask_id, self.schedule)
+    process = absorbing(vocab.size, mask_of(vocab), self.schedule)
     objective = Nelbo(process, masked_bound, self.num_steps)
     return Method(
       process=process,

@@ -74,7 +74,11 @@ def filter_denoiser(
 
   def reshaped(x: X, t: Time) -> Posterior:
     posterior = to_posterior(process, denoise(x, t), x, t)
-    logits = process.clean_log_probs(posterior.logits)
+    # What a network says of tokens that x cannot come from must not count:
+    # a filter would cut off the one that a visible x does come from.
+    is_possible = process.likelihood(x, t) > -jnp.inf
+    logits = jnp.where(is_possible, posterior.logits, -jnp.inf)
+    logits = process.clean_log_probs(logits)
     return Posterior(filtered(logits, temperature, top_k, top_p))
 
   return reshaped

@@ -5,13 +5,14 @@ of a Gaussian process. A coefficient carries a trailing axis of size 1 (or K,
 one per clean token), so that it broadcasts against [L, K] and [L, D] as it is.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from textdiffusion.core.numerics import log1m_exp, pytree, static
+from textdiffusion.core.numerics import log1m_exp, log_add, pytree, static
 from textdiffusion.core.types import Array, Time, UserError
 
 
@@ -123,6 +124,26 @@ class Cosine:
 
 
 @pytree
+class Sine:
+  """alpha = eps + (1 - eps) (1 - sin(pi t / 2)): MD4 `cosine`, as its
+  1 - cos(pi / 2 (1 - t)); fast at first, where `Cosine` is slow."""
+
+  eps: float = static(default=0.0)
+
+  def __post_init__(self) -> None:
+    _check_eps(self.eps)
+
+  def __call__(self, t: Time) -> NoiseLevel:
+    return from_noise(
+      lambda t: (1 - self.eps) * jnp.sin(jnp.pi * t / 2),
+      t,
+      lambda t: (
+        self.eps + (1 - self.eps) * 2 * jnp.sin(jnp.pi / 4 * (1 - t)) ** 2
+      ),
+    )
+
+
+@pytree
 class CosineSquared:
   """alpha = eps + (1 - eps) cos(pi t / 2)^2, MDLM `CosineSqrNoise`."""
 
@@ -223,3 +244,71 @@ class LinearSigma:
   def __call__(self, t: Time) -> NoiseLevel:
     spread = self.sigma_max - self.sigma_min
     return from_sigma(lambda t: self.sigma_min + spread * t, t)
+
+
+@pytree
+class Squeezed:
+  """alpha = (1 - 2 eps) alpha' + eps of another schedule's alpha': in
+  [eps, 1 - eps], as MD4 has all of its schedules.
+
+  Noise at t = 0 and signal at t = 1: a bound needs both of its ends.
+  """
+
+  schedule: Schedule
+  eps: float = static(default=1e-4)
+
+  def __post_init__(self) -> None:
+    if not 0 <= self.eps < 0.5:
+      raise UserError(f'eps={self.eps}: must be in [0, 0.5)')
+
+  def __call__(self, t: Time) -> NoiseLevel:
+    level = self.schedule(t)
+    scale = 1 - 2 * self.eps
+    floor = math.log(self.eps) if self.eps else -math.inf
+    squeeze = lambda x: log_add(math.log(scale) + x, jnp.full_like(x, floor))
+    signal, noise = squeeze(level.log_alpha), squeeze(level.log_1m_alpha)
+    # Of alpha and 1 - alpha the larger is taken from the smaller, whose
+    # logarithm is not rounded to the eps of 1.
+    is_clean = noise < signal
+    return NoiseLevel(
+      jnp.where(is_clean, log1m_exp(noise), signal),
+      jnp.where(is_clean, noise, log1m_exp(signal)),
+      scale * level.rate,
+    )
+
+
+@pytree
+class PolynomialPerToken:
+  """alpha_v = 1 - (1 - eps) t^power_v of each clean token v, GenMD4.
+
+  power: [K] > 0, learnt or fixed; the mask's own is not used.
+  """
+
+  power: Array
+  eps: float = static(default=0.0)
+
+  def __post_init__(self) -> None:
+    _check_eps(self.eps)
+
+  def __call__(self, t: Time) -> NoiseLevel:
+    """Of every token: leaves [..., K]."""
+    return self._level(self.power, jnp.asarray(t, float)[..., None])
+
+  def of(self, x0: Array, t: Time) -> NoiseLevel:
+    """Of the tokens that are there: [L] ids -> leaves [L]."""
+    return self._level(self.power[x0], jnp.asarray(t, float))
+
+  def reveal_rate(self, t: Time, x0: Array | None = None) -> Array:
+    """-alpha' / (1 - alpha) = power / t, the rate at which a mask turns into
+    the token it hides: [..., K], or [L] of the tokens x0. It does not
+    underflow with t^power."""
+    t = jnp.asarray(t, float)
+    return self.power / t[..., None] if x0 is None else self.power[x0] / t
+
+  def _level(self, power: Array, t: Array) -> NoiseLevel:
+    some = t > 0
+    log_t = jnp.log(jnp.where(some, t, 1.0))
+    log_noise = math.log1p(-self.eps) + power * log_t
+    log_noise = jnp.where(some, log_noise, -jnp.inf)
+    rate = (1 - self.eps) * power * t ** (power - 1)
+    return NoiseLevel(log1m_exp(log_noise), log_noise, rate)

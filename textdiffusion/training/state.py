@@ -1,7 +1,7 @@
 """What training is told and what it carries from step to step."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from textdiffusion.training.optim import Optimizer, OptimizerConfig
 class TrainConfig:
   """steps: of the whole run. ema: decay of the averaged parameters, which
   evaluation and sampling use. accumulate: parts a batch is computed in.
+  times: each in its stratum with a jitter of its own, or all with the same.
   log_every, eval_every, checkpoint_every: steps between; the last two may be 0,
   only at the end. max_bad_steps: more skipped steps in a row end the run.
   keep: newest checkpoints on disk."""
@@ -31,6 +32,7 @@ class TrainConfig:
   optimizer: OptimizerConfig = OptimizerConfig()
   ema: float = 0.999
   accumulate: int = 1
+  times: Literal['own_jitter', 'shared_jitter'] = 'own_jitter'
   log_every: int = 10
   eval_every: int = 500
   checkpoint_every: int = 500

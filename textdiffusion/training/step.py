@@ -55,7 +55,8 @@ def make_train_step(
       stream(jax.random.key(config.seed), 'train'), state.step
     )
     rows = batch['rows']
-    u = strata(stream(key, 'time'), rows, len(rows))
+    is_shared = config.times == 'shared_jitter'
+    u = strata(stream(key, 'time'), rows, len(rows), is_shared)
     steps = jnp.full(rows.shape, state.step)
     whole = Batch(
       batch['ids'], batch['segments'], batch['positions'], rows, u, steps

@@ -1,0 +1,172 @@
+"""Masking at each token's own rate: the laws of every process, and its own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.objectives import test_nelbo
+from tests.oracle import PROCESSES, Law, law_of_chain, total_variation
+from tests.processes import test_rank_one
+from tests.sampling import test_generate
+from textdiffusion.core.types import Cavity, LogScore, Model, Posterior
+from textdiffusion.objectives.nelbo import prior_bound
+from textdiffusion.processes.bridge import (
+  to_cavity,
+  to_log_score,
+  to_posterior,
+)
+from textdiffusion.processes.rank_one import absorbing
+from textdiffusion.processes.vector import VectorAbsorbing, learnable
+from textdiffusion.schedules import grids
+from textdiffusion.schedules.noise import Polynomial, PolynomialPerToken
+
+pytestmark = pytest.mark.usefixtures('x64', 'quick_compile')
+
+
+def vector(v, low=0.7, high=2.5, eps=0.0):
+  """Powers from low to high; the mask is state 1, with a power unlike them."""
+  power = jnp.insert(jnp.linspace(low, high, v), 1, 9.0)
+  return VectorAbsorbing(PolynomialPerToken(power, eps), v + 1, 1)
+
+
+@pytest.mark.parametrize(
+  'law',
+  [
+    test_rank_one.test_posterior_bridge_is_the_mixture_of_exact_bridges,
+    test_rank_one.test_chapman_kolmogorov,
+    test_rank_one.test_rate_is_the_derivative_of_the_transition,
+    test_rank_one.test_corrupt_follows_the_marginal,
+    test_rank_one.test_clean_tokens_stay_and_ends_are_finite,
+    test_nelbo.test_finite_steps_bound_the_entropy_and_tighten,
+    test_generate.test_samples_follow_the_law_of_their_chain,
+  ],
+  ids=lambda law: law.__name__.removeprefix('test_'),
+)
+def test_what_holds_of_every_process(law, monkeypatch):
+  monkeypatch.setitem(PROCESSES, 'vector', vector)
+  law('vector')
+
+
+def far(head_of, num_steps, given=None):
+  law = Law(vector(3), 2 if given is None else 3)
+  grid = jnp.sin(jnp.pi / 2 * grids.uniform(num_steps)) ** 2
+  chain = law_of_chain(law.process, head_of(law), law.length, grid, given=given)
+  return total_variation(law, chain, given)
+
+
+def test_chains_of_honest_heads_converge_and_of_mislabelled_ones_do_not():
+  cavity = [far(lambda law: law.cavity, n) for n in (8, 128)]
+  posterior = [far(lambda law: law.posterior, n) for n in (8, 128)]
+  np.testing.assert_allclose(cavity, posterior, rtol=1e-6)
+  assert cavity[0] / cavity[1] > 12 and cavity[1] < 0.01
+  mislabelled = lambda law: lambda z, t: Cavity(law.posterior(z, t).logits)
+  assert far(mislabelled, 128) > 0.03
+
+
+@pytest.mark.parametrize('given', [[0, -1, -1], [-1, 2, -1]])
+def test_infilling_converges_to_the_conditional_law(given):
+  given = jnp.asarray(given)
+  few, many = (far(lambda law: law.posterior, n, given) for n in (8, 64))
+  assert few / many > 6 and many < 0.01
+
+
+def test_the_ends_of_time_by_their_definitions():
+  process = vector(4, eps=0.01)
+  tokens = jnp.asarray(Law(process, 1).tokens)
+  np.testing.assert_allclose(
+    process.prior_nats(tokens), prior_bound(process, tokens), rtol=1e-12
+  )
+  np.testing.assert_allclose(
+    process.prior_nats(tokens), 0.01 * np.log(4), rtol=1e-12
+  )
+  t = jnp.asarray(0.3)
+  even = Cavity(jnp.zeros((1, 5)))
+  mask = jnp.array([process.mask_id])
+  guess = to_posterior(process, even, mask, t).logits[0]
+  masked = jnp.exp(process.marginal(tokens, t).log_probs[:, process.mask_id])
+  np.testing.assert_allclose(
+    process.decoder_nats(tokens, t), -masked * guess[tokens], rtol=1e-12
+  )
+  clean = jnp.asarray(0.0)
+  assert (process.decoder_nats(tokens, clean) == 0).all()
+  assert (vector(4).prior_nats(tokens) == 0).all()
+
+
+def test_log_q_is_the_log_probability_of_the_marginal():
+  process = vector(4)
+  x0 = jnp.asarray(Law(process, 1).tokens)[jnp.array([0, 1, 2, 3, 0, 1])]
+  z = jnp.where(jnp.arange(6) % 2 == 0, process.mask_id, x0)
+  t = jnp.linspace(0.1, 1, 6)
+  np.testing.assert_allclose(
+    process.log_q(z, x0, t), process.marginal(x0, t).log_prob(z), rtol=1e-12
+  )
+
+
+def test_on_a_mask_posterior_and_cavity_differ_and_heads_round_trip():
+  process, t = vector(4), 0.4
+  z = jnp.array([process.mask_id, 0])
+  logits = jax.random.normal(jax.random.key(0), (2, 5))
+  head = Cavity(process.clean_log_probs(logits))
+  posterior = to_posterior(process, head, z, t).logits
+  assert jnp.abs(posterior - head.logits)[0, jnp.array([0, 2, 3])].max() > 0.1
+  for back in (
+    to_cavity(process, Posterior(posterior + 3.0), z, t),
+    to_cavity(process, to_log_score(process, head, z, t), z, t),
+    to_cavity(process, LogScore(process.marginal(logits, t).logits), z, t),
+  ):
+    np.testing.assert_allclose(
+      process.clean_log_probs(back.logits)[0], head.logits[0], rtol=1e-9
+    )
+
+
+def test_equal_powers_are_the_absorbing_process():
+  process, same = (
+    vector(4, 2.0, 2.0, 1e-3),
+    absorbing(5, 1, Polynomial(2, 1e-3)),
+  )
+  key = jax.random.key(1)
+  z = jnp.array([1, 0, 1, 3, 1, 4])
+  head = Cavity(jax.random.normal(key, (6, 5)))
+  s, t = 0.3, jnp.linspace(0.4, 1.0, 6)
+  for mine, want in (
+    (process.prior().log_probs, same.prior().log_probs),
+    (
+      process.bridge(head, z, s, t).log_probs,
+      same.bridge(head, z, s, t).log_probs,
+    ),
+  ):
+    np.testing.assert_allclose(jnp.exp(mine), jnp.exp(want), atol=1e-12)
+
+
+def test_refresh_takes_the_powers_that_the_model_has_learnt():
+  process = vector(3, eps=1e-3)
+  raw = jnp.array([-1.0, 0.0, 1.0, 2.0])
+  model = Model(lambda x, t: None, method_params={'power': raw})
+  schedule = process.refresh(model).schedule
+  np.testing.assert_allclose(schedule.power, jnp.log1p(jnp.exp(raw)))
+  assert schedule.eps == 1e-3
+  assert process.refresh(Model(lambda x, t: None)) is process
+  for power in (0.1, 1.0, 30.0):
+    np.testing.assert_allclose(
+      jax.nn.softplus(learnable(power, 2)), power, rtol=1e-12
+    )
+
+
+def test_gradients_in_the_powers_are_finite_at_both_ends():
+  process = vector(3)
+  x0 = jnp.array([0, 2, 3])
+
+  @jax.jit
+  @jax.grad
+  def slopes(power):
+    now = VectorAbsorbing(PolynomialPerToken(power), 4, 1)
+    total = 0.0
+    for t in (0.0, 1.0):
+      t = jnp.asarray(t)
+      log_p = now.marginal(x0, t).logits
+      total += jnp.where(log_p > -jnp.inf, log_p, 0.0).sum()
+      total += now.decoder_nats(x0, t).sum() + now.prior_nats(x0).sum()
+    return total
+
+  assert jnp.isfinite(slopes(process.schedule.power)).all()

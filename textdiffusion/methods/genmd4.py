@@ -1,0 +1,77 @@
+"""Masked diffusion with a learnt rate for each token (GenMD4, Shi et al. 2024).
+
+The network gives the posterior, so a top-p filter acts on what is drawn; it
+must see the time (`model.time=adaln`), on which the exact denoiser depends.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+
+from textdiffusion.core.types import (
+  Key,
+  Model,
+  Posterior,
+  UserError,
+  Vocab,
+  typed,
+)
+from textdiffusion.methods.mdlm import mask_of
+from textdiffusion.methods.method import Method
+from textdiffusion.objectives.learnt_noise import LearntNoise
+from textdiffusion.processes.vector import VectorAbsorbing, learnable
+from textdiffusion.sampling.generate import (
+  Canvas,
+  Plan,
+  SampleConfig,
+  Sampler,
+  diffusion_sampler,
+)
+from textdiffusion.schedules.noise import PolynomialPerToken
+
+
+@dataclasses.dataclass(frozen=True)
+class GenMD4:
+  """alpha_v = 1 - (1 - eps) t^w_v. power: every w_v at first. t1: the earliest
+  time of the loss, see `LearntNoise`."""
+
+  power: float = 1.0
+  eps: float = 0.0
+  t1: float = 1e-3
+
+  def __post_init__(self) -> None:
+    if self.power <= 0:
+      raise UserError(f'method.power={self.power}: must be positive')
+    if not 0 <= self.t1 < 1:
+      raise UserError(f'method.t1={self.t1}: must be in [0, 1)')
+
+  def build(self, vocab: Vocab) -> Method:
+    size = vocab.size
+    schedule = PolynomialPerToken(jnp.full(size, self.power), self.eps)
+    process = VectorAbsorbing(schedule, size, mask_of(vocab))
+    return Method(
+      process=process,
+      objective=LearntNoise(process, self.t1),
+      evaluator=LearntNoise(process, self.t1, draws=1),
+      head=typed(Posterior),
+      sampler=_sampler(process),
+      causal=False,
+      num_states=size,
+      init_params=lambda key: {'power': learnable(self.power, size)},
+    )
+
+
+def _sampler(process: VectorAbsorbing) -> Sampler:
+  """The bridge of the process as it is learnt; done when no mask is left."""
+
+  def plan(
+    model: Model, key: Key, canvas: Canvas, config: SampleConfig
+  ) -> Plan:
+    now: Any = process.refresh(model)
+    done = lambda carry: ~now.is_mask(carry.x).any(-1)
+    return diffusion_sampler(now)(model, key, canvas, config)._replace(
+      done=done
+    )
+
+  return plan
