@@ -69,6 +69,29 @@ def poisson_kl(log_a: Array, log_b: Array) -> Array:
   )
 
 
+def exp_gap(x: Array) -> Array:
+  """exp(x) - 1 - x >= 0, to a relative error, also near 0; inf at -inf."""
+  near = jnp.abs(x) < 0.1
+  small, large = jnp.where(near, x, 0.0), jnp.where(near, 1.0, x)
+  series = jnp.ones_like(x)
+  for k in range(10, 2, -1):
+    series = 1 + small / k * series
+  return jnp.where(near, small**2 / 2 * series, jnp.expm1(large) - large)
+
+
+def log_gap(x: Array) -> Array:
+  """x - log(1 + x) >= 0 for x >= 0, to a relative error, also near 0.
+
+  Near 0 by log(1 + x) = 2 artanh(w), w = x / (2 + x).
+  """
+  near = x < 0.1
+  small, large = jnp.where(near, x, 0.0), jnp.where(near, 1.0, x)
+  w = small / (2 + small)
+  odd = 1 + w**2 * (3 / 5 + w**2 * (3 / 7 + w**2 * (1 / 3)))
+  series = small * w - 2 / 3 * w**3 * odd
+  return jnp.where(near, series, large - jnp.log1p(large))
+
+
 def fine_uniform(key: Key, shape: tuple[int, ...]) -> Array:
   """float32 in (0, 1) in steps of 2^-32 near 0, where jax's are 2^-23."""
   bits = jax.random.bits(key, shape, 'uint32').astype('float32')
