@@ -80,16 +80,13 @@ def exp_gap(x: Array) -> Array:
 
 
 def log_gap(x: Array) -> Array:
-  """x - log(1 + x) >= 0 for x >= 0, to a relative error, also near 0.
-
-  Near 0 by log(1 + x) = 2 artanh(w), w = x / (2 + x).
-  """
+  """x - log(1 + x) >= 0 for x >= 0, to a relative error, also near 0."""
   near = x < 0.1
-  small, large = jnp.where(near, x, 0.0), jnp.where(near, 1.0, x)
-  w = small / (2 + small)
-  odd = 1 + w**2 * (3 / 5 + w**2 * (3 / 7 + w**2 * (1 / 3)))
-  series = small * w - 2 / 3 * w**3 * odd
-  return jnp.where(near, series, large - jnp.log1p(large))
+  small, series = jnp.minimum(x, 0.1), jnp.zeros_like(x)
+  # Products only: XLA on CPU would store a quotient that is used twice.
+  for k in range(11, 1, -1):
+    series = (-1) ** k / k + small * series
+  return jnp.where(near, small**2 * series, x - jnp.log(1 + x))
 
 
 def fine_uniform(key: Key, shape: tuple[int, ...]) -> Array:

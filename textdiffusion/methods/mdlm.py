@@ -6,8 +6,8 @@ mass to the mask and copies every visible token.
 
 import dataclasses
 
-from textdiffusion.core.types import Cavity, UserError, Vocab, typed
-from textdiffusion.methods.method import Method
+from textdiffusion.core.types import Cavity, Vocab, typed
+from textdiffusion.methods.method import Method, mask_of
 from textdiffusion.objectives.nelbo import Nelbo, masked_bound
 from textdiffusion.processes.rank_one import absorbing
 from textdiffusion.sampling.generate import diffusion_sampler
@@ -26,12 +26,7 @@ class MDLM:
   num_steps: int = 0
 
   def build(self, vocab: Vocab) -> Method:
-    if vocab.mask_id is None:
-      raise UserError(
-        'the tokenizer has no mask token, which masked diffusion needs: add '
-        "'mask' to data.tokenizer.specials"
-      )
-    process = absorbing(vocab.size, vocab.mask_id, self.schedule)
+    process = absorbing(vocab.size, mask_of(vocab), self.schedule)
     objective = Nelbo(process, masked_bound, self.num_steps)
     return Method(
       process=process,

@@ -10,6 +10,7 @@ from textdiffusion.core.types import (
   Key,
   Objective,
   PyTree,
+  UserError,
   Vocab,
 )
 from textdiffusion.sampling.generate import Sampler
@@ -66,6 +67,16 @@ class Method(NamedTuple):
       table=of_network(denoiser.table),
       method_params=lambda params: params['method'],
     )
+
+
+def mask_of(vocab: Vocab) -> int:
+  """The id of the mask; raises UserError where the tokenizer has none."""
+  if vocab.mask_id is None:
+    raise UserError(
+      'the tokenizer has no mask token, which the method needs: add '
+      "'mask' to data.tokenizer.specials"
+    )
+  return vocab.mask_id
 
 
 class MethodConfig(Protocol):

@@ -175,8 +175,8 @@ def _token_terms_backward(
   logits, total, x, z, log_r = kept
   of_x, of_z, of_spread = (c[..., None] for c in cotangents)
   tokens, is_x = _without(mask_id, logits), _is(x, logits)
-  xhat = jnp.exp(tokens - total[..., None])
   u = jnp.exp(tokens + (log_r - total)[..., None])
+  xhat = u * jnp.exp(-log_r)[..., None]
   # d spread / d log xhat_y = u^2 / (1 + u), and their sum is d / d log r.
   slope = jnp.where(is_x, 0.0, u * (u / (1 + u)))
   slopes = slope.sum(-1)
