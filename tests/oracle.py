@@ -15,6 +15,7 @@ from textdiffusion.processes.rank_one import (
   Hybrid,
   absorbing,
   hybrid,
+  mixture,
   uniform,
 )
 from textdiffusion.schedules.noise import Cosine, Linear, Polynomial
@@ -27,6 +28,7 @@ PROCESSES = {
   'uniform-poly': lambda v: uniform(v, Polynomial(2.0)),
   'uniform-beside-mask': lambda v: uniform(v + 1, Linear(), mask_id=0),
   'hybrid': lambda v: hybrid(v + 1, 0, Hybrid(0.3)),
+  'xdlm': lambda v: mixture(v + 1, 1, Linear(), 0.3),
 }
 
 

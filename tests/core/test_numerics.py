@@ -7,11 +7,13 @@ import pytest
 
 from textdiffusion.core.numerics import (
   draw,
+  exp_gap,
   expect,
   fine_uniform,
   flip,
   log1m_exp,
   log_add,
+  log_gap,
   log_one_hot,
   poisson_kl,
   pytree,
@@ -117,3 +119,18 @@ def test_a_pytree_carries_its_static_fields():
   pair = Pair(jnp.ones(2), 'b')
   assert len(jax.tree.leaves(pair)) == 1
   assert jax.jit(lambda p: Pair(2 * p.leaf, p.kind))(pair).kind == 'b'
+
+
+def test_gaps_keep_relative_precision_near_zero():
+  """In float32, where exp(x) - 1 - x as written keeps no digit below 1e-4."""
+  x = np.float32(10.0) ** np.arange(-18, 2)
+  wide = x.astype(np.float128)
+  with jax.enable_x64(False):
+    gap = jnp.stack([exp_gap(x), exp_gap(-x), log_gap(x)])
+    assert gap.dtype == jnp.float32
+  want = [np.expm1(y) - y for y in (wide, -wide)] + [wide - np.log1p(wide)]
+  # Below 1e-6, where even these cancel: the leading term.
+  want = np.where(x < 1e-6, wide**2 / 2, want).astype(float)
+  np.testing.assert_allclose(gap, want, rtol=5e-6)
+  assert exp_gap(jnp.array(-jnp.inf)) == jnp.inf
+  assert exp_gap(0.0) == log_gap(0.0) == 0

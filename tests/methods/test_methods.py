@@ -22,10 +22,13 @@ from textdiffusion.methods.duo import Duo
 from textdiffusion.methods.edit_flows import EditFlows
 from textdiffusion.methods.flexmdm import FlexMDM
 from textdiffusion.methods.genmd4 import GenMD4
+from textdiffusion.methods.gidd import GIDD
 from textdiffusion.methods.md4 import MD4
 from textdiffusion.methods.mdlm import MDLM
 from textdiffusion.methods.radd import RADD
 from textdiffusion.methods.sedd import SEDD
+from textdiffusion.methods.udlm import UDLM
+from textdiffusion.methods.xdlm import XDLM
 from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
 from textdiffusion.sampling.generate import Canvas, SampleConfig, generate
 from textdiffusion.schedules.betas import (
@@ -64,6 +67,11 @@ CONFIGS = {
   'md4-sine': MD4(Sine()),
   'md4-steps': MD4(Polynomial(2.0), num_steps=4),
   'genmd4': GenMD4(),
+  'udlm': UDLM(),
+  'udlm-steps': UDLM(Cosine(), num_steps=4),
+  'xdlm-geometric': XDLM(Geometric(), uniform_share=0.5),
+  'gidd': GIDD(),
+  'gidd-clipped': GIDD(0.2, 0.5, 'clipped', 0.1, 1.0),
   'autoregressive': Autoregressive(),
   'flexmdm': FlexMDM(),
   'flexmdm-cosine': FlexMDM(Cosine(), Cosine()),
@@ -132,11 +140,17 @@ def test_a_method_trains_and_samples(name):
 def test_what_may_be_reported_as_a_bound():
   told = {k: c.build(VOCAB).evaluator.estimand for k, c in CONFIGS.items()}
   assert set(told.values()) == {'nelbo'}
+  trained = {k: c.build(VOCAB).objective.estimand for k, c in CONFIGS.items()}
+  surrogates = {k for k, told in trained.items() if told == 'surrogate'}
+  assert surrogates == {'gidd', 'gidd-clipped'}
+  bound = GIDD(weight='bound').build(VOCAB)
+  assert bound.objective == bound.evaluator
 
 
-def test_padding_does_not_break_a_loss():
+@pytest.mark.parametrize('config', [MDLM(), UDLM(), XDLM(), GIDD()])
+def test_padding_does_not_break_a_loss(config):
   """Whatever stands in padding, the mask too, its loss is a number."""
-  method = MDLM().build(VOCAB)
+  method = config.build(VOCAB)
   ids = jnp.full((2, 3), VOCAB.mask_id)
   zeros = jnp.zeros_like(ids)
   batch = Batch(ids, zeros, zeros, jnp.arange(2), jnp.array([0.1, 0.9]))
@@ -162,6 +176,8 @@ def test_heads():
     (EditFlows(), "'pad'"),
     (SEDD(), "'mask'"),
     (RADD(), "'mask'"),
+    (GIDD(), "'mask'"),
+    (XDLM(), "'mask'"),
   ],
 )
 def test_a_missing_special_token_is_named(config, needed):
@@ -173,6 +189,24 @@ def test_a_missing_special_token_is_named(config, needed):
 def test_ratios_of_pure_noise_are_refused(graph):
   with pytest.raises(UserError, match='leaves no signal at t = 1'):
     SEDD(graph, Cosine()).build(VOCAB)
+
+
+def test_uniform_noise_needs_no_mask():
+  method = UDLM().build(Vocab(12))
+  assert method.process.mask_id is None and method.process.vocab_size == 12
+
+
+@pytest.mark.parametrize(
+  'make, told',
+  [
+    (lambda: XDLM(uniform_share=1.5), 'method.uniform_share=1.5'),
+    (lambda: GIDD(p_uniform=1.0).build(VOCAB), 'p_uniform=1.0'),
+    (lambda: GIDD(least_weight=3.0).build(VOCAB), 'weights from 3.0 to 2.0'),
+  ],
+)
+def test_choices_out_of_range_are_refused(make, told):
+  with pytest.raises(UserError, match=told):
+    make()
 
 
 def test_a_method_brings_parameters_of_its_own():

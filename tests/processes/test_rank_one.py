@@ -7,17 +7,24 @@ import pytest
 from scipy.stats import chi2
 
 from tests.oracle import PROCESSES, Law, law_of_chain, total_variation
-from textdiffusion.core.types import X0, Cavity, Posterior
+from textdiffusion.core.types import X0, Cavity, Posterior, UserError
 from textdiffusion.processes.bridge import (
   to_cavity,
   to_log_score,
   to_posterior,
 )
-from textdiffusion.processes.rank_one import absorbing, uniform
+from textdiffusion.processes.rank_one import (
+  Hybrid,
+  absorbing,
+  hybrid,
+  mixture,
+  uniform,
+)
 from textdiffusion.schedules import grids
 from textdiffusion.schedules.noise import Linear
 
 pytestmark = pytest.mark.usefixtures('x64', 'quick_compile')
+MIXED = ['uniform', 'hybrid', 'xdlm', 'uniform-beside-mask']
 
 
 def far(process, law, head_of, num_steps):
@@ -27,7 +34,7 @@ def far(process, law, head_of, num_steps):
   return total_variation(law, chain)
 
 
-@pytest.mark.parametrize('name', ['absorbing', 'uniform', 'hybrid'])
+@pytest.mark.parametrize('name', ['absorbing', 'uniform', 'hybrid', 'xdlm'])
 def test_chain_converges_as_one_over_t_for_honest_heads(name):
   process = PROCESSES[name](3)
   law = Law(process, 2)
@@ -38,7 +45,7 @@ def test_chain_converges_as_one_over_t_for_honest_heads(name):
   assert cavity[2] < 0.01
 
 
-@pytest.mark.parametrize('name', ['uniform', 'hybrid'])
+@pytest.mark.parametrize('name', ['uniform', 'hybrid', 'xdlm'])
 def test_chain_of_mislabelled_heads_never_converges(name):
   process = PROCESSES[name](3)
   law = Law(process, 2)
@@ -66,7 +73,7 @@ def test_posterior_bridge_is_the_mixture_of_exact_bridges(name):
     np.testing.assert_allclose(plugin, mixture, atol=1e-12)
 
 
-@pytest.mark.parametrize('name', ['uniform', 'hybrid', 'uniform-beside-mask'])
+@pytest.mark.parametrize('name', MIXED)
 def test_heads_round_trip(name):
   process, t = PROCESSES[name](4), 0.4
   key = jax.random.key(0)
@@ -151,3 +158,69 @@ def test_shared_and_per_token_times_agree():
 def test_a_mask_outside_the_states_is_refused():
   with pytest.raises(ValueError, match='mask_id=9'):
     absorbing(5, 9, Linear())
+
+
+@pytest.mark.parametrize('name', MIXED)
+def test_the_mask_is_no_token(name):
+  """Spread noise is 1 / N of N tokens, none of it the mask, and clean tokens
+  are among the N; the mask has its own share and no more."""
+  process, t = PROCESSES[name](4), 0.5
+  tokens = np.asarray(Law(process, 1).tokens)
+  assert len(tokens) == process.vocab_size == 4
+  p = np.exp(process.marginal(jnp.asarray(tokens[:1]), t).log_probs[0])
+  share = float(process.share(jnp.asarray(t)))
+  noise = float(jnp.exp(process.schedule(t).log_1m_alpha[0]))
+  np.testing.assert_allclose(p[tokens[1:]], noise * (1 - share) / 4)
+  np.testing.assert_allclose(p.sum(), 1.0)
+  if process.mask_id is not None:
+    np.testing.assert_allclose(p[process.mask_id], noise * share, atol=1e-15)
+    x0 = jnp.full(4000, tokens[0])
+    z = process.corrupt(jax.random.key(0), x0, 1 - 1e-9)
+    if share == 0:
+      assert (z != process.mask_id).all()
+    assert set(np.unique(z)) <= set(range(process.num_states))
+
+
+def test_mixtures_end_in_the_plain_processes():
+  """k = 0 is absorbing, k = 1 uniform beside a mask; and noise uniform over
+  all K states with weight k, XDLM's own words, is the mixture k N / K."""
+  x0, t = jnp.array([0, 2]), 0.3
+  none, all_ = (mixture(4, 1, Linear(), k) for k in (0.0, 1.0))
+  assert none.is_absorbing
+  q = lambda p: jnp.exp(p.marginal(x0, t).log_probs)
+  np.testing.assert_allclose(q(all_), q(uniform(4, Linear(), 1)))
+  k = 0.1
+  pi = k / 4 + (1 - k) * jnp.eye(4)[1]
+  want = (1 - t) * jnp.eye(4)[x0] + t * pi
+  np.testing.assert_allclose(q(mixture(4, 1, Linear(), k * 3 / 4)), want)
+
+
+def test_hybrid_in_float32_is_precise_at_both_ends():
+  """Signal, noise, shares and the rate within 2e-6 of float64: at 1 - 2^-24
+  the plain difference 1 - share had lost 1e-3 of itself."""
+  t = np.array([2.0**-24, 1e-5, 0.3, 0.7, 1 - 1e-5, 1 - 2.0**-24], np.float32)
+  z = jnp.array([[0], [4]])
+
+  def values(t):
+    p = hybrid(5, 4, Hybrid(0.2))
+    level = p.schedule(t)
+    return [*map(jnp.exp, level[:2]), level.rate, jnp.exp(p.log_noise(z, t))]
+
+  with jax.enable_x64(False):
+    mine = values(jnp.asarray(t))
+    assert mine[0].dtype == jnp.float32
+  for a, b in zip(mine, values(jnp.asarray(t.astype(float))), strict=True):
+    np.testing.assert_allclose(a, b, rtol=2e-6)
+
+
+@pytest.mark.parametrize(
+  'make, told',
+  [
+    (lambda: Hybrid(1.0), 'p_uniform=1.0'),
+    (lambda: Hybrid(0.1, 2.5), 'gamma=2.5'),
+    (lambda: mixture(4, 1, Linear(), 1.5), 'share of -0.5'),
+  ],
+)
+def test_shares_out_of_range_are_refused(make, told):
+  with pytest.raises(UserError, match=told):
+    make()

@@ -69,6 +69,26 @@ def poisson_kl(log_a: Array, log_b: Array) -> Array:
   )
 
 
+def exp_gap(x: Array) -> Array:
+  """exp(x) - 1 - x >= 0, to a relative error, also near 0; inf at -inf."""
+  near = jnp.abs(x) < 0.1
+  small, large = jnp.where(near, x, 0.0), jnp.where(near, 1.0, x)
+  series = jnp.ones_like(x)
+  for k in range(10, 2, -1):
+    series = 1 + small / k * series
+  return jnp.where(near, small**2 / 2 * series, jnp.expm1(large) - large)
+
+
+def log_gap(x: Array) -> Array:
+  """x - log(1 + x) >= 0 for x >= 0, to a relative error, also near 0."""
+  near = x < 0.1
+  small, series = jnp.minimum(x, 0.1), jnp.zeros_like(x)
+  # Products only: XLA on CPU would store a quotient that is used twice.
+  for k in range(11, 1, -1):
+    series = (-1) ** k / k + small * series
+  return jnp.where(near, small**2 * series, x - jnp.log(1 + x))
+
+
 def fine_uniform(key: Key, shape: tuple[int, ...]) -> Array:
   """float32 in (0, 1) in steps of 2^-32 near 0, where jax's are 2^-23."""
   bits = jax.random.bits(key, shape, 'uint32').astype('float32')

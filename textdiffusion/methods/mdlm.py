@@ -6,8 +6,8 @@ mass to the mask and copies every visible token.
 
 import dataclasses
 
-from textdiffusion.core.types import Cavity, UserError, Vocab, typed
-from textdiffusion.methods.method import Method
+from textdiffusion.core.types import Cavity, Vocab, typed
+from textdiffusion.methods.method import Method, mask_of
 from textdiffusion.objectives.nelbo import Nelbo, masked_bound
 from textdiffusion.processes.rank_one import absorbing
 from textdiffusion.sampling.generate import diffusion_sampler

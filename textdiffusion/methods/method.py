@@ -12,6 +12,7 @@ from textdiffusion.core.types import (
   Model,
   Objective,
   PyTree,
+  UserError,
   Vocab,
 )
 from textdiffusion.sampling.generate import Sampler
@@ -77,6 +78,16 @@ class Method(NamedTuple):
       table=of_network(denoiser.table),
       method_params=lambda params: params['method'],
     )
+
+
+def mask_of(vocab: Vocab) -> int:
+  """The id of the mask; raises UserError where the tokenizer has none."""
+  if vocab.mask_id is None:
+    raise UserError(
+      'the tokenizer has no mask token, which the method needs: add '
+      "'mask' to data.tokenizer.specials"
+    )
+  return vocab.mask_id
 
 
 class MethodConfig(Protocol):

@@ -1,5 +1,6 @@
 """Bounds on -log p(x0), per token in nats, for any process and head."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -7,7 +8,14 @@ import jax
 import jax.numpy as jnp
 
 from textdiffusion.core.keys import row_keys
-from textdiffusion.core.numerics import poisson_kl, pytree, static
+from textdiffusion.core.numerics import (
+  exp_gap,
+  log_add,
+  log_gap,
+  poisson_kl,
+  pytree,
+  static,
+)
 from textdiffusion.core.types import (
   Array,
   Batch,
@@ -18,7 +26,7 @@ from textdiffusion.core.types import (
   Process,
   Time,
 )
-from textdiffusion.processes.bridge import to_log_score
+from textdiffusion.processes.bridge import to_cavity, to_log_score
 from textdiffusion.processes.rank_one import RankOne
 from textdiffusion.schedules.times import continuous, discrete
 
@@ -63,6 +71,138 @@ def masked_bound(p: RankOne, x0: Array, head: Any, z: Array, t: Time) -> Array:
   chosen = jnp.take_along_axis(logits, safe_x0[..., None], axis=-1)[..., 0]
   nats = jax.nn.logsumexp(logits, axis=-1) - chosen
   return jnp.where(is_masked, weight, 0.0) * nats
+
+
+def rank_one_bound(
+  p: RankOne, x0: Array, head: Any, z: Array, t: Time
+) -> Array:
+  """`rate_bound` of any rank-one process, at about the cost of a softmax.
+
+  R_t(z) / q_t(z | x) [KL(q_t(. | x) || q_t(. | xhat)) + rho - log rho - 1],
+  rho = q_t(z | x) / q_t(z | xhat): von Rütte et al. 2025 eq. 9, of which the
+  losses of UDLM, Duo, XDLM and MDLM are cases. With a `Cavity` the only
+  [L, K] temporary is the gradient; other heads are converted first.
+  """
+  weight = bound_weight(p, x0, z, t)
+  nats = rank_one_divergence(p, x0, head, z, t)
+  return jnp.where(weight > 0, weight * jnp.where(weight > 0, nats, 0.0), 0.0)
+
+
+def bound_weight(p: RankOne, x0: Array, z: Array, t: Time) -> Array:
+  """alpha_t R_t(z) / q_t(z | x): [L], 0 where z cannot come of x."""
+  flow = p.flow(z, t)[..., 0]
+  log_q = p.log_noise(z, t)[..., 0]
+  signal = p.schedule(t).log_alpha[..., 0]
+  log_q = jnp.where(z == x0, log_add(signal, log_q), log_q)
+  some = (flow > 0) & (log_q > -jnp.inf)
+  return jnp.where(some, flow * jnp.exp(-jnp.where(some, log_q, 0.0)), 0.0)
+
+
+def rank_one_divergence(
+  p: RankOne, x0: Array, head: Any, z: Array, t: Time
+) -> Array:
+  """[KL(q_t(. | x) || q_t(. | xhat)) + rho - log rho - 1] / alpha_t: [L] nats.
+
+  With b the noise on one token, r = alpha / b and u_y = r xhat_y,
+
+    KL / b = (1 + r) g(d) + sum over tokens y != x of [u_y - log(1 + u_y)],
+
+  g(d) = exp(d) - 1 - d, d = log q_t(x | xhat) / q_t(x | x); the mask's terms
+  are equal and cancel. rho - log rho - 1 is g(log rho). No term is negative and
+  each has a small relative error, so none cancels where signal is rare and all
+  are O(alpha^2). Divided by alpha the whole is finite at both ends: where no
+  noise is on the tokens it is -log xhat(x), MDLM.
+  """
+  logits = to_cavity(p, head, z, t).logits
+  token = jnp.full((), 1 if p.mask_id == 0 else 0)
+  x0 = jnp.where(p.is_mask(x0), token, x0)  # padding, never counted
+  # e^60 of signal to noise, or of noise to signal, is all even in float64.
+  most = 60.0
+  log_alpha = jnp.maximum(p.schedule(t).log_alpha[..., 0], -most)
+  log_r = log_alpha - p.log_noise(token, t)[..., 0]
+  shape = jnp.broadcast_shapes(x0.shape, z.shape, log_r.shape)
+  x0, z = jnp.broadcast_to(x0, shape), jnp.broadcast_to(z, shape)
+  log_r = jnp.broadcast_to(log_r, shape).astype(logits.dtype)
+  is_clean, bounded = log_r > most, jnp.minimum(log_r, most)
+  log_x, log_z, spread = _token_terms(p.mask_id, logits, x0, z, bounded)
+  if p.is_absorbing:
+    return -log_x
+
+  # d = log((xhat_x + 1 / r) / (1 + 1 / r)), from the nearer side.
+  kept = jax.nn.sigmoid(bounded)
+  lost = -kept * jnp.expm1(log_x)
+  near = lost < 0.5
+  far = log_add(log_x, -log_r) - log_add(jnp.zeros(shape, log_r.dtype), -log_r)
+  d = jnp.where(near, jnp.log1p(-jnp.where(near, lost, 0.0)), far)
+  noisy = exp_gap(jnp.where(is_clean, 0.0, d)) / kept
+  kl = jnp.where(is_clean, -d, noisy + spread * jnp.exp(-bounded))
+  log_rho = jnp.where(z == x0, -d, -jnp.log1p(jnp.exp(bounded + log_z)))
+  return kl + exp_gap(log_rho) * jnp.exp(-log_alpha)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _token_terms(
+  mask_id: int | None, logits: Array, x: Array, z: Array, log_r: Array
+) -> tuple[Array, Array, Array]:
+  """-> log xhat_x, log xhat_z, sum of u_y - log(1 + u_y) over y != x: each [L].
+
+  logits: [L, K], over the tokens; what stands at the mask is not read.
+  x, z: [L] ids. log_r: [L], u = r xhat.
+
+  The one place of the bound that sees [L, K]. Its derivative is written out so
+  that the backward pass keeps the logits alone and makes one array of their
+  size, where autodiff would keep the exponentials, logarithms and masks.
+  """
+  return _token_terms_forward(mask_id, logits, x, z, log_r)[0]
+
+
+def _token_terms_forward(
+  mask_id: int | None, logits: Array, x: Array, z: Array, log_r: Array
+) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
+  tokens = _without(mask_id, logits)
+  total = jax.nn.logsumexp(tokens, axis=-1)
+  at = lambda ids: (
+    jnp.take_along_axis(logits, ids[..., None], axis=-1)[..., 0] - total
+  )
+  log_x = at(x)
+  log_z = at(z) if mask_id is None else jnp.where(z == mask_id, -jnp.inf, at(z))
+  u = jnp.exp(tokens + (log_r - total)[..., None])
+  spread = jnp.where(_is(x, logits), 0.0, log_gap(u)).sum(-1)
+  return (log_x, log_z, spread), (logits, total, x, z, log_r)
+
+
+def _token_terms_backward(
+  mask_id: int | None, kept: tuple[Array, ...], cotangents: tuple[Array, ...]
+) -> tuple[Array | None, ...]:
+  logits, total, x, z, log_r = kept
+  of_x, of_z, of_spread = (c[..., None] for c in cotangents)
+  tokens, is_x = _without(mask_id, logits), _is(x, logits)
+  u = jnp.exp(tokens + (log_r - total)[..., None])
+  xhat = u * jnp.exp(-log_r)[..., None]
+  # d spread / d log xhat_y = u^2 / (1 + u), and their sum is d / d log r.
+  slope = jnp.where(is_x, 0.0, u * (u / (1 + u)))
+  slopes = slope.sum(-1)
+  if mask_id is not None:
+    of_z = jnp.where(z[..., None] == mask_id, 0.0, of_z)
+  grad = of_spread * slope + jnp.where(is_x, of_x, 0.0)
+  grad += jnp.where(_is(z, logits), of_z, 0.0)
+  grad -= xhat * (of_spread * slopes[..., None] + of_x + of_z)
+  return grad, None, None, cotangents[2] * slopes
+
+
+_token_terms.defvjp(_token_terms_forward, _token_terms_backward)
+
+
+def _is(ids: Array, logits: Array) -> Array:
+  """[L] -> [L, K], True at the id; never stored, as XLA fuses it."""
+  return ids[..., None] == jnp.arange(logits.shape[-1])
+
+
+def _without(mask_id: int | None, logits: Array) -> Array:
+  if mask_id is None:
+    return logits
+  is_mask = jnp.arange(logits.shape[-1]) == mask_id
+  return jnp.where(is_mask, -jnp.inf, logits)
 
 
 def step_bound(

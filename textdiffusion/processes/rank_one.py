@@ -1,11 +1,17 @@
 """Token processes q_t(. | x) = alpha_t delta_x + (1 - alpha_t) pi_t.
 
 pi_t puts `share(t)` on the mask and spreads the rest over the vocabulary:
-share = 1 absorbs (MDLM, MD4, SEDD), share = 0 is uniform (UDLM, Duo), and a
-moving share is the hybrid of GIDD. The mask is one of the states; clean tokens
-and the spread noise live on the others.
+share = 1 absorbs (MDLM, MD4, SEDD), share = 0 is uniform (UDLM, Duo), a share
+between is a mixture (XDLM), and one that moves is the hybrid of GIDD.
+
+Who is in the vocabulary is decided here and nowhere else. The mask is one of
+the K states, if there is one; clean tokens and the spread noise live on the
+other N = K - 1, so uniform noise never yields the mask and a token's part of it
+is 1 / N. Noise that is uniform over all K states with weight k, as XDLM writes
+it, is the mixture with weight k N / K here: the same process, another name.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -22,12 +28,11 @@ from textdiffusion.core.numerics import (
   pytree,
   static,
 )
-from textdiffusion.core.types import Array, Key, Time
+from textdiffusion.core.types import Array, Key, Time, UserError
 from textdiffusion.processes.bridge import TokenProcess
 from textdiffusion.schedules.noise import (
   NoiseLevel,
   Schedule,
-  from_noise,
   log_transition,
 )
 
@@ -36,12 +41,18 @@ Share = Callable[[Array], Array]
 
 @pytree
 class RankOne(TokenProcess):
-  """See the module. mask_id: the state of the mask, None if there is none."""
+  """See the module.
+
+  share: t -> the mask's part of the noise.
+  mask_id: the state of the mask, None if there is none.
+  rest: t -> 1 - share, where the difference would round near share = 1.
+  """
 
   schedule: Schedule
   share: Share = static()
   num_states: int = static()  # ty: ignore[incompatible-attribute-override]
   mask_id: int | None = static()  # ty: ignore[incompatible-attribute-override]
+  rest: Share | None = static(default=None)
 
   def __post_init__(self) -> None:
     if self.mask_id is not None and not 0 <= self.mask_id < self.num_states:
@@ -128,20 +139,30 @@ class RankOne(TokenProcess):
 
   def likelihood(self, z: Array, t: Time) -> Array:
     """log q_t(z | x), which begins with the noise of t = 0, if any."""
-    level = self.schedule(t)
-    noise = level.log_1m_alpha + jnp.log(self._noise(z[..., None], t))
-    return log_add(level.log_alpha + log_one_hot(z, self.num_states), noise)
+    signal = self.schedule(t).log_alpha + log_one_hot(z, self.num_states)
+    return log_add(signal, self.log_noise(z, t))
 
   def rate(self, z: Array, t: Time) -> Array:
     """Forward rate y -> z, the same from every y: [L] -> [L, 1], per unit t.
 
     R_t(z) = b'_t(z) + beta_t b_t(z) = beta_t pi_t(z) + (1 - alpha_t) pi'_t(z).
     """
+    return self.flow(z, t) * jnp.exp(-self.schedule(t).log_alpha)
+
+  def flow(self, z: Array, t: Time) -> Array:
+    """alpha_t R_t(z), finite where alpha is 0: [L] -> [L, 1], per unit t."""
     level, t = self.schedule(t), jnp.asarray(t, float)
     pi, drift = jax.jvp(
       lambda t: self._noise(z[..., None], t), (t,), (jnp.ones_like(t),)
     )
-    return level.hazard * pi + jnp.exp(level.log_1m_alpha) * drift
+    return level.rate * pi + jnp.exp(level.log_alpha + level.log_1m_alpha) * (
+      drift
+    )
+
+  def log_noise(self, z: Array, t: Time) -> Array:
+    """log (1 - alpha_t) pi_t(z), what noise gives z: [L] -> [L, 1]."""
+    noise = jnp.log(self._noise(z[..., None], t))
+    return self.schedule(t).log_1m_alpha + noise
 
   def unmix(self, log_q: Array, t: Time) -> Array:
     """Clean logits, unnormalised, of a marginal: q - (1 - alpha) pi, [L, K].
@@ -156,8 +177,10 @@ class RankOne(TokenProcess):
 
   def _noise(self, states: Array, t: Time) -> Array:
     """pi_t(states): [L, 1] or [K] -> broadcast with the trailing axis of t."""
-    share = self.share(jnp.asarray(t, float))[..., None]
-    return jnp.where(self.is_mask(states), share, (1 - share) / self.vocab_size)
+    t = jnp.asarray(t, float)[..., None]
+    share = self.share(t)
+    rest = 1 - share if self.rest is None else self.rest(t)
+    return jnp.where(self.is_mask(states), share, rest / self.vocab_size)
 
 
 def absorbing(num_states: int, mask_id: int, schedule: Schedule) -> RankOne:
@@ -172,33 +195,85 @@ def uniform(
   return RankOne(schedule, jnp.zeros_like, num_states, mask_id)
 
 
+@dataclasses.dataclass(frozen=True)
+class Constant:
+  """The share of the mask that does not move, in [0, 1]."""
+
+  value: float
+
+  def __post_init__(self) -> None:
+    if not 0 <= self.value <= 1:
+      raise UserError(f'a share of {self.value}: must be in [0, 1]')
+
+  def __call__(self, t: Array) -> Array:
+    return jnp.full_like(t, self.value)
+
+
+def mixture(
+  num_states: int, mask_id: int, schedule: Schedule, uniform_share: float
+) -> RankOne:
+  """Mask and uniform noise in a fixed proportion, XDLM.
+
+  uniform_share: k in [0, 1], the part of the noise on the tokens.
+  """
+  if uniform_share == 0:
+    return absorbing(num_states, mask_id, schedule)
+  share, rest = Constant(1 - uniform_share), Constant(uniform_share)
+  return RankOne(schedule, share, num_states, mask_id, rest)
+
+
 @pytree
 class Hybrid:
   """GIDD's schedule and mask share: alpha = (1 - t) / (1 + c), share =
   t / (t + c), c = b (t (1 - t))^(gamma / 2), b = 2^gamma p / (1 - p).
 
-  von Rütte et al. 2025. p_uniform: uniform share of the noise at t = 1/2.
+  von Rütte et al. 2025. p_uniform: uniform share of the noise at t = 1/2, in
+  [0, 1). gamma: in (0, 2), how the share moves.
   """
 
   p_uniform: float = static(default=0.1)
   gamma: float = static(default=1.0)
 
+  def __post_init__(self) -> None:
+    if not 0 <= self.p_uniform < 1:
+      raise UserError(f'p_uniform={self.p_uniform}: must be in [0, 1)')
+    if not 0 < self.gamma < 2:
+      raise UserError(f'gamma={self.gamma}: must be in (0, 2)')
+
   def __call__(self, t: Time) -> NoiseLevel:
-    return from_noise(lambda t: (t + self._c(t)) / (1 + self._c(t)), t)
+    t = jnp.asarray(t, float)[..., None]
+    # The rate of the signal, which unlike the noise's does not cancel at 1.
+    signal = lambda t: (1 - t) / (1 + self._c(t))
+    alpha, slope = jax.jvp(signal, (t,), (jnp.ones_like(t),))
+    noise = (t + self._c(t)) / (1 + self._c(t))
+    log_alpha = jnp.where(noise < 0.5, jnp.log1p(-noise), jnp.log(alpha))
+    return NoiseLevel(log_alpha, jnp.log(noise), -slope)
 
   def share(self, t: Array) -> Array:
     """t / (t + c), both divided by t^(gamma / 2) so that share(0) = 0."""
-    masked = t ** (1 - self.gamma / 2)
-    return masked / (masked + self._scale * (1 - t) ** (self.gamma / 2))
+    masked, spread = self._parts(t)
+    return masked / (masked + spread)
+
+  def rest(self, t: Array) -> Array:
+    """1 - share = c / (t + c)."""
+    masked, spread = self._parts(t)
+    return spread / (masked + spread)
+
+  def _parts(self, t: Array) -> tuple[Array, Array]:
+    half = self.gamma / 2
+    return t ** (1 - half), self.odds * (1 - t) ** half
 
   def _c(self, t: Array) -> Array:
-    return self._scale * (t * (1 - t)) ** (self.gamma / 2)
+    return self.odds * (t * (1 - t)) ** (self.gamma / 2)
 
   @property
-  def _scale(self) -> float:
+  def odds(self) -> float:
+    """b of the formula."""
     return 2**self.gamma * self.p_uniform / (1 - self.p_uniform)
 
 
 def hybrid(num_states: int, mask_id: int, path: Hybrid) -> RankOne:
   """Mask and uniform noise in a proportion that moves with t."""
-  return RankOne(path, path.share, num_states, mask_id)
+  if path.p_uniform == 0:
+    return absorbing(num_states, mask_id, path)
+  return RankOne(path, path.share, num_states, mask_id, path.rest)

@@ -1,0 +1,96 @@
+"""One training step of every discrete method, relative to MDLM's.
+
+The network is the same for all, with adaLN of time, which masked diffusion
+does not need: so that the ratio is of corruption and loss alone. Steps of a
+method and of MDLM alternate within one process and each pair gives one ratio.
+"""
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import common
+from textdiffusion.core.types import Vocab
+from textdiffusion.methods.gidd import GIDD
+from textdiffusion.methods.mdlm import MDLM
+from textdiffusion.methods.method import MethodConfig
+from textdiffusion.methods.udlm import UDLM
+from textdiffusion.methods.xdlm import XDLM
+from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
+from textdiffusion.training.optim import build_optimizer
+from textdiffusion.training.state import TrainConfig, init_state
+from textdiffusion.training.step import make_train_step
+
+# A method more is a line more.
+METHODS: dict[str, MethodConfig] = {
+  'udlm': UDLM(),
+  'gidd': GIDD(),
+  'xdlm': XDLM(),
+}
+# Name: states, rows of 128 tokens, layers of width 256, pairs of steps.
+SIZES = {'bytes': (257, 16, 6, 15), 'words': (32_769, 8, 2, 7)}
+
+
+def stepper(
+  config: MethodConfig, states: int, rows: int, layers: int
+) -> Callable[[], Any]:
+  """A call -> one more training step of a method."""
+  train = TrainConfig()
+  method = config.build(Vocab(states, mask_id=states - 1, bos_id=0, eos_id=1))
+  model = TransformerConfig(
+    num_layers=layers, d_model=256, num_heads=8, time='adaln'
+  )
+  denoiser = method.extend(build_denoiser(model, method.num_states))
+  optimizer = build_optimizer(train.optimizer, train.steps)
+  state = init_state(denoiser, optimizer, jax.random.key(0))
+  shape = (rows, common.LENGTH)
+  batch = {
+    'ids': np.random.default_rng(0).integers(0, states - 1, shape, np.int32),
+    'segments': np.ones(shape, np.int32),
+    'positions': np.tile(np.arange(shape[1], dtype=np.int32), (rows, 1)),
+    'rows': np.arange(rows, dtype=np.int32),
+  }
+  batch = jax.device_put(batch)
+  step = jax.jit(
+    make_train_step(method, denoiser, optimizer, train), donate_argnums=0
+  )
+
+  def run() -> Any:
+    nonlocal state
+    state, metrics = step(state, batch)
+    return metrics
+
+  common.seconds(run)  # compiles
+  return run
+
+
+def ratios(states: int, rows: int, layers: int, pairs: int) -> dict[str, float]:
+  """Seconds of an MDLM step, and of the others' in its units: medians."""
+  masked = stepper(MDLM(), states, rows, layers)
+  figures, seconds = {}, []
+  for name, config in METHODS.items():
+    run, times = stepper(config, states, rows, layers), []
+    before = common.seconds(masked)
+    for _ in range(pairs):
+      spent, after = common.seconds(run), common.seconds(masked)
+      times.append(2 * spent / (before + after))
+      seconds.append(after)
+      before = after
+    figures[name] = statistics.median(times)
+  return {'mdlm_seconds': statistics.median(seconds), **figures}
+
+
+def measure() -> dict[str, object]:
+  return {
+    f'{name} V={states - 1} L={common.LENGTH} B={rows} layers={layers}': ratios(
+      states, rows, layers, pairs
+    )
+    for name, (states, rows, layers, pairs) in SIZES.items()
+  }
+
+
+if __name__ == '__main__':
+  common.main('discrete', measure)

@@ -1,0 +1,48 @@
+"""Generalized interpolating discrete diffusion (GIDD, von Rütte et al. 2025).
+
+Mask and uniform noise in a proportion that moves with time. It trains on
+bounded weights and reports the bound.
+"""
+
+import dataclasses
+from typing import Literal
+
+from textdiffusion.core.types import Cavity, Vocab, typed
+from textdiffusion.methods.method import Method, mask_of
+from textdiffusion.objectives.nelbo import Nelbo, rank_one_bound
+from textdiffusion.objectives.reweighted import Reweighted
+from textdiffusion.processes.rank_one import Hybrid, hybrid
+from textdiffusion.sampling.generate import diffusion_sampler
+
+
+@dataclasses.dataclass(frozen=True)
+class GIDD:
+  """p_uniform, gamma: see `Hybrid`; 0 is masked diffusion.
+
+  weight: 'bound' trains on the bound itself, the others on a surrogate, see
+    `Reweighted`. least_weight, most_weight: its limits.
+  """
+
+  p_uniform: float = 0.1
+  gamma: float = 1.0
+  weight: Literal['bound', 'clipped', 'dynamic', 'released'] = 'dynamic'
+  least_weight: float = 0.0
+  most_weight: float = 2.0
+
+  def build(self, vocab: Vocab) -> Method:
+    path = Hybrid(self.p_uniform, self.gamma)
+    process = hybrid(vocab.size, mask_of(vocab), path)
+    evaluator = Nelbo(process, rank_one_bound)
+    objective = evaluator
+    if self.weight != 'bound':
+      surrogate = Reweighted(self.weight, self.least_weight, self.most_weight)
+      objective = Nelbo(process, surrogate, estimand='surrogate')
+    return Method(
+      process=process,
+      objective=objective,
+      evaluator=evaluator,
+      head=typed(Cavity),
+      sampler=diffusion_sampler(process),
+      causal=False,
+      num_states=vocab.size,
+    )

@@ -1,0 +1,40 @@
+"""Uniform diffusion language models (UDLM, Schiff et al. 2024; Duo's base).
+
+Tokens turn into other tokens and can be mended until the end. Trained on the
+bound, so the head is a `Cavity`: a network trained with cross-entropy would be
+a `Posterior`, and nothing else would change.
+"""
+
+import dataclasses
+
+from textdiffusion.core.types import Cavity, Vocab, typed
+from textdiffusion.methods.method import Method
+from textdiffusion.objectives.nelbo import Nelbo, rank_one_bound
+from textdiffusion.processes.rank_one import uniform
+from textdiffusion.sampling.generate import diffusion_sampler
+from textdiffusion.schedules.noise import Linear, Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class UDLM:
+  """schedule: of the noise. num_steps: T of the finite bound, 0 continuous.
+
+  A mask token, if the tokenizer has one, is never drawn. The denoiser depends
+  on time: give the network model.time=adaln.
+  """
+
+  schedule: Schedule = Linear()
+  num_steps: int = 0
+
+  def build(self, vocab: Vocab) -> Method:
+    process = uniform(vocab.size, self.schedule, vocab.mask_id)
+    objective = Nelbo(process, rank_one_bound, self.num_steps)
+    return Method(
+      process=process,
+      objective=objective,
+      evaluator=objective,
+      head=typed(Cavity),
+      sampler=diffusion_sampler(process),
+      causal=False,
+      num_states=vocab.size,
+    )
