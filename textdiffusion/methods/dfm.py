@@ -24,7 +24,7 @@ from textdiffusion.objectives.flow_matching import (
   cross_entropy,
   flow_bound,
 )
-from textdiffusion.objectives.nelbo import Nelbo, masked_bound, rate_bound
+from textdiffusion.objectives.nelbo import Nelbo, masked_bound, rank_one_bound
 from textdiffusion.processes.rank_one import RankOne, absorbing, uniform
 from textdiffusion.sampling.generate import diffusion_sampler
 from textdiffusion.schedules.noise import Linear, Schedule
@@ -61,7 +61,7 @@ class DFM:
   def build(self, vocab: Vocab) -> Method:
     if self.source == 'uniform':
       process = uniform(vocab.size, self.schedule, vocab.mask_id)
-      evaluator, bound = Nelbo(process, rate_bound), flow_bound
+      evaluator, bound = Nelbo(process, rank_one_bound), flow_bound
     elif vocab.mask_id is None:
       raise UserError(
         'the tokenizer has no mask token, which a mask source needs: add '

@@ -6,7 +6,7 @@ import dataclasses
 from textdiffusion.core.types import Cavity, UserError, Vocab, typed
 from textdiffusion.methods.method import Method
 from textdiffusion.objectives.duality import Curriculum
-from textdiffusion.objectives.nelbo import Nelbo, rate_bound
+from textdiffusion.objectives.nelbo import Nelbo, rank_one_bound
 from textdiffusion.processes.duality import Duality
 from textdiffusion.processes.rank_one import uniform
 from textdiffusion.sampling.generate import diffusion_sampler
@@ -45,7 +45,7 @@ class Duo:
 
   def build(self, vocab: Vocab) -> Method:
     process = uniform(vocab.size, self.schedule, vocab.mask_id)
-    evaluator = Nelbo(process, rate_bound)
+    evaluator = Nelbo(process, rank_one_bound)
     size = process.vocab_size
     low, high = self.gamma_min, self.gamma_max
     window = gaussian_argmax(

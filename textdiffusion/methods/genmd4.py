@@ -17,8 +17,7 @@ from textdiffusion.core.types import (
   Vocab,
   typed,
 )
-from textdiffusion.methods.mdlm import mask_of
-from textdiffusion.methods.method import Method
+from textdiffusion.methods.method import Method, mask_of
 from textdiffusion.objectives.learnt_noise import LearntNoise
 from textdiffusion.processes.vector import VectorAbsorbing, learnable
 from textdiffusion.sampling.generate import (

@@ -14,16 +14,6 @@ from textdiffusion.sampling.generate import diffusion_sampler
 from textdiffusion.schedules.noise import Linear, Schedule
 
 
-def mask_of(vocab: Vocab) -> int:
-  """The id of the mask. Raises UserError where there is none."""
-  if vocab.mask_id is None:
-    raise UserError(
-      'the tokenizer has no mask token, which masked diffusion needs: add '
-      "'mask' to data.tokenizer.specials"
-    )
-  return vocab.mask_id
-
-
 @dataclasses.dataclass(frozen=True)
 class MDLM:
   """schedule: of the masking. num_steps: T of the finite bound, 0 continuous.

@@ -14,11 +14,10 @@ from textdiffusion.core.types import (
   Array,
   Cavity,
   Time,
-  UserError,
   Vocab,
   typed,
 )
-from textdiffusion.methods.method import Method
+from textdiffusion.methods.method import Method, mask_of
 from textdiffusion.objectives.any_order import AnyOrder
 from textdiffusion.objectives.nelbo import Nelbo, masked_bound
 from textdiffusion.processes.rank_one import RankOne, absorbing
@@ -56,13 +55,8 @@ class RADD:
   schedule: Schedule = Linear()
 
   def build(self, vocab: Vocab) -> Method:
-    if vocab.mask_id is None:
-      raise UserError(
-        'the tokenizer has no mask token, which masked diffusion needs: add '
-        "'mask' to data.tokenizer.specials"
-      )
-    process = absorbing(vocab.size, vocab.mask_id, Linear())
-    of_t = absorbing(vocab.size, vocab.mask_id, self.schedule)
+    process = absorbing(vocab.size, mask_of(vocab), Linear())
+    of_t = absorbing(vocab.size, mask_of(vocab), self.schedule)
     bound = Nelbo(process, masked_bound)
     objective = {
       't_DSE': Nelbo(of_t, masked_bound),
