@@ -16,8 +16,7 @@ from textdiffusion.core.types import (
   Time,
   X,
 )
-from textdiffusion.processes.bridge import to_posterior
-from textdiffusion.processes.rank_one import RankOne
+from textdiffusion.processes.bridge import TokenProcess, to_posterior
 
 
 def filtered(
@@ -63,7 +62,7 @@ def filter_causal(
 
 
 def filter_denoiser(
-  process: RankOne,
+  process: TokenProcess,
   denoise: DenoiseFn,
   temperature: float,
   top_k: int,
