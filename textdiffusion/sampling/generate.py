@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -107,7 +107,7 @@ def diffusion_sampler(
         f'{", ".join(samplers)}'
         + (f' (did you mean {" or ".join(near)}?)' if near else '')
       )
-    now = process.refresh(model)
+    now: Any = process.refresh(model)
     _refuse_given_masks(canvas, now.mask_id)
     denoise = filter_denoiser(
       now, model.denoise, config.temperature, config.top_k, config.top_p
