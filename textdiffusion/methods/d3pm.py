@@ -110,7 +110,7 @@ class D3PM:
       objective=objective,
       evaluator=StepBound(process, self.num_steps, all_steps=self.all_steps),
       head=typed(Cavity),
-      sampler=diffusion_sampler(process, self.num_steps),
+      sampler=diffusion_sampler(process, num_steps=self.num_steps),
       causal=False,
       num_states=vocab.size,
       state=self._state(vocab) if self.transition == 'nearest' else None,

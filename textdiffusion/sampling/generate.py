@@ -1,8 +1,8 @@
 """One entry for every sampler: a canvas in, filled-in rows out."""
 
-import dataclasses
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+import difflib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,64 +10,19 @@ import numpy as np
 from jax.core import Tracer
 
 from textdiffusion.core.keys import row_keys, stream
-from textdiffusion.core.types import Array, Key, Model, Step, UserError, Vocab
+from textdiffusion.core.types import Array, Key, Model, UserError, Vocab
 from textdiffusion.processes.bridge import TokenProcess
 from textdiffusion.sampling import loop
 from textdiffusion.sampling.filters import filter_denoiser
-from textdiffusion.sampling.steps.ancestral import (
-  at_times_of,
-  reveal,
-  start_chain,
-  walk,
-)
+from textdiffusion.sampling.plan import Build, Canvas, Plan, Sampler, Task
+from textdiffusion.sampling.samplers import SAMPLERS
+from textdiffusion.sampling.settings import SampleConfig
 from textdiffusion.sampling.steps.autoregressive import (
   common_prefix,
   left_to_right,
   prefill,
 )
-from textdiffusion.sampling.steps.first_hitting import Events, first_hitting
 from textdiffusion.schedules import grids, times
-
-
-@dataclasses.dataclass(frozen=True)
-class SampleConfig:
-  """How to sample.
-
-  steps: denoising steps of a grid. grid: where they lie in time.
-  sampler: `skipping` is `ancestral` without the calls that change nothing;
-    `first_hitting` reveals one token a call. Ignored by autoregression.
-  temperature, top_p, top_k: see `filters.filtered`.
-  stop_early: rows freeze, and the loop ends, when all is revealed (or, left
-    to right, when the end of the document is drawn).
-  length: tokens in a row where nothing else says it; 0: as in training.
-  """
-
-  steps: int = 64
-  grid: Literal['cosine', 'uniform'] = 'cosine'
-  sampler: Literal['ancestral', 'skipping', 'first_hitting'] = 'ancestral'
-  temperature: float = 1.0
-  top_p: float = 1.0
-  top_k: int = 0
-  stop_early: bool = False
-  length: int = 0
-
-  def __post_init__(self) -> None:
-    for name, is_right, rule in (
-      ('steps', self.steps >= 1, 'at least 1'),
-      ('temperature', self.temperature >= 0, 'at least 0'),
-      ('top_p', 0 < self.top_p <= 1, 'in (0, 1]'),
-      ('top_k', self.top_k >= 0, 'at least 0'),
-      ('length', self.length >= 0, 'at least 0'),
-    ):
-      if not is_right:
-        raise UserError(f'sample.{name}={getattr(self, name)}: must be {rule}')
-
-
-class Canvas(NamedTuple):
-  """What is to be filled in. ids, is_given: [B, L]; free ids do not matter."""
-
-  ids: Array
-  is_given: Array
 
 
 class Frame(NamedTuple):
@@ -75,15 +30,6 @@ class Frame(NamedTuple):
 
   ids: Array
   log_prob: Array
-
-
-class Plan(NamedTuple):
-  """What the loop runs. done: carry -> [B] whether a row is finished."""
-
-  step: Step
-  start: Any
-  grid: Array
-  done: Callable[[Any], Array]
 
 
 class Samples(NamedTuple):
@@ -100,9 +46,6 @@ class Samples(NamedTuple):
   times: Array | None = None
   is_given: Array | None = None
   refused: Array | None = None
-
-
-Sampler = Callable[[Model, Key, Canvas, SampleConfig], Plan]
 
 
 def generate(
@@ -144,58 +87,66 @@ def _samples(carry: Any, steps: Array) -> Samples:
   return Samples(carry.x, carry.log_prob, steps, carry.calls, **grown)
 
 
-def diffusion_sampler(of: TokenProcess, num_steps: int = 0) -> Sampler:
+def diffusion_sampler(
+  process: TokenProcess,
+  samplers: Mapping[str, Build] = SAMPLERS,
+  num_steps: int = 0,
+) -> Sampler:
   """Reverse chains of a token process; prompts and infilling are exact.
 
-  num_steps: T of a process in discrete time, whose grids take i / T only.
+  Args:
+    process: as at the start of training; `refresh` gives it as it is now.
+    samplers: what `sample.sampler` may name.
+    num_steps: T of a process in discrete time, whose grids take i / T only.
   """
 
   def plan(
     model: Model, key: Key, canvas: Canvas, config: SampleConfig
   ) -> Plan:
-    process: Any = of.refresh(model)
-    if config.sampler != 'ancestral' and not process.is_absorbing:
+    build = samplers.get(config.sampler)
+    if build is None:
+      near = difflib.get_close_matches(config.sampler, samplers, n=2)
       raise UserError(
-        f'sample.sampler={config.sampler!r} needs an absorbing process: use '
-        "'ancestral'"
+        f'sample.sampler={config.sampler!r}: must be one of '
+        f'{", ".join(samplers)}'
+        + (f' (did you mean {" or ".join(near)}?)' if near else '')
       )
-    _refuse_given_masks(canvas, process.mask_id)
+    now: Any = process.refresh(model)
+    _refuse_given_masks(canvas, now.mask_id)
     denoise = filter_denoiser(
-      process, model.denoise, config.temperature, config.top_k, config.top_p
+      now, model.denoise, config.temperature, config.top_k, config.top_p
     )
     rows, length = canvas.ids.shape
     keys = row_keys(key, jnp.arange(rows))
-    noise = jax.vmap(lambda k: process.prior().sample(k, (length,)))(keys)
+    prior = now.prior()
+    noise = jax.vmap(lambda k: prior.sample(k, (length,)))(keys)
     x = jnp.where(canvas.is_given, canvas.ids, noise).astype(jnp.int32)
-    start: Any = start_chain(x)
-    grid = {'cosine': grids.cosine, 'uniform': grids.uniform}[config.grid](
-      config.steps
+    return build(
+      Task(
+        now,
+        denoise,
+        model.denoise,
+        canvas.is_given,
+        x,
+        _time_grid(config, num_steps),
+        config,
+      )
     )
-    if num_steps:
-      _refuse_finer_grids(config, num_steps)
-      grid = times.snapped(grid, num_steps)
-    done = lambda carry: ~process.is_mask(carry.x).any(-1)
-    if config.sampler == 'first_hitting':
-      noise_at_1 = process.schedule(1.0).log_1m_alpha[0]
-      start = Events(*start, jnp.full(rows, noise_at_1))
-      step = first_hitting(process, denoise, canvas.is_given)
-      return Plan(step, start, grids.uniform(length), done)
-    if process.is_absorbing:
-      step = reveal(process, denoise, skip=config.sampler == 'skipping')
-    else:
-      step = walk(process.bridge, denoise)
-      done = lambda carry: jnp.zeros(rows, bool)
-    return Plan(at_times_of(step, canvas.is_given), start, grid, done)
 
   return plan
 
 
-def _refuse_finer_grids(config: SampleConfig, num_steps: int) -> None:
+def _time_grid(config: SampleConfig, num_steps: int) -> Array:
+  """[config.steps + 1] times from 1 to 0."""
+  make = {'cosine': grids.cosine, 'uniform': grids.uniform}[config.grid]
+  if not num_steps:
+    return make(config.steps)
   if config.steps > num_steps:
     raise UserError(
       f'sample.steps={config.steps}: the process has {num_steps} steps only; '
       'lower it or train with more'
     )
+  return times.snapped(make(config.steps), num_steps)
 
 
 def _refuse_given_masks(canvas: Canvas, mask_id: int | None) -> None:

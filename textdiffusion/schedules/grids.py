@@ -14,3 +14,15 @@ def cosine(num_steps: int) -> Array:
   """t = cos(pi / 2 (1 - u)), u from 1 to 0: finer near noise, MD4."""
   grid = jnp.cos(jnp.pi / 2 * (1 - uniform(num_steps)))
   return grid.at[0].set(1.0).at[-1].set(0.0)
+
+
+def plateau(num_steps: int, at: Array, t_on: float, t_off: float) -> Array:
+  """Equal steps from 1 to `at`, then none, then equal ones to 0.
+
+  u is the part of the steps still to come; the time is `at` for u from t_on to
+  t_off (ReMDM-loop, Wang et al. 2025, section 4.1; Duo's time profile).
+  """
+  u = uniform(num_steps)
+  before = 1 - (1 - u) * (1 - at) / (1 - t_on)
+  grid = jnp.where(u > t_on, before, jnp.minimum(at, u * at / t_off))
+  return grid.at[0].set(1.0).at[-1].set(0.0)

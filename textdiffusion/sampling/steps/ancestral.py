@@ -19,8 +19,9 @@ from textdiffusion.core.types import (
   Time,
   Transition,
 )
-from textdiffusion.processes.bridge import to_cavity
+from textdiffusion.processes.bridge import TokenProcess, to_cavity
 from textdiffusion.processes.rank_one import RankOne
+from textdiffusion.sampling.filters import filtered
 
 
 class Chain(NamedTuple):
@@ -60,7 +61,22 @@ def walk(transition: Transition, denoise: DenoiseFn) -> Step[Chain]:
   return step
 
 
-def clean_logits(process: RankOne, head: Any, z: Array, t: Time) -> Array:
+def greedy_at_end(transition: Transition) -> Transition:
+  """`transition`, but of a last interval, s = 0, the likeliest tokens."""
+
+  def ending(head: Any, xt: Array, s: Time, t: Time) -> Categorical:
+    dist: Any = transition(head, xt, s, t)
+    return Categorical(_greedy_at_end(dist.logits, s))
+
+  return ending
+
+
+def _greedy_at_end(logits: Array, s: Time) -> Array:
+  best = filtered(logits, temperature=0.0, top_k=0, top_p=1.0)
+  return jnp.where(jnp.asarray(s)[..., None] <= 0, best, logits)
+
+
+def clean_logits(process: TokenProcess, head: Any, z: Array, t: Time) -> Array:
   """[L, K] logits of p(x_i | z) at masked positions, none on the mask."""
   if not isinstance(head, Cavity | Posterior):
     head = to_cavity(process, head, z, t)
@@ -69,7 +85,10 @@ def clean_logits(process: RankOne, head: Any, z: Array, t: Time) -> Array:
 
 
 def reveal(
-  process: RankOne, denoise: DenoiseFn, skip: bool = False
+  process: RankOne,
+  denoise: DenoiseFn,
+  skip: bool = False,
+  greedy: bool = False,
 ) -> Step[Chain]:
   """`walk(process.bridge, denoise)` for an absorbing process, in two draws.
 
@@ -81,6 +100,7 @@ def reveal(
   Args:
     skip: call no network in an interval that reveals nothing. The samples are
       the same to the bit, as the first draw does not depend on the network.
+    greedy: the last interval reveals the likeliest tokens.
   """
 
   def step(key: Key, carry: Chain, s: Time, t: Time) -> Chain:
@@ -97,7 +117,9 @@ def reveal(
 
     def call(carry: Chain) -> Chain:
       head = denoise(carry.x, t)
-      dist = Categorical(clean_logits(process, head, carry.x, t))
+      logits = clean_logits(process, head, carry.x, t)
+      logits = _greedy_at_end(logits, s) if greedy else logits
+      dist = Categorical(logits)
       x = draw_rows(key_what, dist)
       log_prob = dist.log_prob(x).astype(jnp.float32)
       return Chain(

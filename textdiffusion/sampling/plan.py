@@ -1,0 +1,46 @@
+"""What a sampler is asked, and what it answers."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from textdiffusion.core.types import Array, DenoiseFn, Key, Model, Step
+from textdiffusion.sampling.settings import SampleConfig
+
+
+class Canvas(NamedTuple):
+  """What is to be filled in. ids, is_given: [B, L]; free ids do not matter."""
+
+  ids: Array
+  is_given: Array
+
+
+class Plan(NamedTuple):
+  """What the loop runs. done: carry -> [B] whether a row is finished."""
+
+  step: Step
+  start: Any
+  grid: Array
+  done: Callable[[Any], Array]
+
+
+Sampler = Callable[[Model, Key, Canvas, SampleConfig], Plan]
+
+
+class Task(NamedTuple):
+  """What a reverse chain is built from.
+
+  process: as the model has it now. denoise: filtered as config says. raw: the
+  network's own. is_given: [B, L]. x: [B, L] noise where nothing is given.
+  grid: [T + 1] times as config says.
+  """
+
+  process: Any
+  denoise: DenoiseFn
+  raw: DenoiseFn
+  is_given: Array
+  x: Array
+  grid: Array
+  config: SampleConfig
+
+
+Build = Callable[[Task], Plan]
