@@ -31,6 +31,7 @@ from textdiffusion.methods.udlm import UDLM
 from textdiffusion.methods.xdlm import XDLM
 from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
 from textdiffusion.sampling.generate import Canvas, SampleConfig, generate
+from textdiffusion.sampling.settings import Flow, Remask, SelfCorrect
 from textdiffusion.schedules.betas import (
   CosineBetas,
   LinearBetas,
@@ -43,6 +44,7 @@ from textdiffusion.schedules.noise import (
   Sine,
 )
 
+pytestmark = pytest.mark.usefixtures('quick_compile')
 KEY, LENGTH = jax.random.key(0), 8
 VOCAB = Vocab(12, mask_id=4, bos_id=10, eos_id=11, pad_id=9)
 CONFIGS = {
@@ -228,3 +230,53 @@ def test_a_method_brings_parameters_of_its_own():
   np.testing.assert_array_equal(model.method_params['power'], [0, 1, 2])
   np.testing.assert_array_equal(model.table, plain.table)
   assert plain.method_params == ()
+
+
+@pytest.mark.parametrize(
+  'config, settings',
+  [
+    (SEDD(), {'sampler': 'tweedie'}),
+    (DFM('uniform'), {'sampler': 'flow', 'flow': Flow(corrector=5.0)}),
+    (MDLM(), {'sampler': 'remask', 'remask': Remask('loop')}),
+    (GIDD(), {'self_correct': SelfCorrect(4), 'final': 'greedy'}),
+  ],
+)
+def test_samplers_of_the_papers(config, settings):
+  """Each runs by its name, and prompts stay."""
+  method = config.build(VOCAB)
+  params = jax.random.normal(KEY, (12, 12))
+  ids = jnp.arange(LENGTH)[None] % 4 + jnp.zeros((3, 1), int)
+  canvas = Canvas(ids, jnp.arange(LENGTH)[None] < jnp.full((3, 1), 3))
+  samples = jax.jit(
+    lambda key: generate(
+      method.sampler,
+      model_of(method, params),
+      key,
+      canvas,
+      SampleConfig(steps=6, **settings),
+    )
+  )(KEY)
+  np.testing.assert_array_equal(samples.ids[:, :3], ids[:, :3])
+  assert (samples.ids != VOCAB.mask_id).all()
+
+
+@pytest.mark.parametrize(
+  'config, sampler, told',
+  [
+    (MDLM(), 'tweedie', 'say nothing where no signal is left'),
+    (
+      D3PM('gaussian', num_steps=8, kernel='dense'),
+      'flow',
+      'needs rank-one noise',
+    ),
+    (UDLM(), 'skipping', 'needs an absorbing process'),
+    (MDLM(), 'remasking', 'mean remask'),
+  ],
+)
+def test_a_sampler_that_does_not_fit_is_refused(config, sampler, told):
+  method = config.build(VOCAB)
+  model = model_of(method, jnp.zeros((12, 12)))
+  canvas = Canvas(jnp.zeros((1, 4), int), jnp.zeros((1, 4), bool))
+  asked = SampleConfig(steps=4, sampler=sampler)
+  with pytest.raises(UserError, match=told):
+    generate(method.sampler, model, KEY, canvas, asked)

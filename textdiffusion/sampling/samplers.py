@@ -7,7 +7,10 @@ A method adds or replaces entries: `diffusion_sampler(process, {**SAMPLERS,
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
 from textdiffusion.core.types import Array, Step, Transition, UserError
 from textdiffusion.processes.rank_one import RankOne
@@ -163,7 +166,10 @@ def _psi(task: Task) -> Plan:
 
 def _tweedie(task: Task) -> Plan:
   _needs_rank_one(task)
-  if jnp.isneginf(task.process.schedule(1.0).log_alpha).any():
+  # Under jit too, where the schedule has no traced leaves; else it is let be.
+  with jax.ensure_compile_time_eval():
+    left = task.process.schedule(1.0).log_alpha
+  if not isinstance(left, Tracer) and np.isneginf(left).any():
     raise UserError(
       "sample.sampler='tweedie' steps by ratios, which say nothing where no "
       "signal is left at t = 1: use 'ancestral', or train with a schedule such "
