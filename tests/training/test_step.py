@@ -39,6 +39,31 @@ def test_accumulation_changes_rounding_only(parts):
   jax.tree.map(close, whole[0].params, split[0].params)
 
 
+@pytest.mark.parametrize('parts', [1, 2])
+def test_times_share_their_place_in_the_strata_if_told_to(parts):
+  """Angles 2 pi n u of n rows: all equal, over accumulated parts too."""
+  rows = len(tiny.batch()['rows'])
+
+  def objective(model, key, batch):
+    angle = jnp.broadcast_to(
+      2 * jnp.pi * rows * batch.u[:, None], batch.ids.shape
+    )
+    return angle, {'cos': jnp.cos(angle), 'sin': jnp.sin(angle)}
+
+  method = tiny.METHOD._replace(objective=objective)
+  optimizer = build_optimizer(tiny.CONFIG.optimizer, 1)
+  batch = tiny.batch()
+  batch['segments'] = np.ones_like(batch['segments'])
+  lengths = []
+  for times in ('own_jitter', 'shared_jitter'):
+    config = dataclasses.replace(tiny.CONFIG, times=times, accumulate=parts)
+    step = make_train_step(method, toy.DENOISER, optimizer, config)
+    state = init_state(toy.DENOISER, optimizer, jax.random.key(0))
+    _, metrics = jax.jit(step)(state, batch)
+    lengths.append(float(jnp.hypot(metrics['cos'], metrics['sin'])))
+  assert lengths[0] < 0.9 and lengths[1] > 1 - 1e-4
+
+
 def test_padding_is_not_counted():
   one, two = tiny.batch(), tiny.batch()
   two['ids'] = np.where(two['segments'] > 0, two['ids'], 3)
