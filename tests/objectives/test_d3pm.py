@@ -165,9 +165,10 @@ def test_autoregression_is_d3pm_that_masks_from_the_right(kind):
   law = Law(process, length)
 
   def conditional(z):
-    """p(x_i | x_0 ... x_{i-1}) of every i: [L] -> [L, K]."""
+    """p(x_i | x_0 ... x_{i-1}) of every i, masks unknown: [L] -> [L, K]."""
     before = jnp.arange(length)[:, None] > jnp.arange(length)
-    fits = (~before | (law.ids[:, None] == z)).all(-1)  # [N, L]
+    is_free = ~before | process.is_mask(z)
+    fits = (is_free | (law.ids[:, None] == z)).all(-1)  # [N, L]
     joint = jnp.where(fits, law.log_p[:, None], -jnp.inf)
     is_v = law.ids[..., None] == jnp.arange(4)
     each = jnp.where(is_v, joint[..., None], -jnp.inf)
