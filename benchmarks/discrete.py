@@ -14,9 +14,15 @@ import numpy as np
 
 from benchmarks import common
 from textdiffusion.core.types import Vocab
+from textdiffusion.methods.d3pm import D3PM
+from textdiffusion.methods.dfm import DFM
+from textdiffusion.methods.duo import Duo
 from textdiffusion.methods.gidd import GIDD
+from textdiffusion.methods.md4 import MD4
 from textdiffusion.methods.mdlm import MDLM
 from textdiffusion.methods.method import MethodConfig
+from textdiffusion.methods.radd import RADD
+from textdiffusion.methods.sedd import SEDD
 from textdiffusion.methods.udlm import UDLM
 from textdiffusion.methods.xdlm import XDLM
 from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
@@ -26,9 +32,18 @@ from textdiffusion.training.step import make_train_step
 
 # A method more is a line more.
 METHODS: dict[str, MethodConfig] = {
+  'md4': MD4(),
+  'radd': RADD('k_DCE'),
+  'sedd': SEDD(),
+  'sedd_uniform': SEDD('uniform'),
   'udlm': UDLM(),
+  'duo': Duo(),
   'gidd': GIDD(),
   'xdlm': XDLM(),
+  'dfm': DFM(),
+  'dfm_uniform': DFM('uniform'),
+  'd3pm_absorbing': D3PM('absorbing'),
+  'd3pm_uniform': D3PM('uniform'),
 }
 # Name: states, rows of 128 tokens, layers of width 256, pairs of steps.
 SIZES = {'bytes': (257, 16, 6, 15), 'words': (32_769, 8, 2, 7)}

@@ -29,10 +29,21 @@ from textdiffusion.evals.generation import fill
 from textdiffusion.evals.likelihood import EvaluateConfig
 from textdiffusion.evals.quality import judged, report
 from textdiffusion.methods.autoregressive import Autoregressive
+from textdiffusion.methods.d3pm import D3PM
+from textdiffusion.methods.dfm import DFM
+from textdiffusion.methods.duo import Duo
+from textdiffusion.methods.genmd4 import GenMD4
+from textdiffusion.methods.gidd import GIDD
+from textdiffusion.methods.md4 import MD4
 from textdiffusion.methods.mdlm import MDLM
+from textdiffusion.methods.radd import RADD
+from textdiffusion.methods.sedd import SEDD
+from textdiffusion.methods.udlm import UDLM
+from textdiffusion.methods.xdlm import XDLM
 from textdiffusion.nn.transformer import TransformerConfig
 from textdiffusion.sampling.generate import SampleConfig
 from textdiffusion.sampling.prompts import blank
+from textdiffusion.schedules.betas import CosineBetas
 from textdiffusion.training import checkpoint
 from textdiffusion.training.mesh import make_mesh
 from textdiffusion.training.metrics import read
@@ -55,6 +66,19 @@ class Entry(NamedTuple):
 METHODS: dict[str, Entry] = {
   'autoregressive': Entry(Autoregressive()),
   'mdlm': Entry(MDLM()),
+  'md4': Entry(MD4()),
+  'genmd4': Entry(GenMD4(), cost=2),
+  'radd': Entry(RADD('k_DCE')),
+  'sedd': Entry(SEDD()),
+  'sedd_uniform': Entry(SEDD('uniform')),
+  'd3pm_absorbing': Entry(D3PM('absorbing')),
+  'd3pm_uniform': Entry(D3PM('uniform', CosineBetas())),
+  'udlm': Entry(UDLM()),
+  'duo': Entry(Duo(curriculum_steps=STEPS // 2)),
+  'gidd': Entry(GIDD()),
+  'xdlm': Entry(XDLM()),
+  'dfm': Entry(DFM()),
+  'dfm_uniform': Entry(DFM('uniform')),
 }
 
 
