@@ -13,6 +13,7 @@ from textdiffusion.data.tokenizers import TokenizerConfig
 from textdiffusion.evals.likelihood import EvaluateConfig
 from textdiffusion.methods.d3pm import D3PM
 from textdiffusion.nn.transformer import TransformerConfig
+from textdiffusion.sampling.generate import SampleConfig
 from textdiffusion.schedules.betas import LinearBetas
 from textdiffusion.training.optim import OptimizerConfig
 from textdiffusion.training.state import TrainConfig
@@ -44,5 +45,6 @@ def get_config() -> Config:
       eval_every=1000,
       checkpoint_every=1000,
     ),
+    sample=SampleConfig(steps=50, grid='uniform'),
     evaluate=EvaluateConfig(rows=64, draws=1, batch_size=16),
   )

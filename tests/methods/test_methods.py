@@ -54,7 +54,7 @@ CONFIGS = {
   'mdlm-geometric': MDLM(Geometric()),
   'd3pm': D3PM(num_steps=8),
   'd3pm-uniform': D3PM('uniform', CosineBetas(), 8, hybrid_head='output'),
-  'd3pm-gaussian': D3PM('gaussian', LinearBetas(0.7, 1.0), 8),
+  'd3pm-gaussian': D3PM('gaussian', LinearBetas(0.8, 1.0), 8),
   'd3pm-gaussian-dense': D3PM('gaussian', num_steps=8, kernel='dense'),
   'd3pm-band': D3PM('band', num_steps=8, mask_last=True, all_steps=True),
   'd3pm-nearest': D3PM('nearest', num_steps=8, neighbors=3, mask_last=True),

@@ -167,6 +167,8 @@ def estimate(method: Method, config: EvaluateConfig) -> str:
   """How the expectation over corruptions is taken, in words."""
   if method.process is None:
     return 'exact likelihood'
+  if getattr(method.evaluator, 'all_steps', False):
+    return f'{config.draws} draws of every step a row; seed {config.seed}'
   return (
     f'{config.draws} draws of t a row, stratified in (0, 1); seed {config.seed}'
   )

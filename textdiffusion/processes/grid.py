@@ -42,4 +42,4 @@ def identity(x0: Array, log_probs: Array, is_clean: Array) -> Array:
   """`log_probs` [L, K], but x0 itself where no step was taken: [L] or [1]."""
   if jnp.issubdtype(x0.dtype, jnp.integer):
     x0 = log_one_hot(x0, log_probs.shape[-1])
-  return jnp.where(is_clean[..., None], x0, log_probs)
+  return jnp.where(is_clean[..., None], x0.astype(log_probs.dtype), log_probs)

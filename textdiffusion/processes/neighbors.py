@@ -144,7 +144,7 @@ class Neighbors(GridProcess):
   def column(self, z: Array, s: Time, t: Time) -> Array:
     """log q_{t|s}(z | y): [L] -> [L, K]; the kernel is symmetric."""
     first, last = self.place(s), self.place(t)
-    one_hot = log_one_hot(z, self.num_states)
+    one_hot = log_one_hot(z, self.num_states).astype(self.exponents.dtype)
     span = self.exponents[last] - self.exponents[first]
     return identity(z, self._walked(one_hot, span), first == last)
 
