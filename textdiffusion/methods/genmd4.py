@@ -5,13 +5,10 @@ must see the time (`model.time=adaln`), on which the exact denoiser depends.
 """
 
 import dataclasses
-from typing import Any
 
 import jax.numpy as jnp
 
 from textdiffusion.core.types import (
-  Key,
-  Model,
   Posterior,
   UserError,
   Vocab,
@@ -20,14 +17,15 @@ from textdiffusion.core.types import (
 from textdiffusion.methods.method import Method, mask_of
 from textdiffusion.objectives.learnt_noise import LearntNoise
 from textdiffusion.processes.vector import VectorAbsorbing, learnable
-from textdiffusion.sampling.generate import (
-  Canvas,
-  Plan,
-  SampleConfig,
-  Sampler,
-  diffusion_sampler,
-)
+from textdiffusion.sampling.generate import diffusion_sampler
+from textdiffusion.sampling.samplers import SAMPLERS, by_transition
 from textdiffusion.schedules.noise import PolynomialPerToken
+
+# The bridge, as of any process; but what it reveals stays.
+_SAMPLERS = {
+  **SAMPLERS,
+  'ancestral': by_transition(lambda process: process.bridge, is_final=True),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,23 +52,8 @@ class GenMD4:
       objective=LearntNoise(process, self.t1),
       evaluator=LearntNoise(process, self.t1, draws=1),
       head=typed(Posterior),
-      sampler=_sampler(process),
+      sampler=diffusion_sampler(process, _SAMPLERS),
       causal=False,
       num_states=size,
       init_params=lambda key: {'power': learnable(self.power, size)},
     )
-
-
-def _sampler(process: VectorAbsorbing) -> Sampler:
-  """The bridge of the process as it is learnt; done when no mask is left."""
-
-  def plan(
-    model: Model, key: Key, canvas: Canvas, config: SampleConfig
-  ) -> Plan:
-    now: Any = process.refresh(model)
-    done = lambda carry: ~now.is_mask(carry.x).any(-1)
-    return diffusion_sampler(now)(model, key, canvas, config)._replace(
-      done=done
-    )
-
-  return plan

@@ -46,14 +46,16 @@ from textdiffusion.schedules import grids
 from textdiffusion.schedules.noise import inverse
 
 
-def by_transition(make: Callable[[Any], Transition]) -> Build:
-  """A memoryless sampler; make: process -> Transition."""
+def by_transition(
+  make: Callable[[Any], Transition], is_final: bool = False
+) -> Build:
+  """A memoryless sampler; make: process -> Transition, is_final: `on_grid`."""
 
   def build(task: Task) -> Plan:
     transition = make(task.process)
     if task.config.final == 'greedy':
       transition = greedy_at_end(transition)
-    return on_grid(task, walk(transition, task.denoise))
+    return on_grid(task, walk(transition, task.denoise), is_final)
 
   return build
 
@@ -73,7 +75,7 @@ def on_grid(task: Task, step: Step[Chain], is_final: bool = False) -> Plan:
   step, start = at_times_of(step, task.is_given), start_chain(task.x)
   never = lambda carry: jnp.zeros(len(carry.x), bool)
   if search.steps:
-    if process.is_absorbing:
+    if process.is_absorbing or not isinstance(process, RankOne):
       raise UserError(
         f'sample.self_correct.steps={search.steps} needs uniform noise: a '
         'network of an absorbing process does not judge visible tokens; use 0'
