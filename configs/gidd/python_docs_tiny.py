@@ -1,4 +1,4 @@
-"""Mask and uniform noise over bytes, the size of the speed benchmark.
+"""Hybrid diffusion over bytes, the size of the speed benchmark.
 
   python -m launch.train --config=configs/gidd/python_docs_tiny.py \
     --workdir=runs/gidd_tiny
