@@ -4,6 +4,7 @@ The law is over the clean tokens of a process; where the mask is among the
 states, its id is left out of them.
 """
 
+import copy
 import itertools
 
 import jax
@@ -44,6 +45,13 @@ class Law:
     )
     logits = 1.5 * np.random.default_rng(seed).normal(size=len(self.ids))
     self.log_p = jax.nn.log_softmax(jnp.asarray(logits))
+
+  def with_seed(self, seed: Array) -> 'Law':
+    """Another law over the same sequences; seed: a number, may be traced."""
+    other = copy.copy(self)
+    logits = 1.5 * jax.random.normal(jax.random.key(seed), (len(self.ids),))
+    other.log_p = jax.nn.log_softmax(logits)
+    return other
 
   @property
   def entropy(self) -> Array:
@@ -136,12 +144,17 @@ def law_of_chain(
 
 def total_variation(law: Law, chain: Array, given=None) -> float:
   """Between `law_of_chain` and the law, conditional on what is given."""
+  return float(distance(law, chain, given))
+
+
+def distance(law: Law, chain: Array, given=None) -> Array:
+  """`total_variation` that can be traced."""
   base = law.process.num_states ** jnp.arange(law.length)[::-1]
   p = jnp.exp(law.log_p)
   if given is not None:
-    p = jnp.asarray(law.conditional(given >= 0, given))
-  exact = jnp.zeros_like(chain).at[(law.ids * base).sum(-1)].set(p)
-  return float(0.5 * jnp.abs(chain - exact).sum())
+    p = jnp.where(((given < 0) | (law.ids == given)).all(-1), p, 0.0)
+  exact = jnp.zeros_like(chain).at[(law.ids * base).sum(-1)].set(p / p.sum())
+  return 0.5 * jnp.abs(chain - exact).sum()
 
 
 def gauss_legendre(nodes: int) -> tuple[Array, Array]:
