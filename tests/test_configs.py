@@ -15,6 +15,7 @@ from textdiffusion.training.optim import build_optimizer
 from textdiffusion.training.state import init_state
 from textdiffusion.training.step import make_train_step
 
+pytestmark = pytest.mark.usefixtures('quick_compile')
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / 'configs').rglob('*.py'))
 
@@ -31,7 +32,7 @@ def shrunk(config):
     config,
     model=dataclasses.replace(
       config.model,
-      num_layers=2,
+      num_layers=1,
       d_model=16,
       num_heads=2,
       num_kv_heads=1 if config.model.num_kv_heads else None,

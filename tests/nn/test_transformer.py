@@ -16,6 +16,7 @@ from textdiffusion.nn.transformer import (
   num_params,
 )
 
+pytestmark = pytest.mark.usefixtures('quick_compile')
 STATES, LENGTH = 11, 8
 TINY = TransformerConfig(num_layers=2, d_model=16, num_heads=2, d_ff=24)
 FORMS = {
