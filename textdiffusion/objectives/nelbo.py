@@ -77,7 +77,7 @@ def rank_one_bound(
   """`rate_bound` of any rank-one process, at about the cost of a softmax.
 
   R_t(z) / q_t(z | x) [KL(q_t(. | x) || q_t(. | xhat)) + rho - log rho - 1],
-  rho = q_t(z | x) / q_t(z | xhat): von Rütte et al. 2025 eq. 9, of which the
+  rho = q_t(z | x) / q_t(z | xhat): von Rütte et al. 2025, of which the
   losses of UDLM, Duo, XDLM and MDLM are cases. With a `Cavity` the only
   [L, K] temporary is the gradient; other heads are converted first.
   """
