@@ -33,6 +33,8 @@ from textdiffusion.schedules.noise import (
 )
 
 pytestmark = pytest.mark.usefixtures('x64')
+quick = pytest.mark.usefixtures('quick_compile')
+compiled = jax.jit(rank_one_bound)
 # The mask first, in the middle, last, and not at all.
 CASES = {
   'absorbing': absorbing(9, 3, Linear()),
@@ -54,8 +56,14 @@ def inputs(p, times, dtype=float, scale=2.0, length=48):
   ][..., 0]
   t = jnp.asarray(times, dtype)[:, None]
   # Half of z comes of a late time, so that early times see moved tokens too.
-  z = p.corrupt(key, x0, jnp.where(jnp.arange(length) < length // 2, t, 0.8))
-  z = jnp.where(jnp.exp(p.marginal(x0, t).log_prob(z)) > 0, z, x0)
+  late = jnp.where(jnp.arange(length) < length // 2, t, 0.8)
+
+  @jax.jit
+  def noised():
+    z = p.corrupt(key, x0, late)
+    return jnp.where(p.marginal(x0, t).log_prob(z) > -jnp.inf, z, x0)
+
+  z = noised()
   noise = jax.random.normal(key, (*shape, p.num_states), jnp.float32)
   return x0, Cavity((scale * noise).astype(dtype)), z, t
 
@@ -69,6 +77,7 @@ def value_and_grad(bound, p, x0, head, z, t):
   return nats, grad
 
 
+@quick
 @pytest.mark.parametrize('name', CASES)
 def test_it_is_the_rate_bound_in_value_and_gradient(name):
   """Token by token in float64, at one time a row and (by rows of different
@@ -84,6 +93,7 @@ def test_it_is_the_rate_bound_in_value_and_gradient(name):
   )
 
 
+@quick
 @pytest.mark.parametrize('name', ['uniform', 'hybrid', 'xdlm'])
 def test_a_time_for_every_token(name):
   """Times of one row that differ give what each gives alone, 0 and 1 too
@@ -92,23 +102,24 @@ def test_a_time_for_every_token(name):
   ends = [] if name == 'hybrid' else [0.0, 1.0]  # its rate is infinite there
   times = [1e-3, 0.4, 0.9, *ends]
   x0, head, z, t = inputs(p, times, length=5)
-  each = rank_one_bound(p, x0.T, Cavity(head.logits.swapaxes(0, 1)), z.T, t.T)
-  alone = rank_one_bound(p, x0, head, z, t)
+  each = compiled(p, x0.T, Cavity(head.logits.swapaxes(0, 1)), z.T, t.T)
+  alone = compiled(p, x0, head, z, t)
   np.testing.assert_allclose(each.T, alone, rtol=1e-12)
   np.testing.assert_allclose(alone[4:], 0, atol=1e-12)  # no signal, no loss
   assert jnp.isfinite(alone).all()
 
 
+@quick
 def test_absorbing_is_exact_at_both_ends():
   p = CASES['absorbing']
   x0, head, _, t = inputs(p, [1e-9, 0.5, 1.0])
   z = jnp.full_like(x0, p.mask_id)
   np.testing.assert_allclose(
-    rank_one_bound(p, x0, head, z, t),
+    compiled(p, x0, head, z, t),
     masked_bound(p, x0, head, z, t),
     rtol=1e-12,
   )
-  assert (rank_one_bound(p, x0, head, x0, t) == 0).all()
+  assert (compiled(p, x0, head, x0, t) == 0).all()
 
 
 @pytest.mark.parametrize('name', CASES)
@@ -148,6 +159,7 @@ def test_gradients_are_finite_with_forbidden_tokens_in_float32(name):
   assert jnp.isfinite(grad.logits).all()
 
 
+@quick
 def test_gradients_reach_a_learnt_schedule():
   """The derivative in log r is written out too: against central differences
   in the power of alpha = 1 - t^power, which also moves the weight."""
@@ -164,12 +176,13 @@ def test_gradients_reach_a_learnt_schedule():
   np.testing.assert_allclose(jax.grad(loss)(1.3), want, rtol=1e-7)
 
 
+@quick
 def test_other_heads_are_converted_and_foreign_ones_refused():
   p = CASES['hybrid']
   x0, head, z, t = inputs(p, [0.3, 0.8])
-  want = rank_one_bound(p, x0, head, z, t)
+  want = compiled(p, x0, head, z, t)
   for to in (to_posterior, to_log_score):
-    mine = rank_one_bound(p, x0, to(p, head, z, t), z, t)
+    mine = compiled(p, x0, jax.jit(to)(p, head, z, t), z, t)
     np.testing.assert_allclose(mine, want, rtol=1e-8)
   with pytest.raises(TypeError, match='RankOne takes Cavity.*not X0'):
     rank_one_bound(p, x0, X0(head.logits), z, t)
@@ -210,12 +223,13 @@ def test_the_backward_pass_keeps_two_arrays_of_the_logits_size():
   assert fused < 2.1 < 6 < general
 
 
+@quick
 def test_reweighted_is_the_bound_with_other_weights():
   """And its dynamic weights have the bound's ratios of kept to moved tokens,
   in any process: b / alpha for b / (alpha + b) where noise is rare."""
   p = CASES['hybrid']
   x0, head, z, t = inputs(p, [0.001, 0.3, 0.8])
-  bound = rank_one_bound(p, x0, head, z, t)
+  bound = compiled(p, x0, head, z, t)
   free = Reweighted('clipped', 0.0, 1e9)
   np.testing.assert_allclose(free(p, x0, head, z, t), bound, rtol=1e-12)
   own = bound_weight(p, x0, z, t) * jnp.exp(-p.schedule(t).log_alpha[..., 0])

@@ -183,7 +183,7 @@ def test_the_mask_is_no_token(name):
 
 def test_mixtures_end_in_the_plain_processes():
   """k = 0 is absorbing, k = 1 uniform beside a mask; and noise uniform over
-  all K states with weight k, XDLM's own words, is the mixture k N / K."""
+  all K states with weight k is the mixture k N / K."""
   x0, t = jnp.array([0, 2]), 0.3
   none, all_ = (mixture(4, 1, Linear(), k) for k in (0.0, 1.0))
   assert none.is_absorbing

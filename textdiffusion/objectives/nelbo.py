@@ -79,9 +79,9 @@ def rank_one_bound(
   """`rate_bound` of any rank-one process, at about the cost of a softmax.
 
   R_t(z) / q_t(z | x) [KL(q_t(. | x) || q_t(. | xhat)) + rho - log rho - 1],
-  rho = q_t(z | x) / q_t(z | xhat): von Rütte et al. 2025 eq. 9, of which the
-  losses of UDLM, Duo, XDLM and MDLM are cases. With a `Cavity` the only
-  [L, K] temporary is the gradient; other heads are converted first.
+  rho = q_t(z | x) / q_t(z | xhat): von Rütte et al. 2025, of which the
+  losses of UDLM, Duo, XDLM and MDLM are cases. Of a `Cavity` it keeps
+  the logits alone for the backward pass; other heads are converted first.
   """
   weight = bound_weight(p, x0, z, t)
   nats = rank_one_divergence(p, x0, head, z, t)
@@ -150,8 +150,8 @@ def _token_terms(
   x, z: [L] ids. log_r: [L], u = r xhat.
 
   The one place of the bound that sees [L, K]. Its derivative is written out so
-  that the backward pass keeps the logits alone and makes one array of their
-  size, where autodiff would keep the exponentials, logarithms and masks.
+  that the backward pass needs the logits alone: XLA on CPU holds two arrays of
+  their size, u and its slope, where autodiff of `rate_bound` holds ten.
   """
   return _token_terms_forward(mask_id, logits, x, z, log_r)[0]
 

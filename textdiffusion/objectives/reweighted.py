@@ -1,7 +1,7 @@
 """Surrogates of the rank-one bound: the same divergence, other weights.
 
 The bound's weights grow without limit at both ends of time, and most of its
-variance is there; GIDD trains on these (von Rütte et al. 2025 §4.3) and
+variance is there; GIDD trains on these (von Rütte et al. 2025) and
 reports the bound.
 """
 

@@ -7,8 +7,8 @@ between is a mixture (XDLM), and one that moves is the hybrid of GIDD.
 Who is in the vocabulary is decided here and nowhere else. The mask is one of
 the K states, if there is one; clean tokens and the spread noise live on the
 other N = K - 1, so uniform noise never yields the mask and a token's part of it
-is 1 / N. Noise that is uniform over all K states with weight k, as XDLM writes
-it, is the mixture with weight k N / K here: the same process, another name.
+is 1 / N. Noise with weight k that is uniform over all K states, as some codes
+have it, is the mixture with weight k N / K here: the same process.
 """
 
 import dataclasses
