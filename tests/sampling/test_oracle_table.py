@@ -67,14 +67,20 @@ def log_score(law, z, t):
   return to_log_score(law.process, law.cavity(z, t), z, t)
 
 
-def of(kind, total=2.0):
-  """ReMDM's sigma, of a size that puts `total` back over the whole chain."""
+def of(kind):
+  """sigma of an `amount` that puts back no more in all when T grows.
+
+  That of correctors is a multiple of the step as it is; of the others eta must
+  be about 1 / T.
+  """
 
   def sigma(process, steps):
-    # The amount is traced, which `Remask` cannot check.
-    config = dataclasses.replace(Remask(kind), switch=1.0)
-    object.__setattr__(config, 'eta', total / steps)
-    return amount(process, config)
+    whole = amount(process, Remask(kind, 1.0))
+    if kind in ('forward_backward', 'dfm'):
+      return whole
+    if kind == 'cap':
+      return lambda s, t: jnp.minimum(2 / steps, whole(s, t))
+    return lambda s, t: 2 / steps * whole(s, t)
 
   return sigma
 
@@ -121,7 +127,7 @@ TABLE |= {
 }
 TABLE |= {
   f'remask {kind}': row('absorbing-cosine', remask_by(of(kind)))
-  for kind in ('cap', 'rescale', 'constant', 'dfm')
+  for kind in ('cap', 'rescale', 'constant', 'forward_backward', 'dfm')
 }
 # With sigma = eta everywhere kappa is 0 in the last steps, which then draw all
 # that is noise at once: what is left there falls a little slower.

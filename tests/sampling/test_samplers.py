@@ -258,10 +258,10 @@ class Bare(TokenProcess):
   prior, marginal, column = UNIFORM.prior, UNIFORM.marginal, UNIFORM.column
 
 
-class Renewed(Bare):
+class Renewed(TokenProcess):
   """Its kernel is known only from the model."""
 
-  num_states = 2
+  num_states, mask_id = 3, None
 
   def refresh(self, model):
     assert model.method_params == 'learnt'

@@ -31,3 +31,18 @@ def test_discrete_times_are_the_intervals_of_the_grid():
   s, t = times.discrete(u, 4)
   np.testing.assert_array_equal(s, [0, 0, 0.25, 0.75, 0.75])
   np.testing.assert_array_equal(t, [0.25, 0.25, 0.5, 1, 1])
+
+
+def test_a_plateau_lies_between_two_slopes():
+  """ReMDM's settings at 20 steps: 9 to the plateau, 10 on it, 1 to the end."""
+  grid = np.asarray(grids.plateau(20, 0.1, t_on=0.55, t_off=0.05))
+  assert grid[0] == 1 and grid[-1] == 0 and len(grid) == 21
+  np.testing.assert_allclose(grid[:10], np.linspace(1, 0.1, 10), atol=1e-6)
+  np.testing.assert_allclose(grid[9:20], 0.1, atol=1e-6)
+  assert (np.diff(grid) <= 1e-7).all()
+
+
+def test_steps_that_do_not_meet_the_corners_stay_in_order():
+  for steps in (1, 2, 7, 33):
+    grid = np.asarray(grids.plateau(steps, 0.3, t_on=0.61, t_off=0.17))
+    assert grid[0] == 1 and grid[-1] == 0 and (np.diff(grid) <= 0).all()

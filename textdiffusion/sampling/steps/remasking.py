@@ -49,26 +49,29 @@ def most(process: RankOne, s: Time, t: Time) -> Array:
 def amount(process: RankOne, config: Remask) -> Amount:
   """(s, t) -> sigma, [..., 1], as `Remask` tells; `confidence` as `rescale`."""
 
+  def chosen(s: Time, t: Time, limit: Array) -> Array | float:
+    now, then = process.schedule(s), process.schedule(t)
+    match config.kind:
+      case 'rescale' | 'confidence':
+        return config.eta * limit
+      case 'loop':
+        is_flat = now.log_alpha == then.log_alpha
+        return jnp.where(is_flat, config.eta, 0.0)
+      case 'constant':
+        return config.eta * jnp.exp(now.log_1m_alpha)
+      case 'forward_backward':
+        return jnp.expm1(now.log_alpha - then.log_alpha)
+      case 'dfm':
+        scale = config.eta * jnp.exp((then.log_alpha + then.log_1m_alpha) / 4)
+        step = jnp.expm1(now.log_alpha - then.log_alpha)
+        # No signal at t: there is nothing to correct, and the step is infinite.
+        return jnp.where(scale > 0, scale * step, 0.0)
+    return config.eta
+
   def sigma(s: Time, t: Time) -> Array:
     limit = most(process, s, t)
-    now, then = process.schedule(s), process.schedule(t)
-    step = jnp.expm1(now.log_alpha - then.log_alpha)  # (a_s - a_t) / a_t
-    dfm = jnp.exp((then.log_alpha + then.log_1m_alpha) / 4)
-    is_flat = now.log_alpha == then.log_alpha
-    chosen = {
-      'cap': config.eta,
-      'rescale': config.eta * limit,
-      'confidence': config.eta * limit,
-      'loop': jnp.where(is_flat, config.eta, 0.0),
-      'constant': config.eta * jnp.exp(now.log_1m_alpha),
-      'forward_backward': step,
-      # The step from t = 1 has nothing to correct: inf * 0 there.
-      'dfm': config.eta
-      * jnp.where(dfm > 0, dfm, 0.0)
-      * jnp.where(dfm > 0, step, 0.0),
-    }[config.kind]
     is_on = jnp.asarray(t)[..., None] <= config.switch
-    return jnp.where(is_on, jnp.minimum(chosen, limit), 0.0)
+    return jnp.where(is_on, jnp.minimum(chosen(s, t, limit), limit), 0.0)
 
   return sigma
 
