@@ -136,7 +136,7 @@ def test_loss():
 class Sourced(RankOne):
   """Noise of any law `source` [K]: the official corrector takes one."""
 
-  source: Array
+  source: Array | None = None
 
   def _noise(self, states: Array, t: Time) -> Array:
     return self.source[states]
@@ -156,7 +156,9 @@ def test_euler_steps():
     assert found
     n, v, now, then = map(number, found.groups())
     kinds.add(v > 0)
-    process = Sourced(Power(n), jnp.zeros_like, size, None, g['source_p'])
+    process = Sourced(
+      Power(n), jnp.zeros_like, size, None, source=g['source_p']
+    )
     corrector = (lambda t, v=v: jnp.full_like(t, v)) if v else None
     step = flow(process, corrector, frozen=True)(head, z, 1 - then, 1 - now)
     law = np.exp(step.log_probs)
