@@ -8,7 +8,7 @@ import pytest
 from textdiffusion.core.types import Batch, Model, Posterior, UserError, Vocab
 from textdiffusion.methods.dfm import DFM
 from textdiffusion.objectives.flow_matching import FlowMatching, flow_bound
-from textdiffusion.objectives.nelbo import masked_bound, rate_bound
+from textdiffusion.objectives.nelbo import masked_bound, rank_one_bound
 
 KEY = jax.random.key(0)
 VOCAB = Vocab(6, mask_id=2)
@@ -20,7 +20,7 @@ def test_losses_and_evaluators():
   assert isinstance(mask.objective, FlowMatching)
   assert mask.objective.estimand == uniform.objective.estimand == 'surrogate'
   assert mask.evaluator.bound is masked_bound
-  assert uniform.evaluator.bound is rate_bound
+  assert uniform.evaluator.bound is rank_one_bound
   kl = DFM('uniform', loss='generalised_kl')
   assert kl.build(VOCAB).objective.bound is flow_bound
   assert kl.build(VOCAB).objective.estimand == 'nelbo'

@@ -19,6 +19,7 @@ from textdiffusion.core.types import Cavity, Posterior
 from textdiffusion.processes.bridge import to_log_score
 from textdiffusion.processes.rank_one import uniform
 from textdiffusion.sampling.settings import Remask
+from textdiffusion.sampling.steps.flow import flow
 from textdiffusion.sampling.steps.rates import euler, tau_leaping
 from textdiffusion.sampling.steps.remasking import (
   amount,
@@ -26,6 +27,7 @@ from textdiffusion.sampling.steps.remasking import (
   psi,
   remasking,
 )
+from textdiffusion.sampling.steps.score import tweedie
 from textdiffusion.schedules import grids
 from textdiffusion.schedules.noise import Linear
 
@@ -128,6 +130,13 @@ TABLE |= {
 TABLE |= {
   f'remask {kind}': row('absorbing-cosine', remask_by(of(kind)))
   for kind in ('cap', 'rescale', 'constant', 'forward_backward', 'dfm')
+}
+TABLE |= {
+  'flow absorbing': row('absorbing', by(flow)),
+  'flow uniform': row('uniform', by(flow), exact=False),
+  'tweedie uniform': Row(
+    uniform(TOKENS, Linear(1e-6)), by(tweedie), head=log_score
+  ),
 }
 # With sigma = eta everywhere kappa is 0 in the last steps, which then draw all
 # that is noise at once: what is left there falls a little slower.

@@ -286,11 +286,10 @@ def test_samplers_of_any_process_and_the_one_the_model_has_now():
 def test_a_method_adds_a_sampler_and_a_grid():
   law, canvas = Law(UNIFORM, 2), canvas_of(8, None, None)
   mine = {**SAMPLERS, 'mine': by_transition(lambda process: process.bridge)}
-  grid = jnp.asarray([1.0, 0.4, 0.0])
-  sampler = diffusion_sampler(UNIFORM, mine, lambda config: grid)
-  config = SampleConfig(sampler='mine')
+  sampler = diffusion_sampler(UNIFORM, mine, num_steps=5)
+  config = SampleConfig(steps=2, grid='uniform', sampler='mine')
   samples = generate(sampler, Model(law.denoise), KEY, canvas, config, True)
-  np.testing.assert_array_equal(samples.times, grid)
+  np.testing.assert_allclose(samples.times, [1.0, 0.4, 0.0])
 
 
 @pytest.mark.parametrize(
