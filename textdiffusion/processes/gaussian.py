@@ -89,17 +89,17 @@ def _log_wrapped(lag: Array, variance: Array, size: int) -> Array:
   the first are small there.
   """
   period = 2 * size
-  lag = (lag + size) % period - size
+  lag = ((lag + size) % period - size).astype(variance.dtype)
   width = variance / size**2
   is_wide = width > 0.5
   narrow_v = jnp.where(is_wide | (variance <= 0), 1.0, variance)
-  powers = jnp.stack(
-    [
-      -((lag + period * m) ** 2) / (2 * narrow_v)
-      for m in range(-_IMAGES, _IMAGES + 1)
-    ]
+  # Elementwise over the image at hand, the largest: nothing is stacked.
+  nearest = -(lag**2) / (2 * narrow_v)
+  others = sum(
+    jnp.exp(-2 * size * m * (lag + size * m) / narrow_v)
+    for m in (*range(-_IMAGES, 0), *range(1, _IMAGES + 1))
   )
-  narrow = jax.nn.logsumexp(powers, axis=0)
+  narrow = nearest + jnp.log1p(others)
   narrow -= 0.5 * jnp.log(2 * math.pi * narrow_v)
   waves = sum(
     jnp.exp(-width * (math.pi * k) ** 2 / 2) * jnp.cos(math.pi * k * lag / size)
