@@ -4,7 +4,10 @@
     --workdir=runs/toy_grammar
 
 A row is one sentence and its padding, all modelled, so that the bound of a
-row compares with the grammar's own log-probability.
+row compares with the grammar's own log-probability, which launch.evaluate
+prints beside it. Cost: 18 million tokens, a quarter of an hour on two cores.
+Result: 0.953 nats per token, where the grammar has 0.874
+(benchmarks/results/toy_grammar.md).
 """
 
 from textdiffusion.config import Config
