@@ -16,6 +16,7 @@ from textdiffusion.sampling.plan import Build, Plan, Task
 from textdiffusion.sampling.steps.ancestral import (
   Chain,
   at_times_of,
+  denoised_at_end,
   greedy_at_end,
   reveal,
   start_chain,
@@ -45,7 +46,7 @@ def by_transition(make: Callable[[Any], Transition]) -> Build:
   """A memoryless sampler; make: process -> Transition."""
 
   def build(task: Task) -> Plan:
-    transition = make(task.process)
+    transition = denoised_at_end(task.process, make(task.process))
     if task.config.final == 'greedy':
       transition = greedy_at_end(transition)
     return on_grid(task, walk(transition, task.denoise))
