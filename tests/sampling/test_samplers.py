@@ -28,7 +28,7 @@ from textdiffusion.sampling.settings import (
 from textdiffusion.sampling.steps.ancestral import start_chain
 from textdiffusion.sampling.steps.correctors import gibbs
 from textdiffusion.sampling.steps.ordered import first, sureness
-from textdiffusion.schedules.noise import Cosine, Linear
+from textdiffusion.schedules.noise import Cosine, Geometric, Linear
 
 pytestmark = pytest.mark.usefixtures('x64', 'quick_compile')
 KEY, ROWS = jax.random.key(0), 4_000
@@ -234,6 +234,27 @@ def test_greedy_of_uniform_noise():
   # At t = 1 the noise tells nothing: the likeliest of the marginals.
   best = law.denoise(jnp.zeros((1, 2), int), 1.0).logits.argmax(-1)
   np.testing.assert_array_equal(samples.ids, jnp.tile(best, (50, 1)))
+
+
+@pytest.mark.parametrize(
+  'sampler', ['ancestral', 'euler', 'tau_leaping', 'remask', 'psi']
+)
+def test_no_noise_of_the_schedule_is_left_in_a_sample(sampler):
+  """Where a third of the tokens is still noise at t = 0, given ones are not."""
+  logits = jnp.asarray([9.0, 0.0, -9.0, -9.0])
+  for process in (
+    absorbing(4, 1, Geometric(0.4, 20.0)),
+    uniform(4, Geometric(0.4, 20.0), mask_id=1),
+  ):
+    if sampler == 'remask' and not process.is_absorbing:
+      continue
+    model = Model(lambda x, t: Cavity(jnp.broadcast_to(logits, (*x.shape, 4))))
+    config = SampleConfig(steps=4, sampler=sampler, remask=Remask(eta=0.5))
+    canvas = canvas_of(200, None, 3, None)
+    ids = generate(diffusion_sampler(process), model, KEY, canvas, config).ids
+    assert (ids != 1).all() and (ids[:, 1] == 3).all()
+    if process.is_absorbing:
+      assert (ids[:, ::2] == 0).mean() > 0.99
 
 
 def test_confidences_are_those_of_the_network():

@@ -19,6 +19,7 @@ from textdiffusion.sampling.plan import Build, Plan, Task
 from textdiffusion.sampling.steps.ancestral import (
   Chain,
   at_times_of,
+  denoised_at_end,
   greedy_at_end,
   reveal,
   start_chain,
@@ -52,7 +53,7 @@ def by_transition(
   """A memoryless sampler; make: process -> Transition, is_final: `on_grid`."""
 
   def build(task: Task) -> Plan:
-    transition = make(task.process)
+    transition = denoised_at_end(task.process, make(task.process))
     if task.config.final == 'greedy':
       transition = greedy_at_end(transition)
     return on_grid(task, walk(transition, task.denoise), is_final)

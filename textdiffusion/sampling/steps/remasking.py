@@ -37,10 +37,8 @@ Amount = Callable[[Time, Time], Array]
 
 def most(process: RankOne, s: Time, t: Time) -> Array:
   """The largest admissible sigma, min(1, (1 - alpha_s) / alpha_t), [..., 1]."""
-  noise, signal = (
-    process.schedule(s).log_1m_alpha,
-    process.schedule(t).log_alpha,
-  )
+  noise = process.schedule(s).log_1m_alpha
+  signal = process.schedule(t).log_alpha
   none = jnp.isneginf(noise)
   ratio = jnp.where(none, 0.0, noise) - signal
   return jnp.where(none, 0.0, jnp.exp(jnp.minimum(ratio, 0.0)))
@@ -81,18 +79,19 @@ def remasking(process: RankOne, sigma: Amount) -> Transition:
 
   A visible token is remasked with probability sigma; a masked one stays with
   (1 - alpha_s - sigma alpha_t) / (1 - alpha_t), else is drawn from the head.
-  sigma = 0 is the bridge. Given tokens, t = 0, cannot be remasked.
+  sigma = 0 is the bridge. Given tokens, t = 0, cannot be remasked, and in the
+  last interval, s = 0, whatever is masked is drawn.
   """
 
   def transition(head: TokenHead, xt: Array, s: Time, t: Time) -> Categorical:
     now, then = process.schedule(s), process.schedule(t)
-    share = sigma(s, t)
-    none = jnp.isneginf(now.log_1m_alpha)
+    is_last = jnp.asarray(s)[..., None] <= 0
+    share = jnp.where(is_last, 0.0, sigma(s, t))
+    none = jnp.isneginf(now.log_1m_alpha) | is_last
     noise = jnp.where(none, 0.0, now.log_1m_alpha)
     taken = jnp.minimum(share * jnp.exp(then.log_alpha - noise), 1.0)
     stay = noise - then.log_1m_alpha + jnp.log1p(-taken)
-    # What is left at the end is drawn, as a bridge without noise at 0 would.
-    stay = jnp.where(none | (jnp.asarray(s)[..., None] <= 0), -jnp.inf, stay)
+    stay = jnp.where(none, -jnp.inf, stay)
     is_masked = process.is_mask(xt)[..., None]
     clean = jax.nn.log_softmax(clean_logits(process, head, xt, t))
     token = jnp.where(
@@ -160,7 +159,8 @@ def psi(process: TokenProcess, kappa: Amount) -> Transition:
   """
 
   def transition(head: TokenHead, xt: Array, s: Time, t: Time) -> Categorical:
-    kept = kappa(s, t)
+    # A given token, t = 0, stays even where a schedule has noise there.
+    kept = jnp.where(jnp.asarray(t)[..., None] > 0, kappa(s, t), 1.0)
     posterior = to_posterior(process, head, xt, t)
     anew = process.marginal(posterior.logits, s).log_probs
     bridge = process.bridge(head, xt, s, t).log_probs
