@@ -24,6 +24,7 @@ from textdiffusion.nn.transformer import TransformerConfig
 from textdiffusion.processes.edit import EditPath, count_at, lengths, pack
 from textdiffusion.schedules.noise import Geometric, Linear
 
+pytestmark = pytest.mark.usefixtures('quick_compile')
 KEY = jax.random.key(0)
 VOCAB = Vocab(12, mask_id=4, bos_id=10, eos_id=11, pad_id=9)
 METHODS = {
