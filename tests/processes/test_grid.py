@@ -447,4 +447,4 @@ def test_no_matrix_at_32768_tokens(name):
   assert used < LIMITS[name] * unit
 
 
-LIMITS = {'uniform': 20, 'nearest': 30, 'gaussian': 40}
+LIMITS = {'uniform': 9, 'nearest': 12, 'gaussian': 14}
