@@ -45,8 +45,13 @@ METHODS: dict[str, MethodConfig] = {
   'd3pm_absorbing': D3PM('absorbing'),
   'd3pm_uniform': D3PM('uniform'),
 }
-# Name: states, rows of 128 tokens, layers of width 256, pairs of steps.
-SIZES = {'bytes': (257, 16, 6, 15), 'words': (32_769, 8, 2, 7)}
+# Name: states, rows of 128 tokens, layers of width 256, pairs of steps;
+# `pieces` is near the runs of benchmarks.discrete_methods.
+SIZES = {
+  'bytes': (257, 16, 6, 15),
+  'pieces': (1025, 16, 4, 15),
+  'words': (32_769, 8, 2, 7),
+}
 
 
 def stepper(
