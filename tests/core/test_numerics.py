@@ -4,13 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from textdiffusion.core.numerics import (
+  distinct,
   draw,
   exp_gap,
   expect,
   fine_uniform,
   flip,
+  largest_normals,
   log1m_exp,
   log_add,
   log_gap,
@@ -126,11 +129,34 @@ def test_gaps_keep_relative_precision_near_zero():
   x = np.float32(10.0) ** np.arange(-18, 2)
   wide = x.astype(np.float128)
   with jax.enable_x64(False):
-    gap = jnp.stack([exp_gap(x), exp_gap(-x), log_gap(x)])
+    below = log_gap(-jnp.minimum(x, 0.9))
+    gap = jnp.stack([exp_gap(x), exp_gap(-x), log_gap(x), below])
     assert gap.dtype == jnp.float32
-  want = [np.expm1(y) - y for y in (wide, -wide)] + [wide - np.log1p(wide)]
+  want = [np.expm1(y) - y for y in (wide, -wide)]
+  want += [
+    y - np.log1p(y)
+    for y in (wide, -np.minimum(x, np.float32(0.9)).astype(wide.dtype))
+  ]
   # Below 1e-6, where even these cancel: the leading term.
   want = np.where(x < 1e-6, wide**2 / 2, want).astype(float)
-  np.testing.assert_allclose(gap, want, rtol=5e-6)
+  np.testing.assert_allclose(gap, want, rtol=1e-5)
   assert exp_gap(jnp.array(-jnp.inf)) == jnp.inf
   assert exp_gap(0.0) == log_gap(0.0) == 0
+
+
+def test_largest_normals_and_distinct_ids():
+  """The first, third and last of 8 of 1,000 by their beta laws, the ids by
+  chi-square; false alarm of each below 1e-5."""
+  key, size, count = jax.random.key(3), 1000, 8
+  top = np.asarray(largest_normals(key, (4000,), count, size), float)
+  assert (np.diff(top) < 0).all()
+  for i in (0, 2, 7):
+    uniform = scipy.stats.beta(size - i, i + 1).cdf(scipy.stats.norm.cdf(top))
+    assert scipy.stats.kstest(uniform[:, i], 'uniform').pvalue > 1e-5
+
+  ids = np.asarray(distinct(key, (6000,), 3, 5))
+  assert ids.shape == (6000, 3) and ids.min() == 0 and ids.max() == 4
+  codes, seen = np.unique(ids @ [25, 5, 1], return_counts=True)
+  assert len(codes) == 60  # ordered triples without repetition
+  value = ((seen - 100) ** 2 / 100).sum()
+  assert value < scipy.stats.chi2.ppf(1 - 1e-5, 59)

@@ -71,6 +71,8 @@ def test_what_is_trained_and_what_is_reported():
   [
     (lambda: Duo(curriculum_steps=-1), 'curriculum_steps=-1'),
     (lambda: Duo(log10_temperature=(-1.0,)), 'log10_temperature'),
+    (lambda: Duo(log10_temperature=(-1.0, -2.0)), 'method.largest=16'),
+    (lambda: Duo(largest=-1), 'largest=-1'),
     (lambda: Duo(gamma_min=0.0, gamma_max=-1.0).build(VOCAB), 'gamma_min=0.0'),
     (lambda: Duo().build(Vocab(2, mask_id=1)), 'vocab_size=1'),
   ],

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from textdiffusion.core.types import Condition, UserError
+from textdiffusion.core.types import Condition, Mixture, UserError
 from textdiffusion.nn.attention import attend, splash, static_mask
 from textdiffusion.nn.transformer import (
   TransformerConfig,
@@ -274,6 +274,9 @@ def test_weights_of_tokens_mix_their_embeddings():
   close(out(denoiser, params, one_hot), out(denoiser, params))
   other = jax.nn.one_hot((IDS + 1) % STATES, STATES)
   mixed = out(denoiser, params, (one_hot + other) / 2)
+  both = jnp.stack([IDS, (IDS + 1) % STATES], -1)
+  few = Mixture(both, jnp.full(both.shape, 0.5))
+  close(mixed, out(denoiser, params, few))
   table = denoiser.table(params)
   mean = (table[IDS] + table[(IDS + 1) % STATES]) / 2
   # A vocabulary of the mixed embeddings, each a token of its own.

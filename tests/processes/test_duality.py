@@ -71,3 +71,61 @@ def test_draws_are_normal_to_their_tails(monkeypatch):
   least = lambda key, shape: jnp.full(shape, 0.5 * 2.0**-32, jnp.float32)
   monkeypatch.setattr(numerics, 'fine_uniform', least)
   assert 6.3 < fine_normal(KEY, (1,))[0] < 6.4
+
+
+@pytest.mark.parametrize('mask_id', [None, 2])
+@pytest.mark.parametrize('t', [0.1, 0.5, 0.9])
+def test_the_largest_coordinates_follow_the_uniform_marginal(mask_id, t):
+  """Chi-square of 20,000 tokens; false alarm 1e-5."""
+  duality = Duality(gaussian_argmax(6, -3.0, 3.0), 6 + (mask_id == 2), mask_id)
+  x0 = jnp.full(20_000, 4)
+  corrupt = jax.jit(duality.corrupt_largest, static_argnums=(3, 4))
+  z, soft = corrupt(KEY, x0, t, 0.5, 3)
+  p = np.exp(duality.discrete.marginal(x0[:1], t).log_probs[0])
+  seen = np.bincount(z, minlength=len(p))
+  value = ((seen - 20_000 * p)[p > 0] ** 2 / (20_000 * p[p > 0])).sum()
+  assert value < chi2.ppf(1 - 1e-5, (p > 0).sum() - 1)
+  assert (np.asarray(soft.ids) != mask_id).all()
+  ids = np.sort(soft.ids, -1)
+  assert (ids[:, 1:] > ids[:, :-1]).all()
+  best = jnp.argmax(soft.weights, -1, keepdims=True)
+  np.testing.assert_array_equal(
+    jnp.take_along_axis(soft.ids, best, -1)[:, 0], z
+  )
+
+
+def test_all_of_the_largest_are_all():
+  """Of every coordinate the softmax has the law of the dense one: means of the
+  weight of x0, of the largest and of squares within 5 standard errors of the
+  difference, false alarm below 2e-6; fewer coordinates show."""
+  duality = Duality(gaussian_argmax(9, -3.0, 1.0), 9)
+  x0, t = jnp.full(20_000, 4), 0.6
+  few = jax.jit(duality.corrupt_largest, static_argnums=(3, 4))
+  _, dense = jax.jit(duality.corrupt, static_argnums=3)(KEY, x0, t, 0.5)
+
+  def statistics(weights, own):
+    return np.stack([own, weights.max(-1), (weights**2).sum(-1)])
+
+  want = statistics(np.asarray(dense), np.asarray(dense[:, 4]))
+
+  def deviation(count):
+    _, soft = few(jax.random.key(1), x0, t, 0.5, count)
+    weights = np.asarray(soft.weights)
+    assert (soft.ids[:, 0] == 4).all()
+    seen = statistics(weights, weights[:, 0])
+    error = np.sqrt((seen.var(1) + want.var(1)) / len(x0))
+    return abs(seen.mean(1) - want.mean(1)) / error
+
+  assert (deviation(8) < 5).all()
+  assert (deviation(4) > 10).all()
+
+
+@pytest.mark.parametrize('log10_temperature, most', [(-3, 1e-9), (-2, 1e-4)])
+def test_what_the_largest_sixteen_leave_out(log10_temperature, most):
+  """The mean weight of the other 4,079 tokens, over the window of the paper."""
+  duality = Duality(gaussian_argmax(4096, -3.5, -1.75), 4096)
+  x0, t = jnp.arange(200), jnp.linspace(0, 1, 200)
+  _, soft = duality.corrupt(KEY, x0, t, 10.0**log10_temperature)
+  others = soft.at[x0, x0].set(0.0)  # row i is of token i
+  left = jnp.sort(others, -1)[:, :-16].sum(-1)
+  assert left.mean() < most

@@ -80,9 +80,9 @@ def exp_gap(x: Array) -> Array:
 
 
 def log_gap(x: Array) -> Array:
-  """x - log(1 + x) >= 0 for x >= 0, to a relative error, also near 0."""
-  near = x < 0.1
-  small, series = jnp.minimum(x, 0.1), jnp.zeros_like(x)
+  """x - log(1 + x) >= 0 for x > -1, to a relative error, also near 0."""
+  near = jnp.abs(x) < 0.1
+  small, series = jnp.clip(x, -0.1, 0.1), jnp.zeros_like(x)
   # Products only: XLA on CPU would store a quotient that is used twice.
   for k in range(11, 1, -1):
     series = (-1) ** k / k + small * series
@@ -109,8 +109,39 @@ def draw(key: Key, logits: Array) -> Array:
   Gumbel-max keeping probabilities down to 1e-10; `jax.random.categorical`
   loses those below 1e-7, and its mode='high' compiles 3 times slower.
   """
-  exponential = -jnp.log1p(-fine_uniform(key, logits.shape))
+  exponential = fine_exponential(key, logits.shape)
   return jnp.argmax(logits - jnp.log(exponential), axis=-1)
+
+
+def fine_exponential(key: Key, shape: tuple[int, ...]) -> Array:
+  """float32 exponential draws of mean 1, fine near 0."""
+  return -jnp.log1p(-fine_uniform(key, shape))
+
+
+def largest_normals(
+  key: Key, shape: tuple[int, ...], count: int, size: int
+) -> Array:
+  """The `count` largest of `size` standard normals, falling: [*shape, count].
+
+  The i-th largest of uniforms is a product of independent powers of uniforms
+  (David & Nagaraja, Order Statistics, 2.5), so that `size` costs nothing.
+  """
+  left = size - jnp.arange(count)
+  log_u = -jnp.cumsum(fine_exponential(key, (*shape, count)) / left, axis=-1)
+  return -jax.scipy.special.ndtri(-jnp.expm1(log_u))
+
+
+def distinct(key: Key, shape: tuple[int, ...], count: int, size: int) -> Array:
+  """`count` of range(size) without repetition, in random order:
+  [*shape, count]."""
+  chosen = jnp.zeros((*shape, 0), jnp.int32)
+  for i in range(count):
+    r = jax.random.randint(jax.random.fold_in(key, i), shape, 0, size - i)
+    # The r-th that is left: r, and one more for each chosen that is below.
+    rank = (chosen[..., None, :] < chosen[..., None]).sum(-1)
+    r += (chosen - rank <= r[..., None]).sum(-1)
+    chosen = jnp.concatenate([chosen, r[..., None]], -1)
+  return chosen
 
 
 def flip(key: Key, log_p: Array) -> Array:

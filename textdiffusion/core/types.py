@@ -157,13 +157,21 @@ class Batch(NamedTuple):
   step: Array | None = None
 
 
+class Mixture(NamedTuple):
+  """A few tokens in place of one: ids [..., k] and their weights [..., k]."""
+
+  ids: Array
+  weights: Array
+
+
 class Denoiser(NamedTuple):
   """All that is seen of a network outside `nn`.
 
   init: key -> params.
   apply: (params, x, t, condition) -> raw output [B, L, num_outputs], float32.
-    x is [B, L] ids, or [B, L, K] weights of the tokens whose embeddings are
-    mixed; t broadcasts against [B, L]; ignored unless `uses_time`.
+    x is [B, L] ids, or tokens whose embeddings are mixed: [B, L, K] weights
+    of all or a `Mixture` of a few; t broadcasts against [B, L]; ignored
+    unless `uses_time`.
   init_cache: (rows, length) -> cache, causal networks only.
   decode: (params, ids [B, n], cache, start) -> (raw [B, n, K], cache): the
     output at positions start .. start + n - 1 of all rows.

@@ -23,6 +23,8 @@ class Duo:
   0.95 and where 0.05 of the discrete signal is left, which depends on the
   vocabulary (-3.5, -1.75 and -3.55, -1.85 in the paper). log10_temperature: of
   the softmax, at the start and at the end, moving after `anneal_from` steps.
+  largest: the softmax is of x0 and that many others, the largest; 0 for all.
+  As the left-out weight grows with the temperature, all below 0.01 only.
   """
 
   schedule: Schedule = Linear()
@@ -31,6 +33,7 @@ class Duo:
   gamma_max: float | None = None
   log10_temperature: tuple[float, ...] = (-3.0, -3.0)
   anneal_from: int = 0
+  largest: int = 16
 
   def __post_init__(self) -> None:
     if len(self.log10_temperature) != 2:
@@ -38,10 +41,17 @@ class Duo:
         f'method.log10_temperature={self.log10_temperature}: must be two '
         'numbers, at the start and at the end'
       )
-    if self.curriculum_steps < 0:
+    if self.largest and max(self.log10_temperature) > -2:
       raise UserError(
-        f'method.curriculum_steps={self.curriculum_steps}: must be at least 0'
+        f'method.largest={self.largest} with method.log10_temperature='
+        f'{self.log10_temperature}: above -2 the other tokens have weight: set '
+        'method.largest=0'
       )
+    for name in ('curriculum_steps', 'largest'):
+      if getattr(self, name) < 0:
+        raise UserError(
+          f'method.{name}={getattr(self, name)}: must be at least 0'
+        )
 
   def build(self, vocab: Vocab) -> Method:
     process = uniform(vocab.size, self.schedule, vocab.mask_id)
@@ -61,6 +71,7 @@ class Duo:
       self.curriculum_steps,
       self.anneal_from,
       (first, last),
+      self.largest,
     )
     return Method(
       process=process,

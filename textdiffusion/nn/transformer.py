@@ -16,6 +16,7 @@ from textdiffusion.core.types import (
   Condition,
   Denoiser,
   Key,
+  Mixture,
   PyTree,
   Time,
   UserError,
@@ -236,7 +237,8 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-  """Ids [B, L] or weights [B, L, K] -> [B, L, num_outputs] in float32."""
+  """Ids [B, L], weights [B, L, K] or `Mixture` [B, L, k] -> float32 of
+  [B, L, num_outputs]."""
 
   config: TransformerConfig
   num_states: int
@@ -245,20 +247,25 @@ class Transformer(nn.Module):
   @nn.compact
   def __call__(
     self,
-    ids: Array,
+    ids: Array | Mixture,
     t: Time,
     condition: Condition = Condition(),  # noqa: B008 an immutable tuple
     cache: PyTree = None,
     start: Array | None = None,
   ) -> tuple[Array, PyTree]:
     cfg = self.config
-    batch, length = ids.shape[:2]
+    batch, length = jax.tree.leaves(ids)[0].shape[:2]
     table = self.param(
       'embedding',
       nn.initializers.normal(cfg.d_model**-0.5),
       (self.num_states, cfg.d_model),
     )
-    if jnp.issubdtype(ids.dtype, jnp.integer):
+    if isinstance(ids, Mixture):
+      parts = jnp.take(table, ids.ids, axis=0)
+      x = jnp.einsum('blk,blkd->bld', ids.weights, parts)
+      x = x.reshape(batch * length, -1).astype(cfg.compute_dtype)
+      ids = jnp.zeros((batch, length), jnp.int32)
+    elif jnp.issubdtype(ids.dtype, jnp.integer):
       x = jnp.take(table, ids.reshape(-1), axis=0).astype(cfg.compute_dtype)
     else:  # weights of the tokens
       weights = ids.reshape(batch * length, -1).astype(cfg.compute_dtype)

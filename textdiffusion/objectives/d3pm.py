@@ -13,8 +13,14 @@ import jax.numpy as jnp
 from textdiffusion.core.keys import row_keys
 from textdiffusion.core.numerics import pytree, static
 from textdiffusion.core.types import Array, Batch, Key, Model, Time
-from textdiffusion.objectives.nelbo import prior_bound, step_bound
+from textdiffusion.objectives.nelbo import (
+  Step,
+  prior_bound,
+  rank_one_step,
+  step_bound,
+)
 from textdiffusion.processes.bridge import to_cavity, to_posterior
+from textdiffusion.processes.rank_one import RankOne
 from textdiffusion.schedules.times import discrete
 
 
@@ -106,17 +112,28 @@ class StepBound:
     """[B, L] terms of the step from t to s, [B, 1] each."""
     xt = jax.vmap(process.corrupt)(keys, x0, t)
     head = model.denoise(xt, t)
-    nats = step_bound(process, x0, head, xt, s, t)
+    nats, posterior, output = self._step(process, x0, head, xt, s, t)
     is_last = jnp.broadcast_to(s <= 0, nats.shape)
     terms = {
       'diffusion': jnp.where(is_last, 0.0, nats),
       'reconstruction': jnp.where(is_last, nats, 0.0),
     }
     if self.hybrid:
-      logits = hybrid_logits(process, head, xt, t, self.hybrid_head)
-      nats = cross_entropy(logits, x0, self.smoothing)
-      terms['hybrid'] = self.hybrid * nats
+      is_posterior = self.hybrid_head == 'posterior'
+      terms['hybrid'] = self.hybrid * (posterior if is_posterior else output)
     return terms
+
+  def _step(
+    self, process: Any, x0: Array, head: Any, xt: Array, s: Time, t: Time
+  ) -> Step:
+    """Rank-one noise writes no [L, K] array beside the logits."""
+    if isinstance(process, RankOne) and not self.smoothing:
+      return rank_one_step(process, x0, head, xt, s, t)
+    kl = step_bound(process, x0, head, xt, s, t)
+    of = lambda kind: cross_entropy(
+      hybrid_logits(process, head, xt, t, kind), x0, self.smoothing
+    )
+    return Step(kl, of('posterior'), of('output'))
 
 
 def hybrid_logits(

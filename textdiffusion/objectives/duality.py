@@ -1,6 +1,7 @@
 """Duo's curriculum: the uniform bound with soft inputs, then the bound."""
 
-from typing import Literal
+import functools
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,9 @@ class Curriculum:
   out the rest of time. Where the temperature is 0 it is the part of the bound
   between the window's ends.
 
+  largest: how many coordinates of the latent the softmax is of, beside that of
+  x0; 0 for all. Enough at a temperature of 10^-3, where the rest is 0.
+
   log10_temperature: at step 0, and what it goes to, linearly, between the
   steps `anneal_from` and `steps`.
   """
@@ -37,6 +41,7 @@ class Curriculum:
   steps: int = static()
   anneal_from: int = static(default=0)
   log10_temperature: tuple[float, float] = static(default=(-3.0, -3.0))
+  largest: int = static(default=0)
   estimand: Literal['nelbo', 'surrogate'] = static(default='surrogate')
 
   def temperature(self, step: Array) -> Array:
@@ -77,8 +82,14 @@ class Curriculum:
     told = inverse(
       self.bound.process.schedule, p.schedule(place).log_1m_alpha[..., 0]
     )
-    z, weights = jax.vmap(self.duality.corrupt, (0, 0, 0, None))(
+    corrupt: Any = self.duality.corrupt
+    if 0 < self.largest < p.vocab_size - 1:
+      corrupt = functools.partial(
+        self.duality.corrupt_largest, count=self.largest
+      )
+    drawn: Any = jax.vmap(corrupt, (0, 0, 0, None))(
       row_keys(key, batch.rows), batch.ids, place, temperature
     )
+    z, weights = drawn
     head = model.denoise(weights, told)
     return self.bound.bound(p, batch.ids, head, z, place)

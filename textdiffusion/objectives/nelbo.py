@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,9 +28,12 @@ from textdiffusion.core.types import (
 )
 from textdiffusion.processes.bridge import to_cavity, to_log_score
 from textdiffusion.processes.rank_one import RankOne
+from textdiffusion.schedules.noise import log_transition
 from textdiffusion.schedules.times import continuous, discrete
 
 Bound = Callable[[Any, Array, Any, Array, Array], Array]
+# e^60 of signal to noise, or of noise to signal, is all even in float64.
+_MOST = 60.0
 
 
 def rate_bound(p: RankOne, x0: Array, head: Any, z: Array, t: Time) -> Array:
@@ -114,19 +117,90 @@ def rank_one_divergence(
   noise is on the tokens it is -log xhat(x), MDLM.
   """
   logits = to_cavity(p, head, z, t).logits
+  kl, log_rho, _, _ = _marginals(p, x0, logits, z, t)
+  if p.is_absorbing:  # rho is 1, or the weight is 0
+    return kl
+  log_alpha = jnp.maximum(p.schedule(t).log_alpha[..., 0], -_MOST)
+  return kl + exp_gap(log_rho) * jnp.exp(-log_alpha)
+
+
+class Step(NamedTuple):
+  """Of one step, [L] nats each: `step_bound`, and the cross-entropy of x0 under
+  the posterior and under the cavity."""
+
+  kl: Array
+  posterior: Array
+  cavity: Array
+
+
+def rank_one_step(
+  p: RankOne, x0: Array, head: Any, xt: Array, s: Time, t: Time
+) -> Step:
+  """`step_bound` of a rank-one process at about the cost of a softmax.
+
+  z = xt comes of the noise between s and t with chance a, and with 1 - a it
+  is x_s, given x0. With KL_s the divergence of the marginals at s, and
+  e^l = q_s(z | xhat) / q_s(z | x0),
+
+    KL = a KL_s + log(a + (1 - a) e^l) - (1 - a) l,
+
+  none of which is negative. The logarithm is log q_t(z | xhat) / q_t(z | x0),
+  and that less log xhat(x0) the cross-entropy of the posterior.
+  """
+  logits = to_cavity(p, head, xt, t).logits
+  kl, log_rho, log_x, log_z = _marginals(p, x0, logits, xt, s)
+  now, then = p.schedule(s), p.schedule(t)
+  signal = jnp.maximum(now.log_alpha[..., 0], -_MOST)
+  same = jnp.where(xt == x0, 0.0, -jnp.inf)
+  noise_s, noise_t = (p.log_noise(xt, time)[..., 0] for time in (s, t))
+  total = log_add(then.log_alpha[..., 0] + same, noise_t)
+  is_possible = total > -jnp.inf
+  total = jnp.where(is_possible, total, 0.0)
+  fresh = p.noise_between(xt[..., None], s, t)[..., 0] * jnp.exp(-total)
+  keep = log_transition(now, then)[..., 0] - total
+  kept = jnp.exp(keep + log_add(signal + same, noise_s))
+  # e^l is infinite at s = 0 where (1 - a) is 0: their product is not.
+  product = keep + log_add(signal + log_z, noise_s)
+  gap = _jensen_gap(fresh, kept, -log_rho, product)
+  nats = jnp.where(fresh > 0, fresh * jnp.exp(signal) * kl, 0.0) + gap
+  gained = gap - jnp.where(kept > 0, kept * log_rho, 0.0)
+  clean = lambda value: jnp.where(is_possible, value, 0.0)
+  return Step(clean(nats), clean(gained - log_x), -log_x)
+
+
+def _jensen_gap(a: Array, b: Array, x: Array, log_bx: Array) -> Array:
+  """log(a + b e^x) - b x >= 0 of a + b = 1: [L], to a relative error.
+
+  log_bx: log(b e^x), for b = 0 and infinite e^x.
+  """
+  # In terms of the smaller of the two; e^x is factored out where that is a.
+  is_a = a < b
+  few, turned = jnp.where(is_a, a, b), jnp.where(is_a, -x, x)
+  is_near = jnp.abs(turned) < 1
+  small = jnp.where(is_near, turned, 0.0)
+  near = few * exp_gap(small) - log_gap(few * jnp.expm1(small))
+  of_few = jnp.where(is_a, jnp.log(a) - x, log_bx)
+  product = jnp.where(few > 0, few * turned, 0.0)
+  far = log_add(jnp.log1p(-few), of_few) - product
+  return jnp.where(is_near, near, far)
+
+
+def _marginals(
+  p: RankOne, x0: Array, logits: Array, z: Array, t: Time
+) -> tuple[Array, Array, Array, Array]:
+  """-> KL(q_t(. | x0) || q_t(. | xhat)) / alpha_t, log of rho =
+  q_t(z | x0) / q_t(z | xhat), log xhat(x0) and log xhat(z): each [L]."""
   token = jnp.full((), 1 if p.mask_id == 0 else 0)
   x0 = jnp.where(p.is_mask(x0), token, x0)  # padding, never counted
-  # e^60 of signal to noise, or of noise to signal, is all even in float64.
-  most = 60.0
-  log_alpha = jnp.maximum(p.schedule(t).log_alpha[..., 0], -most)
+  log_alpha = jnp.maximum(p.schedule(t).log_alpha[..., 0], -_MOST)
   log_r = log_alpha - p.log_noise(token, t)[..., 0]
   shape = jnp.broadcast_shapes(x0.shape, z.shape, log_r.shape)
   x0, z = jnp.broadcast_to(x0, shape), jnp.broadcast_to(z, shape)
   log_r = jnp.broadcast_to(log_r, shape).astype(logits.dtype)
-  is_clean, bounded = log_r > most, jnp.minimum(log_r, most)
+  is_clean, bounded = log_r > _MOST, jnp.minimum(log_r, _MOST)
   log_x, log_z, spread = _token_terms(p.mask_id, logits, x0, z, bounded)
   if p.is_absorbing:
-    return -log_x
+    return -log_x, jnp.where(z == x0, -log_x, 0.0), log_x, log_z
 
   # d = log((xhat_x + 1 / r) / (1 + 1 / r)), from the nearer side.
   kept = jax.nn.sigmoid(bounded)
@@ -137,7 +211,7 @@ def rank_one_divergence(
   noisy = exp_gap(jnp.where(is_clean, 0.0, d)) / kept
   kl = jnp.where(is_clean, -d, noisy + spread * jnp.exp(-bounded))
   log_rho = jnp.where(z == x0, -d, -jnp.log1p(jnp.exp(bounded + log_z)))
-  return kl + exp_gap(log_rho) * jnp.exp(-log_alpha)
+  return kl, log_rho, log_x, log_z
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -253,7 +327,7 @@ class Nelbo:
     xt = jax.vmap(p.corrupt)(keys, x0, t)
     head = model.denoise(xt, t)
     if self.num_steps:
-      diffusion = self.num_steps * step_bound(p, x0, head, xt, s, t)
+      diffusion = self.num_steps * rank_one_step(p, x0, head, xt, s, t).kl
     else:
       diffusion = self.bound(p, x0, head, xt, t)
     # Of rank-one noise the ends are the same for every token.
