@@ -131,7 +131,10 @@ def trained(config: Config, workdir: Path) -> tuple[Data, Any, Any, Any]:
   is_old = (workdir / 'config.json').exists()
   data = launcher.run(config, str(workdir), resume=is_old, overwrite=False)
   method, denoiser = build(config, data.tokenizer)
-  return data, method, denoiser, checkpoint.load(str(workdir)).params
+  loaded = checkpoint.load(str(workdir))
+  if loaded.step < config.train.steps:  # a signal; the loop said how to go on
+    raise SystemExit(1)
+  return data, method, denoiser, loaded.params
 
 
 def run(name: str, corpus: str, seed: int, root: Path, text: str) -> dict:
@@ -168,7 +171,7 @@ def run(name: str, corpus: str, seed: int, root: Path, text: str) -> dict:
 
 def table(lines: list[dict[str, Any]]) -> str:
   """Mean over seeds, in Markdown; the error is the larger of that over seeds
-  and that over rows."""
+  and that over rows, which all seeds share."""
   out = []
   for corpus in sorted({line['corpus'] for line in lines}):
     here = [line for line in lines if line['corpus'] == corpus]
@@ -189,7 +192,7 @@ def table(lines: list[dict[str, Any]]) -> str:
     ):
       values = [row['bits_per_byte'] for row in rows]
       error = max(
-        mean(rows, 'bits_per_byte_se') / len(rows) ** 0.5,
+        mean(rows, 'bits_per_byte_se'),
         float(np.std(values, ddof=1) / len(rows) ** 0.5) if rows[1:] else 0.0,
       )
       out.append(

@@ -16,13 +16,17 @@ _DIGITS = (
   *('zero', 'one', 'two', 'three', 'four'),
   *('five', 'six', 'seven', 'eight', 'nine'),
 )
+_LINKS = (
+  (re.compile(r'\[\[(?:file|image|category):[^\[\]]*\]\]', re.IGNORECASE), ' '),
+  (re.compile(r'\[\[(?:[^|\[\]]*\|)?([^|\[\]]*)\]\]'), r'\1'),
+)
 # In this order: what stands inside is removed before what stands around it.
 _MARKUP = (
   (re.compile(r'<!--.*?-->|<ref[^>]*/>|<ref.*?</ref>', re.DOTALL), ' '),
   (re.compile(r'<math.*?</math>|<gallery.*?</gallery>', re.DOTALL), ' '),
   (re.compile(r'<[^>]+>'), ' '),
-  (re.compile(r'\[\[(?:[^|\[\]]*\|)?([^|\[\]]*)\]\]'), r'\1'),
-  (re.compile(r'\[\[(?:file|image|category):[^\[\]]*\]\]', re.IGNORECASE), ' '),
+  *_LINKS,
+  *_LINKS,  # of a caption that held links
   (re.compile(r'\[?https?://\S+'), ' '),
 )
 _TEMPLATE = re.compile(r'\{\{[^{}]*\}\}|\{\|.*?\|\}', re.DOTALL)

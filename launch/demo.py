@@ -12,6 +12,7 @@ import jax
 from launch import common, train
 from launch.restored import restore
 from textdiffusion import config as config_lib
+from textdiffusion.core.types import UserError
 from textdiffusion.evals.baselines import byte_bigram
 from textdiffusion.evals.generation import fill
 from textdiffusion.sampling.prompts import blank, infilling
@@ -26,6 +27,8 @@ TEMPLATES = ('The <mask:6> statement', 'Return the <mask:8> of the list.')
 def main() -> None:
   path, workdir = common.needed()
   config = config_lib.load(path, common.SET.value)
+  if not config.data.holdout:
+    raise UserError('data.holdout=0: the demo compares on held-out text')
   resume = train.RESUME.value and Path(workdir, 'config.json').exists()
   data = train.run(config, workdir, resume, train.OVERWRITE.value)
   bigram = byte_bigram(data.texts('train'), data.texts('heldout'))
@@ -44,15 +47,18 @@ def main() -> None:
   told = {'step': made.step, 'temperature': config.sample.temperature}
   played = traces_of(free.samples, free.canvas, made.tokenizer, told)
   infills = []
-  for template in TEMPLATES:
+  is_causal = config.model.attend == 'causal'
+  for template in () if is_causal else TEMPLATES:
     canvas = infilling(made.tokenizer, template, 1, config.data.length)
     filled = ask(canvas)
     infills.append(Infill(filled.parts(made.tokenizer, 0)))
     print(f'{template} -> {filled.texts[0]!r}')
-    played += traces_of(filled.samples, canvas, made.tokenizer, told, template)
+    played += traces_of(
+      filled.samples, filled.canvas, made.tokenizer, told, template
+    )
   last = [row for row in metrics if 'loss' in row][-1]
   page = report_html(
-    'Masked diffusion on Python’s documentation',
+    f'{type(config.method).__name__} on {config.data.source}',
     metrics,
     {
       'held-out bits per byte (bound)': bits,

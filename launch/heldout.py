@@ -1,6 +1,7 @@
 """The held-out split, evaluated: for the training loop and by itself."""
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -42,9 +43,11 @@ def evaluator(
 
 def truth(config: Config, data: Data, result: dict[str, Any]) -> dict[str, Any]:
   """What the law of the data says of the rows of a report, where it is known:
-  no bound on whole documents can be below it but by chance."""
+  no bound on whole documents can be below it but by chance. Nothing where a
+  network is told the length by the padding it does not see."""
   log_prob = data.source.log_prob
-  if log_prob is None or config.data.rows != 'document':
+  is_told = config.model.attend != 'causal' and not config.data.model_padding
+  if log_prob is None or config.data.rows != 'document' or is_told:
     return {}
   texts = itertools.islice(data.texts('heldout'), result['rows'])
   nats = -sum(map(log_prob, texts)) / result['tokens']
@@ -66,6 +69,6 @@ def hook(
   def figures(params: Any, step: int) -> dict[str, float]:
     del step
     result = report(params)
-    return {name: result[name] for name in names}
+    return {name: result[name] or math.nan for name in names}
 
   return figures

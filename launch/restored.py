@@ -40,8 +40,7 @@ def restore(path: str | None, overrides: Sequence[str] = ()) -> Restored:
   config = (
     config_lib.load(common.CONFIG.value) if common.CONFIG.value else saved
   )
-  for override in [*common.SET.value, *overrides]:
-    config = config_lib.apply_override(config, override)
+  config = config_lib.apply_overrides(config, [*common.SET.value, *overrides])
   for name in ('model', 'method'):
     if getattr(config, name) != getattr(saved, name):
       raise UserError(

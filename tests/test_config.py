@@ -6,7 +6,7 @@ import pytest
 
 from textdiffusion.config import (
   Config,
-  apply_override,
+  apply_overrides,
   build,
   from_json,
   load,
@@ -38,7 +38,7 @@ CONFIG = Config(MDLM(Polynomial(2.0)))
   ],
 )
 def test_overrides_take_the_fields_type(override, value):
-  node = apply_override(CONFIG, override)
+  node = apply_overrides(CONFIG, [override])
   for name in override.partition('=')[0].split('.'):
     node = getattr(node, name)
   assert node == value and type(node) is type(value)
@@ -61,8 +61,45 @@ def test_overrides_take_the_fields_type(override, value):
 )
 def test_bad_overrides_name_value_and_mend(override, told):
   with pytest.raises(UserError, match=told) as caught:
-    apply_override(CONFIG, override)
+    apply_overrides(CONFIG, [override])
   assert '\n' not in str(caught.value)
+
+
+def test_overrides_of_a_group_hold_together():
+  """Each alone would be refused, whichever came first; the last one counts."""
+  asked = ['model.attend=block_causal', 'model.block_size=4']
+  for order in (asked, asked[::-1]):
+    model = apply_overrides(CONFIG, order).model
+    assert (model.attend, model.block_size) == ('block_causal', 4)
+  twice = apply_overrides(CONFIG, ['train.steps=3', 'train.steps=5'])
+  assert twice.train.steps == 5
+  with pytest.raises(UserError, match='steps is a single value'):
+    apply_overrides(CONFIG, ['train.steps=3', 'train.steps.a=5'])
+
+
+@pytest.mark.parametrize(
+  'config, told',
+  [
+    ("Config(D3PM('unifrom'))", 'method.transition=unifrom.*mean uniform'),
+    ("Config(MDLM(), train=TrainConfig(seed='7'))", 'train.seed=7: expected'),
+    ('Config(GIDD(p_uniform=0))', ''),
+  ],
+)
+def test_values_of_a_config_file_have_the_fields_types(tmp_path, config, told):
+  path = tmp_path / 'c.py'
+  path.write_text(
+    'from textdiffusion.config import Config\n'
+    'from textdiffusion.training.state import TrainConfig\n'
+    'from textdiffusion.methods.d3pm import D3PM\n'
+    'from textdiffusion.methods.gidd import GIDD\n'
+    'from textdiffusion.methods.mdlm import MDLM\n'
+    f'def get_config():\n  return {config}\n'
+  )
+  if not told:
+    load(str(path))
+    return
+  with pytest.raises(UserError, match=told):
+    load(str(path))
 
 
 def test_json_round_trip_and_defaults():
@@ -101,7 +138,7 @@ def test_method_and_network_must_fit():
   causal = Config(Autoregressive())
   with pytest.raises(UserError, match='--set=model.attend=causal'):
     build(causal, Bytes())
-  wrong = apply_override(CONFIG, 'model.attend=causal')
+  wrong = apply_overrides(CONFIG, ['model.attend=causal'])
   with pytest.raises(UserError, match='needs a bidirectional network'):
     build(wrong, Bytes())
 

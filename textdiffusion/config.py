@@ -97,17 +97,45 @@ def load(path: str, overrides: Sequence[str] = ()) -> Config:
   config = get_config()
   if not isinstance(config, Config):
     raise UserError(f'get_config() of {path} returns no textdiffusion Config')
+  check(config)
+  return apply_overrides(config, overrides)
+
+
+_PLAIN = (bool, int, float, str, tuple, type(None))
+
+
+def check(node: Any, name: str = '') -> None:
+  """Raises UserError where a field holds what its type does not allow."""
+  hints = typing.get_type_hints(type(node))
+  for field in dataclasses.fields(node):
+    value, full = getattr(node, field.name), f'{name}{field.name}'
+    if dataclasses.is_dataclass(value):
+      check(value, f'{full}.')
+    elif not isinstance(value, _PLAIN):
+      continue  # an array of a schedule, say
+    elif _coerced(hints[field.name], value) is _REFUSED:
+      raise _unexpected(hints[field.name], value, full)
+
+
+def apply_overrides(config: Any, overrides: Sequence[str]) -> Any:
+  """`a.b=value` each -> a new tree. Raises UserError for a bad name or value.
+
+  Fields of one group change together, so that their order does not matter
+  where one value is allowed beside another only. The last of equals counts.
+  """
+  asked: dict[str, Any] = {}
   for override in overrides:
-    config = apply_override(config, override)
-  return config
-
-
-def apply_override(config: Any, override: str) -> Any:
-  """`a.b=value` -> a new tree. Raises UserError for a bad name or value."""
-  name, equals, text = override.partition('=')
-  if not equals:
-    raise UserError(f'--set={override} is not of the form a.b=value')
-  return _replaced(config, name.split('.'), text, name)
+    name, equals, text = override.partition('=')
+    if not equals:
+      raise UserError(f'--set={override} is not of the form a.b=value')
+    *groups, last = name.split('.')
+    node = asked
+    for group in groups:
+      node = node.setdefault(group, {})
+      if not isinstance(node, dict):
+        raise UserError(f'{name}: {group} is a single value, not a group')
+    node[last] = text
+  return _replaced(config, asked, '')
 
 
 def to_json(value: Any) -> Any:
@@ -162,28 +190,34 @@ def _class_of(path: str) -> Any:
   return kind
 
 
-def _replaced(node: Any, path: list[str], text: str, full: str) -> Any:
-  """`node` with the field at `path` parsed from `text`."""
+def _replaced(node: Any, asked: dict[str, Any], above: str) -> Any:
+  """`node` with the fields that are asked for, parsed from text."""
   hints = typing.get_type_hints(type(node))
   names = [f.name for f in dataclasses.fields(node)]
-  name, rest = path[0], path[1:]
-  if name not in names:
-    raise UserError(
-      f'unknown config field {full}: {type(node).__name__} has no '
-      f'{name!r}{_nearest(name, names)}; its fields are {", ".join(names)}'
-    )
-  old = getattr(node, name)
-  if dataclasses.is_dataclass(old):
-    if not rest:
+  fresh = {}
+  for name, text in asked.items():
+    full = f'{above}{name}'
+    if name not in names:
+      raise UserError(
+        f'unknown config field {full}: {type(node).__name__} has no '
+        f'{name!r}{_nearest(name, names)}; its fields are {", ".join(names)}'
+      )
+    old = getattr(node, name)
+    if not dataclasses.is_dataclass(old):
+      if isinstance(text, dict):
+        raise UserError(
+          f'{full}.{next(iter(text))}: {name} is a single value, not a group '
+          'of fields'
+        )
+      fresh[name] = _parsed(hints[name], text, full)
+    elif isinstance(text, dict):
+      fresh[name] = _replaced(old, text, f'{full}.')
+    else:
       raise UserError(
         f'{full} is a group of fields; set one of '
         + ', '.join(f'{full}.{f.name}' for f in dataclasses.fields(old))
       )
-    return dataclasses.replace(node, **{name: _replaced(old, rest, text, full)})
-  if rest:
-    raise UserError(f'{full}: {name} is a single value, not a group of fields')
-  value = _parsed(hints[name], text, full)
-  return dataclasses.replace(node, **{name: value})
+  return dataclasses.replace(node, **fresh)
 
 
 def _parsed(hint: Any, text: str, full: str) -> Any:
@@ -196,10 +230,14 @@ def _parsed(hint: Any, text: str, full: str) -> Any:
     result = _coerced(hint, candidate)
     if result is not _REFUSED:
       return result
+  raise _unexpected(hint, text, full)
+
+
+def _unexpected(hint: Any, value: Any, full: str) -> UserError:
   choices = typing.get_args(hint) if _is_literal(hint) else ()
   want = ' or '.join(map(repr, choices)) or getattr(hint, '__name__', str(hint))
-  near = _nearest(text, [str(c) for c in choices])
-  raise UserError(f'{full}={text}: expected {want}{near}')
+  near = _nearest(str(value), [str(c) for c in choices])
+  return UserError(f'{full}={value}: expected {want}{near}')
 
 
 _REFUSED = object()

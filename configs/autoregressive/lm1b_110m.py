@@ -1,7 +1,7 @@
 """The autoregressive baseline of the MDLM paper's LM1B table.
 
   python -m launch.train --config=configs/autoregressive/lm1b_110m.py \
-    --workdir=gs://BUCKET/ar_lm1b \
+    --workdir=/mnt/BUCKET/ar_lm1b \
     --set=data.tokenizer.path=TOKENIZER_JSON
 
 TOKENIZER_JSON is the `tokenizer.json` of BERT-base-uncased. TFDS builds LM1B

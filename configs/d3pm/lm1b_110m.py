@@ -1,7 +1,7 @@
 """D3PM with absorbing noise on LM1B, at the scale of the MDLM paper's table.
 
   python -m launch.train --config=configs/d3pm/lm1b_110m.py \
-    --workdir=gs://BUCKET/d3pm_lm1b \
+    --workdir=/mnt/BUCKET/d3pm_lm1b \
     --set=data.tokenizer.path=TOKENIZER_JSON
 
 TOKENIZER_JSON is the `tokenizer.json` of BERT-base-uncased. TFDS builds LM1B

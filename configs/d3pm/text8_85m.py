@@ -1,7 +1,7 @@
 """D3PM on text8, by characters: the paper's other data.
 
   python -m launch.train --config=configs/d3pm/text8_85m.py \
-    --workdir=gs://BUCKET/d3pm_text8 --set=data.source=files:TEXT8/*.txt
+    --workdir=/mnt/BUCKET/d3pm_text8 --set=data.source=files:TEXT8/*.txt
 
 TEXT8/*.txt are parts of the text8 file: documents are held out whole. Cost: 1M
 steps of 512 rows of 256 characters, 131 billion; not run here. Reported bits

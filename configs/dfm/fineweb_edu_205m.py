@@ -1,7 +1,7 @@
 """Discrete flow matching at the scale of its official text example.
 
   python -m launch.train --config=configs/dfm/fineweb_edu_205m.py \
-    --workdir=gs://BUCKET/dfm_fineweb \
+    --workdir=/mnt/BUCKET/dfm_fineweb \
     --set=data.source='files:DUMP/*.jsonl?key=text' \
     --set=data.tokenizer.path=TOKENIZER_JSON
 

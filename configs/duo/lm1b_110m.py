@@ -1,7 +1,7 @@
 """Uniform diffusion by duality, at the scale of the Duo paper's LM1B table.
 
   python -m launch.train --config=configs/duo/lm1b_110m.py \
-    --workdir=gs://BUCKET/duo_lm1b \
+    --workdir=/mnt/BUCKET/duo_lm1b \
     --set=data.tokenizer.path=TOKENIZER_JSON
 
 TOKENIZER_JSON is the `tokenizer.json` of BERT-base-uncased. TFDS builds LM1B

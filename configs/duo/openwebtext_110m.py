@@ -1,7 +1,7 @@
 """Uniform diffusion by duality, at the scale of the Duo paper's OpenWebText.
 
   python -m launch.train --config=configs/duo/openwebtext_110m.py \
-    --workdir=gs://BUCKET/duo_owt \
+    --workdir=/mnt/BUCKET/duo_owt \
     --set=data.source='files:OPENWEBTEXT/*.jsonl?key=text' \
     --set=data.tokenizer.path=TOKENIZER_JSON
 

@@ -1,7 +1,7 @@
 """Edit Flows of a billion parameters, on texts of any length up to 1023 tokens.
 
   python -m launch.train --config=configs/edit_flows/openwebtext_1300m.py \
-    --workdir=gs://BUCKET/edit_flows \
+    --workdir=/mnt/BUCKET/edit_flows \
     --set=data.tokenizer.path=TOKENIZER_JSON
 
 TOKENIZER_JSON is a `tokenizer.json` such as GPT-2's, `texts/*.jsonl` texts of

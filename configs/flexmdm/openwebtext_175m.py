@@ -1,7 +1,7 @@
 """FlexMDM at the scale of the paper's OpenWebText model.
 
   python -m launch.train --config=configs/flexmdm/openwebtext_175m.py \
-    --workdir=gs://BUCKET/flexmdm_owt \
+    --workdir=/mnt/BUCKET/flexmdm_owt \
     --set=data.tokenizer.path=TOKENIZER_JSON
 
 TOKENIZER_JSON is the `tokenizer.json` of GPT-2. `texts/*.jsonl` holds

@@ -1,7 +1,7 @@
 """GenMD4-S on OpenWebText, at the size of the paper.
 
   python -m launch.train --config=configs/genmd4/openwebtext_small.py \
-    --workdir=gs://BUCKET/genmd4_owt \
+    --workdir=/mnt/BUCKET/genmd4_owt \
     --set=data.source='files:OPENWEBTEXT/*.jsonl?key=text' \
     --set=data.tokenizer.path=TOKENIZER_JSON
 

@@ -1,7 +1,7 @@
 """Hybrid noise at the scale of the small model of the GIDD paper.
 
   python -m launch.train --config=configs/gidd/openwebtext_110m.py \
-    --workdir=gs://BUCKET/gidd_owt --set=data.source=SOURCE \
+    --workdir=/mnt/BUCKET/gidd_owt --set=data.source=SOURCE \
     --set=data.tokenizer.path=TOKENIZER_JSON
 
 TOKENIZER_JSON is GPT-2's `tokenizer.json`, SOURCE the OpenWebText documents,

@@ -1,7 +1,7 @@
 """MD4-S on OpenWebText, at the size of the paper.
 
   python -m launch.train --config=configs/md4/openwebtext_small.py \
-    --workdir=gs://BUCKET/md4_owt \
+    --workdir=/mnt/BUCKET/md4_owt \
     --set=data.source='files:OPENWEBTEXT/*.jsonl?key=text' \
     --set=data.tokenizer.path=TOKENIZER_JSON
 

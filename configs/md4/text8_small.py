@@ -1,7 +1,7 @@
 """MD4 on text8, characters, at the size of the paper.
 
   python -m launch.train --config=configs/md4/text8_small.py \
-    --workdir=gs://BUCKET/md4_text8 \
+    --workdir=/mnt/BUCKET/md4_text8 \
     --set=data.source='files:TEXT8/*.txt'
 
 The folder TEXT8 holds text8 in pieces: split -b 100k --additional-suffix=.txt

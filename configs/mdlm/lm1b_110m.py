@@ -1,7 +1,7 @@
 """Masked diffusion at the scale of the MDLM paper's LM1B table.
 
   python -m launch.train --config=configs/mdlm/lm1b_110m.py \
-    --workdir=gs://BUCKET/mdlm_lm1b \
+    --workdir=/mnt/BUCKET/mdlm_lm1b \
     --set=data.tokenizer.path=TOKENIZER_JSON
 
 TOKENIZER_JSON is the `tokenizer.json` of BERT-base-uncased. TFDS builds LM1B

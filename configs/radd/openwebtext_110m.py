@@ -1,7 +1,7 @@
 """RADD-small on OpenWebText, with the lambda-DCE loss.
 
   python -m launch.train --config=configs/radd/openwebtext_110m.py \
-    --workdir=gs://BUCKET/radd_owt \
+    --workdir=/mnt/BUCKET/radd_owt \
     --set=data.source='files:OPENWEBTEXT/*.jsonl?key=text' \
     --set=data.tokenizer.path=TOKENIZER_JSON
 

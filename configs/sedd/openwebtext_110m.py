@@ -1,7 +1,7 @@
 """SEDD-small on OpenWebText, the absorbing graph.
 
   python -m launch.train --config=configs/sedd/openwebtext_110m.py \
-    --workdir=gs://BUCKET/sedd_owt \
+    --workdir=/mnt/BUCKET/sedd_owt \
     --set=data.source='files:OPENWEBTEXT/*.jsonl?key=text' \
     --set=data.tokenizer.path=TOKENIZER_JSON
 

@@ -1,7 +1,7 @@
 """Uniform diffusion at the scale of the LM1B tables of UDLM and Duo.
 
   python -m launch.train --config=configs/udlm/lm1b_110m.py \
-    --workdir=gs://BUCKET/udlm_lm1b \
+    --workdir=/mnt/BUCKET/udlm_lm1b \
     --set=data.tokenizer.path=TOKENIZER_JSON
 
 TOKENIZER_JSON is the `tokenizer.json` of BERT-base-uncased. TFDS builds LM1B

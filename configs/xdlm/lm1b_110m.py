@@ -1,7 +1,7 @@
 """Mixed noise at the scale of LM1B, beside MDLM and UDLM.
 
   python -m launch.train --config=configs/xdlm/lm1b_110m.py \
-    --workdir=gs://BUCKET/xdlm_lm1b \
+    --workdir=/mnt/BUCKET/xdlm_lm1b \
     --set=data.tokenizer.path=TOKENIZER_JSON
 
 TOKENIZER_JSON is the `tokenizer.json` of BERT-base-uncased. TFDS builds LM1B

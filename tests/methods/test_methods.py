@@ -207,7 +207,7 @@ def test_uniform_noise_needs_no_mask():
   [
     (lambda: XDLM(uniform_share=1.5), 'method.uniform_share=1.5'),
     (lambda: GIDD(p_uniform=1.0).build(VOCAB), 'p_uniform=1.0'),
-    (lambda: GIDD(least_weight=3.0).build(VOCAB), 'weights from 3.0 to 2.0'),
+    (lambda: GIDD(least_weight=3.0).build(VOCAB), 'method.least_weight=3.0'),
   ],
 )
 def test_choices_out_of_range_are_refused(make, told):

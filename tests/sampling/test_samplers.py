@@ -28,6 +28,7 @@ from textdiffusion.sampling.settings import (
 from textdiffusion.sampling.steps.ancestral import start_chain
 from textdiffusion.sampling.steps.correctors import gibbs
 from textdiffusion.sampling.steps.ordered import first, sureness
+from textdiffusion.schedules.betas import InverseTime, from_betas
 from textdiffusion.schedules.noise import Cosine, Geometric, Linear
 
 pytestmark = pytest.mark.usefixtures('x64', 'quick_compile')
@@ -191,6 +192,25 @@ def test_correctors_mend_few_steps():
   mended = run(MASKED, law, canvas, steps=2, corrector=Corrector(20))
   assert_follows(law, mended.ids, np.exp(law.log_p))
   assert mended.calls == 42 and plain.calls == 2
+
+
+@pytest.mark.parametrize('process', [MASKED, UNIFORM])
+def test_filtered_correctors_draw_what_the_filter_leaves(process):
+  """Tempered redraws at t = 0 of one token: its law to the power 1 / 0.7."""
+  law = Law(process, 1)
+  canvas = canvas_of(ROWS, None)
+  made = run(
+    process, law, canvas, steps=2, temperature=0.7, corrector=Corrector(3)
+  )
+  assert jnp.isfinite(made.log_prob).all()
+  tempered = np.exp(law.log_p / 0.7)
+  assert_follows(law, made.ids, tempered / tempered.sum())
+
+
+def test_rates_of_tabulated_noise_are_refused():
+  process = uniform(3, from_betas(InverseTime().betas(8)))
+  with pytest.raises(UserError, match="not one of T steps: use 'ancestral'"):
+    run(process, Law(UNIFORM, 2), canvas_of(4, None, None), sampler='euler')
 
 
 def test_self_correction_ends_where_every_token_is_its_likeliest():

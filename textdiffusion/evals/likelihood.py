@@ -117,7 +117,8 @@ def evaluate(
 
   Returns:
     A dict that JSON takes. `*_se` is the standard error over rows (it contains
-    the Monte-Carlo error); `monte_carlo_se` is the part due to the draws.
+    the Monte-Carlo error); `monte_carlo_se` is the part due to the draws. What
+    one row or one draw cannot tell is None.
   """
   totals = totals or jax.jit(row_totals(method, denoiser, config))
   nats, terms, tokens, num_bytes = [], [], [], []
@@ -144,7 +145,7 @@ def evaluate(
     for name in terms[0]
   }
   bits = 1 / math.log(2)
-  return {
+  told = {
     'bits_per_byte': per_byte * bits,
     'bits_per_byte_se': per_byte_se * bits,
     'bits_per_token': per_token * bits,
@@ -153,13 +154,16 @@ def evaluate(
     'nats_per_token_se': per_token_se,
     'perplexity': math.exp(min(per_token, 700.0)),
     'perplexity_se': math.exp(min(per_token, 700.0)) * per_token_se,
-    'monte_carlo_se': float(_monte_carlo(value) / tokens.sum()),
+    'monte_carlo_se': float(_monte_carlo(method, value) / tokens.sum()),
     'terms': by_term,
     'rows': len(tokens),
     'tokens': int(tokens.sum()),
     'bytes': int(num_bytes.sum()),
     'draws': len(value),
     'protocol': f'{protocol}; {estimate(method, config)}',
+  }
+  return {
+    name: None if value != value else value for name, value in told.items()
   }
 
 
@@ -190,11 +194,11 @@ def _ratio(totals: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
   return float(ratio), math.sqrt(len(totals) * spread) / float(counts.sum())
 
 
-def _monte_carlo(value: np.ndarray) -> float:
+def _monte_carlo(method: Method, value: np.ndarray) -> float:
   """Standard error of the sum over rows due to the draws, [draws, N] nats.
 
   Draws are stratified, which only lowers it: an upper estimate.
   """
   if len(value) < 2:
-    return math.nan
+    return 0.0 if method.process is None else math.nan
   return math.sqrt((value.var(0, ddof=1) / len(value)).sum())

@@ -80,6 +80,15 @@ class D3PM:
         "method.kernel='dense' is of the gaussian and band transitions, not "
         f'{self.transition}: leave it structured'
       )
+    is_walk = self.transition in ('band', 'nearest')
+    if (
+      is_walk and isinstance(self.schedule, InverseTime) and not self.mask_last
+    ):
+      raise UserError(
+        f'method.schedule=InverseTime() with method.transition='
+        f'{self.transition}: a walk of that length ends near where it began; '
+        'use LinearBetas(...) with a larger beta_max, or method.mask_last=True'
+      )
     if self.mask_last and self.transition in ('uniform', 'absorbing'):
       raise UserError(
         f'method.mask_last=True: {self.transition} noise ends by itself'
@@ -133,6 +142,12 @@ class D3PM:
       case 'uniform':
         return uniform(size, from_betas(betas), mask)
       case 'nearest':
+        most = size - 1 - (mask is not None)
+        if self.neighbors > most:
+          raise UserError(
+            f'method.neighbors={self.neighbors}: a token of this vocabulary '
+            f'has {most} others; set at most that'
+          )
         return following(size, betas, self.neighbors, mask)
       case 'gaussian' if self.kernel == 'structured':
         return gaussian(size, betas, mask)

@@ -52,6 +52,13 @@ class Duo:
         raise UserError(
           f'method.{name}={getattr(self, name)}: must be at least 0'
         )
+    if self.curriculum_steps and not (
+      0 <= self.anneal_from < self.curriculum_steps
+    ):
+      raise UserError(
+        f'method.anneal_from={self.anneal_from}: must be at least 0 and below '
+        f'method.curriculum_steps={self.curriculum_steps}'
+      )
 
   def build(self, vocab: Vocab) -> Method:
     process = uniform(vocab.size, self.schedule, vocab.mask_id)

@@ -7,7 +7,7 @@ bounded weights and reports the bound.
 import dataclasses
 from typing import Literal
 
-from textdiffusion.core.types import Cavity, Vocab, typed
+from textdiffusion.core.types import Cavity, UserError, Vocab, typed
 from textdiffusion.methods.method import Method, mask_of
 from textdiffusion.objectives.nelbo import Nelbo, rank_one_bound
 from textdiffusion.objectives.reweighted import Reweighted
@@ -28,6 +28,13 @@ class GIDD:
   weight: Literal['bound', 'clipped', 'dynamic', 'released'] = 'dynamic'
   least_weight: float = 0.0
   most_weight: float = 2.0
+
+  def __post_init__(self) -> None:
+    if not 0 <= self.least_weight < self.most_weight:
+      raise UserError(
+        f'method.least_weight={self.least_weight}, method.most_weight='
+        f'{self.most_weight}: need 0 <= least_weight < most_weight'
+      )
 
   def build(self, vocab: Vocab) -> Method:
     path = Hybrid(self.p_uniform, self.gamma)

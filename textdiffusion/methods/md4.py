@@ -8,7 +8,7 @@ import dataclasses
 
 from textdiffusion.core.types import Vocab
 from textdiffusion.methods.mdlm import MDLM
-from textdiffusion.methods.method import Method
+from textdiffusion.methods.method import Method, check_num_steps
 from textdiffusion.schedules.noise import Linear, Schedule, Squeezed
 
 
@@ -24,6 +24,9 @@ class MD4:
   schedule: Schedule = Linear()
   num_steps: int = 0
   eps: float = 1e-4
+
+  def __post_init__(self) -> None:
+    check_num_steps(self.num_steps)
 
   def build(self, vocab: Vocab) -> Method:
     schedule = Squeezed(self.schedule, self.eps)

@@ -7,7 +7,7 @@ mass to the mask and copies every visible token.
 import dataclasses
 
 from textdiffusion.core.types import Cavity, Vocab, typed
-from textdiffusion.methods.method import Method, mask_of
+from textdiffusion.methods.method import Method, check_num_steps, mask_of
 from textdiffusion.objectives.nelbo import Nelbo, masked_bound
 from textdiffusion.processes.rank_one import absorbing
 from textdiffusion.sampling.generate import diffusion_sampler
@@ -24,6 +24,9 @@ class MDLM:
 
   schedule: Schedule = Linear()
   num_steps: int = 0
+
+  def __post_init__(self) -> None:
+    check_num_steps(self.num_steps)
 
   def build(self, vocab: Vocab) -> Method:
     process = absorbing(vocab.size, mask_of(vocab), self.schedule)

@@ -80,6 +80,14 @@ class Method(NamedTuple):
     )
 
 
+def check_num_steps(num_steps: int) -> None:
+  """T of a finite bound, or 0 for continuous time; else UserError."""
+  if num_steps < 0:
+    raise UserError(
+      f'method.num_steps={num_steps}: must be at least 0, which is continuous'
+    )
+
+
 def mask_of(vocab: Vocab) -> int:
   """The id of the mask; raises UserError where the tokenizer has none."""
   if vocab.mask_id is None:

@@ -8,7 +8,7 @@ a `Posterior`, and nothing else would change.
 import dataclasses
 
 from textdiffusion.core.types import Cavity, Vocab, typed
-from textdiffusion.methods.method import Method
+from textdiffusion.methods.method import Method, check_num_steps
 from textdiffusion.objectives.nelbo import Nelbo, rank_one_bound
 from textdiffusion.processes.rank_one import uniform
 from textdiffusion.sampling.generate import diffusion_sampler
@@ -25,6 +25,9 @@ class UDLM:
 
   schedule: Schedule = Linear()
   num_steps: int = 0
+
+  def __post_init__(self) -> None:
+    check_num_steps(self.num_steps)
 
   def build(self, vocab: Vocab) -> Method:
     process = uniform(vocab.size, self.schedule, vocab.mask_id)

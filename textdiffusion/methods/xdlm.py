@@ -6,7 +6,7 @@ Between masked (`uniform_share` = 0, MDLM) and uniform diffusion (1, UDLM).
 import dataclasses
 
 from textdiffusion.core.types import Cavity, UserError, Vocab, typed
-from textdiffusion.methods.method import Method, mask_of
+from textdiffusion.methods.method import Method, check_num_steps, mask_of
 from textdiffusion.objectives.nelbo import Nelbo, rank_one_bound
 from textdiffusion.processes.rank_one import mixture
 from textdiffusion.sampling.generate import diffusion_sampler
@@ -25,6 +25,7 @@ class XDLM:
   num_steps: int = 0
 
   def __post_init__(self) -> None:
+    check_num_steps(self.num_steps)
     if not 0 <= self.uniform_share <= 1:
       raise UserError(
         f'method.uniform_share={self.uniform_share}: must be in [0, 1]'

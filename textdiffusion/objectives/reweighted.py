@@ -40,15 +40,17 @@ class Reweighted:
       )
 
   def weight(self, p: RankOne, x0: Array, z: Array, t: Time) -> Array:
-    """[L], in [least, most]."""
+    """[L], in [least, most], or 0 where the bound counts nothing."""
     signal = p.schedule(t).log_alpha[..., 0]
     if self.kind == 'clipped':
-      weight = bound_weight(p, x0, z, t) * jnp.exp(-signal)
-    else:
-      same = jnp.exp(p.log_noise(x0, t)[..., 0] - signal)
-      if self.kind == 'released':
-        same = _released(p.schedule, p.num_states, t)
-      weight = jnp.where(z == x0, same, jnp.where(p.is_mask(z), 2.0, 1.0))
+      exact = bound_weight(p, x0, z, t)
+      weight = exact * jnp.exp(-signal)
+      clipped = jnp.clip(weight, self.least, self.most)
+      return jnp.where(exact > 0, clipped, 0.0)  # a visible token costs nothing
+    same = jnp.exp(p.log_noise(x0, t)[..., 0] - signal)
+    if self.kind == 'released':
+      same = _released(p.schedule, p.num_states, t)
+    weight = jnp.where(z == x0, same, jnp.where(p.is_mask(z), 2.0, 1.0))
     return jnp.clip(weight, self.least, self.most)
 
   def __call__(

@@ -139,8 +139,9 @@ def gaussian(
   if steps.min() < _LEAST_VARIANCE:
     raise UserError(
       f'a Gaussian step of {steps.min() ** 0.5:.2g} tokens is too narrow for '
-      f'the closed form: raise beta_min above '
-      f'{8 * _LEAST_VARIANCE / (size - 1) ** 2:.2g}, or set '
+      f'the closed form: give method.schedule betas above '
+      f'{8 * _LEAST_VARIANCE / (size - 1) ** 2:.2g}, such as '
+      'LinearBetas(beta_min=...), or set '
       "method.kernel='dense'"
     )
   variances = np.concatenate([[0.0], np.cumsum(steps)])

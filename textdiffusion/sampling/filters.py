@@ -16,7 +16,11 @@ from textdiffusion.core.types import (
   Time,
   X,
 )
-from textdiffusion.processes.bridge import TokenProcess, to_posterior
+from textdiffusion.processes.bridge import (
+  TokenProcess,
+  to_cavity,
+  to_posterior,
+)
 
 
 def filtered(
@@ -73,11 +77,18 @@ def filter_denoiser(
     return denoise
 
   def reshaped(x: X, t: Time) -> Posterior:
-    posterior = to_posterior(process, denoise(x, t), x, t)
+    head = denoise(x, t)
     # What a network says of tokens that x cannot come from must not count:
     # a filter would cut off the one that a visible x does come from.
     is_possible = process.likelihood(x, t) > -jnp.inf
-    logits = jnp.where(is_possible, posterior.logits, -jnp.inf)
+    logits = jnp.where(
+      is_possible, to_posterior(process, head, x, t).logits, -jnp.inf
+    )
+    # A mask at t = 0 can come from nothing; it is then what the others say.
+    if not isinstance(head, Posterior):
+      head = to_cavity(process, head, x, t)
+    nowhere = ~is_possible.any(-1, keepdims=True)
+    logits = jnp.where(nowhere, head.logits, logits)
     logits = process.clean_log_probs(logits)
     return Posterior(filtered(logits, temperature, top_k, top_p))
 

@@ -16,6 +16,7 @@ from textdiffusion.core.types import Array, Step, Transition, UserError
 from textdiffusion.processes.rank_one import RankOne
 from textdiffusion.sampling.filters import filtered
 from textdiffusion.sampling.plan import Build, Plan, Task
+from textdiffusion.sampling.settings import SampleConfig
 from textdiffusion.sampling.steps.ancestral import (
   Chain,
   at_times_of,
@@ -43,17 +44,26 @@ from textdiffusion.sampling.steps.remasking import (
   remask,
 )
 from textdiffusion.sampling.steps.score import tweedie
-from textdiffusion.schedules import grids
+from textdiffusion.schedules import grids, times
+from textdiffusion.schedules.betas import Tabulated
 from textdiffusion.schedules.noise import inverse
 
 
 def by_transition(
-  make: Callable[[Any], Transition], is_final: bool = False
+  make: Callable[[Any], Transition],
+  is_final: bool = False,
+  is_guided: bool = False,
 ) -> Build:
-  """A memoryless sampler; make: process -> Transition, is_final: `on_grid`."""
+  """A memoryless sampler; make: process -> Transition, is_final: `on_grid`.
+
+  is_guided: the transition has heads of its own, and the last word: elsewhere
+  the last interval draws from p(x_i | z), see `denoised_at_end`.
+  """
 
   def build(task: Task) -> Plan:
-    transition = denoised_at_end(task.process, make(task.process))
+    transition = make(task.process)
+    if not is_guided:
+      transition = denoised_at_end(task.process, transition)
     if task.config.final == 'greedy':
       transition = greedy_at_end(transition)
     return on_grid(task, walk(transition, task.denoise), is_final)
@@ -70,10 +80,14 @@ def on_grid(task: Task, step: Step[Chain], is_final: bool = False) -> Plan:
   corrector, search = config.corrector, config.self_correct
   if corrector.steps:
     _needs_cavity_or_masks(task)
-    redraw = gibbs(process, task.denoise, task.is_given, corrector.tokens)
+    redraw = gibbs(
+      process, task.raw, task.is_given, corrector.tokens, _reshape(config)
+    )
     step = corrected(step, redraw, corrector.steps)
     is_final = False
   step, start = at_times_of(step, task.is_given), start_chain(task.x)
+  noise = process.prior().log_prob(task.x).astype(jnp.float32)
+  start = start._replace(log_prob=jnp.where(task.is_given, 0.0, noise))
   never = lambda carry: jnp.zeros(len(carry.x), bool)
   if search.steps:
     if process.is_absorbing or not isinstance(process, RankOne):
@@ -124,10 +138,9 @@ def _ordered(task: Task) -> Plan:
   _needs_masks(task)
   _takes_no_grid(task)
   config = task.config
-  reshape = lambda logits: filtered(
-    logits, config.temperature, config.top_k, config.top_p
+  step = ordered(
+    task.process, task.raw, task.is_given, config.order, _reshape(config)
   )
-  step = ordered(task.process, task.raw, task.is_given, config.order, reshape)
   calls = -(-task.x.shape[1] // config.order.tokens)
   grid = grids.uniform(calls)
   return Plan(step, start_chain(task.x), grid, _all_revealed(task))
@@ -191,22 +204,37 @@ def _flow(task: Task) -> Plan:
   return by_transition(make)(task)
 
 
+def _reshape(config: SampleConfig) -> Callable[[Array], Array]:
+  """Temperature, top-k and top-p, of logits."""
+  return lambda logits: filtered(
+    logits, config.temperature, config.top_k, config.top_p
+  )
+
+
 def _plateau(task: Task) -> Array:
   """The grid, with a plateau where `loop` remasks."""
   config = task.config.remask
   if config.kind != 'loop':
     return task.grid
   noise = jnp.log1p(-jnp.asarray(config.alpha_on, float))
-  at = inverse(task.process.schedule, noise)
-  return grids.plateau(task.config.steps, at, config.t_on, config.t_off)
+  schedule = task.process.schedule
+  at = inverse(schedule, noise)
+  grid = grids.plateau(task.config.steps, at, config.t_on, config.t_off)
+  if isinstance(schedule, Tabulated):  # which knows i / T only
+    return times.place(grid, schedule.num_steps) / schedule.num_steps
+  return grid
 
 
 def _by_rates(make: Callable[[Any], Transition]) -> Build:
   def build(task: Task) -> Plan:
-    if not hasattr(task.process, 'rate'):
+    # Tabulated noise has rates in name only, infinite ones at its end.
+    is_tabulated = isinstance(
+      getattr(task.process, 'schedule', None), Tabulated
+    )
+    if not hasattr(task.process, 'rate') or is_tabulated:
       raise UserError(
         f'sample.sampler={task.config.sampler!r} needs a process in continuous '
-        f"time, not {type(task.process).__name__}: use 'ancestral'"
+        "time, not one of T steps: use 'ancestral'"
       )
     return by_transition(make)(task)
 

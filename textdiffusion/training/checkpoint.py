@@ -215,6 +215,11 @@ def prepare_workdir(
     UserError: it holds another run, or this one and no flag says what to do.
   """
   error = None
+  if '://' in workdir:
+    raise UserError(
+      f'--workdir={workdir}: must be a folder of the file system; mount the '
+      'bucket'
+    )
   if jax.process_index() == 0:
     try:
       _prepare(workdir, run, resume, overwrite)

@@ -19,7 +19,7 @@ class MetricsLog:
     # Imported here: it takes a second, and only the first process writes.
     from tensorboardX import SummaryWriter
 
-    folder = Path(workdir)
+    folder = Path(workdir).expanduser()
     path = folder / 'metrics.jsonl'
     kept = [row for row in read(path) if row['step'] <= step]
     scratch = path.with_name('metrics.jsonl.tmp')

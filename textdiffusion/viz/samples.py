@@ -25,7 +25,8 @@ def traces_of(
   frames = np.asarray(samples.trace.ids)  # [T + 1, B, L]
   log_prob = np.asarray(samples.trace.log_prob)
   is_given = np.asarray(canvas.is_given)
-  hidden = _hidden(frames, is_given, tokenizer.vocab)
+  grows = samples.is_given is not None
+  hidden = _hidden(frames, is_given, tokenizer.vocab, grows)
   return [
     Trace(
       [tokenizer.pieces(ids) for ids in frames[:, row]],
@@ -43,15 +44,16 @@ def traces_of(
 
 
 def _hidden(
-  frames: np.ndarray, is_given: np.ndarray, vocab: Vocab
+  frames: np.ndarray, is_given: np.ndarray, vocab: Vocab, grows: bool
 ) -> np.ndarray:
   """[T + 1, B, L] whether a token is not there yet."""
-  is_masked = np.isin(frames, [] if vocab.mask_id is None else [vocab.mask_id])
-  if is_masked[0].any():
+  at = lambda ids: np.isin(frames, [i for i in ids if i is not None])
+  is_masked = at([vocab.mask_id])
+  if grows:  # what is to the right is not there
+    return is_masked | at([vocab.pad_id])
+  is_unwritten = at([vocab.eos_id, vocab.bos_id])[0] | is_given
+  if is_masked[0].any() or not is_unwritten.all():  # noise is there to see
     return is_masked
-  is_blank = np.isin(frames, [] if vocab.pad_id is None else [vocab.pad_id])
-  if is_blank[0].any():  # a text that grows: what is to the right is not there
-    return is_masked | is_blank
   # Left to right each frame draws one more place; the last one is complete.
   length = frames.shape[-1]
   count = length - len(frames) + 1 + np.arange(len(frames))

@@ -28,7 +28,8 @@ class Chain(NamedTuple):
   """The smallest carry.
 
   x: [B, L] ids or [B, L, D] features. log_prob: [B, L] log-probability of each
-  token when it was last drawn, 0 before. calls: [] network calls so far.
+  token when it was last drawn, as noise or by a step. calls: [] of the network
+  so far.
   """
 
   x: Array

@@ -1,5 +1,6 @@
 """Calls that mend a state at one time: Gibbs correctors, self-correction."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -34,7 +35,11 @@ def corrected(step: Step[Any], corrector: Step[Any], num: int) -> Step[Any]:
 
 
 def gibbs(
-  process: TokenProcess, denoise: DenoiseFn, is_given: Array, tokens: int
+  process: TokenProcess,
+  denoise: DenoiseFn,
+  is_given: Array,
+  tokens: int,
+  reshape: Callable[[Array], Array] = lambda logits: logits,
 ) -> Step[Chain]:
   """Redraws `tokens` places of a row, chosen at random, given the others.
 
@@ -45,6 +50,8 @@ def gibbs(
 
   Args:
     is_given: [B, L], never chosen.
+    reshape: of the logits of p(x_i | z without z_i), [..., K] -> [..., K]: a
+      filter of the posterior would keep z_i, and nothing would be redrawn.
   """
 
   def step(key: Key, carry: Chain, s: Time, t: Time) -> Chain:
@@ -57,9 +64,10 @@ def gibbs(
       z = jnp.where(is_chosen, process.mask_id, z)
     head = denoise(z, t)
     if process.is_absorbing and process.mask_id is not None:
-      dist = Categorical(clean_logits(process, head, z, t))
+      dist = Categorical(reshape(clean_logits(process, head, z, t)))
     else:
-      dist = process.marginal(to_cavity(process, head, z, t).logits, t)
+      cavity = to_cavity(process, head, z, t).logits
+      dist = process.marginal(reshape(process.clean_log_probs(cavity)), t)
     x = draw_rows(key_what, dist)
     log_prob = dist.log_prob(x).astype(jnp.float32)
     return Chain(
