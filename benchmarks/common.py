@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -56,14 +56,28 @@ def paired(run: Callable[[], Any], rounds: int) -> tuple[float, float]:
   return statistics.median(times), statistics.median(work)
 
 
-def main(name: str, measure: Callable[[], dict[str, Any]]) -> None:
-  """Runs a benchmark and prints its figures, with --json on one line."""
+def main(
+  name: str,
+  measure: Callable[..., dict[str, Any]],
+  lists: Mapping[str, Iterable[str]] | None = None,
+) -> None:
+  """Runs a benchmark and prints its figures, with --json on one line.
+
+  lists: flag -> what it may name, all by default; `measure` takes the chosen.
+  """
   parser = argparse.ArgumentParser(prog=f'python -m benchmarks.{name}')
   parser.add_argument('--json', action='store_true', help='one line of JSON')
+  known = {flag: list(items) for flag, items in (lists or {}).items()}
+  for flag, items in known.items():
+    parser.add_argument(f'--{flag}', default=','.join(items), help='a,b,c')
   asked = parser.parse_args()
+  chosen = {flag: getattr(asked, flag).split(',') for flag in known}
+  for flag, items in chosen.items():
+    if unknown := set(items) - set(known[flag]):
+      parser.error(f'--{flag}: no {sorted(unknown)}; there are {known[flag]}')
   told = {
     'benchmark': name,
-    **measure(),
+    **measure(**chosen),
     'command': f'python -m benchmarks.{name} ' + ' '.join(sys.argv[1:]),
     **facts(),
   }

@@ -87,12 +87,14 @@ def stepper(
   return run
 
 
-def ratios(states: int, rows: int, layers: int, pairs: int) -> dict[str, float]:
+def ratios(
+  names: list[str], states: int, rows: int, layers: int, pairs: int
+) -> dict[str, float]:
   """Seconds of an MDLM step, and of the others' in its units: medians."""
   masked = stepper(MDLM(), states, rows, layers)
   figures, seconds = {}, []
-  for name, config in METHODS.items():
-    run, times = stepper(config, states, rows, layers), []
+  for name in names:
+    run, times = stepper(METHODS[name], states, rows, layers), []
     before = common.seconds(masked)
     for _ in range(pairs):
       spent, after = common.seconds(run), common.seconds(masked)
@@ -103,14 +105,14 @@ def ratios(states: int, rows: int, layers: int, pairs: int) -> dict[str, float]:
   return {'mdlm_seconds': statistics.median(seconds), **figures}
 
 
-def measure() -> dict[str, object]:
-  return {
-    f'{name} V={states - 1} L={common.LENGTH} B={rows} layers={layers}': ratios(
-      states, rows, layers, pairs
-    )
-    for name, (states, rows, layers, pairs) in SIZES.items()
-  }
+def measure(sizes: list[str], methods: list[str]) -> dict[str, object]:
+  told = {}
+  for size in sizes:
+    states, rows, layers, pairs = SIZES[size]
+    name = f'{size} V={states - 1} L={common.LENGTH} B={rows} layers={layers}'
+    told[name] = ratios(methods, states, rows, layers, pairs)
+  return told
 
 
 if __name__ == '__main__':
-  common.main('discrete', measure)
+  common.main('discrete', measure, {'sizes': SIZES, 'methods': METHODS})
