@@ -47,8 +47,7 @@ def main() -> None:
   told = {'step': made.step, 'temperature': config.sample.temperature}
   played = traces_of(free.samples, free.canvas, made.tokenizer, told)
   infills = []
-  is_causal = config.model.attend == 'causal'
-  for template in () if is_causal else TEMPLATES:
+  for template in TEMPLATES if made.method.process else ():
     canvas = infilling(made.tokenizer, template, 1, config.data.length)
     filled = ask(canvas)
     infills.append(Infill(filled.parts(made.tokenizer, 0)))
