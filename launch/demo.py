@@ -4,7 +4,7 @@
     --workdir=runs/demo
 """
 
-import platform
+import sys
 from pathlib import Path
 
 import jax
@@ -55,6 +55,7 @@ def main() -> None:
     played += traces_of(
       filled.samples, filled.canvas, made.tokenizer, told, template
     )
+  devices = jax.devices()
   last = [row for row in metrics if 'loss' in row][-1]
   page = report_html(
     f'{type(config.method).__name__} on {config.data.source}',
@@ -68,10 +69,7 @@ def main() -> None:
     free.texts,
     infills,
     config_lib.to_json(config),
-    {
-      'python': platform.python_version(),
-      'jax': f'{jax.__version__}, {jax.devices()}',
-    },
+    {'python': sys.version.split()[0], 'jax': f'{jax.__version__}, {devices}'},
     played,
     {'eval/bits_per_byte': ('byte bigram', bigram)},
   )
