@@ -1,0 +1,203 @@
+"""Diffusion-LM and DiffuSeq: schedules, coefficients and reverse steps."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.golden.case import Case, close
+from textdiffusion.core.types import X0, Eps
+from textdiffusion.processes.variance_preserving import (
+  VariancePreserving,
+  to_eps,
+  to_x0,
+)
+from textdiffusion.schedules.variances import (
+  LinearVariances,
+  SquaredCosine,
+  SquareRoot,
+  tabulated,
+)
+
+pytestmark = pytest.mark.usefixtures('x64')
+SCHEDULES = {
+  'linear': LinearVariances(),
+  'cosine': SquaredCosine(),
+  'sqrt': SquareRoot(),
+  'trunc_cos': SquaredCosine(0.1, shifted=True),
+  'trunc_lin': LinearVariances(0.01),
+  'pw_lin': LinearVariances(0.01, bent=10),
+}
+
+
+@pytest.mark.parametrize(
+  'method, name',
+  [
+    ('diffusion_lm', 'schedules_large'),
+    ('diffusion_lm', 'schedules_small'),
+    ('diffuseq', 'schedules'),
+  ],
+)
+def test_schedules(method, name):
+  """In float64; where a beta is 1 or more, as the linear one of few steps is,
+  the signal is gone or, officially, negative."""
+  g = Case(method, name)
+  for key in g:
+    if not key.endswith('betas'):
+      continue
+    kind, size = key.removesuffix('_betas'), g[key].size
+    kind = kind.removesuffix('_small').removesuffix('_large')
+    mine = SCHEDULES[kind].betas(size)
+    close(mine, g[key], rtol=1e-10, atol=1e-12)
+    is_proper = np.cumsum(g[key] >= 1) == 0
+    alpha = np.exp(np.cumsum(np.log1p(-mine[is_proper])))
+    signal = key.removesuffix('betas') + 'alphas_cumprod'
+    close(alpha, g[signal][is_proper], rtol=1e-10, atol=1e-12)
+    if f'{kind}_posterior_mean_coef1' in g:
+      _coefficients(g, kind, size)
+  g.assert_all_used()
+
+
+def _coefficients(g, kind, size):
+  """Every table of the official class, from alpha(s) and alpha(t)."""
+  p = VariancePreserving(tabulated(SCHEDULES[kind], size))
+  t = jnp.arange(1, size + 1) / size
+  s, one = t - 1 / size, jnp.ones((size, 1))
+  is_same = lambda mine, name: close(
+    np.asarray(mine)[:, 0], g[f'{kind}_{name}'], rtol=1e-10, atol=1e-12
+  )
+  level, before = p.schedule(t), p.schedule(s)
+  is_same(jnp.exp(before.log_alpha), 'alphas_cumprod_prev')
+  is_same(p.marginal(one, t).mean, 'sqrt_alphas_cumprod')
+  is_same(p.marginal(one, t).std, 'sqrt_one_minus_alphas_cumprod')
+  is_same(level.log_1m_alpha, 'log_one_minus_alphas_cumprod')
+  is_same(to_x0(p, Eps(0 * one), one, t).value, 'sqrt_recip_alphas_cumprod')
+  is_same(-to_x0(p, Eps(one), 0 * one, t).value, 'sqrt_recipm1_alphas_cumprod')
+  is_same(p.bridge(X0(one), 0 * one, s, t).mean, 'posterior_mean_coef1')
+  is_same(p.bridge(X0(0 * one), one, s, t).mean, 'posterior_mean_coef2')
+  variance = p.bridge(X0(one), one, s, t).std ** 2
+  is_same(variance, 'posterior_variance')
+  # Theirs takes the variance of the second step for the first, which is 0.
+  is_same(jnp.log(_second(variance)), 'posterior_log_variance_clipped')
+
+
+def _second(values):
+  return jnp.concatenate([values[1:2], values[1:]])
+
+
+def setting(method, name, left_out=()):
+  """(case, process, s and t of its steps as [B, 1])."""
+  g = Case(method, name, left_out)
+  size = g.settings['T']
+  p = VariancePreserving(tabulated(SCHEDULES[g.settings['schedule']], size))
+  t = (jnp.asarray(g['t']) + 1)[:, None] / size
+  return g, p, t - 1 / size, t
+
+
+def test_forward_and_posterior():
+  g, p, s, t = setting('diffusion_lm', 'core', LOSSES)
+  size, x = g.settings['T'], g['x_t']
+  q = p.marginal(x, t)
+  wide = lambda value: jnp.broadcast_to(value, x.shape)
+  close(q.mean + q.std * g['noise'], g['q_sample'])
+  close(q.mean, g['q_mean'])
+  close(wide(q.std**2), g['q_variance'])
+  close(wide(2 * jnp.log(q.std)), g['q_log_variance'])
+  posterior = p.bridge(X0(g['model_output']), x, s, t)
+  close(posterior.mean, g['posterior_mean'])
+  close(posterior.std**2, g['posterior_variance'])
+  variance = clipped(p, t, size)['small']
+  close(wide(jnp.log(variance)), g['posterior_log_variance_clipped'])
+  close((t * size - 1)[:, 0] * 1000 / size, g['scaled_t'])
+  prior = p.marginal(x, 1.0).kl(p.prior()).mean((1, 2)) / np.log(2)
+  close(prior, g['prior_bpd'])
+  out = g['model_output']
+  close(to_eps(p, X0(out), x, t).value, g['eps_from_xstart'])
+  close(to_x0(p, Eps(out), x, t).value, g['xstart_from_eps'])
+  back = p.bridge(X0(g['xstart_from_xprev']), x, s, t).mean
+  close(back, out, rtol=1e-4, atol=1e-5)  # a quotient by a small coefficient
+  embedded = jnp.asarray(g['emb'])[g['input_ids']]
+  start = embedded + p.marginal(embedded, 1 / size).std * g['noise_x0']
+  close(start, g['x_start'])
+
+
+# Of the objective, which is tested where it stands.
+LOSSES = {
+  *(
+    f'e2e_{kind}_{part}'
+    for kind in ('START_X', 'EPSILON', 'PREVIOUS_X')
+    for part in ('mse', 'loss')
+  ),
+  *('decoder_nll', 'tT_loss', 'e2e_simple_ce', 'lm_bias', 'noise_step'),
+  *(f'e2e_kl_FIXED_{size}_loss' for size in ('LARGE', 'SMALL')),
+  *(
+    f'vb_FIXED_{size}_{part}'
+    for size in ('LARGE', 'SMALL')
+    for part in ('output', 'kl', 'decoder_nll', 'kl_T')
+  ),
+}
+
+
+def clipped(p, t, size):
+  """[B, 1, 1] variances as theirs: the first step takes that of the second."""
+  t = jnp.maximum(t, 2 / size)
+  one = jnp.ones((*t.shape, 1))
+  return {
+    kind: p.bridge(X0(one), one, t - 1 / size, t, variance=kind).std ** 2
+    for kind in ('small', 'large')
+  } | {
+    'first': p.bridge(X0(one), one, t - 1 / size, t).std ** 2,
+  }
+
+
+@pytest.mark.parametrize('head', ['START_X', 'EPSILON'])
+def test_reverse_steps(head):
+  g, p, s, t = setting('diffusion_lm', 'sampling')
+  size, x, noise = g.settings['T'], g['x_t'], g['noise_step']
+  is_first = (t * size < 1.5)[..., None]
+  make = {'START_X': X0, 'EPSILON': Eps}[head]
+  x0 = to_x0(p, make(g['model_output']), x, t).value
+  table = jnp.asarray(g['emb'])
+  distance = jnp.square(x0[..., None, :] - table).sum(-1)
+  nearest = table[distance.argmin(-1)]
+  variances = clipped(p, t, size)
+  for key in g:
+    if not key.startswith(head) or not key.endswith('_mean'):
+      continue
+    kind = key.removesuffix('_mean')
+    value = nearest if 'round1' in kind else x0
+    if 'clip1' in kind:
+      value = (
+        jnp.clip(nearest, -1, 1) if 'round1' in kind else jnp.clip(x0, -1, 1)
+      )
+    step = p.bridge(X0(value), x, s, t)
+    large = jnp.where(is_first, variances['first'], variances['large'])
+    variance = large if 'LARGE' in kind else variances['small']
+    close(step.mean, g[f'{kind}_mean'])
+    close(value, g[f'{kind}_xstart'])
+    log_variance = jnp.broadcast_to(jnp.log(variance), x.shape)
+    close(log_variance, g[f'{kind}_logvar'])
+    drawn = step.mean + jnp.where(is_first, 0, jnp.sqrt(variance)) * noise
+    close(drawn, g[f'{kind}_sample'])
+  for eta in (0.0, 0.5, 1.0):
+    step = p.bridge(X0(x0), x, s, t, eta)
+    name = f'{head}_ddim_eta{eta}'.replace('0.', '0p').replace('1.', '1p')
+    close(step.mean + step.std * noise, g[name])
+  # Their last step goes on to pure noise, which no time here stands for.
+  inner = np.asarray(g['t']) < size - 1
+  back = p.bridge(X0(x0), x, t + 1 / size, t, eta=0.0)
+  close(back.mean[inner], g[f'{head}_ddim_reverse'][inner])
+
+
+def test_strided_steps():
+  """The betas of fewer steps are ratios of alpha; any choice of times will do."""
+  g, p, *_ = setting('diffusion_lm', 'sampling')
+  size = g.settings['T']
+  for key in g:
+    if not (key.startswith('respace') and key.endswith('_steps')):
+      continue
+    steps = g[key]
+    alpha = jnp.exp(p.schedule((steps + 1) / size).log_alpha[:, 0])
+    before = jnp.concatenate([jnp.ones(1), alpha[:-1]])
+    name = key.removesuffix('_steps')
+    close(1 - alpha / before, g[f'{name}_betas'], rtol=1e-10, atol=1e-12)
+    np.testing.assert_array_equal(g[f'{name}_map'], steps)
