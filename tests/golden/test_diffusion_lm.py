@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from tests.golden.case import Case, close
-from textdiffusion.core.types import X0, Eps
+from textdiffusion.core.distributions import Categorical
+from textdiffusion.core.types import X0, Eps, Model
+from textdiffusion.objectives.end_to_end import EndToEnd
 from textdiffusion.processes.variance_preserving import (
   VariancePreserving,
   to_eps,
@@ -93,8 +95,31 @@ def setting(method, name, left_out=()):
   return g, p, t - 1 / size, t
 
 
-def test_forward_and_posterior():
-  g, p, s, t = setting('diffusion_lm', 'core', LOSSES)
+LEFT_OUT = {
+  # The network said x_{t-1}: a parameterisation the paper drops.
+  'e2e_PREVIOUS_X_mse',
+  'e2e_PREVIOUS_X_loss',
+  # Their bound: of the first step it takes a KL as if x_1 did not come of
+  # x_start, which is to be settled with an evaluator of our own.
+  *(f'e2e_kl_FIXED_{size}_loss' for size in ('LARGE', 'SMALL')),
+  *(
+    f'vb_FIXED_{size}_{part}'
+    for size in ('LARGE', 'SMALL')
+    for part in ('output', 'kl', 'decoder_nll', 'kl_T')
+  ),
+  'noise_step',  # of the reverse steps, in the other case
+}
+
+
+def test_core():
+  g, p, s, t = setting('diffusion_lm', 'core', LEFT_OUT)
+  _forward(g, p, s, t)
+  for head in ('START_X', 'EPSILON'):
+    _losses(g, p, t, head)
+  g.assert_all_used()
+
+
+def _forward(g, p, s, t):
   size, x = g.settings['T'], g['x_t']
   q = p.marginal(x, t)
   wide = lambda value: jnp.broadcast_to(value, x.shape)
@@ -120,21 +145,27 @@ def test_forward_and_posterior():
   close(start, g['x_start'])
 
 
-# Of the objective, which is tested where it stands.
-LOSSES = {
-  *(
-    f'e2e_{kind}_{part}'
-    for kind in ('START_X', 'EPSILON', 'PREVIOUS_X')
-    for part in ('mse', 'loss')
-  ),
-  *('decoder_nll', 'tT_loss', 'e2e_simple_ce', 'lm_bias', 'noise_step'),
-  *(f'e2e_kl_FIXED_{size}_loss' for size in ('LARGE', 'SMALL')),
-  *(
-    f'vb_FIXED_{size}_{part}'
-    for size in ('LARGE', 'SMALL')
-    for part in ('output', 'kl', 'decoder_nll', 'kl_T')
-  ),
-}
+def _losses(g, p, t, head):
+  size, ids = g.settings['T'], jnp.asarray(g['input_ids'])
+  table, bias = jnp.asarray(g['emb']), jnp.asarray(g['lm_bias'])
+  make = {'START_X': X0, 'EPSILON': Eps}[head]
+  model = Model(
+    lambda x, t: make(jnp.asarray(g['model_output'])),
+    embed=lambda ids: table[ids],
+    round=lambda x: x @ table.T + bias,
+  )
+  objective = EndToEnd(p, size)
+  start = objective.start(table[ids], g['noise_x0'])
+  q = p.marginal(start, t)
+  terms = objective.terms(model, ids, start, q.mean + q.std * g['noise'], t)
+  mean = {name: term.mean(1) for name, term in terms.items()}
+  close(mean['mse'] + mean['first'], g[f'e2e_{head}_mse'])
+  close(mean['rounding'], g['decoder_nll'])
+  close(mean['prior'], g['tT_loss'])
+  close(sum(mean.values()), g[f'e2e_{head}_loss'])
+  logits = model.round(g['model_output'])
+  simple = -Categorical(logits).log_prob(ids).mean(1)
+  close(simple, g['e2e_simple_ce'])
 
 
 def clipped(p, t, size):
@@ -149,9 +180,16 @@ def clipped(p, t, size):
   }
 
 
-@pytest.mark.parametrize('head', ['START_X', 'EPSILON'])
-def test_reverse_steps(head):
-  g, p, s, t = setting('diffusion_lm', 'sampling')
+def test_sampling():
+  left_out = {'input_ids', 'lm_bias', 'noise_x0', 'noise'}  # of the other case
+  g, p, s, t = setting('diffusion_lm', 'sampling', left_out)
+  for head in ('START_X', 'EPSILON'):
+    _reverse_steps(g, p, s, t, head)
+  _strided_steps(g, p)
+  g.assert_all_used()
+
+
+def _reverse_steps(g, p, s, t, head):
   size, x, noise = g.settings['T'], g['x_t'], g['noise_step']
   is_first = (t * size < 1.5)[..., None]
   make = {'START_X': X0, 'EPSILON': Eps}[head]
@@ -188,9 +226,8 @@ def test_reverse_steps(head):
   close(back.mean[inner], g[f'{head}_ddim_reverse'][inner])
 
 
-def test_strided_steps():
-  """The betas of fewer steps are ratios of alpha; any choice of times will do."""
-  g, p, *_ = setting('diffusion_lm', 'sampling')
+def _strided_steps(g, p):
+  """The betas of fewer steps are ratios of alpha, whichever are chosen."""
   size = g.settings['T']
   for key in g:
     if not (key.startswith('respace') and key.endswith('_steps')):

@@ -1,9 +1,9 @@
 """Schedules of Gaussian noise: beta_i, the variance that step i of T adds.
 
-Each is a squared signal alpha as a function of t in [0, 1], or a formula for the
-betas, in NumPy float64; T only sets the grid. Named as in improved-diffusion
-(Nichol & Dhariwal 2021) and Diffusion-LM (Li et al. 2022), whose tables
-`betas(T)` gives: index i there is t = (i + 1) / T here.
+Each is a squared signal alpha as a function of t in [0, 1], or a formula for
+the betas, in NumPy float64; T only sets the grid. The tables are those of
+Nichol & Dhariwal 2021 and of Diffusion-LM (Li et al. 2022), in whose code
+index i is t = (i + 1) / T here.
 """
 
 import dataclasses

@@ -1,0 +1,129 @@
+"""Embeddings, denoiser and rounding trained together (Li et al. 2022).
+
+Token ids w are embedded and noised once more, x_start ~ N(Emb(w), std_0^2),
+std_0 the noise of the first step; x_t is a draw of q_t(. | x_start).
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from textdiffusion.core.distributions import Categorical
+from textdiffusion.core.keys import row_keys
+from textdiffusion.core.numerics import pytree, static
+from textdiffusion.core.types import (
+  X0,
+  Array,
+  Batch,
+  Eps,
+  FeatureHead,
+  Key,
+  Model,
+  Time,
+  UserError,
+  Velocity,
+)
+from textdiffusion.processes.variance_preserving import (
+  VariancePreserving,
+  to_eps,
+  to_velocity,
+  to_x0,
+)
+from textdiffusion.schedules.times import discrete
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+  """Of the terms of `EndToEnd`; the published loss has 1 throughout.
+
+  mse: of steps after the first. first: of the first step, whose target is the
+  embedding itself. prior: of the squared mean at t = 1. rounding: of the
+  cross-entropy of the tokens given x_start.
+  """
+
+  mse: float = 1.0
+  first: float = 1.0
+  prior: float = 1.0
+  rounding: float = 1.0
+
+  def __post_init__(self) -> None:
+    for field in dataclasses.fields(self):
+      if getattr(self, field.name) < 0:
+        raise UserError(
+          f'{field.name}={getattr(self, field.name)}: a weight must be at '
+          'least 0'
+        )
+
+
+@pytree
+class EndToEnd:
+  """Squared errors, means over features, and the nats of rounding: [B, L].
+
+  The squared error is of what the head says, x0, eps or velocity. At the first
+  step it is of x0, against the embedding without noise. rounding keeps
+  embeddings apart and prior keeps them small.
+  """
+
+  process: VariancePreserving
+  num_steps: int = static()
+  weights: Weights = static(default=Weights())
+  estimand: Literal['nelbo', 'surrogate'] = static(default='surrogate')
+
+  def __call__(
+    self, model: Model, key: Key, batch: Batch
+  ) -> tuple[Array, dict[str, Array]]:
+    """-> [B, L] loss and its weighted terms: mse, first, prior, rounding."""
+    assert model.embed is not None
+    _, t = discrete(batch.u[:, None], self.num_steps)
+    embedded = model.embed(batch.ids)
+
+    def noised(key: Key, clean: Array, t: Time) -> tuple[Array, Array]:
+      key_start, key_noise = jax.random.split(key)
+      start = self.start(clean, jax.random.normal(key_start, clean.shape))
+      return start, self.process.corrupt(key_noise, start, t)
+
+    keys = row_keys(key, batch.rows)
+    start, xt = jax.vmap(noised)(keys, embedded, t)
+    terms = self.terms(model, batch.ids, start, xt, t)
+    terms = {
+      name: getattr(self.weights, name) * term for name, term in terms.items()
+    }
+    return jnp.stack(list(terms.values())).sum(0), terms
+
+  def start(self, clean: Array, noise: Array) -> Array:
+    """Embeddings, standard normal [L, D] -> x_start."""
+    return clean + self.process.marginal(clean, 1 / self.num_steps).std * noise
+
+  def terms(
+    self, model: Model, ids: Array, start: Array, xt: Array, t: Time
+  ) -> dict[str, Array]:
+    """Each [B, L], unweighted."""
+    assert model.embed is not None and model.round is not None
+    p = self.process
+    head: Any = model.denoise(xt, t)
+    says = jnp.square(head.value - target(p, head, start, xt, t).value)
+    x0 = to_x0(p, head, xt, t).value
+    errors = jnp.square(x0 - model.embed(ids)).mean(-1)
+    is_first = jnp.broadcast_to(t * self.num_steps < 1.5, ids.shape)
+    return {
+      'mse': jnp.where(is_first, 0.0, says.mean(-1)),
+      'first': jnp.where(is_first, errors, 0.0),
+      'prior': jnp.square(p.marginal(start, 1.0).mean).mean(-1),
+      'rounding': -Categorical(model.round(start)).log_prob(ids),
+    }
+
+
+def target(
+  p: VariancePreserving, head: FeatureHead, x0: Array, xt: Array, t: Time
+) -> FeatureHead:
+  """What a head of this kind should say of x0: [L, D]."""
+  match head:
+    case X0():
+      return X0(x0)
+    case Eps():
+      return to_eps(p, X0(x0), xt, t)
+    case Velocity():
+      return to_velocity(p, X0(x0), xt, t)
+  raise TypeError(f'takes X0, Eps or Velocity heads, not {type(head).__name__}')
