@@ -73,6 +73,9 @@ METHODS: dict[str, Entry] = {
   'sedd_uniform': Entry(SEDD('uniform')),
   'd3pm_absorbing': Entry(D3PM('absorbing')),
   'd3pm_uniform': Entry(D3PM('uniform', CosineBetas())),
+  # What the hybrid term is worth; in continuous time these are MDLM and UDLM.
+  'd3pm_absorbing_bound': Entry(D3PM('absorbing', hybrid=0.0)),
+  'd3pm_uniform_bound': Entry(D3PM('uniform', CosineBetas(), hybrid=0.0)),
   'udlm': Entry(UDLM()),
   'duo': Entry(Duo(curriculum_steps=STEPS // 2)),
   'gidd': Entry(GIDD()),
