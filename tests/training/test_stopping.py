@@ -97,7 +97,15 @@ def test_a_signal_during_an_evaluation_is_not_lost(tmp_path):
   assert int(state.step) == 3 and steps_of(tmp_path) == [3]
 
 
-def test_a_second_interrupt_interrupts(tmp_path):
+@pytest.fixture
+def interruptible():
+  """A shell ignores interrupts for what it runs in the background."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_interrupt_interrupts(tmp_path, interruptible):
   def evaluate(params, step):
     os.kill(os.getpid(), signal.SIGINT)
     os.kill(os.getpid(), signal.SIGINT)
