@@ -91,6 +91,3 @@ class LinearVariances:
     return np.concatenate(
       [falling, np.linspace(low, high, num_steps - self.bent)]
     )
-
-
-GaussianSchedule = SquareRoot | SquaredCosine | LinearVariances
