@@ -357,9 +357,13 @@ def test_light_and_dark(open_page):
     assert page.locator('#theme').get_attribute('aria-pressed') == 'true'
     page.click('#theme')
     light = page.evaluate(ground)
+    other = page.context.new_page()
+    other.goto(page.url)
     page.reload()
-    assert page.evaluate(ground) == light
+    for one in (page, other):
+      one.wait_for_function(f'{ground} === {light!r}')
     page.click('#theme')
+    other.wait_for_function(f'{ground} === {dark!r}')
     assert page.evaluate(ground) == dark
   with open_page([fakes.restless()], color_scheme='light') as page:
     assert page.evaluate(ground) == light

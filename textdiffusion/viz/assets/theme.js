@@ -6,8 +6,11 @@
     root.dataset.theme ? root.dataset.theme === 'dark' : dark.matches;
   // A file opened from disk, or a notebook's frame, may have no storage.
   const stored = (action) => { try { return action(localStorage); } catch { return null; } };
-  const chosen = stored((storage) => storage.getItem('textdiffusion-theme'));
-  if (chosen === 'dark' || chosen === 'light') root.dataset.theme = chosen;
+  const recall = () => {
+    const chosen = stored((storage) => storage.getItem('textdiffusion-theme'));
+    if (chosen === 'dark' || chosen === 'light') root.dataset.theme = chosen;
+  };
+  recall();
   addEventListener('DOMContentLoaded', () => {
     const button = document.getElementById('theme');
     const tell = () => button.setAttribute('aria-pressed', String(isDark()));
@@ -17,6 +20,8 @@
       tell();
     });
     dark.addEventListener('change', tell);
+    // What another page chose; storage may also be late for a page that loads.
+    addEventListener('storage', () => { recall(); tell(); });
     tell();
   });
 })();
