@@ -27,7 +27,7 @@ def main() -> None:
   report = heldout.evaluator(
     made.config, data, made.method, made.denoiser, make_mesh(made.config.mesh)
   )
-  result = report(made.params)
+  result = report(made.params, made.method_state)
   result = {
     **result,
     **heldout.truth(made.config, data, result),

@@ -16,14 +16,15 @@ from textdiffusion.training.mesh import put_whole, replicated
 
 def evaluator(
   config: Config, data: Data, method: Any, denoiser: Any, mesh: Mesh
-) -> Callable[[Any], dict[str, Any]]:
-  """Parameters -> the report of `evals.likelihood`, compiled once."""
+) -> Callable[..., dict[str, Any]]:
+  """(parameters, what the method remembers) -> the report of
+  `evals.likelihood`, compiled once."""
   totals = jax.jit(
     row_totals(method, denoiser, config.evaluate),
     out_shardings=replicated(mesh),
   )
 
-  def report(params: Any) -> dict[str, Any]:
+  def report(params: Any, method_state: Any = ()) -> dict[str, Any]:
     settings = config.evaluate
     return evaluate(
       method,
@@ -36,6 +37,7 @@ def evaluator(
       lambda batch: put_whole(mesh, batch),
       totals,
       data.tokenizer.vocab.pad_id,
+      method_state,
     )
 
   return report
@@ -66,9 +68,9 @@ def hook(
   report = evaluator(config, data, method, denoiser, mesh)
   names = ('bits_per_byte', 'bits_per_byte_se', 'nats_per_token')
 
-  def figures(params: Any, step: int) -> dict[str, float]:
+  def figures(state: Any, step: int) -> dict[str, float]:
     del step
-    result = report(params)
+    result = report(state.ema, state.method_state)
     return {name: result[name] or math.nan for name in names}
 
   return figures

@@ -12,6 +12,7 @@ from textdiffusion.data import tokenizers
 from textdiffusion.data.pipeline import refuse_other
 from textdiffusion.training import checkpoint
 from textdiffusion.training.mesh import make_mesh, param_shardings
+from textdiffusion.training.state import remembered
 
 
 class Restored(NamedTuple):
@@ -23,6 +24,7 @@ class Restored(NamedTuple):
   denoiser: Any
   params: Any
   step: int
+  method_state: Any
 
 
 def restore(path: str | None, overrides: Sequence[str] = ()) -> Restored:
@@ -51,4 +53,10 @@ def restore(path: str | None, overrides: Sequence[str] = ()) -> Restored:
   method, denoiser = config_lib.build(config, tokenizer, counts)
   shardings = param_shardings(make_mesh(config.mesh), loaded.params)
   params = jax.device_put(loaded.params, shardings)
-  return Restored(config, tokenizer, method, denoiser, params, loaded.step)
+  like = jax.eval_shape(
+    lambda params: remembered(method, denoiser, params), params
+  )
+  state = checkpoint.load_method_state(loaded, like)
+  return Restored(
+    config, tokenizer, method, denoiser, params, loaded.step, state
+  )

@@ -3,6 +3,7 @@
   python -m launch.sample --checkpoint=runs/demo --num=16 --prompt="The "
   python -m launch.sample --checkpoint=runs/demo \
     --infill="The <mask:6> statement" --trace=trace.html
+  python -m launch.sample --checkpoint=runs/diffuseq --source=texts.txt
 """
 
 import json
@@ -10,7 +11,7 @@ import sys
 
 from absl import flags
 
-from launch import common
+from launch import answer, common
 from launch.restored import restore
 from textdiffusion.core.types import UserError
 from textdiffusion.evals.generation import fill
@@ -40,6 +41,8 @@ def main() -> None:
     if flag.value is not None
   ]
   made = restore(CHECKPOINT.value, settings)
+  if answer.SOURCE.value:
+    return answer.run(made, SEED.value, FORMAT.value)
   config = made.config.sample
   length = config.length or made.config.data.length
   if INFILL.value:
@@ -48,14 +51,8 @@ def main() -> None:
     canvas = continuation(made.tokenizer, PROMPT.value, NUM.value, length)
   else:
     canvas = blank(NUM.value, length)
-  generated = fill(
-    *made[2:5],
-    made.tokenizer,
-    canvas,
-    config,
-    SEED.value,
-    bool(TRACE.value),
-  )
+  plan = made.tokenizer, canvas, config, SEED.value, bool(TRACE.value)
+  generated = fill(*made[2:5], *plan, made.method_state)
   for i, text in enumerate(generated.texts):
     if FORMAT.value == 'jsonl':
       row = {'text': text, 'ids': generated.samples.ids[i].tolist()}

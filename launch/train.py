@@ -46,6 +46,7 @@ def run(
   facts = Run(config_lib.to_json(config), data.tokenizer.to_json(), told)
   prepare_workdir(workdir, facts, resume, overwrite)
   counts = data.counts['train']
+  sizes = config.data.length, method.features, config.data.source_length
   print(
     f'{config.data.source}: {counts["documents"]:,} documents, '
     f'{counts["tokens"]:,} tokens; '
@@ -67,7 +68,7 @@ def run(
     workdir,
     facts,
     heldout.hook(config, data, method, denoiser, mesh),
-    flops_per_token(config.model, method.width, config.data.length),
+    flops_per_token(config.model, method.width, *sizes),
   )
   return data
 

@@ -38,6 +38,7 @@ def shrunk(config):
       num_kv_heads=1 if config.model.num_kv_heads else None,
       d_ff=32,
       dtype='float32',
+      encoder_layers=min(config.model.encoder_layers, 1),
     ),
     train=dataclasses.replace(config.train, steps=2),
   )
@@ -63,8 +64,8 @@ def test_config(path):
   config = shrunk(config)
   method, denoiser = build(config, AnyTokenizer())
   optimizer = build_optimizer(config.train.optimizer, config.train.steps)
-  state = init_state(denoiser, optimizer, jax.random.key(0))
-  rows, length = 2 * config.train.accumulate, 8
+  state = init_state(denoiser, optimizer, jax.random.key(0), method)
+  rows, length = 2 * config.train.accumulate, method.length or 8
   ids = np.random.default_rng(0).integers(0, 36, (rows, length), np.int32)
   batch = {
     'ids': ids,
@@ -72,6 +73,10 @@ def test_config(path):
     'positions': np.tile(np.arange(length, dtype=np.int32), (rows, 1)),
     'rows': np.arange(rows, dtype=np.int32),
   }
+  if config.data.rows == 'joined':
+    batch['is_given'] = np.arange(length) < np.full((rows, 1), 3)
+  if config.data.rows == 'separate':
+    batch |= {'source': ids, 'source_segments': np.ones_like(ids)}
   step = jax.jit(make_train_step(method, denoiser, optimizer, config.train))
   state, metrics = step(state, batch)
   state, metrics = step(state, batch)

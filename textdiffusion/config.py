@@ -77,7 +77,34 @@ def build(
       'is part of its rows: --set=data.rows=document '
       '--set=data.model_padding=True'
     )
-  denoiser = build_denoiser(config.model, method.num_states, method.num_outputs)
+  if method.length and method.length != config.data.length:
+    raise UserError(
+      f'method.length={method.length} is of {type(config.method).__name__}, '
+      f'which has a schedule for each position, and data.length='
+      f'{config.data.length}: set both alike'
+    )
+  is_separate = config.data.rows == 'separate'
+  if is_separate != (config.model.encoder_layers > 0):
+    raise UserError(
+      f'model.encoder_layers={config.model.encoder_layers} with data.rows='
+      f'{config.data.rows}: an encoder reads separate rows and no others: '
+      '--set=model.encoder_layers=6 --set=data.rows=separate, or 0 and joined'
+    )
+  if method.whole_rows and config.data.rows in ('joined', 'separate'):
+    raise UserError(
+      f'data.rows={config.data.rows}: {type(config.method).__name__} takes no '
+      'source: --set=data.rows=document'
+    )
+  if method.features is not None:
+    for name, wrong in (('time', 'none'), ('tied', True)):
+      if getattr(config.model, name) == wrong:
+        raise UserError(
+          f'model.{name}={wrong}: a network over features is told the time '
+          'and ties no head: --set=model.time=adaln --set=model.tied=False'
+        )
+  denoiser = build_denoiser(
+    config.model, method.num_states, method.num_outputs, method.features
+  )
   return Experiment(method, method.extend(denoiser))
 
 

@@ -13,6 +13,7 @@ from textdiffusion.processes.variance_preserving import (
   to_eps,
   to_x0,
 )
+from textdiffusion.sampling.steps.latent import nearest
 from textdiffusion.schedules.variances import (
   LinearVariances,
   SquaredCosine,
@@ -147,15 +148,9 @@ def _forward(g, p, s, t):
 
 def _losses(g, p, t, head):
   size, ids = g.settings['T'], jnp.asarray(g['input_ids'])
-  table, bias = jnp.asarray(g['emb']), jnp.asarray(g['lm_bias'])
-  make = {'START_X': X0, 'EPSILON': Eps}[head]
-  model = Model(
-    lambda x, t: make(jnp.asarray(g['model_output'])),
-    embed=lambda ids: table[ids],
-    round=lambda x: x @ table.T + bias,
-  )
+  model = _model(g, {'START_X': X0, 'EPSILON': Eps}[head])
   objective = EndToEnd(p, size)
-  start = objective.start(table[ids], g['noise_x0'])
+  start = objective.start(model.embed(ids), g['noise_x0'])
   q = p.marginal(start, t)
   terms = objective.terms(model, ids, start, q.mean + q.std * g['noise'], t)
   mean = {name: term.mean(1) for name, term in terms.items()}
@@ -238,3 +233,110 @@ def _strided_steps(g, p):
     name = key.removesuffix('_steps')
     close(1 - alpha / before, g[f'{name}_betas'], rtol=1e-10, atol=1e-12)
     np.testing.assert_array_equal(g[f'{name}_map'], steps)
+
+
+@pytest.mark.parametrize('name', ['px1', 'px0'])
+def test_diffuseq_losses(name):
+  """As released: noisy source, means over it too. In both cases the target is
+  x_start; without predict_xstart what is said of the first step and of the
+  tokens is read as noise."""
+  g, p, _, t = setting('diffuseq', 'core')
+  size, ids = g.settings['T'], jnp.asarray(g['input_ids'])
+  model = _model(g, X0)
+  objective = EndToEnd(p, size)
+  start = objective.start(model.embed(ids), g['noise_x0'])
+  is_source = g['input_mask'] == 0
+  free = p.marginal(start, t)
+  xt = jnp.where(is_source[..., None], start, free.mean + free.std * g['noise'])
+  terms = objective.terms(model, ids, start, xt, t)
+  said = X0 if name == 'px1' else Eps
+  x0 = to_x0(p, said(jnp.asarray(g['model_output'])), xt, t).value
+  first = jnp.square(x0 - model.embed(ids)).mean(-1)
+  is_first = t * size < 1.5
+  mse = jnp.where(is_first, first, terms['mse']).mean(1)
+  close(mse, g[f'{name}_mse'])
+  close(terms['rounding'].mean(1), g['decoder_nll'])
+  nll = -Categorical(model.round(x0)).log_prob(ids)
+  counted = jnp.where(is_source, 0.0, nll).sum(1) / (~is_source).sum(1)
+  close(counted, g[f'{name}_nll'])
+  total = mse + terms['rounding'].mean(1) + terms['prior'].mean(1)
+  close(total, g[f'{name}_loss'])
+
+
+def test_diffuseq_steps():
+  """A source at t = 0 is an anchor; official samples put it back by hand."""
+  left_out = {
+    'px1_mse', 'px1_nll', 'px1_loss', 'px0_mse', 'px0_nll', 'px0_loss',
+    'decoder_nll', 'input_ids', 'lm_bias', 'noise_x0',
+  }  # fmt: skip
+  g, p, s, t = setting('diffuseq', 'core', left_out)
+  size, x, noise = g.settings['T'], g['x_t'], g['noise_step']
+  is_source = (g['input_mask'] == 0)[..., None]
+  at = lambda time: jnp.where(is_source[..., 0], 0.0, time)
+  q = p.marginal(x, at(t))
+  close(q.mean + q.std * g['noise'], g['q_sample_masked'])
+  anchored = jnp.where(is_source, g['anchor'], x)
+  table = jnp.asarray(g['emb'])
+  said = jnp.asarray(g['model_output'])
+  is_first = (t * size < 1.5)[..., None]
+  variances = clipped(p, t, size)
+  large = jnp.where(is_first, variances['first'], variances['large'])
+  for name, x0 in (
+    ('round0', said), ('round1', table[nearest(table, said)])
+  ):  # fmt: skip
+    close(p.bridge(X0(x0), x, s, t).mean, g[f'{name}_mean'])
+    close(jnp.broadcast_to(jnp.log(large), x.shape), g[f'{name}_logvar'])
+    # Of the anchored chain; its own steps are of the positions that are free.
+    step = p.bridge(X0(x0), anchored, at(s), at(t), variance='large')
+    free = p.bridge(X0(x0), x, s, t).mean
+    free += jnp.where(is_first, 0, jnp.sqrt(large)) * noise
+    drawn = jnp.where(is_source, step.mean + step.std * noise, free)
+    close(drawn, g[f'{name}_sample'])
+  for eta, name in ((0.0, 'ddim_eta0p0'), (0.7, 'ddim_eta0p7')):
+    step = p.bridge(X0(said), x, s, t, eta)
+    anchor = p.bridge(X0(said), anchored, at(s), at(t), eta)
+    drawn = jnp.where(is_source, anchor.mean, step.mean + step.std * noise)
+    close(drawn, g[name])
+  g.assert_all_used()
+
+
+def test_seqdiffuseq():
+  g, p, s, t = setting('seqdiffuseq', 'core')
+  size, ids, x = g.settings['T'], jnp.asarray(g['input_ids']), g['x_t']
+  model = _model(g, X0)
+  objective = EndToEnd(p, size)
+  start = objective.start(model.embed(ids), g['noise_x0'])
+  q = p.marginal(start, t)
+  terms = objective.terms(model, ids, start, q.mean + q.std * g['noise'], t)
+  error = terms['mse'] + terms['first']
+  for name, mask in (('nomask', 0 * ids + 1), ('mask', g['loss_mask'])):
+    # Their mask is of all terms but the prior.
+    mean = lambda x, mask=mask: (x * mask).sum(1) / mask.sum(1)
+    close(mean(error), g[f'{name}_mse'])
+    total = mean(error + terms['rounding']) + terms['prior'].mean(1)
+    close(total, g[f'{name}_loss'])
+  q = p.marginal(x, t)
+  close(q.mean + q.std * g['noise'], g['q_sample'])
+  step = p.bridge(X0(jnp.asarray(g['model_output'])), x, s, t)
+  close(step.mean, g['posterior_mean'])
+  close(step.std**2, g['posterior_variance'])
+  # Their table [T, L] is flattened, so that step i is read at row i // L; the
+  # variance is right of the first steps only.
+  wrong = jnp.maximum(g['t'] // x.shape[1], 1)[:, None]
+  variance = clipped(p, (wrong + 1) / size, size)['small']
+  small = jnp.broadcast_to(jnp.log(variance), x.shape)
+  close(small, g['posterior_log_variance_clipped'])
+  is_late = g['t'] > 1
+  assert (abs(small / jnp.log(step.std**2) - 1)[is_late] > 0.01).all()
+  g.used.add('noise_step')  # of steps that the case does not take
+  g.assert_all_used()
+
+
+def _model(g, make):
+  """The network that always says the recorded output."""
+  table, bias = jnp.asarray(g['emb']), jnp.asarray(g['lm_bias'])
+  return Model(
+    lambda x, t: make(jnp.asarray(g['model_output'])),
+    embed=lambda ids: table[ids],
+    round=lambda x: x @ table.T + bias,
+  )

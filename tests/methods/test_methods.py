@@ -18,6 +18,7 @@ from textdiffusion.core.types import (
 from textdiffusion.methods.autoregressive import Autoregressive
 from textdiffusion.methods.d3pm import D3PM
 from textdiffusion.methods.dfm import DFM
+from textdiffusion.methods.diffusion_lm import DiffusionLM
 from textdiffusion.methods.duo import Duo
 from textdiffusion.methods.edit_flows import EditFlows
 from textdiffusion.methods.flexmdm import FlexMDM
@@ -42,6 +43,7 @@ from textdiffusion.schedules.noise import (
   Polynomial,
   Power,
 )
+from textdiffusion.schedules.variances import SquaredCosine
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 KEY, LENGTH = jax.random.key(0), 8
@@ -78,11 +80,21 @@ CONFIGS = {
   'radd': RADD(),
   'radd-t_DCE': RADD('t_DCE', Cosine()),
   'radd-k_DCE': RADD('k_DCE'),
+  'diffusion_lm': DiffusionLM(num_steps=20),
+  'diffusion_lm-bound': DiffusionLM(SquaredCosine(), 20, 8, 'eps', 'bound'),
 }
 
 
 def model_of(method, params):
   """A network that looks at one token at a time."""
+  if method.features is not None:
+    return Model(
+      lambda x, t: method.head(x @ params.T @ params / 9, x, t),
+      uses_time=True,
+      table=params,
+      embed=lambda ids: params[ids],
+      round=lambda x: x @ params.T,
+    )
 
   def head(x, t):
     is_soft = jnp.issubdtype(x.dtype, jnp.floating)
@@ -118,19 +130,20 @@ def test_a_method_trains_and_samples(name):
   assert jnp.isfinite(value) and jnp.isfinite(grads).all()
 
   canvas = Canvas(ids, jnp.arange(LENGTH)[None] < jnp.ones((4, 1)) * 3)
+  is_latent = method.features is not None
   samples = jax.jit(
     lambda key: generate(
       method.sampler,
       model_of(method, params),
       key,
       canvas,
-      SampleConfig(steps=4, temperature=0.7, top_p=0.9),
+      SampleConfig(steps=4, temperature=0.7, top_p=1.0 if is_latent else 0.9),
       trace=True,
     )
   )(KEY)
   np.testing.assert_array_equal(samples.ids[:, :3], ids[:, :3])
   assert jnp.isfinite(samples.log_prob).all()
-  if method.process is not None:
+  if method.process is not None and not is_latent:
     assert (samples.ids != VOCAB.mask_id).all()
 
 
@@ -144,6 +157,7 @@ def test_what_may_be_reported_as_a_bound():
   assert {name.split('-')[0] for name in surrogates} == {
     'd3pm',
     'dfm',
+    'diffusion_lm',
     'duo',
     'gidd',
     'radd',

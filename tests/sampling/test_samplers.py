@@ -351,12 +351,12 @@ def test_a_method_adds_a_sampler_and_a_grid():
     (
       MASKED,
       {'sampler': 'ordered', 'final': 'greedy'},
-      "sample.final belongs .* not to 'ordered'",
+      "sample.final='greedy': 'ordered' walks no grid",
     ),
     (
       MASKED,
       {'sampler': 'first_hitting', 'corrector': Corrector(1)},
-      'sample.corrector.steps belongs',
+      'sample.corrector.steps=1: .* leave it at 0',
     ),
   ],
 )

@@ -32,7 +32,7 @@ def test_it_learns_and_logs(tmp_path, capsys):
     steps=150,
     eval_every=50,
     checkpoint_every=75,
-    evaluate=lambda params, step: seen.append(step) or {'figure': step / 100},
+    evaluate=lambda state, step: seen.append(step) or {'figure': step / 100},
   )
   rows = read(tmp_path / 'metrics.jsonl')
   losses = [row['loss'] for row in rows if 'loss' in row]

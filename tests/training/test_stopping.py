@@ -50,8 +50,8 @@ def steps_of(folder):
   return sorted(int(p.name) for p in (folder / 'checkpoints').iterdir())
 
 
-def figure(params, step):
-  return {'size': float(sum((x**2).sum() for x in jax.tree.leaves(params)))}
+def figure(state, step):
+  return {'size': float(sum((x**2).sum() for x in jax.tree.leaves(state.ema)))}
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
@@ -89,7 +89,7 @@ def test_a_stopped_run_goes_on_as_the_straight_one(tmp_path):
 
 
 def test_a_signal_during_an_evaluation_is_not_lost(tmp_path):
-  def evaluate(params, step):
+  def evaluate(state, step):
     os.kill(os.getpid(), signal.SIGTERM)
     return {}
 
@@ -106,7 +106,7 @@ def interruptible():
 
 
 def test_a_second_interrupt_interrupts(tmp_path, interruptible):
-  def evaluate(params, step):
+  def evaluate(state, step):
     os.kill(os.getpid(), signal.SIGINT)
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(1)
@@ -126,7 +126,7 @@ def change(index, batch):
     time.sleep(600)
   return batch
 toy.run(tiny.Batches(change), workdir=sys.argv[1], checkpoint_every=2,
-        evaluate=lambda params, step: {'step': step}, eval_every=2)
+        evaluate=lambda state, step: {'step': step}, eval_every=2)
 """
 
 
@@ -134,7 +134,7 @@ def test_killed_and_resumed_to_the_bit(tmp_path):
   settings = {
     'checkpoint_every': 2,
     'eval_every': 2,
-    'evaluate': lambda params, step: {'step': step},
+    'evaluate': lambda state, step: {'step': step},
   }
   folder = tmp_path / 'killed'
   process = subprocess.Popen(
@@ -262,7 +262,7 @@ def test_zero_means_at_the_end_only(tmp_path):
   seen = []
   toy.run(
     workdir=tmp_path,
-    evaluate=lambda params, step: seen.append(step) or {},
+    evaluate=lambda state, step: seen.append(step) or {},
     eval_every=0,
     checkpoint_every=0,
   )
@@ -271,7 +271,10 @@ def test_zero_means_at_the_end_only(tmp_path):
 
 def test_evaluation_sees_the_averaged_parameters():
   seen = []
-  state = toy.run(evaluate=lambda params, step: seen.append(params) or {})
+  copied = lambda tree: jax.tree.map(jnp.copy, tree)
+  state = toy.run(
+    evaluate=lambda state, step: seen.append(copied(state.ema)) or {}
+  )
   assert tiny.same(seen[-1], state.ema)
   assert not tiny.same(state.ema, state.params)
 

@@ -5,7 +5,8 @@ Shapes are written for one sequence and indexed from the right: `[L]` tokens,
 a scalar or broadcasts against `[L]`; t = 0 is clean, t = 1 is noise, s < t.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import jax
@@ -128,12 +129,18 @@ class Condition(NamedTuple):
   positions: [B, L] places for the rotary embedding; arange(L) if absent.
   mask: [L, L] or [B, L, L], True where the query (row) may see the key.
   dropout_key: turns dropout on.
+  source, source_segments: [B, S] of what an encoder reads, 0 is padding.
+  memory: [B, S, d_model] what the encoder made of it; `bind` fills it in, so
+    that a source is read once however often the network is called.
   """
 
   segments: Array | None = None
   positions: Array | None = None
   mask: Array | None = None
   dropout_key: Key | None = None
+  source: Array | None = None
+  source_segments: Array | None = None
+  memory: Array | None = None
 
 
 class Batch(NamedTuple):
@@ -147,6 +154,9 @@ class Batch(NamedTuple):
     is a function of u, so a change of layout or accumulation moves nothing.
   step: [B] the training step, the same in every row (so that a batch splits
     as one), for losses that change while training; None outside training.
+  is_given: [B, L] tokens that are never noise, such as a source before its
+    target; None where there are none.
+  source, source_segments: [B, S] as in `Condition`, None without an encoder.
   """
 
   ids: Array
@@ -155,6 +165,38 @@ class Batch(NamedTuple):
   rows: Array
   u: Array
   step: Array | None = None
+  is_given: Array | None = None
+  source: Array | None = None
+  source_segments: Array | None = None
+
+  @classmethod
+  def of(
+    cls, rows: Mapping[str, Array], u: Array, step: Array | None = None
+  ) -> 'Batch':
+    """From the arrays of a data pipeline."""
+    names = set(cls._fields) & set(rows)
+    return cls(**{name: rows[name] for name in names}, u=u, step=step)
+
+  @property
+  def is_counted(self) -> Array:
+    """[B, L] whose losses are counted: no padding and nothing given."""
+    return is_counted(self.segments, self.is_given)
+
+  def condition(self, dropout_key: Key | None = None) -> Condition:
+    """What the network sees of it beside x and t."""
+    return Condition(
+      self.segments,
+      self.positions,
+      None,
+      dropout_key,
+      self.source,
+      self.source_segments,
+    )
+
+
+def is_counted(segments: Any, is_given: Any) -> Any:
+  """Of JAX and NumPy arrays alike."""
+  return segments > 0 if is_given is None else (segments > 0) & ~is_given
 
 
 class Mixture(NamedTuple):
@@ -164,31 +206,61 @@ class Mixture(NamedTuple):
   weights: Array
 
 
+class Features(NamedTuple):
+  """What stands for a token where noise is continuous: a learnt embedding.
+
+  size: D. std: of the embeddings at first. rounding: how logits of tokens come
+  of features, a product with the embeddings and a bias, or minus the distance.
+  self_condition: the network also sees its last estimate, [L, 2 D] in all.
+  """
+
+  size: int
+  std: float = 1.0
+  rounding: Literal['dot', 'distance'] = 'dot'
+  self_condition: bool = False
+
+  @property
+  def inputs(self) -> int:
+    """Numbers that the network is shown of a token."""
+    return 2 * self.size if self.self_condition else self.size
+
+
 class Denoiser(NamedTuple):
   """All that is seen of a network outside `nn`.
 
   init: key -> params.
   apply: (params, x, t, condition) -> raw output [B, L, num_outputs], float32.
     x is [B, L] ids, or tokens whose embeddings are mixed: [B, L, K] weights
-    of all or a `Mixture` of a few; t broadcasts against [B, L]; ignored
-    unless `uses_time`.
+    of all or a `Mixture` of a few; or, of latent methods, features [B, L, D];
+    t broadcasts against [B, L]; ignored unless `uses_time`.
   init_cache: (rows, length) -> cache, causal networks only.
-  decode: (params, ids [B, n], cache, start) -> (raw [B, n, K], cache): the
-    output at positions start .. start + n - 1 of all rows.
+  decode: (params, ids [B, n], cache, start, condition) -> (raw [B, n, K],
+    cache): the output at positions start .. start + n - 1 of all rows. Of the
+    condition only what an encoder made is looked at.
   uses_time: whether the output depends on t.
   num_states: K.
   table: params -> [K, D] token embeddings.
   method_params: params -> those that the method learns beside the network.
+  embed: (params, ids [B, L]) -> features [B, L, D], latent methods only.
+  round: (params, features [B, L, D]) -> token logits [B, L, K], likewise.
+  encode: (params, condition) -> what the encoder makes of its source,
+    [B, S, d_model]; networks with an encoder only.
   """
 
   init: Callable[[Key], PyTree]
   apply: Callable[[PyTree, X, Time, Condition], Array]
   init_cache: Callable[[int, int], PyTree] | None
-  decode: Callable[[PyTree, Array, PyTree, Array], tuple[Array, PyTree]] | None
+  decode: (
+    Callable[[PyTree, Array, PyTree, Array, Condition], tuple[Array, PyTree]]
+    | None
+  )
   uses_time: bool
   num_states: int
   table: Callable[[PyTree], Array] | None = None
   method_params: Callable[[PyTree], PyTree] = lambda params: ()
+  embed: Callable[[PyTree, Array], Array] | None = None
+  round: Callable[[PyTree, Array], Array] | None = None
+  encode: Callable[[PyTree, Condition], Array] | None = None
 
 
 class Dist(Protocol):
@@ -262,8 +334,15 @@ def bind(
   """Closes a network over what does not change from call to call.
 
   A network is trained with one time a row, so where the times of a row differ
-  (prompts have t = 0) it is told the largest.
+  (prompts have t = 0) it is told the largest. A source is read here, once.
   """
+  if condition.source is not None:
+    if denoiser.encode is None:
+      raise UserError(
+        'rows with a source need an encoder: --set=model.encoder_layers=6, or '
+        '--set=data.rows=joined'
+      )
+    condition = condition._replace(memory=denoiser.encode(params, condition))
 
   def denoise(x: X, t: Time) -> Head:
     told = jnp.max(t, axis=-1, keepdims=True) if jnp.ndim(t) == 2 else t
@@ -271,9 +350,10 @@ def bind(
 
   def decode(ids: Array, cache: PyTree, start: Array) -> tuple[Head, PyTree]:
     assert denoiser.decode is not None
-    raw, cache = denoiser.decode(params, ids, cache, start)
+    raw, cache = denoiser.decode(params, ids, cache, start, condition)
     return head(raw, ids, 0.0), cache
 
+  closed = lambda f: f and functools.partial(f, params)
   return Model(
     denoise,
     denoiser.init_cache,
@@ -282,7 +362,39 @@ def bind(
     denoiser.table(params) if denoiser.table is not None else None,
     denoiser.method_params(params),
     method_state,
+    closed(denoiser.embed),
+    closed(denoiser.round),
   )
+
+
+def anchored(model: Model, batch: Batch) -> Model:
+  """The network shown given tokens as they are, whatever noise did to them.
+
+  Of features the first D numbers of a token are x_t; more may follow.
+  """
+  given = batch.is_given
+  if given is None:
+    return model
+  clean: Any = batch.ids
+  if model.embed is not None:
+    clean = model.embed(batch.ids)
+
+  def shown(x: Any) -> Any:
+    if isinstance(x, Mixture):
+      one = jnp.zeros_like(x.weights).at[..., 0].set(1)
+      ids = jnp.where(given[..., None], batch.ids[..., None], x.ids)
+      return Mixture(ids, jnp.where(given[..., None], one, x.weights))
+    if model.embed is not None:
+      size = clean.shape[-1]
+      mended = jnp.where(given[..., None], clean, x[..., :size])
+      return jnp.concatenate([mended, x[..., size:]], -1)
+    if jnp.issubdtype(x.dtype, jnp.integer):
+      return jnp.where(given, clean, x)
+    return jnp.where(
+      given[..., None], jax.nn.one_hot(clean, x.shape[-1], dtype=x.dtype), x
+    )
+
+  return model._replace(denoise=lambda x, t: model.denoise(shown(x), t))
 
 
 class Objective(Protocol):

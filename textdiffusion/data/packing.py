@@ -137,3 +137,117 @@ class Rows:
       begin = np.where(document > 0, ends[document - 1], 0)
       positions[:count] -= np.maximum(begin - start, 0).astype(np.int32)
     return {'ids': ids, 'segments': segments, 'positions': positions}
+
+
+class PairRows:
+  """Random access to rows of a source and a target, each with its eos.
+
+  `joined`: {'ids', 'segments', 'positions', 'is_given'}, int32 and bool [L]:
+  the source, which is given, the target, padding. `separate`: {'ids',
+  'segments', 'positions'} of the target and {'source', 'source_segments'},
+  [source_length], of what an encoder reads.
+
+  Args:
+    sources, targets: a split, document i of one to document i of the other.
+    length, source_length: of the rows.
+    kind: how they are laid out.
+    long: what becomes of a pair that does not fit: `refuse` raises UserError,
+      `drop` leaves it out, `cut` shortens the longer side from its end until it
+      fits, its eos aside.
+    model_padding: padding is part of the target, segment 1.
+    pad_id: what padding is.
+  """
+
+  def __init__(
+    self,
+    sources: Tokens,
+    targets: Tokens,
+    length: int,
+    source_length: int,
+    kind: Literal['joined', 'separate'],
+    long: Literal['refuse', 'cut', 'drop'],
+    model_padding: bool,
+    pad_id: int,
+  ):
+    self.tokens, self.sources, self.length = targets, sources, length
+    self._kind, self._model_padding, self._pad_id = kind, model_padding, pad_id
+    self._room = source_length
+    sizes = [np.diff(side.ends, prepend=0) for side in (sources, targets)]
+    if kind == 'joined':
+      is_long = sizes[0] + sizes[1] > length
+    else:
+      is_long = (sizes[0] > source_length) | (sizes[1] > length)
+    if long == 'refuse' and is_long.any():
+      worst = int(np.flatnonzero(is_long)[0])
+      raise UserError(
+        f'pair {worst} has {sizes[0][worst]} and {sizes[1][worst]} tokens, '
+        f'their ends included: {is_long.sum()} of {len(is_long)} pairs do not '
+        'fit; raise data.length (of separate rows data.source_length too) or '
+        'set data.long=cut or drop'
+      )
+    fits = ~is_long if long == 'drop' else np.ones_like(is_long)
+    self.index = np.flatnonzero(fits)
+
+  def __len__(self) -> int:
+    return len(self.index)
+
+  def __getitem__(self, place: int) -> dict[str, np.ndarray]:
+    place = int(place)
+    if not 0 <= place < len(self):
+      raise IndexError(place)
+    index = self.index[place]
+    source, target = (_document(x, index) for x in (self.sources, self.tokens))
+    if self._kind == 'joined':
+      source, target = _fitted(source, target, self.length)
+      row = self._padded(np.concatenate([source, target]), self.length)
+      is_given = np.arange(self.length) < len(source)
+      return {**row, 'is_given': is_given}
+    row = self._padded(_shortened(target, self.length), self.length)
+    source = _shortened(source, self._room)
+    seen = np.zeros(self._room, np.int32)
+    seen[: len(source)] = source
+    is_there = np.arange(self._room) < len(source)
+    return {
+      **row,
+      'source': seen,
+      'source_segments': is_there.astype(np.int32),
+    }
+
+  def _padded(self, ids: np.ndarray, length: int) -> dict[str, np.ndarray]:
+    row = np.full(length, self._pad_id, np.int32)
+    segments = np.full(length, int(self._model_padding), np.int32)
+    row[: len(ids)], segments[: len(ids)] = ids, 1
+    positions = np.arange(length, dtype=np.int32)
+    return {'ids': row, 'segments': segments, 'positions': positions}
+
+
+def _document(tokens: Tokens, index: int) -> np.ndarray:
+  start = int(tokens.ends[index - 1]) if index else 0
+  return np.asarray(tokens.ids[start : int(tokens.ends[index])])
+
+
+def _shortened(ids: np.ndarray, length: int) -> np.ndarray:
+  """At most `length`, the last one kept."""
+  if len(ids) <= length:
+    return ids
+  return np.concatenate([ids[: length - 1], ids[-1:]])
+
+
+def _fitted(
+  source: np.ndarray, target: np.ndarray, length: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Tokens go one by one from the longer side, as DiffuSeq's do."""
+  excess = len(source) + len(target) - length
+  if excess <= 0:
+    return source, target
+  longer, shorter = max(len(source), len(target)), min(len(source), len(target))
+  alone = min(excess, longer - shorter)
+  rest = excess - alone
+  of_longer, of_shorter = alone + (rest + 1) // 2, rest // 2
+  cuts = (of_longer, of_shorter)
+  if len(target) > len(source):
+    cuts = (of_shorter, of_longer)
+  return (
+    _shortened(source, len(source) - cuts[0]),
+    _shortened(target, len(target) - cuts[1]),
+  )

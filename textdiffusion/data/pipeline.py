@@ -18,7 +18,7 @@ import numpy as np
 
 from textdiffusion.core.types import UserError
 from textdiffusion.data.corpora import cache_dir
-from textdiffusion.data.packing import Rows, Tokens, tokenize
+from textdiffusion.data.packing import PairRows, Rows, Tokens, tokenize
 from textdiffusion.data.sources import Source, Split, open_source
 from textdiffusion.data.tokenizers import (
   SentencePiece,
@@ -33,16 +33,19 @@ _FOREVER = 1 << 48  # rows; a run ends by its steps, never by its data
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
   """source: see `sources`. length: tokens in a row. batch_size: rows of the
-  global batch. rows, respect_documents, model_padding: see `packing.Rows`.
+  global batch. rows, respect_documents, model_padding: see `packing.Rows`;
+  joined and separate rows, long and source_length: see `packing.PairRows`.
   holdout: the share of documents kept for evaluation. seed: of the shuffle."""
 
   source: str = 'python_docs'
   tokenizer: TokenizerConfig = TokenizerConfig()
   length: int = 128
   batch_size: int = 16
-  rows: Literal['packed', 'document'] = 'packed'
+  rows: Literal['packed', 'document', 'joined', 'separate'] = 'packed'
   respect_documents: bool = False
   model_padding: bool = False
+  source_length: int = 0
+  long: Literal['refuse', 'cut', 'drop'] = 'refuse'
   holdout: float = 0.05
   seed: int = 0
 
@@ -52,12 +55,17 @@ class DataConfig:
         raise UserError(
           f'data.{name}={getattr(self, name)}: must be at least {least}'
         )
-    if self.rows not in ('packed', 'document'):
-      raise UserError(f'data.rows={self.rows!r}: must be packed or document')
+    if (self.rows == 'separate') != (self.source_length >= 2):
+      raise UserError(
+        f'data.source_length={self.source_length} with data.rows={self.rows}: '
+        'separate rows need a length of sources of at least 2, the others 0'
+      )
     if not 0 <= self.seed < 2**32:
       raise UserError(f'data.seed={self.seed}: must be from 0 to 2**32 - 1')
-    if self.model_padding and self.rows != 'document':
-      raise UserError('data.model_padding needs data.rows=document')
+    if self.model_padding and self.rows == 'packed':
+      raise UserError(
+        'data.model_padding needs rows of one text each: set data.rows=document'
+      )
 
   def protocol(self) -> str:
     """What a reported figure depends on, in words."""
@@ -66,7 +74,9 @@ class DataConfig:
       + ' rows'
       + (', documents kept apart' if self.respect_documents else '')
     )
-    if self.source.partition(':')[0] == 'toy_grammar':
+    if '{split}' in self.source:
+      heldout = 'the split named for it'
+    elif self.source.partition(':')[0] in ('toy_grammar', 'toy_pairs'):
       heldout = 'held-out sentences of another seed'
     else:
       heldout = f'held-out {self.holdout:g} of documents by hash'
@@ -82,8 +92,8 @@ class Data:
 
   tokenizer: Tokenizer
   fingerprint: str
-  train: Rows
-  heldout: Rows
+  train: Rows | PairRows
+  heldout: Rows | PairRows
   counts: dict[str, dict[str, int]]
   source: Source
 
@@ -127,18 +137,41 @@ def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
     )
 
   splits = {'train': tokens('train'), 'heldout': tokens('heldout')}
-  pad = tokenizer.vocab.pad_id
-  if pad is None and config.rows == 'document':
+  pad, kind = tokenizer.vocab.pad_id, config.rows
+  if pad is None and kind != 'packed':
     raise UserError(
-      'the tokenizer has no pad token, which data.rows=document needs: add '
+      f'the tokenizer has no pad token, which data.rows={kind} needs: add '
       "'pad' to data.tokenizer.specials"
     )
+  paired = source.pairs
+  if paired is None and kind in ('joined', 'separate'):
+    raise UserError(
+      f'data.rows={kind} needs pairs: data.source=pairs:..., not '
+      f'{config.source}'
+    )
 
-  def rows(split: Split) -> Rows:
+  def rows(split: Split) -> Rows | PairRows:
+    if paired is not None and (kind == 'joined' or kind == 'separate'):
+      return PairRows(
+        tokenize(
+          f'{source.fingerprint}/{split}/source',
+          tokenizer,
+          (one for one, _ in paired(split)),
+          folder,
+        ),
+        splits[split],
+        config.length,
+        config.source_length,
+        kind,
+        config.long,
+        config.model_padding,
+        0 if pad is None else pad,
+      )
+    assert kind == 'packed' or kind == 'document'
     return Rows(
       splits[split],
       config.length,
-      config.rows,
+      kind,
       config.respect_documents,
       config.model_padding,
       0 if pad is None else pad,
@@ -177,8 +210,10 @@ def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
 
 def _tokenizer(config: TokenizerConfig, source: Source) -> Tokenizer:
   """What the config asks for; a SentencePiece model is trained only once."""
-  if config.kind != 'sentencepiece' or config.path:
+  if config.path or config.kind not in ('sentencepiece', 'words'):
     return build(config, ())
+  if config.kind == 'words':
+    return build(config, source.texts())
   told = (
     f'{source.fingerprint}/{config.vocab_size}/'
     + importlib.metadata.version('sentencepiece')
@@ -187,9 +222,7 @@ def _tokenizer(config: TokenizerConfig, source: Source) -> Tokenizer:
   path = folder / f'{hashlib.sha256(told.encode()).hexdigest()[:24]}.model'
   if path.exists():
     return SentencePiece(path.read_bytes(), config.specials)
-  made = SentencePiece.train(
-    source.documents('train'), config.vocab_size, config.specials
-  )
+  made = SentencePiece.train(source.texts(), config.vocab_size, config.specials)
   # Written aside and renamed: nobody ever reads half a model.
   folder.mkdir(parents=True, exist_ok=True)
   with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
@@ -216,7 +249,11 @@ def refuse_other(config: TokenizerConfig, tokenizer: Tokenizer) -> None:
 
 
 def train_iterator(
-  rows: Rows, batch_size: int, seed: int, host: int = 0, num_hosts: int = 1
+  rows: Rows | PairRows,
+  batch_size: int,
+  seed: int,
+  host: int = 0,
+  num_hosts: int = 1,
 ) -> grain.DatasetIterator:
   """Batches of this host, for ever: dicts of [batch_size / num_hosts, L].
 
@@ -243,7 +280,7 @@ def train_iterator(
 
 
 def eval_batches(
-  rows: Rows, batch_size: int, limit: int = 0
+  rows: Rows | PairRows, batch_size: int, limit: int = 0
 ) -> Iterator[dict[str, np.ndarray]]:
   """The first `limit` rows (0: all) in order; a last batch is filled up with
   rows of padding."""

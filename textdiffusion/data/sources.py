@@ -7,6 +7,9 @@ files:GLOB[?key=text]             .txt and .txt.gz (a file is a document; with
                                   ?split=line a line is, with ?split=blank
                                   what stands between blank lines), .jsonl (a
                                   line is a document, its text in field `key`)
+pairs:...                         see `pairs`; as documents, the targets
+toy_pairs[:COUNT]                 a sentence of the grammar -> its words in the
+                                  opposite order
 """
 
 import contextlib
@@ -15,6 +18,7 @@ import difflib
 import glob
 import gzip
 import hashlib
+import itertools
 import json
 import re
 import sys
@@ -34,6 +38,12 @@ from textdiffusion.data.corpora import (
   quiet_tfds,
 )
 from textdiffusion.data.grammar import toy_grammar
+from textdiffusion.data.pairs import (
+  Pair,
+  fingerprint,
+  named_split,
+  read_pairs,
+)
 
 Split = Literal['train', 'heldout']
 _SENTENCES = 50_000
@@ -44,11 +54,19 @@ class Source:
   """fingerprint: changes with the texts. documents: yields one split.
 
   log_prob: nats of a document under the law it was drawn from, if known.
+  pairs: yields (source, target) of one split, the documents being targets.
   """
 
   fingerprint: str
   documents: Callable[[Split], Iterator[str]]
   log_prob: Callable[[str], float] | None = None
+  pairs: Callable[[Split], Iterator[Pair]] | None = None
+
+  def texts(self) -> Iterator[str]:
+    """All there is to learn a vocabulary from, sources too."""
+    if self.pairs is None:
+      return self.documents('train')
+    return itertools.chain.from_iterable(self.pairs('train'))
 
 
 def open_source(name: str, holdout: float) -> Source:
@@ -62,6 +80,8 @@ def open_source(name: str, holdout: float) -> Source:
   kind, _, rest = name.partition(':')
   if kind == 'toy_grammar':
     return _sentences(rest)
+  if kind == 'toy_pairs':
+    return _reversals(_sentences(rest))
   if name in BUNDLED:
     texts = lambda: (_text(row['text']) for row in bundled(name))
     return _by_hash(bundled_fingerprint(name), texts, holdout)
@@ -69,7 +89,16 @@ def open_source(name: str, holdout: float) -> Source:
     return _by_hash(*_tfds(rest), holdout)
   if kind == 'files' and rest:
     return _by_hash(*_files(rest), holdout)
-  known = [*BUNDLED, 'toy_grammar', 'tfds:NAME/SPLIT', 'files:GLOB']
+  if kind == 'pairs' and rest:
+    return _paired(rest, holdout)
+  known = [
+    *BUNDLED,
+    'toy_grammar',
+    'toy_pairs',
+    'tfds:NAME/SPLIT',
+    'files:GLOB',
+    'pairs:FILES',
+  ]
   near = difflib.get_close_matches(name, known, 1)
   hint = f' (did you mean {near[0]}?)' if near else ''
   raise UserError(
@@ -82,14 +111,58 @@ def _by_hash(
 ) -> Source:
   def documents(split: Split) -> Iterator[str]:
     for text in texts():
-      digest = hashlib.blake2b(
-        text.encode('utf-8', 'surrogatepass'), digest_size=8
-      ).digest()
-      is_heldout = int.from_bytes(digest, 'big') < holdout * 2**64
-      if text and is_heldout == (split == 'heldout'):
+      if text and _is_heldout(text, holdout) == (split == 'heldout'):
         yield text
 
   return Source(f'{fingerprint}/{holdout}', documents)
+
+
+def _is_heldout(text: str, holdout: float) -> bool:
+  digest = hashlib.blake2b(
+    text.encode('utf-8', 'surrogatepass'), digest_size=8
+  ).digest()
+  return int.from_bytes(digest, 'big') < holdout * 2**64
+
+
+def _paired(spec: str, holdout: float) -> Source:
+  """`pairs:` of files or of TFDS, held out by name or by hash of the source."""
+  path, options = _options(spec, {'src', 'trg', 'sep', 'train', 'heldout'})
+  is_named = '{split}' in path
+  if path.startswith('tfds:'):
+    told, read = _tfds_pairs(path.removeprefix('tfds:'), options)
+  else:
+    told = fingerprint(path, options)
+    read = lambda split: read_pairs(path, options, split)
+
+  def pairs(split: Split) -> Iterator[Pair]:
+    if is_named:
+      yield from read(split)
+      return
+    for pair in read('train'):
+      if _is_heldout(pair[0], holdout) == (split == 'heldout'):
+        yield pair
+
+  documents = lambda split: (target for _, target in pairs(split))
+  told = told if is_named else f'{told}/{holdout}'
+  return Source(told, documents, pairs=pairs)
+
+
+def _tfds_pairs(
+  path: str, options: dict[str, str]
+) -> tuple[str, Callable[[Split], Iterator[Pair]]]:
+  """`NAME[:CONFIG]/SPLIT` with {split} -> fingerprint, a split's pairs."""
+  sides = [options.get(side, side) for side in ('src', 'trg')]
+
+  def open_side(split: Split, key: str) -> Any:
+    return _tfds(f'{named_split(path, options, split)}?key={key}')
+
+  prints = [open_side('train', key)[0] for key in sides]
+
+  def read(split: Split) -> Iterator[Pair]:
+    both = [open_side(split, key)[1]() for key in sides]
+    yield from zip(*both)
+
+  return '/'.join(['pairs', *prints, options.get('heldout', '')]), read
 
 
 def _sentences(count: str) -> Source:
@@ -108,6 +181,17 @@ def _sentences(count: str) -> Source:
       yield grammar.sample(rng)[0]
 
   return Source(f'toy_grammar/1/{total}', documents, grammar.log_prob)
+
+
+def _reversals(sentences: Source) -> Source:
+  """What a network can only get right by reading its source."""
+
+  def pairs(split: Split) -> Iterator[Pair]:
+    for text in sentences.documents(split):
+      yield text, ' '.join(reversed(text.split()))
+
+  documents = lambda split: (target for _, target in pairs(split))
+  return Source(f'toy_pairs/{sentences.fingerprint}', documents, pairs=pairs)
 
 
 def _tfds(spec: str) -> tuple[str, Callable[[], Iterator[str]]]:

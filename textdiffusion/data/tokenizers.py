@@ -1,10 +1,11 @@
-"""Tokenizers: bytes, characters, SentencePiece, Hugging Face.
+"""Tokenizers: bytes, characters, words, SentencePiece, Hugging Face.
 
 Ids 0 ... are the base vocabulary; special tokens follow, the mask last, unless
 a model file already has a piece of that name. Text never encodes to a special.
 """
 
 import base64
+import collections
 import dataclasses
 import hashlib
 import io
@@ -31,20 +32,24 @@ _INSIDE_SPECIAL = '|'.join(
   for spellings in _SPELLINGS.values()
   for spelling in spellings
 )
+_UNKNOWN = '<unk>'
 _CHARACTERS = ' abcdefghijklmnopqrstuvwxyz'
-Kind = Literal['bytes', 'characters', 'sentencepiece', 'huggingface']
+Kind = Literal['bytes', 'characters', 'words', 'sentencepiece', 'huggingface']
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
   """kind: bytes; characters: text8's 27; sentencepiece or huggingface: a model
   file at `path`. Without a path, SentencePiece is trained on the training
-  split with `vocab_size` pieces. specials: appended in this order."""
+  split with `vocab_size` pieces. words: what stands between spaces, at least
+  `min_count` times in the training split, the `vocab_size` commonest (0: all).
+  specials: appended in this order."""
 
   kind: Kind = 'bytes'
   path: str = ''
   vocab_size: int = 0
   specials: tuple[str, ...] = SPECIALS
+  min_count: int = 1
 
   def __post_init__(self) -> None:
     kinds = get_args(Kind)
@@ -213,6 +218,65 @@ class Characters(Tokenizer):
     return np.ones(len(_CHARACTERS), np.int32)
 
 
+class Words(Tokenizer):
+  """What stands between spaces; all the others are `<unk>`, id 0.
+
+  A text is read back with single spaces.
+  """
+
+  kind = 'words'
+
+  def __init__(self, model: bytes, specials: Sequence[str] = SPECIALS):
+    self._bytes = model
+    self._words = [_UNKNOWN, *model.decode().split()]
+    self._ids = {word: i for i, word in enumerate(self._words)}
+    super().__init__(len(self._words), specials, {})
+
+  @classmethod
+  def train(
+    cls,
+    texts: Iterable[str],
+    vocab_size: int,
+    min_count: int,
+    specials: Sequence[str] = SPECIALS,
+  ) -> 'Words':
+    """The commonest words first, of equals the first in the alphabet."""
+    counts = collections.Counter(
+      word for text in texts for word in text.split() if word != _UNKNOWN
+    )
+    kept = [word for word, count in counts.items() if count >= min_count]
+    kept = sorted(kept, key=lambda word: (-counts[word], word))
+    if not kept:
+      raise UserError(
+        f'data.tokenizer.min_count={min_count}: no word of the training split '
+        'is that common'
+      )
+    kept = kept[: vocab_size or None]
+    return cls(' '.join(kept).encode('utf-8', 'replace'), specials)
+
+  def unknown(self, text: str) -> list[str]:
+    """The words of a text that are not known."""
+    return [word for word in text.split() if word not in self._ids]
+
+  def _encode(self, text: str) -> np.ndarray:
+    ids = [self._ids.get(word, 0) for word in text.split()]
+    return np.asarray(ids, np.int32)
+
+  def _decode(self, ids: list[int]) -> str:
+    return ' '.join(self._words[i] for i in ids)
+
+  def _piece(self, index: int) -> str:
+    return f'{self._words[index]} '
+
+  def _base_lengths(self) -> np.ndarray:
+    lengths = [len(word.encode()) + 1 for word in self._words]
+    return np.asarray([0, *lengths[1:]], np.int32)
+
+  @property
+  def model(self) -> bytes:
+    return self._bytes
+
+
 class SentencePiece(Tokenizer):
   """A SentencePiece model (Kudo & Richardson 2018).
 
@@ -368,6 +432,8 @@ def from_json(saved: dict[str, Any]) -> Tokenizer:
       return Bytes(specials)
     case 'characters':
       return Characters(specials)
+    case 'words':
+      return Words(model, specials)
     case 'sentencepiece':
       return SentencePiece(model, specials)
     case 'huggingface':
@@ -376,17 +442,22 @@ def from_json(saved: dict[str, Any]) -> Tokenizer:
 
 
 def build(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
-  """Loads what the config names, or trains SentencePiece on `texts`."""
+  """Loads what the config names, or learns a vocabulary of `texts`."""
   if config.kind == 'bytes':
     return Bytes(config.specials)
   if config.kind == 'characters':
     return Characters(config.specials)
+  if config.kind == 'words' and not config.path:
+    return Words.train(
+      texts, config.vocab_size, config.min_count, config.specials
+    )
   if not config.path:
     return SentencePiece.train(texts, config.vocab_size, config.specials)
   path = Path(config.path).expanduser()
   if not path.is_file():
     raise UserError(f'data.tokenizer.path={config.path}: no such file')
-  kind = SentencePiece if config.kind == 'sentencepiece' else HuggingFace
+  kinds = (Words, SentencePiece, HuggingFace)
+  kind = next(kind for kind in kinds if kind.kind == config.kind)
   try:
     return kind(path.read_bytes(), config.specials)
   except Exception as error:  # the libraries raise bare Exceptions

@@ -47,6 +47,7 @@ def fill(
   config: SampleConfig,
   seed: int = 0,
   trace: bool = False,
+  method_state: PyTree = (),
 ) -> Generated:
   """Fills in a canvas. Equal seeds give equal samples, trace or no trace.
 
@@ -57,7 +58,7 @@ def fill(
   # The canvas is closed over, not traced: a sampler may look at what is given.
   @jax.jit
   def run(params: PyTree) -> Samples:
-    model = bind(denoiser, params, method.head)
+    model = bind(denoiser, params, method.head, method_state=method_state)
     return generate(method.sampler, model, key, canvas, config, trace)
 
   samples, given = jax.device_get((run(params), canvas))

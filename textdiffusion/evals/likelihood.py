@@ -17,11 +17,12 @@ from textdiffusion.core.keys import row_keys, stream
 from textdiffusion.core.types import (
   Array,
   Batch,
-  Condition,
   Denoiser,
   PyTree,
   UserError,
+  anchored,
   bind,
+  is_counted,
 )
 from textdiffusion.methods.method import Method
 
@@ -46,13 +47,17 @@ class EvaluateConfig:
         )
 
 
-RowTotals = Callable[[PyTree, dict[str, Array]], tuple[Array, dict[str, Array]]]
+# (params, batch, what the method remembers)
+RowTotals = Callable[
+  [PyTree, dict[str, Array], PyTree], tuple[Array, dict[str, Array]]
+]
 
 
 def row_totals(
   method: Method, denoiser: Denoiser, config: EvaluateConfig
 ) -> RowTotals:
-  """(params, batch) -> [draws, B] nats a row, and its terms likewise.
+  """(params, batch, what the method remembers, if anything) -> [draws, B] nats
+  a row, and its terms likewise.
 
   The times of a row's draws are stratified: draw d takes u from
   [d / draws, (d + 1) / draws). An exact likelihood takes one. Jit it at the
@@ -64,26 +69,21 @@ def row_totals(
     raise UserError('this evaluator bounds no likelihood: nothing to report')
 
   def totals(
-    params: PyTree, batch: dict[str, Array]
+    params: PyTree, batch: dict[str, Array], method_state: PyTree = ()
   ) -> tuple[Array, dict[str, Array]]:
-    condition = Condition(batch['segments'], batch['positions'])
-    model = bind(denoiser, params, method.head, condition)
-    is_counted = batch['segments'] > 0
+    rows = Batch.of(batch, jnp.zeros(len(batch['rows'])))
+    condition = rows.condition()
+    model = bind(denoiser, params, method.head, condition, method_state)
+    model = anchored(model, rows)
 
     def one(draw: Array) -> tuple[Array, dict[str, Array]]:
       key_u, key_x = jax.random.split(jax.random.fold_in(key, draw))
       jitter = jax.vmap(lambda k: jax.random.uniform(k, minval=2.0**-24))(
         row_keys(key_u, batch['rows'])
       )
-      seen = Batch(
-        batch['ids'],
-        batch['segments'],
-        batch['positions'],
-        batch['rows'],
-        (draw + jitter) / draws,
-      )
+      seen = rows._replace(u=(draw + jitter) / draws)
       nats, terms = method.evaluator(model, key_x, seen)
-      add = lambda x: jnp.where(is_counted, x, 0.0).sum(-1)
+      add = lambda x: jnp.where(rows.is_counted, x, 0.0).sum(-1)
       return add(nats), jax.tree.map(add, terms)
 
     return jax.lax.map(one, jnp.arange(draws))
@@ -102,6 +102,7 @@ def evaluate(
   put: Callable[[dict[str, np.ndarray]], dict[str, Array]] = jax.device_put,
   totals: RowTotals | None = None,
   pad_id: int | None = None,
+  method_state: PyTree = (),
 ) -> dict[str, Any]:
   """Bits per byte and per token, perplexity, terms, errors, protocol.
 
@@ -114,6 +115,7 @@ def evaluate(
     put: places a batch on the devices.
     totals: a jitted `row_totals` to use again; made here if absent.
     pad_id: modelled padding adds its nats, and is no token to divide by.
+    method_state: what the method remembers of its training.
 
   Returns:
     A dict that JSON takes. `*_se` is the standard error over rows (it contains
@@ -123,14 +125,14 @@ def evaluate(
   totals = totals or jax.jit(row_totals(method, denoiser, config))
   nats, terms, tokens, num_bytes = [], [], [], []
   for batch in batches:
-    value, named = jax.device_get(totals(params, put(batch)))
-    is_counted = batch['segments'] > 0
-    some = is_counted.any(-1)
+    value, named = jax.device_get(totals(params, put(batch), method_state))
+    counted = is_counted(batch['segments'], batch.get('is_given'))
+    some = counted.any(-1)
     nats.append(value[:, some])
     terms.append({name: term[:, some] for name, term in named.items()})
-    is_token = is_counted & (batch['ids'] != (-1 if pad_id is None else pad_id))
+    is_token = counted & (batch['ids'] != (-1 if pad_id is None else pad_id))
     tokens.append(is_token.sum(-1)[some])
-    lengths = np.where(is_counted, byte_lengths[batch['ids']], 0)
+    lengths = np.where(counted, byte_lengths[batch['ids']], 0)
     num_bytes.append(lengths.sum(-1)[some])
   if not nats or not sum(map(len, tokens)):
     raise UserError('no held-out row to evaluate: raise data.holdout')

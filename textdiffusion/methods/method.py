@@ -6,7 +6,9 @@ from typing import Any, NamedTuple, Protocol
 from textdiffusion.core.keys import stream
 from textdiffusion.core.types import (
   Array,
+  Batch,
   Denoiser,
+  Features,
   HeadFn,
   Key,
   Model,
@@ -19,6 +21,7 @@ from textdiffusion.sampling.generate import Sampler
 
 # (what it was, None at first; model; steps taken) -> what the method remembers.
 StateFn = Callable[[PyTree | None, Model, Array], PyTree]
+ObserveFn = Callable[[PyTree, Batch, dict[str, Array]], PyTree]
 
 
 class Method(NamedTuple):
@@ -37,7 +40,15 @@ class Method(NamedTuple):
   state: what the method remembers between training steps, such as a kernel
     that follows the embeddings; called before each step, and objectives find
     the result in `Model.method_state`. No gradient goes through it.
+  observe: (what is remembered, batch, terms of the loss [B, L]) -> what is
+    remembered, after each step, as a schedule that follows the loss does.
+  length: of rows, where the method has something for each position; 0: any.
   whole_rows: whether it models padding, so that the network must see it.
+  features: of the tokens, where noise is continuous; the network then takes
+    and gives features, and `num_outputs` does not count.
+  anchors: whether training shows the network given tokens, such as a source,
+    as they are; else their noise is the objective's.
+  counts_given: whether their losses count in training.
   """
 
   process: Any
@@ -50,11 +61,18 @@ class Method(NamedTuple):
   num_outputs: int | None = None
   init_params: Callable[[Key], PyTree] | None = None
   state: StateFn | None = None
+  observe: ObserveFn | None = None
+  length: int = 0
   whole_rows: bool = False
+  features: Features | None = None
+  anchors: bool = True
+  counts_given: bool = False
 
   @property
   def width(self) -> int:
     """Numbers that the network puts out for a token."""
+    if self.features is not None:
+      return self.features.size
     return self.num_outputs or self.num_states
 
   def extend(self, denoiser: Denoiser) -> Denoiser:
@@ -77,6 +95,8 @@ class Method(NamedTuple):
       decode=of_network(denoiser.decode),
       table=of_network(denoiser.table),
       method_params=lambda params: params['method'],
+      embed=of_network(denoiser.embed),
+      round=of_network(denoiser.round),
     )
 
 

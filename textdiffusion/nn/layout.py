@@ -17,14 +17,19 @@ from textdiffusion.core.types import PyTree
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
   (r'embedding', ('tensor', 'fsdp')),
   (r'head/kernel', ('fsdp', 'tensor')),
-  (r'.*attention/[qkv]/kernel', ('fsdp', 'tensor')),
-  (r'.*attention/out/kernel', ('tensor', 'fsdp')),
+  (r'(inlet|outlet)/up/kernel', ('fsdp', 'tensor')),
+  (r'(inlet|outlet)/up/bias', ('tensor',)),
+  (r'(inlet|outlet)/out/kernel', ('tensor', 'fsdp')),
+  (r'(inlet|outlet)/out/bias', (None,)),
+  (r'rounding_bias', ('tensor',)),
+  (r'.*(attention|cross)/[qkv]/kernel', ('fsdp', 'tensor')),
+  (r'.*(attention|cross)/out/kernel', ('tensor', 'fsdp')),
   (r'.*mlp/(gate|up)/kernel', ('fsdp', 'tensor')),
   (r'.*mlp/down/kernel', ('tensor', 'fsdp')),
   (r'.*adaln/kernel', ('fsdp', 'tensor')),
   (r'time/(up|out)/kernel', ('fsdp', 'tensor')),
-  (r'.*(attention/[qkv]|mlp/(gate|up)|adaln)/bias', ('tensor',)),
-  (r'.*(attention/out|mlp/down)/bias', (None,)),
+  (r'.*((attention|cross)/[qkv]|mlp/(gate|up)|adaln)/bias', ('tensor',)),
+  (r'.*((attention|cross)/out|mlp/down)/bias', (None,)),
   (r'time/(up|out)/bias', ('tensor',)),
   (r'(.*_)?norm/scale|.*norm/scale', (None,)),
   (r'method/.*', ()),  # what a method learns is small: whole everywhere
@@ -43,7 +48,7 @@ def _spec(path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
   name = '/'.join(str(entry.key) for entry in path)
   for pattern, axes in RULES:
     if re.fullmatch(
-      pattern, re.sub(r'^(network/)?(layers(_\d+)?/)?', '', name)
+      pattern, re.sub(r'^(network/)?(encoder/)?(layers(_\d+)?/)?', '', name)
     ):
       ahead = (None,) * (len(leaf.shape) - len(axes))
       return PartitionSpec(*ahead, *axes)

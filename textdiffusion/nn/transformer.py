@@ -1,20 +1,21 @@
 """The transformer: one network for every method (Vaswani et al. 2017).
 
-Pre-norm blocks with rotary positions; time enters additively or by adaLN-zero
-(Peebles & Xie 2023). Outside this folder it is seen as a `Denoiser` only.
+Outside this folder it is seen as a `Denoiser` only.
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from textdiffusion.core.keys import stream
 from textdiffusion.core.types import (
   Array,
   Condition,
   Denoiser,
+  Features,
   Key,
   Mixture,
   PyTree,
@@ -22,227 +23,28 @@ from textdiffusion.core.types import (
   UserError,
 )
 from textdiffusion.nn import cache as caches
-from textdiffusion.nn.attention import (
-  Attend,
-  Implementation,
-  attend,
-  attention_mask,
-  resolve,
-  splash,
-  static_mask,
-)
-from textdiffusion.nn.layers import MLP, Dense, RMSNorm, TimeEmbedding, rotate
+from textdiffusion.nn.attention import attention_mask, resolve
+from textdiffusion.nn.blocks import Block, Context, TransformerConfig
+from textdiffusion.nn.latent import Projection, embed, round_with
+from textdiffusion.nn.layers import Dense, RMSNorm, TimeEmbedding
 
-_UNROLLED = 8  # up to here XLA schedules unrolled layers better than a loop
 _REMAT = {
   'full': jax.checkpoint_policies.nothing_saveable,
   'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class TransformerConfig:
-  """Sizes and choices; None takes the usual value.
-
-  num_kv_heads: fewer than num_heads groups the queries. d_ff: 4 d_model, or
-  8/3 of it for SwiGLU, which has three matrices. time: how t enters.
-  attend: who sees whom; block_size is of block_causal. scan: `auto` unrolls up
-  to 8 layers. remat: what is computed again in the backward pass, all or all
-  but the matrix products. dtype: of the computation; parameters, norms,
-  softmax and logits are float32. attention: the kernel.
-  """
-
-  num_layers: int = 6
-  d_model: int = 256
-  num_heads: int = 8
-  num_kv_heads: int | None = None
-  d_ff: int | None = None
-  mlp: Literal['gelu', 'swiglu'] = 'swiglu'
-  qk_norm: bool = True
-  use_bias: bool = False
-  tied: bool = False
-  dropout: float = 0.0
-  time: Literal['none', 'additive', 'adaln'] = 'none'
-  attend: Attend = 'bidirectional'
-  block_size: int = 0
-  rope_base: float = 10_000.0
-  scan: Literal['auto', 'scan', 'unroll'] = 'auto'
-  remat: Literal['none', 'full', 'dots'] = 'none'
-  dtype: Literal['float32', 'bfloat16'] = 'float32'
-  attention: Implementation = 'auto'
-
-  def __post_init__(self) -> None:
-    for name in ('num_layers', 'd_model', 'num_heads'):
-      if getattr(self, name) < 1:
-        raise UserError(
-          f'model.{name}={getattr(self, name)}: must be at least 1'
-        )
-    if self.d_model % (2 * self.num_heads):
-      raise UserError(
-        f'model.d_model={self.d_model} must be a multiple of twice '
-        f'model.num_heads={self.num_heads}'
-      )
-    if self.kv_heads < 1 or self.num_heads % self.kv_heads:
-      raise UserError(
-        f'model.num_kv_heads={self.num_kv_heads} must divide '
-        f'model.num_heads={self.num_heads}'
-      )
-    if not 0 <= self.dropout < 1:
-      raise UserError(f'model.dropout={self.dropout}: must be in [0, 1)')
-    if (self.attend == 'block_causal') != (self.block_size > 0):
-      raise UserError(
-        f'model.block_size={self.block_size} with model.attend='
-        f'{self.attend!r}: block_causal needs a size, the others none'
-      )
-
-  @property
-  def kv_heads(self) -> int:
-    return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
-
-  @property
-  def head_size(self) -> int:
-    return self.d_model // self.num_heads
-
-  @property
-  def hidden(self) -> int:
-    """Width of the MLP; of SwiGLU a multiple of 64 near 8/3 d_model."""
-    if self.d_ff is not None:
-      return self.d_ff
-    if self.mlp == 'gelu':
-      return 4 * self.d_model
-    return max(64, round(8 * self.d_model / 3 / 64) * 64)
-
-  @property
-  def is_scanned(self) -> bool:
-    if self.scan == 'auto':
-      return self.num_layers > _UNROLLED
-    return self.scan == 'scan'
-
-  @property
-  def compute_dtype(self) -> Any:
-    return jnp.dtype(self.dtype)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class _Context:
-  """What every layer sees. time: [B, 1 or L, D] or None."""
-
-  positions: Array
-  mask: Array | None
-  segments: Array | None
-  time: Array | None
-  start: Array | None  # of the new tokens in the cache
-  is_training: bool = dataclasses.field(metadata={'static': True})
-
-
-class Attention(nn.Module):
-  """[B * L, D] -> [B * L, D], and the cache it extended, if any."""
-
-  config: TransformerConfig
-
-  @nn.compact
-  def __call__(
-    self, x: Array, context: _Context, cache: caches.Cache | None
-  ) -> tuple[Array, caches.Cache | None]:
-    cfg = self.config
-    batch, length = context.positions.shape
-    shaped = lambda name, heads: Dense(
-      heads * cfg.head_size, cfg.use_bias, cfg.compute_dtype, name=name
-    )(x).reshape(batch, length, heads, cfg.head_size)
-    q, k = shaped('q', cfg.num_heads), shaped('k', cfg.kv_heads)
-    v = shaped('v', cfg.kv_heads)
-    if cfg.qk_norm:
-      q = RMSNorm(dtype=cfg.compute_dtype, name='q_norm')(q)
-      k = RMSNorm(dtype=cfg.compute_dtype, name='k_norm')(k)
-    q = rotate(q, context.positions, cfg.rope_base)
-    k = rotate(k, context.positions, cfg.rope_base)
-    kind = resolve(cfg.attention, q.dtype, length, cfg.head_size)
-    if cache is not None:
-      assert context.start is not None
-      cache = caches.extend(cache, k, v, context.start)
-      mask = caches.visible(cache.k.shape[1], length, context.start)
-      out = attend(q, cache.k, cache.v, mask)
-    elif kind == 'splash' and context.mask is None:
-      seen = static_mask(length, cfg.attend, cfg.block_size)
-      interpret = jax.default_backend() != 'tpu'
-      out = splash(q, k, v, context.segments, seen, interpret)
-    else:
-      out = attend(q, k, v, context.mask, 'xla' if kind == 'splash' else kind)
-    out = Dense(
-      cfg.d_model,
-      cfg.use_bias,
-      cfg.compute_dtype,
-      1 / (2 * cfg.num_layers),
-      name='out',
-    )(out.reshape(batch * length, -1))
-    return out, cache
-
-
-class Block(nn.Module):
-  """Attention and MLP, each with its residual; x: [B * L, D]."""
-
-  config: TransformerConfig
-
-  @nn.compact
-  def __call__(
-    self, x: Array, context: _Context, cache: caches.Cache | None
-  ) -> tuple[Array, caches.Cache | None]:
-    cfg = self.config
-    batch, length = context.positions.shape
-    drop = nn.Dropout(cfg.dropout, deterministic=not context.is_training)
-    shift, gate = self._modulation(context)
-
-    def residual(x: Array, branch: Array, index: int) -> Array:
-      branch = drop(branch)
-      if gate is None:
-        return x + branch
-      rows = branch.reshape(batch, length, -1) * gate[index]
-      return x + rows.reshape(batch * length, -1)
-
-    def normed(x: Array, name: str, index: int) -> Array:
-      x = RMSNorm(dtype=cfg.compute_dtype, name=name)(x)
-      if shift is None:
-        return x
-      rows = x.reshape(batch, length, -1)
-      move, scale = shift[index]
-      return (rows * (1 + scale) + move).reshape(batch * length, -1)
-
-    branch, cache = Attention(cfg, name='attention')(
-      normed(x, 'attention_norm', 0), context, cache
-    )
-    x = residual(x, branch, 0)
-    branch = MLP(
-      cfg.hidden,
-      cfg.mlp,
-      cfg.use_bias,
-      cfg.compute_dtype,
-      1 / (2 * cfg.num_layers),
-      name='mlp',
-    )(normed(x, 'mlp_norm', 1))
-    return residual(x, branch, 1), cache
-
-  def _modulation(self, context: _Context) -> tuple[Any, Any]:
-    """adaLN-zero: (shift, scale) of both norms and gates of both branches."""
-    cfg = self.config
-    if cfg.time != 'adaln':
-      return None, None
-    assert context.time is not None
-    time = nn.silu(context.time)
-    flat = Dense(6 * cfg.d_model, True, cfg.compute_dtype, 0.0, name='adaln')(
-      time.reshape(-1, time.shape[-1])
-    )
-    parts = jnp.split(flat.reshape(*time.shape[:2], -1), 6, axis=-1)
-    return [(parts[0], parts[1]), (parts[2], parts[3])], parts[4:]
-
-
 class Transformer(nn.Module):
   """Ids [B, L], weights [B, L, K] or `Mixture` [B, L, k] -> float32 of
-  [B, L, num_outputs]."""
+  [B, L, num_outputs]; of latent methods [B, L, features] -> [B, L, D].
+
+  num_outputs: 0 leaves the d_model numbers of the last layer, as an encoder.
+  """
 
   config: TransformerConfig
   num_states: int
   num_outputs: int
+  features: Features | None = None
 
   @nn.compact
   def __call__(
@@ -255,22 +57,8 @@ class Transformer(nn.Module):
   ) -> tuple[Array, PyTree]:
     cfg = self.config
     batch, length = jax.tree.leaves(ids)[0].shape[:2]
-    table = self.param(
-      'embedding',
-      nn.initializers.normal(cfg.d_model**-0.5),
-      (self.num_states, cfg.d_model),
-    )
-    if isinstance(ids, Mixture):
-      parts = jnp.take(table, ids.ids, axis=0)
-      x = jnp.einsum('blk,blkd->bld', ids.weights, parts)
-      x = x.reshape(batch * length, -1).astype(cfg.compute_dtype)
-      ids = jnp.zeros((batch, length), jnp.int32)
-    elif jnp.issubdtype(ids.dtype, jnp.integer):
-      x = jnp.take(table, ids.reshape(-1), axis=0).astype(cfg.compute_dtype)
-    else:  # weights of the tokens
-      weights = ids.reshape(batch * length, -1).astype(cfg.compute_dtype)
-      x = weights @ table.astype(cfg.compute_dtype)
-      ids = jnp.zeros((batch, length), jnp.int32)
+    x, table = self._inputs(ids)
+    ids = jnp.zeros((batch, length), jnp.int32)
     context = self._context(ids, t, condition, start)
     if cfg.time == 'additive':
       assert context.time is not None
@@ -278,23 +66,54 @@ class Transformer(nn.Module):
       x = rows.reshape(batch * length, -1)
     x, cache = self._layers(x, context, cache)
     x = RMSNorm(dtype=cfg.compute_dtype, name='norm')(x)
-    if cfg.tied:
-      if self.num_outputs != self.num_states:
-        raise UserError(
-          f'model.tied=True: the method needs {self.num_outputs} outputs for '
-          f'{self.num_states} tokens: --set=model.tied=False'
-        )
-      logits = x @ table.T.astype(cfg.compute_dtype)
-    else:
+    out = self._outputs(x, table)
+    return out.astype(jnp.float32).reshape(batch, length, -1), cache
+
+  def _inputs(self, ids: Any) -> tuple[Array, Array]:
+    """-> [B * L, d_model], and the table of embeddings."""
+    cfg, features = self.config, self.features
+    std, width = cfg.d_model**-0.5, cfg.d_model
+    if features is not None:
+      std, width = features.std, features.size
+    normal = nn.initializers.normal(std)
+    table = self.param('embedding', normal, (self.num_states, width))
+    flat = lambda x: x.reshape(-1, x.shape[-1]).astype(cfg.compute_dtype)
+    if features is not None:
+      width = cfg.d_model
+      project = Projection(width, width, cfg.compute_dtype, name='inlet')
+      return project(flat(ids)), table
+    if isinstance(ids, Mixture):
+      parts = jnp.take(table, ids.ids, axis=0)
+      return flat(jnp.einsum('blk,blkd->bld', ids.weights, parts)), table
+    if jnp.issubdtype(ids.dtype, jnp.integer):
+      return flat(jnp.take(table, ids.reshape(-1), axis=0)), table
+    return flat(ids) @ table.astype(cfg.compute_dtype), table
+
+  def _outputs(self, x: Array, table: Array) -> Array:
+    """[B * L, d_model] -> [B * L, num_outputs]."""
+    cfg = self.config
+    if not self.num_outputs:
+      return x
+    if self.features is not None:
+      zeros = nn.initializers.zeros_init()
+      self.param('rounding_bias', zeros, (self.num_states,))
+      size = self.features.size
+      return Projection(cfg.d_model, size, cfg.compute_dtype, name='outlet')(x)
+    if not cfg.tied:
       # From zero: training begins at the uniform distribution.
-      logits = Dense(
+      return Dense(
         self.num_outputs, False, cfg.compute_dtype, 0.0, name='head'
       )(x)
-    return logits.astype(jnp.float32).reshape(batch, length, -1), cache
+    if self.num_outputs != self.num_states:
+      raise UserError(
+        f'model.tied=True: the method needs {self.num_outputs} outputs for '
+        f'{self.num_states} tokens: --set=model.tied=False'
+      )
+    return x @ table.T.astype(cfg.compute_dtype)
 
   def _context(
     self, ids: Array, t: Time, condition: Condition, start: Array | None
-  ) -> _Context:
+  ) -> Context:
     cfg = self.config
     length = ids.shape[1]
     positions = condition.positions
@@ -316,17 +135,26 @@ class Transformer(nn.Module):
       t = jnp.asarray(t, jnp.float32)
       t = jnp.broadcast_to(t, (ids.shape[0], t.shape[-1] if t.ndim == 2 else 1))
       time = TimeEmbedding(cfg.d_model, dtype=cfg.compute_dtype, name='time')(t)
-    return _Context(
+    memory = condition.memory
+    if cfg.encoder_layers and memory is None:
+      raise UserError(
+        f'model.encoder_layers={cfg.encoder_layers}: an encoder needs a '
+        'source; use data.rows=separate, or 0 layers'
+      )
+    sources = condition.source_segments
+    return Context(
       positions,
       mask,
       condition.segments,
       time,
+      None if memory is None else memory.astype(cfg.compute_dtype),
+      None if sources is None else (sources > 0)[:, None, None],
       start,
       condition.dropout_key is not None,
     )
 
   def _layers(
-    self, x: Array, context: _Context, cache: PyTree
+    self, x: Array, context: Context, cache: PyTree
   ) -> tuple[Array, PyTree]:
     cfg = self.config
     block: Any = Block
@@ -353,21 +181,56 @@ class Transformer(nn.Module):
 
 
 def build_denoiser(
-  config: TransformerConfig, num_states: int, num_outputs: int | None = None
+  config: TransformerConfig,
+  num_states: int,
+  num_outputs: int | None = None,
+  features: Features | None = None,
 ) -> Denoiser:
   """The network as pure functions: float32 logits over `num_states`, or
-  `num_outputs` numbers a token where a method asks for others."""
-  network = Transformer(config, num_states, num_outputs or num_states)
+  `num_outputs` numbers a token where a method asks for others, or features to
+  features of a latent method."""
+  width = num_outputs or num_states
+  network = Transformer(config, num_states, width, features)
+  reader = dataclasses.replace(
+    config,
+    num_layers=max(config.encoder_layers, 1),
+    time='none',
+    attend='bidirectional',
+    block_size=0,
+    encoder_layers=0,
+  )
+  encoder = Transformer(reader, num_states, 0)
 
   def init(key: Key) -> PyTree:
-    ids = jnp.zeros((1, max(4, config.block_size)), jnp.int32)
-    return network.init(key, ids, 0.5)['params']
+    shape = (1, max(4, config.block_size))
+    ids = jnp.zeros(shape, jnp.int32)
+    source = {}
+    condition = Condition()
+    if config.encoder_layers:
+      source = {
+        'encoder': encoder.init(stream(key, 'encoder'), ids, 0.0)['params']
+      }
+      condition = Condition(memory=jnp.zeros((*shape, config.d_model)))
+    if features is not None:
+      ids = jnp.zeros((*shape, features.inputs))
+    return {**network.init(key, ids, 0.5, condition)['params'], **source}
+
+  def encode(params: PyTree, condition: Condition) -> Array:
+    segments = condition.source_segments
+    seen = Condition(segments, dropout_key=condition.dropout_key)
+    out: Any = encoder.apply(
+      {'params': params['encoder']},
+      condition.source,
+      0.0,
+      seen,
+      rngs=dropout(condition),
+    )
+    return out[0]
 
   def apply(params: PyTree, x: Array, t: Time, condition: Condition) -> Array:
-    rngs = {}
-    if condition.dropout_key is not None:
-      rngs['dropout'] = condition.dropout_key
-    out: Any = network.apply({'params': params}, x, t, condition, rngs=rngs)
+    out: Any = network.apply(
+      {'params': params}, x, t, condition, rngs=dropout(condition)
+    )
     return out[0]
 
   def init_cache(rows: int, length: int) -> PyTree:
@@ -380,12 +243,22 @@ def build_denoiser(
     )
 
   def decode(
-    params: PyTree, ids: Array, cache: PyTree, start: Array
+    params: PyTree,
+    ids: Array,
+    cache: PyTree,
+    start: Array,
+    condition: Condition = Condition(),  # noqa: B008 an immutable tuple
   ) -> tuple[Array, PyTree]:
-    out: Any = network.apply(
-      {'params': params}, ids, 0.0, cache=cache, start=start
+    # Segments and positions are of whole rows, not of what is decoded.
+    source = Condition(
+      memory=condition.memory, source_segments=condition.source_segments
     )
+    out: Any = network.apply({'params': params}, ids, 0.0, source, cache, start)
     return out
+
+  def dropout(condition: Condition) -> dict[str, Key]:
+    key = condition.dropout_key
+    return {} if key is None else {'dropout': key}
 
   is_causal = config.attend == 'causal'
   return Denoiser(
@@ -396,6 +269,9 @@ def build_denoiser(
     config.time != 'none',
     num_states,
     lambda params: params['embedding'],
+    embed=None if features is None else embed,
+    round=None if features is None else round_with(features.rounding),
+    encode=encode if config.encoder_layers else None,
   )
 
 
@@ -406,9 +282,14 @@ def num_params(denoiser: Denoiser) -> int:
 
 
 def flops_per_token(
-  config: TransformerConfig, num_outputs: int, length: int
+  config: TransformerConfig,
+  num_outputs: int,
+  length: int,
+  features: Features | None = None,
+  source_length: int = 0,
 ) -> float:
-  """Forward model FLOPs of one token in a row of `length`.
+  """Forward model FLOPs of one token in a row of `length`, its share of a
+  source of `source_length` included.
 
   A multiply-add is 2. Matrix products only: no gathers, norms or softmax. Half
   of the attention scores count where the network is causal.
@@ -418,4 +299,14 @@ def flops_per_token(
   mlp = (3 if config.mlp == 'swiglu' else 2) * d * config.hidden
   seen = length / 2 if config.attend == 'causal' else length
   per_layer = 2 * (attention + mlp) + 4 * d * seen
-  return config.num_layers * per_layer + 2 * d * num_outputs
+  total = config.num_layers * per_layer
+  if config.encoder_layers:
+    share = source_length / length
+    itself = 2 * (attention + mlp) + 4 * d * source_length
+    total += share * config.encoder_layers * itself
+    cross = 4 * d * d + 4 * d * source_length + 4 * d * kv * share
+    total += config.num_layers * cross
+  ends = 2 * d * num_outputs
+  if features is not None:  # two matrices at either end
+    ends = 2 * d * (features.inputs + 2 * d + features.size)
+  return total + ends

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from textdiffusion.core.distributions import Categorical
-from textdiffusion.core.keys import row_keys
+from textdiffusion.core.keys import row_keys, stream
 from textdiffusion.core.numerics import pytree, static
 from textdiffusion.core.types import (
   X0,
@@ -64,11 +64,17 @@ class EndToEnd:
   The squared error is of what the head says, x0, eps or velocity. At the first
   step it is of x0, against the embedding without noise. rounding keeps
   embeddings apart and prior keeps them small.
+
+  self_condition: the chance that the network is shown its own estimate, made
+  of the same x_t without one; None where it never sees any. noisy_source: given
+  tokens are x_start at every t, as released by DiffuSeq, and not embeddings.
   """
 
   process: VariancePreserving
   num_steps: int = static()
   weights: Weights = static(default=Weights())
+  self_condition: float | None = static(default=None)
+  noisy_source: bool = static(default=False)
   estimand: Literal['nelbo', 'surrogate'] = static(default='surrogate')
 
   def __call__(
@@ -78,15 +84,23 @@ class EndToEnd:
     assert model.embed is not None
     _, t = discrete(batch.u[:, None], self.num_steps)
     embedded = model.embed(batch.ids)
+    now = dataclasses.replace(self, process=self.process.refresh(model))
 
     def noised(key: Key, clean: Array, t: Time) -> tuple[Array, Array]:
       key_start, key_noise = jax.random.split(key)
-      start = self.start(clean, jax.random.normal(key_start, clean.shape))
-      return start, self.process.corrupt(key_noise, start, t)
+      start = now.start(clean, jax.random.normal(key_start, clean.shape))
+      return start, now.process.corrupt(key_noise, start, t)
 
     keys = row_keys(key, batch.rows)
     start, xt = jax.vmap(noised)(keys, embedded, t)
-    terms = self.terms(model, batch.ids, start, xt, t)
+    if self.noisy_source and batch.is_given is not None:
+      xt = jnp.where(batch.is_given[..., None], start, xt)
+    seen = xt
+    if self.self_condition is not None:
+      # One coin for all rows: without an estimate a step costs one call.
+      coin = jax.random.bernoulli(stream(key, 'coin'), self.self_condition)
+      seen = with_estimate(now.process, model, xt, t, coin)
+    terms = now.terms(model, batch.ids, start, xt, t, seen)
     terms = {
       name: getattr(self.weights, name) * term for name, term in terms.items()
     }
@@ -97,12 +111,18 @@ class EndToEnd:
     return clean + self.process.marginal(clean, 1 / self.num_steps).std * noise
 
   def terms(
-    self, model: Model, ids: Array, start: Array, xt: Array, t: Time
+    self,
+    model: Model,
+    ids: Array,
+    start: Array,
+    xt: Array,
+    t: Time,
+    seen: Array | None = None,
   ) -> dict[str, Array]:
-    """Each [B, L], unweighted."""
+    """Each [B, L], unweighted. seen: what the network is shown, x_t if None."""
     assert model.embed is not None and model.round is not None
     p = self.process
-    head: Any = model.denoise(xt, t)
+    head: Any = model.denoise(xt if seen is None else seen, t)
     says = jnp.square(head.value - target(p, head, start, xt, t).value)
     x0 = to_x0(p, head, xt, t).value
     errors = jnp.square(x0 - model.embed(ids)).mean(-1)
@@ -127,3 +147,20 @@ def target(
     case Velocity():
       return to_velocity(p, X0(x0), xt, t)
   raise TypeError(f'takes X0, Eps or Velocity heads, not {type(head).__name__}')
+
+
+def with_estimate(
+  p: VariancePreserving, model: Model, xt: Array, t: Time, is_shown: Array
+) -> Array:
+  """x_t and the network's estimate of x0 from it, or zeros: [..., 2 D].
+
+  No gradient goes through the estimate (Chen et al. 2023).
+  """
+  blank = jnp.zeros_like(xt)
+
+  def estimate() -> Array:
+    head = model.denoise(jnp.concatenate([xt, blank], -1), t)
+    return jax.lax.stop_gradient(to_x0(p, head, xt, t).value)
+
+  said = jax.lax.cond(is_shown, estimate, lambda: blank)
+  return jnp.concatenate([xt, said], -1)

@@ -109,7 +109,7 @@ def paired(
   if len(nats) == 1:
     return nats[0]
   first, second = nats
-  difference = jnp.where(batch.segments > 0, first - second, 0.0)
+  difference = jnp.where(batch.is_counted, first - second, 0.0)
   difference = difference.sum(-1, keepdims=True)
   log_q = p.log_q(draws[0], batch.ids, t) - p.log_q(draws[1], batch.ids, t)
   score = 0.5 * jax.lax.stop_gradient(difference) * log_q

@@ -82,6 +82,17 @@ class VariancePreserving:
     return Normal(mean, jnp.broadcast_to(std, mean.shape))
 
 
+@pytree
+class Following(VariancePreserving):
+  """Noise whose schedule is remembered between training steps; `schedule` is
+  that of the start."""
+
+  def refresh(self, model: Model) -> VariancePreserving:
+    """As the model has it now: `schedule` of what its method remembers."""
+    state = model.method_state
+    return VariancePreserving(state.schedule) if state else self
+
+
 def to_x0(p: VariancePreserving, head: Any, xt: Array, t: Time) -> X0:
   """Any feature head -> X0, [L, D]. Raises TypeError for token heads."""
   level = p.schedule(t)

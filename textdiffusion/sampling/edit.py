@@ -1,5 +1,6 @@
 """Samplers of texts of any length up to the row's."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -19,14 +20,9 @@ from textdiffusion.core.types import (
 )
 from textdiffusion.processes.edit import EditPath, MaskedInsertion
 from textdiffusion.sampling.filters import filtered
-from textdiffusion.sampling.generate import (
-  Canvas,
-  Plan,
-  SampleConfig,
-  Sampler,
-)
+from textdiffusion.sampling.plan import Canvas, Plan, Sampler, never
+from textdiffusion.sampling.settings import OF_GRIDS, SampleConfig
 from textdiffusion.sampling.steps.edit import Draft, edit, grow, start_draft
-from textdiffusion.schedules import grids
 
 MakeStep = Callable[[Any, DenoiseFn, Callable[[Array], Array]], Step[Draft]]
 
@@ -100,11 +96,11 @@ def _plan(
   reshape = lambda logits: filtered(
     logits, config.temperature, config.top_k, config.top_p
   )
-  grid = {'cosine': grids.cosine, 'uniform': grids.uniform}[config.grid]
+  config.refuse(OF_GRIDS, 'texts that grow have no such step')
+  grid = dataclasses.replace(config, steps=num_steps).times()
   step = make_step(process, model.denoise, reshape)
   # A text may grow until t = 0, so no row is finished before.
-  done = lambda carry: jnp.zeros(len(carry.x), bool)
-  return Plan(step, start, grid(num_steps), done)
+  return Plan(step, start, grid, never)
 
 
 def _refuse_given_specials(canvas: Canvas, ids: tuple[int, ...]) -> None:

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,22 +14,23 @@ from textdiffusion.core.types import Array, Key, Model, UserError, Vocab
 from textdiffusion.processes.bridge import TokenProcess
 from textdiffusion.sampling import loop
 from textdiffusion.sampling.filters import filter_denoiser
-from textdiffusion.sampling.plan import Build, Canvas, Plan, Sampler, Task
+from textdiffusion.sampling.plan import (
+  Build,
+  Canvas,
+  Frame,
+  Plan,
+  Sampler,
+  Task,
+)
 from textdiffusion.sampling.samplers import SAMPLERS
-from textdiffusion.sampling.settings import SampleConfig
+from textdiffusion.sampling.settings import OF_GRIDS, SampleConfig
 from textdiffusion.sampling.steps.autoregressive import (
   common_prefix,
   left_to_right,
   prefill,
 )
-from textdiffusion.schedules import grids, times
 
-
-class Frame(NamedTuple):
-  """What a trace keeps of a state. ids, log_prob: [B, L]."""
-
-  ids: Array
-  log_prob: Array
+T = TypeVar('T')
 
 
 class Samples(NamedTuple):
@@ -62,29 +63,28 @@ def generate(
   """
   plan = sampler(model, stream(key, 'start'), canvas, config)
   key_loop = stream(key, 'loop')
-  frame = lambda carry: Frame(carry.x, carry.log_prob)
   if config.stop_early and not trace:
     carry, steps = loop.sample_until(
       key_loop, plan.step, plan.start, plan.grid, plan.done
     )
-    return _samples(carry, steps)
-  keep = frame if trace else lambda carry: None
+    return _samples(plan, carry, steps)
+  keep = plan.show if trace else lambda carry: None
   carry, frames = loop.sample(key_loop, plan.step, plan.start, plan.grid, keep)
   steps = jnp.full(len(carry.x), len(plan.grid) - 1)
   if not trace:
-    return _samples(carry, steps)
+    return _samples(plan, carry, steps)
   frames = jax.tree.map(
     lambda first, rest: jnp.concatenate([first[None], rest]),
-    frame(plan.start),
+    plan.show(plan.start),
     frames,
   )
-  return _samples(carry, steps)._replace(trace=frames, times=plan.grid)
+  return _samples(plan, carry, steps)._replace(trace=frames, times=plan.grid)
 
 
-def _samples(carry: Any, steps: Array) -> Samples:
+def _samples(plan: Plan, carry: Any, steps: Array) -> Samples:
   """What is told of the last state."""
   grown = {name: getattr(carry, name, None) for name in ('is_given', 'refused')}
-  return Samples(carry.x, carry.log_prob, steps, carry.calls, **grown)
+  return Samples(*plan.show(carry), steps, carry.calls, **grown)
 
 
 def diffusion_sampler(
@@ -103,14 +103,7 @@ def diffusion_sampler(
   def plan(
     model: Model, key: Key, canvas: Canvas, config: SampleConfig
   ) -> Plan:
-    build = samplers.get(config.sampler)
-    if build is None:
-      near = difflib.get_close_matches(config.sampler, samplers, n=2)
-      raise UserError(
-        f'sample.sampler={config.sampler!r}: must be one of '
-        f'{", ".join(samplers)}'
-        + (f' (did you mean {" or ".join(near)}?)' if near else '')
-      )
+    build = named(samplers, config.sampler)
     now: Any = process.refresh(model)
     _refuse_given_masks(canvas, now.mask_id)
     denoise = filter_denoiser(
@@ -128,7 +121,7 @@ def diffusion_sampler(
         model.denoise,
         canvas.is_given,
         x,
-        _time_grid(config, num_steps),
+        config.times(num_steps),
         config,
       )
     )
@@ -136,17 +129,15 @@ def diffusion_sampler(
   return plan
 
 
-def _time_grid(config: SampleConfig, num_steps: int) -> Array:
-  """[config.steps + 1] times from 1 to 0."""
-  make = {'cosine': grids.cosine, 'uniform': grids.uniform}[config.grid]
-  if not num_steps:
-    return make(config.steps)
-  if config.steps > num_steps:
-    raise UserError(
-      f'sample.steps={config.steps}: the process has {num_steps} steps only; '
-      'lower it or train with more'
-    )
-  return times.snapped(make(config.steps), num_steps)
+def named(samplers: Mapping[str, T], name: str) -> T:
+  """The sampler of that name; raises UserError where there is none."""
+  if name in samplers:
+    return samplers[name]
+  near = difflib.get_close_matches(name, samplers, n=2)
+  raise UserError(
+    f'sample.sampler={name!r}: must be one of {", ".join(samplers)}'
+    + (f' (did you mean {" or ".join(near)}?)' if near else '')
+  )
 
 
 def _refuse_given_masks(canvas: Canvas, mask_id: int | None) -> None:
@@ -170,6 +161,7 @@ def autoregressive_sampler(vocab: Vocab) -> Sampler:
     del key  # nothing is drawn before the first step
     if model.decode is None:
       raise UserError('left-to-right decoding needs model.attend=causal')
+    config.refuse(OF_GRIDS, 'left to right there is no grid')
     blank = eos_id if eos_id is not None else bos_id
     x = jnp.where(canvas.is_given, canvas.ids, blank).astype(jnp.int32)
     num_given = common_prefix(canvas.is_given)

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from textdiffusion.core.types import Array, DenoiseFn, Key, Model, Step
 from textdiffusion.sampling.settings import SampleConfig
 
@@ -14,13 +16,34 @@ class Canvas(NamedTuple):
   is_given: Array
 
 
+class Frame(NamedTuple):
+  """What is seen of a state. ids, log_prob: [B, L]."""
+
+  ids: Array
+  log_prob: Array
+
+
+def _of_tokens(carry: Any) -> Frame:
+  return Frame(carry.x, carry.log_prob)
+
+
 class Plan(NamedTuple):
-  """What the loop runs. done: carry -> [B] whether a row is finished."""
+  """What the loop runs.
+
+  done: carry -> [B] whether a row is finished. show: carry -> what is seen of
+  it, by default its tokens.
+  """
 
   step: Step
   start: Any
   grid: Array
   done: Callable[[Any], Array]
+  show: Callable[[Any], Frame] = _of_tokens
+
+
+def never(carry: Any) -> Array:
+  """`done` of a chain that takes every step."""
+  return jnp.zeros(len(carry.x), bool)
 
 
 Sampler = Callable[[Model, Key, Canvas, SampleConfig], Plan]

@@ -15,8 +15,8 @@ from jax.core import Tracer
 from textdiffusion.core.types import Array, Step, Transition, UserError
 from textdiffusion.processes.rank_one import RankOne
 from textdiffusion.sampling.filters import filtered
-from textdiffusion.sampling.plan import Build, Plan, Task
-from textdiffusion.sampling.settings import SampleConfig
+from textdiffusion.sampling.plan import Build, Plan, Task, never
+from textdiffusion.sampling.settings import OF_GRIDS, SampleConfig
 from textdiffusion.sampling.steps.ancestral import (
   Chain,
   at_times_of,
@@ -88,7 +88,6 @@ def on_grid(task: Task, step: Step[Chain], is_final: bool = False) -> Plan:
   step, start = at_times_of(step, task.is_given), start_chain(task.x)
   noise = process.prior().log_prob(task.x).astype(jnp.float32)
   start = start._replace(log_prob=jnp.where(task.is_given, 0.0, noise))
-  never = lambda carry: jnp.zeros(len(carry.x), bool)
   if search.steps:
     if process.is_absorbing or not isinstance(process, RankOne):
       raise UserError(
@@ -271,17 +270,10 @@ def _needs_cavity_or_masks(task: Task) -> None:
 
 def _takes_no_grid(task: Task) -> None:
   """What belongs to the intervals of a grid is refused without one."""
-  config = task.config
-  for name, is_asked in (
-    ('final', config.final != 'draw'),
-    ('corrector.steps', config.corrector.steps > 0),
-    ('self_correct.steps', config.self_correct.steps > 0),
-  ):
-    if is_asked:
-      raise UserError(
-        f'sample.{name} belongs to samplers that walk a grid, not to '
-        f"{config.sampler!r}: use 'ancestral' or 'skipping'"
-      )
+  task.config.refuse(
+    OF_GRIDS,
+    f'{task.config.sampler!r} walks no grid, as ancestral and skipping do',
+  )
 
 
 SAMPLERS: dict[str, Build] = {

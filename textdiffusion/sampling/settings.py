@@ -1,9 +1,12 @@
 """How to sample: the fields of `sample.*` in a config."""
 
 import dataclasses
+import operator
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from textdiffusion.core.types import UserError
+from textdiffusion.core.types import Array, UserError
+from textdiffusion.schedules import grids, times
 
 
 def _check(group: Any, name: str, *rules: tuple[str, bool, str]) -> None:
@@ -148,6 +151,29 @@ class Flow:
 
 
 @dataclasses.dataclass(frozen=True)
+class Latent:
+  """Of methods whose noise is continuous.
+
+  eta: of `ddim`, 0 is deterministic and 1 ancestral. variance: of `ancestral`,
+    of the posterior or of the forward step, see `VariancePreserving.bridge`.
+  clamp: the estimate becomes the nearest embedding at times up to this: 1 is
+    Diffusion-LM's clamping trick, 0 none.
+  """
+
+  eta: float = 0.0
+  variance: Literal['small', 'large'] = 'small'
+  clamp: float = 0.0
+
+  def __post_init__(self) -> None:
+    _check(
+      self,
+      'sample.latent',
+      ('eta', 0 <= self.eta <= 1, 'in [0, 1]'),
+      ('clamp', 0 <= self.clamp <= 1, 'in [0, 1]'),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class SampleConfig:
   """How to sample; notes/samplers.md compares the samplers.
 
@@ -157,11 +183,13 @@ class SampleConfig:
     `first_hitting` reveals one token a call, `ordered` some in a chosen order,
     `euler` and `tau_leaping` step by rates, `tweedie` by ratios, `flow` jumps
     to a drawn token, `remask` and `psi` put some of what is drawn back to
-    noise. Ignored by autoregression.
-  temperature, top_p, top_k: see `filters.filtered`.
+    noise. Ignored by autoregression. Latent methods have `ancestral` and
+    `ddim`.
+  temperature, top_p, top_k: see `filters.filtered`; of latent methods the
+    temperature scales all noise, and the others do not exist.
   final: what the last interval takes of p(x_i | z), a draw or the likeliest
     token; greedy flatters perplexity under a judge, so tell it.
-  remask, order, flow: of the samplers that say so.
+  remask, order, flow, latent: of the samplers that say so.
   corrector, self_correct: calls added to any sampler that walks a grid.
   stop_early: rows freeze, and the loop ends, when all is revealed (or, left
     to right, when the end of the document is drawn).
@@ -178,6 +206,7 @@ class SampleConfig:
   remask: Remask = Remask()
   order: Order = Order()
   flow: Flow = Flow()
+  latent: Latent = Latent()
   corrector: Corrector = Corrector()
   self_correct: SelfCorrect = SelfCorrect()
   stop_early: bool = False
@@ -193,3 +222,30 @@ class SampleConfig:
       ('top_k', self.top_k >= 0, 'at least 0'),
       ('length', self.length >= 0, 'at least 0'),
     )
+
+  def times(self, num_steps: int = 0) -> Array:
+    """[steps + 1] from 1 to 0; num_steps: T of a process that knows i / T."""
+    make = {'cosine': grids.cosine, 'uniform': grids.uniform}[self.grid]
+    if not num_steps:
+      return make(self.steps)
+    if self.steps > num_steps:
+      raise UserError(
+        f'sample.steps={self.steps}: the process has {num_steps} steps only; '
+        'lower it or train with more'
+      )
+    return times.snapped(make(self.steps), num_steps)
+
+  def refuse(self, names: Sequence[str], why: str) -> None:
+    """Raises UserError where a field, such as `corrector.steps`, is not as it
+    is by default, for a sampler that has no use for it."""
+    for name in names:
+      value, usual = (
+        operator.attrgetter(name)(x) for x in (self, SampleConfig())
+      )
+      if value != usual:
+        raise UserError(
+          f'sample.{name}={value!r}: {why}; leave it at {usual!r}'
+        )
+
+
+OF_GRIDS = ('final', 'corrector.steps', 'self_correct.steps')

@@ -11,7 +11,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from textdiffusion.core.types import Array
+from textdiffusion.core.numerics import pytree
+from textdiffusion.core.types import Array, Time
+from textdiffusion.schedules.noise import NoiseLevel
+from textdiffusion.schedules.times import place
 
 _RISE = 1e-5  # the least by which the loss grows from bin to bin
 
@@ -76,6 +79,38 @@ def refit(alpha: Array, history: LossHistory, keep_first: bool = True) -> Array:
 
   fresh = jax.vmap(read, 1, 1)(loss, known)
   return fresh.at[:, 0].set(alpha[:, 0]) if keep_first else fresh
+
+
+@pytree
+class PerPosition:
+  """A level for each position on the grid i / T. alpha: [T, L], of i from 1."""
+
+  alpha: Array
+
+  def __call__(self, t: Time) -> NoiseLevel:
+    """t: scalar or broadcasting against [L] -> levels [..., L, 1]."""
+    num_steps, length = self.alpha.shape
+    i, at = place(t, num_steps), jnp.arange(length)
+    read = lambda i: jnp.where(
+      i > 0, self.alpha[jnp.maximum(i - 1, 0), at], 1.0
+    )
+    alpha, before = read(i), read(jnp.maximum(i - 1, 0))
+    level = NoiseLevel(
+      jnp.log(alpha), jnp.log1p(-alpha), num_steps * (before - alpha)
+    )
+    return NoiseLevel(*(x[..., None] for x in level))
+
+
+class Adaptive(NamedTuple):
+  """What SeqDiffuSeq remembers: the schedule and the losses under it."""
+
+  schedule: PerPosition
+  history: LossHistory
+
+
+def no_history(alpha: Array, bins: int) -> Adaptive:
+  """alpha: [T, L] of the start."""
+  return Adaptive(PerPosition(alpha), empty_history(bins, alpha.shape[1]))
 
 
 class SecondMoment(NamedTuple):

@@ -1,7 +1,8 @@
 """Checkpoints of everything (Orbax, asynchronous), and the folder of a run.
 
   WORKDIR/config.json, tokenizer.json, data.json, metrics.jsonl
-  WORKDIR/checkpoints/STEP/{ema, state, iterator, run}
+  WORKDIR/checkpoints/STEP/{ema, state, iterator, run} and method, what a method
+  remembers, if anything
 
 A checkpoint is complete or is not there: Orbax writes aside and renames.
 """
@@ -47,13 +48,14 @@ class Run(NamedTuple):
 
 
 def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
-  """Orbax's manager of the four items."""
+  """Orbax's manager of the items."""
   return ocp.CheckpointManager(
     folder,
     options=ocp.CheckpointManagerOptions(**options),
     item_handlers={
       'ema': ocp.StandardCheckpointHandler(),
       'state': ocp.StandardCheckpointHandler(),
+      'method': ocp.StandardCheckpointHandler(),
       'iterator': ocp.JsonCheckpointHandler(),
       'run': ocp.JsonCheckpointHandler(),
     },
@@ -74,12 +76,12 @@ class Checkpointer:
     step = int(state.step)
     if step in self._manager.all_steps():
       return
-    ema, rest = _parts(state)
+    save = ocp.args.StandardSave
+    items = {name: save(item) for name, item in _parts(state).items()}
     self._manager.save(
       step,
       args=ocp.args.Composite(
-        ema=ocp.args.StandardSave(ema),
-        state=ocp.args.StandardSave(rest),
+        **items,
         iterator=ocp.args.JsonSave(iterator_state),
         run=ocp.args.JsonSave(run._asdict()),
       ),
@@ -95,17 +97,18 @@ class Checkpointer:
     """The state laid out as `like` (arrays or shapes with shardings), and the
     data iterator's."""
     step = self.latest_step() if step is None else step
-    ema, rest = _parts(like)
+    restore = ocp.args.StandardRestore
+    items = {name: restore(item) for name, item in _parts(like).items()}
     with _readable(self._folder / str(step)):
       got = self._manager.restore(
         step,
-        args=ocp.args.Composite(
-          ema=ocp.args.StandardRestore(ema),
-          state=ocp.args.StandardRestore(rest),
-          iterator=ocp.args.JsonRestore(),
-        ),
+        args=ocp.args.Composite(**items, iterator=ocp.args.JsonRestore()),
       )
-    return TrainState(ema=got['ema'], **got['state']), got['iterator']
+    method_state = got['method'] if 'method' in items else like.method_state
+    state = TrainState(
+      ema=got['ema'], method_state=method_state, **got['state']
+    )
+    return state, got['iterator']
 
   def wait(self) -> None:
     """Until what was saved is on disk."""
@@ -115,13 +118,12 @@ class Checkpointer:
     self._manager.close()
 
 
-def _parts(state: TrainState) -> tuple[PyTree, dict[str, Any]]:
-  """The averaged parameters, and the fields beside them that hold anything."""
+def _parts(state: TrainState) -> dict[str, PyTree]:
+  """By item: the averaged parameters, what the method remembers, the rest."""
   rest = state._asdict()
-  ema = rest.pop('ema')
-  if not jax.tree.leaves(state.method_state):
-    del rest['method_state']
-  return ema, rest
+  items = {'ema': rest.pop('ema'), 'method': rest.pop('method_state')}
+  items['state'] = rest
+  return {name: item for name, item in items.items() if jax.tree.leaves(item)}
 
 
 @contextlib.contextmanager
@@ -144,6 +146,19 @@ class Loaded(NamedTuple):
   step: int
   run: Run
   workdir: Path
+
+
+def load_method_state(loaded: Loaded, like: PyTree) -> PyTree:
+  """What the method remembered at a checkpoint; like: shapes of it."""
+  if not jax.tree.leaves(like):
+    return like
+  folder = loaded.workdir / _FOLDER
+  with (
+    contextlib.closing(_manager(folder, read_only=True)) as item,
+    _readable(folder / str(loaded.step)),
+  ):
+    args = ocp.args.Composite(method=ocp.args.StandardRestore(like))
+    return item.restore(loaded.step, args=args)['method']
 
 
 def load(path: str, shardings: PyTree | None = None) -> Loaded:

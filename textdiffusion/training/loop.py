@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from textdiffusion.core.keys import stream
-from textdiffusion.core.types import Array, Denoiser, PyTree, UserError
+from textdiffusion.core.types import Array, Denoiser, UserError
 from textdiffusion.methods.method import Method
 from textdiffusion.training import progress as progress_lib
 from textdiffusion.training.checkpoint import Checkpointer, Run
@@ -27,7 +27,7 @@ from textdiffusion.training.optim import build_optimizer
 from textdiffusion.training.state import TrainConfig, TrainState, init_state
 from textdiffusion.training.step import make_train_step
 
-Evaluate = Callable[[PyTree, int], dict[str, float]]
+Evaluate = Callable[[TrainState, int], dict[str, float]]
 
 
 def train(
@@ -51,7 +51,7 @@ def train(
     mesh: the devices.
     workdir: where figures and checkpoints go; None keeps nothing.
     run: saved with every checkpoint; needed with a workdir.
-    evaluate: (averaged parameters, step) -> figures, every eval_every steps.
+    evaluate: (state, step) -> figures, every eval_every steps.
     flops_per_token: of a forward pass, for the model FLOP/s on display.
 
   Returns:
@@ -125,7 +125,7 @@ def train(
         look()  # first, so that the rows of a step precede its checkpoint
       if evaluate is not None and is_eval:
         with watch.paused():
-          watch.figures(step, evaluate(state.ema, step))
+          watch.figures(step, evaluate(state, step))
       # Within a bad streak nothing moves, and what is on disk is the last good
       # state; only the end of a run is saved all the same, to go on from.
       is_save = is_save and (is_end or not seen['bad_streak'])

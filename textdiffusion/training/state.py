@@ -84,10 +84,7 @@ def init_state(
   """
   params = denoiser.init(key)
   zero = lambda: jnp.zeros((), jnp.int32)
-  method_state: PyTree = ()
-  if method is not None and method.state is not None:
-    model = bind(denoiser, params, method.head)
-    method_state = method.state(None, model, zero())
+  method_state = () if method is None else remembered(method, denoiser, params)
   return TrainState(
     zero(),
     params,
@@ -98,3 +95,11 @@ def init_state(
     zero(),
     method_state,
   )
+
+
+def remembered(method: Method, denoiser: Denoiser, params: PyTree) -> PyTree:
+  """What a method remembers before the first step; () for most."""
+  if method.state is None:
+    return ()
+  model = bind(denoiser, params, method.head)
+  return method.state(None, model, jnp.zeros((), jnp.int32))

@@ -11,10 +11,10 @@ from textdiffusion.core.keys import strata, stream
 from textdiffusion.core.types import (
   Array,
   Batch,
-  Condition,
   Denoiser,
   Key,
   PyTree,
+  anchored,
   bind,
 )
 from textdiffusion.methods.method import Method
@@ -30,23 +30,27 @@ def make_train_step(
 ) -> TrainStep:
   """(state, batch) -> (state, metrics).
 
-  batch: ids, segments, positions [B, L] and rows [B] of the global batch. The
-  loss is the mean over its counted tokens. Keys come from the seed, the step
-  and the row, times from strata of the global batch, so neither the layout nor
-  `accumulate` changes them. Where loss or gradient is not finite nothing moves
-  but the counters.
+  batch: ids, segments, positions [B, L] and rows [B] of the global batch, and
+  what else a `Batch` has. The loss is the mean over its counted tokens. Keys
+  come from the seed, the step and the row, times from strata of the global
+  batch, so neither the layout nor `accumulate` changes them. Where loss or
+  gradient is not finite nothing moves but the counters.
   """
+
+  def counted(part: Batch) -> Array:
+    return part.segments > 0 if method.counts_given else part.is_counted
 
   def loss_fn(
     params: PyTree, method_state: PyTree, key: Key, part: Batch, count: Array
-  ) -> tuple[Array, Metrics]:
+  ) -> tuple[Array, tuple[Metrics, Metrics]]:
     dropout = jax.random.fold_in(stream(key, 'dropout'), part.rows[0])
-    condition = Condition(part.segments, part.positions, None, dropout)
+    condition = part.condition(dropout)
     model = bind(denoiser, params, method.head, condition, method_state)
+    model = anchored(model, part) if method.anchors else model
     nats, terms = method.objective(model, stream(key, 'corrupt'), part)
-    is_counted = part.segments > 0
-    mean = lambda x: jnp.where(is_counted, x, 0.0).sum() / count
-    return mean(nats), jax.tree.map(mean, terms)
+    mean = lambda x: jnp.where(counted(part), x, 0.0).sum() / count
+    seen = terms if method.observe is not None else {}
+    return mean(nats), (jax.tree.map(mean, terms), seen)
 
   def step(
     state: TrainState, batch: dict[str, Array]
@@ -58,21 +62,18 @@ def make_train_step(
     is_shared = config.times == 'shared_jitter'
     u = strata(stream(key, 'time'), rows, len(rows), is_shared)
     steps = jnp.full(rows.shape, state.step)
-    whole = Batch(
-      batch['ids'], batch['segments'], batch['positions'], rows, u, steps
-    )
-    count = jnp.maximum((whole.segments > 0).sum(), 1).astype(jnp.float32)
+    whole = Batch.of(batch, u, steps)
+    count = jnp.maximum(counted(whole).sum(), 1).astype(jnp.float32)
     value = jax.value_and_grad(loss_fn, has_aux=True)
     remembered = _remembered(method, denoiser, state)
+    of_part = lambda part: value(state.params, remembered, key, part, count)
     if config.accumulate == 1:
-      (loss, terms), grads = value(state.params, remembered, key, whole, count)
+      (loss, (terms, seen)), grads = of_part(whole)
     else:
-      total = _accumulated(
-        lambda part: value(state.params, remembered, key, part, count),
-        whole,
-        config.accumulate,
-      )
-      (loss, terms), grads = total
+      total, seen = _accumulated(of_part, whole, config.accumulate)
+      loss, terms, grads = total
+    if method.observe is not None:
+      remembered = method.observe(remembered, whole, seen)
     return _updated(state, remembered, loss, terms, grads, optimizer, config)
 
   return step
@@ -90,19 +91,30 @@ def _remembered(
 
 def _accumulated(
   value: Callable[[Batch], Any], whole: Batch, parts: int
-) -> Any:
-  """The sum of `value` over equal parts of a batch, one after another."""
+) -> tuple[Any, Metrics]:
+  """Loss, its terms and gradients summed over equal parts of a batch, one
+  after another, and the terms of each row."""
   # Part i takes every parts-th row, so that each part spans all devices.
   split = jax.tree.map(
     lambda x: x.reshape(len(x) // parts, parts, *x.shape[1:]).swapaxes(0, 1),
     whole,
   )
+
+  def taken(part: Batch) -> tuple[Any, Metrics]:
+    (loss, (terms, seen)), grads = value(part)
+    return (loss, terms, grads), seen
+
+  def add(total: Any, part: Batch) -> tuple[Any, Metrics]:
+    fresh, seen = taken(part)
+    return jax.tree.map(jnp.add, total, fresh), seen
+
   first = jax.tree.map(lambda x: x[0], split)
   zero = jax.tree.map(
-    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(value, first)
+    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(taken, first)[0]
   )
-  add = lambda total, part: (jax.tree.map(jnp.add, total, value(part)), None)
-  return jax.lax.scan(add, zero, split)[0]
+  total, seen = jax.lax.scan(add, zero, split)
+  joined = lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
+  return total, jax.tree.map(joined, seen)
 
 
 def _updated(

@@ -11,6 +11,7 @@ from textdiffusion.core.keys import row_keys
 from textdiffusion.core.numerics import flip, log1m_exp
 from textdiffusion.core.types import (
   Array,
+  C,
   Cavity,
   DenoiseFn,
   Key,
@@ -175,14 +176,14 @@ def constrained(step: Step[Any], fix: Callable[[Array], Array]) -> Step[Any]:
   return projected
 
 
-def at_times_of(step: Step[Chain], is_given: Array) -> Step[Chain]:
+def at_times_of(step: Step[C], is_given: Array) -> Step[C]:
   """`step` with t_i = 0 for given tokens: exact for every process.
 
   is_given: [B, L]. Given tokens stay as they are; the others follow the law
   conditional on them.
   """
 
-  def conditional(key: Key, carry: Chain, s: Time, t: Time) -> Chain:
+  def conditional(key: Key, carry: C, s: Time, t: Time) -> C:
     zero = lambda time: jnp.where(is_given, 0.0, time)
     return step(key, carry, zero(s), zero(t))
 

@@ -1,0 +1,75 @@
+"""Sources of a file, one a line, to answers: for launch.sample --source."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from rich.console import Console
+from rich.progress import track
+
+from textdiffusion.core.types import UserError
+from textdiffusion.data.tokenizers import Words
+from textdiffusion.evals.answers import answers
+from textdiffusion.evals.risk import gains, ranked
+
+SOURCE = flags.DEFINE_string('source', '', 'A file, a source a line.')
+CANDIDATES = flags.DEFINE_integer(
+  'candidates', 1, 'Drawn for each source; the least risky one is told.', 1
+)
+KEEP = flags.DEFINE_integer('keep', 1, 'Candidates a line, the best first.', 1)
+
+
+def run(made: Any, seed: int, form: str) -> None:
+  """Writes the answers of a source on a line, or as JSON."""
+  if KEEP.value > CANDIDATES.value:
+    raise UserError(
+      f'--keep={KEEP.value} of --candidates={CANDIDATES.value}: draw more'
+    )
+  sources = _read(SOURCE.value)
+  _tell_of_unknown_words(made.tokenizer, sources)
+  found = answers(
+    *made[2:5],
+    made.tokenizer,
+    made.config.data,
+    made.config.sample,
+    sources,
+    CANDIDATES.value,
+    seed,
+    min(len(sources), 32),
+    made.method_state,
+  )
+  console = Console(stderr=True)
+  shown = track(found, 'answers', len(sources), console=console)
+  for texts, source in zip(shown, sources):
+    value, order = gains(texts), ranked(texts)[: KEEP.value]
+    if form == 'jsonl':
+      told = [{'text': texts[i], 'gain': value[i]} for i in order]
+      row = {'source': source, 'answers': told, 'seed': seed}
+      print(json.dumps({**row, 'step': made.step}, ensure_ascii=False))
+    else:
+      print('\t'.join(' '.join(texts[i].split()) for i in order), flush=True)
+
+
+def _read(path: str) -> list[str]:
+  if not Path(path).is_file():
+    raise UserError(f'--source={path}: no such file')
+  try:
+    lines = Path(path).read_text(encoding='utf-8').split('\n')
+  except UnicodeDecodeError as error:
+    raise UserError(f'--source={path} is not UTF-8 ({error.reason})') from None
+  return lines[:-1] if lines[-1] == '' else lines
+
+
+def _tell_of_unknown_words(tokenizer: Any, sources: list[str]) -> None:
+  """They are read as <unk>: the user should know which."""
+  if not isinstance(tokenizer, Words):
+    return
+  unknown = [word for text in sources for word in tokenizer.unknown(text)]
+  if unknown:
+    some = ', '.join(map(repr, dict.fromkeys(unknown[:5])))
+    print(
+      f'{len(unknown)} words are unknown and read as <unk>: {some}',
+      file=sys.stderr,
+    )

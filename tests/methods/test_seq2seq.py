@@ -1,0 +1,404 @@
+"""Sources: what stays clean, what counts, what is read once, what adapts."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from textdiffusion.core.types import (
+  X0,
+  Batch,
+  Condition,
+  Mixture,
+  Model,
+  UserError,
+  Vocab,
+  anchored,
+  bind,
+)
+from textdiffusion.methods.autoregressive import Autoregressive
+from textdiffusion.methods.diffuseq import DiffuSeq
+from textdiffusion.methods.diffusion_lm import DiffusionLM
+from textdiffusion.methods.duo import Duo
+from textdiffusion.methods.mdlm import MDLM
+from textdiffusion.methods.seqdiffuseq import SeqDiffuSeq
+from textdiffusion.methods.udlm import UDLM
+from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
+from textdiffusion.sampling.generate import Canvas, SampleConfig, generate
+from textdiffusion.schedules.adaptive import refit
+from textdiffusion.training.checkpoint import (
+  Checkpointer,
+  Run,
+  load,
+  load_method_state,
+)
+from textdiffusion.training.optim import OptimizerConfig, build_optimizer
+from textdiffusion.training.state import TrainConfig, init_state, remembered
+from textdiffusion.training.step import make_train_step
+
+pytestmark = pytest.mark.usefixtures('quick_compile')
+KEY, LENGTH, ROWS = jax.random.key(0), 8, 4
+VOCAB = Vocab(12, mask_id=11, bos_id=9, eos_id=10, pad_id=8)
+
+
+def rows_of(**kwargs):
+  ids = jax.random.randint(KEY, (ROWS, LENGTH), 0, 8)
+  return {
+    'ids': ids,
+    'segments': jnp.ones_like(ids),
+    'positions': jnp.tile(jnp.arange(LENGTH), (ROWS, 1)),
+    'rows': jnp.arange(ROWS),
+    **kwargs,
+  }
+
+
+def joined():
+  """Sources of 1 to 4 tokens."""
+  is_given = jnp.arange(LENGTH) < 1 + jnp.arange(ROWS)[:, None]
+  return rows_of(is_given=is_given)
+
+
+def separate():
+  source = jax.random.randint(jax.random.key(1), (ROWS, 5), 0, 8)
+  there = (jnp.arange(5) < 2 + jnp.arange(ROWS)[:, None]).astype(jnp.int32)
+  return rows_of(source=source, source_segments=there)
+
+
+def network(method, **kwargs):
+  config = TransformerConfig(
+    num_layers=1,
+    d_model=16,
+    num_heads=2,
+    time='none' if method.causal else 'adaln',
+    attend='causal' if method.causal else 'bidirectional',
+    **kwargs,
+  )
+  denoiser = build_denoiser(
+    config, method.num_states, method.num_outputs, method.features
+  )
+  return method.extend(denoiser)
+
+
+class Spy(list):
+  """A denoiser that keeps what it was shown."""
+
+  def of(self, denoiser):
+    def apply(params, x, t, condition):
+      jax.debug.callback(lambda *x: self.append(x), *jax.tree.leaves(x))
+      return denoiser.apply(params, x, t, condition)
+
+    return denoiser._replace(apply=apply)
+
+
+def trained(method, denoiser, batch, steps=1, accumulate=1):
+  config = TrainConfig(
+    steps=max(steps, 1),
+    accumulate=accumulate,
+    optimizer=OptimizerConfig(warmup_steps=0),
+  )
+  optimizer = build_optimizer(config.optimizer, config.steps)
+  step = jax.jit(make_train_step(method, denoiser, optimizer, config))
+  state = init_state(denoiser, optimizer, KEY, method)
+  for _ in range(steps):
+    state, metrics = step(state, batch)
+  assert steps == 0 or not metrics['skipped'], metrics
+  jax.effects_barrier()
+  return state, step
+
+
+@pytest.mark.parametrize(
+  'config', [MDLM(), UDLM(), Duo(curriculum_steps=9), DiffuSeq(num_steps=20)]
+)
+def test_a_source_is_clean_in_training(config):
+  """To the bit, whatever the noise; and the target is not."""
+  method, batch, spy = config.build(VOCAB), joined(), Spy()
+  denoiser = network(method)
+  trained(method, spy.of(denoiser), batch)
+  given, ids = np.asarray(batch['is_given']), np.asarray(batch['ids'])
+  params = init_state(
+    denoiser, build_optimizer(OptimizerConfig(), 1), KEY, method
+  ).params
+  assert spy
+  for x, *weights in spy:
+    if weights:  # a mixture: the whole weight on the token
+      assert (x[given][:, 0] == ids[given]).all()
+      assert (weights[0][given][:, 0] == 1).all()
+      assert (weights[0][given][:, 1:] == 0).all()
+    elif method.features is not None:
+      clean = np.asarray(params['embedding'])[ids]
+      np.testing.assert_array_equal(x[given], clean[given])
+      assert (x[~given] != clean[~given]).any()
+    else:
+      if x.ndim == 3:  # weights of all tokens
+        assert np.isin(x[given], [0, 1]).all()
+        x = x.argmax(-1)
+      np.testing.assert_array_equal(x[given], ids[given])
+      assert (x[~given] != ids[~given]).any()
+
+
+def test_weights_of_all_tokens_are_anchored_too():
+  batch = Batch.of(joined(), jnp.full(ROWS, 0.5))
+  seen = []
+  model = anchored(Model(lambda x, t: seen.append(x)), batch)
+  even = jnp.full((ROWS, LENGTH, 12), 1 / 12)
+  model.denoise(even, 0.5)
+  one = jax.nn.one_hot(batch.ids, 12)
+  is_given = batch.is_given[..., None]
+  np.testing.assert_array_equal(seen[0], jnp.where(is_given, one, even))
+  same = Model(lambda x, t: seen.append(x))
+  assert anchored(same, batch._replace(is_given=None)) is same
+  pair = Mixture(jnp.zeros((ROWS, LENGTH, 2), int), even[..., :2])
+  model.denoise(pair, 0.5)
+  chosen = (seen[1].ids * seen[1].weights).sum(-1)
+  np.testing.assert_array_equal(
+    chosen[batch.is_given], batch.ids[batch.is_given]
+  )
+
+
+@pytest.mark.parametrize('counted', ['target', 'all'])
+def test_whose_losses_count(counted):
+  """The gradient of the loss in what the network says of a source is zero,
+  unless it is counted, as released."""
+  method = DiffuSeq(num_steps=20, size=3, counted=counted).build(VOCAB)
+  denoiser, batch = network(method), joined()
+  said = jnp.zeros((ROWS, LENGTH, 3))
+  spoken = denoiser._replace(
+    init=lambda key: {**denoiser.init(key), 'said': said},
+    apply=lambda params, x, t, condition: params['said'],
+  )
+  grads = []
+
+  def keep(updates, state, params=None):
+    jax.debug.callback(lambda x: grads.append(x), updates['said'])
+    return updates, state
+
+  optimizer = build_optimizer(OptimizerConfig(), 1)
+  spy = optimizer._replace(
+    transform=optimizer.transform._replace(init=lambda params: (), update=keep)
+  )
+  step = make_train_step(method, spoken, spy, TrainConfig(steps=1))
+  jax.jit(step)(init_state(spoken, spy, KEY, method), batch)
+  jax.effects_barrier()
+  given = np.asarray(batch['is_given'])
+  assert (grads[0][~given] != 0).all()
+  assert (grads[0][given] == 0).all() == (counted == 'target')
+
+
+def test_a_noisy_source_is_x_start_at_every_time():
+  """As released: the noise of the first step, which sampling does not show."""
+  method = DiffuSeq(num_steps=20, size=3, source='noisy').build(VOCAB)
+  denoiser, batch, spy = network(method), joined(), Spy()
+  trained(method, spy.of(denoiser), batch)
+  params = denoiser.init(jax.random.key(9))
+  given = np.asarray(batch['is_given'])
+  state, _ = trained(method, denoiser, batch, steps=0)
+  clean = np.asarray(state.params['embedding'])[np.asarray(batch['ids'])]
+  away = (spy[0][0] - clean)[given]
+  std = float(method.process.marginal(jnp.zeros(()), 1 / 20).std[0])
+  assert 0.5 * std < away.std() < 2 * std
+  bound = method.evaluator(
+    anchored(
+      bind(denoiser, params, method.head), Batch.of(batch, jnp.full(ROWS, 0.5))
+    ),
+    KEY,
+    Batch.of(batch, jnp.full(ROWS, 0.5)),
+  )
+  assert jnp.isfinite(bound[0]).all()
+
+
+@pytest.mark.parametrize(
+  'config',
+  [
+    MDLM(),
+    Autoregressive(),
+    DiffuSeq(num_steps=20, size=4),
+    SeqDiffuSeq(num_steps=20, size=4, length=LENGTH, bins=5),
+    SeqDiffuSeq(num_steps=20, size=4, adaptive=False, self_condition=None),
+  ],
+)
+def test_an_encoder_is_read_once(config):
+  """However many candidates and steps; and the answer depends on the source,
+  not on its padding."""
+  method, batch, read = config.build(VOCAB), separate(), []
+  denoiser = network(method, encoder_layers=1)
+  state, _ = trained(method, denoiser, batch, steps=4)
+  assert denoiser.encode is not None
+
+  def encode(params, condition):
+    jax.debug.callback(lambda: read.append(1))
+    return denoiser.encode(params, condition)
+
+  spied = denoiser._replace(encode=encode)
+  shape = (ROWS, LENGTH)
+  canvas = Canvas(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool))
+
+  @jax.jit
+  def answer(source):
+    condition = Condition(
+      source=source, source_segments=batch['source_segments']
+    )
+    model = bind(
+      spied, state.params, method.head, condition, state.method_state
+    )
+    one = lambda key: generate(
+      method.sampler, model, key, canvas, SampleConfig(steps=3)
+    )
+    return jax.vmap(one)(jax.random.split(KEY, 5))
+
+  samples = answer(batch['source'])
+  jax.effects_barrier()
+  assert samples.ids.shape == (5, ROWS, LENGTH) and len(read) == 1
+  padding = batch['source_segments'] == 0
+  again = answer(jnp.where(padding, 7, batch['source']))
+  np.testing.assert_array_equal(again.log_prob, samples.log_prob)
+  other = answer(jnp.where(padding, batch['source'], 7 - batch['source']))
+  assert (other.log_prob != samples.log_prob).any()
+
+
+def test_a_network_without_its_source_is_refused():
+  method = MDLM().build(VOCAB)
+  plain, reader = network(method), network(method, encoder_layers=1)
+  x = jnp.zeros((1, LENGTH), jnp.int32)
+  with pytest.raises(UserError, match='need an encoder'):
+    bind(plain, plain.init(KEY), method.head, Condition(source=x))
+  with pytest.raises(UserError, match='an encoder needs a source'):
+    bind(reader, reader.init(KEY), method.head).denoise(x, 0.5)
+
+
+ADAPTIVE = SeqDiffuSeq(
+  num_steps=20, size=4, length=LENGTH, bins=5, refit_every=3, refit_from=6
+)
+
+
+def test_the_schedule_follows_the_loss():
+  """Refits at steps 6 and 9 and nowhere else, one compilation in all; between
+  them the history grows by the tokens that are no padding."""
+  method, batch = ADAPTIVE.build(VOCAB), separate()
+  batch['ids'] = batch['ids'].at[:, -1].set(VOCAB.pad_id)
+  denoiser = network(method, encoder_layers=1)
+  state, step = trained(method, denoiser, batch, steps=0)
+  tables, counts, before = [], [], None
+  for _ in range(10):
+    before = state.method_state
+    state, metrics = step(state, batch)
+    tables.append(np.asarray(state.method_state.schedule.alpha))
+    counts.append(np.asarray(state.method_state.history.count))
+    assert not metrics['skipped']
+  assert step._cache_size() == 1
+  changed = [i for i in range(1, 10) if (tables[i] != tables[i - 1]).any()]
+  assert changed == [6, 9]
+  sums = [int(c.sum()) - 5 * LENGTH for c in counts]
+  seen = ROWS * (LENGTH - 1)
+  assert sums == [seen * n for n in (1, 2, 3, 4, 5, 6, 1, 2, 3, 1)]
+  assert (counts[-1][:, -1] == 1).all()
+  # What the refit of the last step gave, by the function of its own tests.
+  want = refit(before.schedule.alpha, before.history, keep_first=False)
+  np.testing.assert_allclose(tables[-1], want, rtol=1e-5, atol=1e-7)
+  assert (np.diff(tables[-1], axis=0) < 0).all()
+  # Positions have schedules of their own by now.
+  assert (tables[-1][:, 0] != tables[-1][:, 3]).any()
+
+
+def test_accumulation_sees_every_row():
+  method, batch = ADAPTIVE.build(VOCAB), separate()
+  denoiser = network(method, encoder_layers=1)
+  plain = dataclasses.replace(ADAPTIVE, self_condition=0.0).build(VOCAB)
+  one, two = (
+    trained(plain, denoiser, batch, 4, parts)[0].method_state.history
+    for parts in (1, 2)
+  )
+  np.testing.assert_allclose(one.total, two.total, rtol=1e-5)
+  np.testing.assert_array_equal(one.count, two.count)
+  assert method.length == LENGTH
+
+
+def test_the_schedule_is_in_the_checkpoint(tmp_path):
+  """A resumed run has it, and so has one that samples and evaluates."""
+  method, batch = ADAPTIVE.build(VOCAB), separate()
+  denoiser = network(method, encoder_layers=1)
+  state, _ = trained(method, denoiser, batch, steps=8)
+  saver = Checkpointer(tmp_path, 1)
+  saver.save(state, {}, Run({}, {}, {}))
+  saver.wait()
+  like = jax.tree.map(jnp.zeros_like, state)
+  back, _ = saver.restore(like)
+  saver.close()
+  shapes = jax.eval_shape(lambda: remembered(method, denoiser, state.params))
+  loaded = load(str(tmp_path))
+  kept = load_method_state(loaded, shapes)
+  for other in (back.method_state, kept):
+    assert jax.tree.structure(other) == jax.tree.structure(state.method_state)
+    for one, two in zip(
+      jax.tree.leaves(other), jax.tree.leaves(state.method_state)
+    ):
+      np.testing.assert_array_equal(one, two)
+  assert load_method_state(loaded, ()) == ()
+
+
+def test_without_adaptation_nothing_is_remembered():
+  config = dataclasses.replace(ADAPTIVE, adaptive=False)
+  method = config.build(VOCAB)
+  assert method.state is None and method.observe is None
+  start = ADAPTIVE.build(VOCAB).process.schedule
+  t = jnp.arange(21) / 20
+  plain, table = method.process.schedule(t), start(t[:, None])
+  for one, two in zip(plain, table):
+    np.testing.assert_allclose(
+      jnp.broadcast_to(one[:, None], two.shape), two, rtol=2e-5, atol=2e-6
+    )
+
+
+def test_one_coin_shows_the_estimate():
+  """0 never calls the network twice, 1 always does; no gradient goes through
+  what is shown."""
+  denoiser, batch = None, separate()
+  for chance, calls in ((0.0, 1), (1.0, 2)):
+    method = dataclasses.replace(
+      ADAPTIVE, adaptive=False, self_condition=chance
+    ).build(VOCAB)
+    spy, denoiser = Spy(), network(method, encoder_layers=1)
+    trained(method, spy.of(denoiser), batch)
+    assert len(spy) == calls
+    shown = spy[-1][0][..., 4:]
+    assert (shown == 0).all() == (chance == 0)
+
+  def loss(scale, stop):
+    says = lambda x, t: X0(scale * x[..., :4] + x[..., 4:])
+    model = Model(
+      says, embed=lambda ids: jnp.ones((*ids.shape, 4)),
+      round=lambda x: jnp.zeros((*x.shape[:-1], 12)),
+    )  # fmt: skip
+    if stop:  # what is shown is made by a network that does not learn
+      frozen = lambda x, t: X0(jax.lax.stop_gradient(scale) * x[..., :4])
+      first = model._replace(denoise=frozen)
+      shown = lambda x: jnp.concatenate(
+        [x[..., :4], first.denoise(x, 0.0).value], -1
+      )
+      model = model._replace(denoise=lambda x, t: says(shown(x), t))
+    nats, _ = method.objective(
+      model, KEY, Batch.of(batch, (jnp.arange(ROWS) + 0.5) / ROWS)
+    )
+    return nats.sum()
+
+  got, want = (jax.grad(loss)(0.5, stop) for stop in (False, True))
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'make, told',
+  [
+    (lambda: SeqDiffuSeq(bins=7), 'method.bins=7: .* divide'),
+    (lambda: SeqDiffuSeq(self_condition=1.5), 'method.self_condition=1.5'),
+    (lambda: SeqDiffuSeq(length=0), 'method.length=0'),
+    (
+      lambda: DiffusionLM(num_steps=1),
+      'method.num_steps=1: must be at least 2',
+    ),
+    (lambda: DiffusionLM(std=0), 'method.std=0: must be positive'),
+  ],
+)
+def test_settings_out_of_range_are_named(make, told):
+  with pytest.raises(UserError, match=told):
+    make()

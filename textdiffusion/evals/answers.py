@@ -1,0 +1,118 @@
+"""Sources to answers: conditional generation, many candidates at once."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from textdiffusion.core.keys import stream
+from textdiffusion.core.types import (
+  Array,
+  Condition,
+  Denoiser,
+  PyTree,
+  UserError,
+  bind,
+)
+from textdiffusion.data.pipeline import DataConfig
+from textdiffusion.data.tokenizers import Tokenizer
+from textdiffusion.methods.method import Method
+from textdiffusion.sampling.generate import Canvas, SampleConfig, generate
+
+
+def asked(
+  tokenizer: Tokenizer, source: str, data: DataConfig, place: str
+) -> dict[str, np.ndarray]:
+  """A source as a row that is to be answered: ids and is_given [L], and source
+  and source_segments [S] of separate rows.
+
+  place: of the source, for errors. Raises UserError where it is empty or does
+  not fit.
+  """
+  if not source.strip():
+    raise UserError(f'{place} is empty: each line is a source')
+  eos = tokenizer.vocab.eos_id
+  tail = np.asarray([] if eos is None else [eos], np.int32)
+  ids = np.concatenate([tokenizer.encode(source.strip()), tail])
+  is_separate = data.rows == 'separate'
+  room = data.source_length if is_separate else data.length - 1
+  if len(ids) > room:
+    raise UserError(
+      f'{place} has {len(ids)} tokens, its end included, and at most {room} '
+      'fit into the rows of the checkpoint: shorten it'
+    )
+  padded = lambda length: np.pad(ids, (0, length - len(ids))).astype(np.int32)
+  there = lambda length: np.arange(length) < len(ids)
+  if not is_separate:
+    return {'ids': padded(data.length), 'is_given': there(data.length)}
+  return {
+    'ids': np.zeros(data.length, np.int32),
+    'is_given': np.zeros(data.length, bool),
+    'source': padded(room),
+    'source_segments': there(room).astype(np.int32),
+  }
+
+
+def answers(
+  method: Method,
+  denoiser: Denoiser,
+  params: PyTree,
+  tokenizer: Tokenizer,
+  data: DataConfig,
+  config: SampleConfig,
+  sources: Sequence[str],
+  candidates: int = 1,
+  seed: int = 0,
+  batch_size: int = 32,
+  method_state: PyTree = (),
+) -> Iterator[list[str]]:
+  """Yields the candidates of each source, compiled once.
+
+  A source is read once by an encoder, however many candidates and steps. Equal
+  seeds give equal answers; those of a source depend on its place in the batch.
+
+  Raises UserError, before anything is sampled, for data without sources and
+  for a source that is empty or too long.
+  """
+  if data.rows not in ('joined', 'separate'):
+    raise UserError(
+      f'the checkpoint was trained on data.rows={data.rows}, texts without '
+      'sources: train with joined or separate rows to answer'
+    )
+  rows = [
+    asked(tokenizer, source, data, f'line {number}')
+    for number, source in enumerate(sources, 1)
+  ]
+  if not rows:
+    raise UserError('there is no source to answer')
+  key = stream(jax.random.key(seed), 'answer')
+
+  @jax.jit
+  def run(params: PyTree, state: PyTree, key: Any, batch: Any) -> Array:
+    condition = Condition(
+      source=batch.get('source'),
+      source_segments=batch.get('source_segments'),
+    )
+    model = bind(denoiser, params, method.head, condition, state)
+    canvas = Canvas(batch['ids'], batch['is_given'])
+    one = lambda key: generate(method.sampler, model, key, canvas, config).ids
+    return jax.vmap(one)(jax.random.split(key, candidates))
+
+  for number in range(math.ceil(len(rows) / batch_size)):
+    part = rows[number * batch_size : (number + 1) * batch_size]
+    # The last batch is filled up, so that it compiles nothing anew.
+    full = part + [part[-1]] * (batch_size - len(part))
+    batch = {name: jnp.stack([row[name] for row in full]) for name in full[0]}
+    drawn = run(params, method_state, jax.random.fold_in(key, number), batch)
+    for i, ids in enumerate(np.asarray(drawn).swapaxes(0, 1)[: len(part)]):
+      start = int(part[i]['is_given'].sum())
+      yield [_text(tokenizer, one[start:]) for one in ids]
+
+
+def _text(tokenizer: Tokenizer, ids: np.ndarray) -> str:
+  """Up to the first end."""
+  ends = np.flatnonzero(ids == tokenizer.vocab.eos_id)
+  return tokenizer.decode(ids[: ends[0]] if len(ends) else ids).strip()

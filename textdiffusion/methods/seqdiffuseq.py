@@ -1,0 +1,97 @@
+"""SeqDiffuSeq: an encoder, self-conditioning, noise that follows the loss of
+each position (Yuan et al. 2024)."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from textdiffusion.core.types import (
+  Array,
+  Batch,
+  Model,
+  UserError,
+  Vocab,
+)
+from textdiffusion.methods.diffusion_lm import DiffusionLM
+from textdiffusion.methods.method import Method
+from textdiffusion.processes.variance_preserving import Following
+from textdiffusion.schedules.adaptive import (
+  Adaptive,
+  PerPosition,
+  empty_history,
+  no_history,
+  refit,
+)
+from textdiffusion.schedules.times import discrete
+from textdiffusion.schedules.variances import tabulated
+
+
+@dataclasses.dataclass(frozen=True)
+class SeqDiffuSeq(DiffusionLM):
+  """As `DiffusionLM`, of the target alone: `data.rows=separate`.
+
+  self_condition: the chance that the network is shown its own estimate in
+  training; None never shows one. adaptive: whether the schedule of each of
+  `length` positions follows its loss, measured in `bins` of the T steps and
+  fitted every `refit_every` training steps, the first time after `refit_from`.
+  keep_first: position 0 keeps its schedule, as where it is always the same
+  token, which official rows begin with.
+  """
+
+  size: int = 128
+  std: float = 0.02
+  self_condition: float | None = 0.5
+  adaptive: bool = True
+  length: int = 64
+  bins: int = 100
+  refit_every: int = 20_000
+  refit_from: int = 60_000
+  keep_first: bool = False
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    for name in ('length', 'bins', 'refit_every'):
+      if getattr(self, name) < 1:
+        raise UserError(
+          f'method.{name}={getattr(self, name)}: must be at least 1'
+        )
+    if self.self_condition is not None and not 0 <= self.self_condition <= 1:
+      raise UserError(
+        f'method.self_condition={self.self_condition}: must be in [0, 1]'
+      )
+    if self.adaptive and (self.num_steps % self.bins or self.bins < 2):
+      raise UserError(
+        f'method.bins={self.bins}: must be at least 2 and divide '
+        f'method.num_steps={self.num_steps}'
+      )
+
+  def build(self, vocab: Vocab) -> Method:
+    table = tabulated(self.schedule, self.num_steps)
+    alpha = jnp.exp(table.log_alpha[1:])
+    start = jnp.broadcast_to(alpha[:, None], (self.num_steps, self.length))
+    if not self.adaptive:
+      return super().wired(vocab, Following(table), self.self_condition)
+
+    def state(old: Adaptive | None, model: Model, step: Array) -> Adaptive:
+      if old is None:
+        return no_history(start, self.bins)
+      is_due = (step >= self.refit_from) & (step % self.refit_every == 0)
+      fresh = lambda: Adaptive(
+        PerPosition(refit(old.schedule.alpha, old.history, self.keep_first)),
+        empty_history(self.bins, self.length),
+      )
+      return jax.lax.cond(is_due & (step > 0), fresh, lambda: old)
+
+    def observe(old: Adaptive, batch: Batch, terms: dict[str, Array]):
+      place, _ = discrete(batch.u, self.num_steps)
+      losses = terms['mse'] + terms['first']
+      is_seen = batch.is_counted & (batch.ids != vocab.pad_id)
+      return old._replace(history=old.history.add(place, losses, is_seen))
+
+    process = Following(PerPosition(start))
+    return (
+      super()
+      .wired(vocab, process, self.self_condition)
+      ._replace(state=state, observe=observe, length=self.length)
+    )

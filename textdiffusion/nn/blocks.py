@@ -1,0 +1,253 @@
+"""The layers of the transformer, and what they are told.
+
+Pre-norm blocks with rotary positions (Vaswani et al. 2017; Su et al. 2021);
+time enters additively or by adaLN-zero (Peebles & Xie 2023).
+"""
+
+import dataclasses
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from textdiffusion.core.types import Array, UserError
+from textdiffusion.nn import cache as caches
+from textdiffusion.nn.attention import (
+  Attend,
+  Implementation,
+  attend,
+  resolve,
+  splash,
+  static_mask,
+)
+from textdiffusion.nn.layers import MLP, Dense, RMSNorm, rotate
+
+_UNROLLED = 8  # up to here XLA schedules unrolled layers better than a loop
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+  """Sizes and choices; None takes the usual value.
+
+  num_kv_heads: fewer than num_heads groups the queries. d_ff: 4 d_model, or
+  8/3 of it for SwiGLU, which has three matrices. time: how t enters.
+  attend: who sees whom; block_size is of block_causal. scan: `auto` unrolls up
+  to 8 layers. remat: what is computed again in the backward pass, all or all
+  but the matrix products. dtype: of the computation; parameters, norms,
+  softmax and logits are float32. attention: the kernel. encoder_layers: of an
+  encoder of the same width that reads a source, which every block then sees
+  (Vaswani et al. 2017); 0 for none.
+  """
+
+  num_layers: int = 6
+  d_model: int = 256
+  num_heads: int = 8
+  num_kv_heads: int | None = None
+  d_ff: int | None = None
+  mlp: Literal['gelu', 'swiglu'] = 'swiglu'
+  qk_norm: bool = True
+  use_bias: bool = False
+  tied: bool = False
+  dropout: float = 0.0
+  time: Literal['none', 'additive', 'adaln'] = 'none'
+  attend: Attend = 'bidirectional'
+  block_size: int = 0
+  rope_base: float = 10_000.0
+  scan: Literal['auto', 'scan', 'unroll'] = 'auto'
+  remat: Literal['none', 'full', 'dots'] = 'none'
+  dtype: Literal['float32', 'bfloat16'] = 'float32'
+  attention: Implementation = 'auto'
+  encoder_layers: int = 0
+
+  def __post_init__(self) -> None:
+    for name in ('num_layers', 'd_model', 'num_heads'):
+      if getattr(self, name) < 1:
+        raise UserError(
+          f'model.{name}={getattr(self, name)}: must be at least 1'
+        )
+    if self.d_model % (2 * self.num_heads):
+      raise UserError(
+        f'model.d_model={self.d_model} must be a multiple of twice '
+        f'model.num_heads={self.num_heads}'
+      )
+    if self.kv_heads < 1 or self.num_heads % self.kv_heads:
+      raise UserError(
+        f'model.num_kv_heads={self.num_kv_heads} must divide '
+        f'model.num_heads={self.num_heads}'
+      )
+    if not 0 <= self.dropout < 1:
+      raise UserError(f'model.dropout={self.dropout}: must be in [0, 1)')
+    if self.encoder_layers < 0:
+      raise UserError(
+        f'model.encoder_layers={self.encoder_layers}: must be at least 0'
+      )
+    if (self.attend == 'block_causal') != (self.block_size > 0):
+      raise UserError(
+        f'model.block_size={self.block_size} with model.attend='
+        f'{self.attend!r}: block_causal needs a size, the others none'
+      )
+
+  @property
+  def kv_heads(self) -> int:
+    return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+  @property
+  def head_size(self) -> int:
+    return self.d_model // self.num_heads
+
+  @property
+  def hidden(self) -> int:
+    """Width of the MLP; of SwiGLU a multiple of 64 near 8/3 d_model."""
+    if self.d_ff is not None:
+      return self.d_ff
+    if self.mlp == 'gelu':
+      return 4 * self.d_model
+    return max(64, round(8 * self.d_model / 3 / 64) * 64)
+
+  @property
+  def is_scanned(self) -> bool:
+    if self.scan == 'auto':
+      return self.num_layers > _UNROLLED
+    return self.scan == 'scan'
+
+  @property
+  def compute_dtype(self) -> Any:
+    return jnp.dtype(self.dtype)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Context:
+  """What every layer sees. time: [B, 1 or L, D] or None. memory: [B, S, D] of
+  a source, memory_mask: [B, 1, 1, S] or None."""
+
+  positions: Array
+  mask: Array | None
+  segments: Array | None
+  time: Array | None
+  memory: Array | None
+  memory_mask: Array | None
+  start: Array | None  # of the new tokens in the cache
+  is_training: bool = dataclasses.field(metadata={'static': True})
+
+
+class Attention(nn.Module):
+  """[B * L, D] -> [B * L, D], and the cache it extended, if any.
+
+  is_cross: to the source; what an encoder made of it knows its places.
+  """
+
+  config: TransformerConfig
+  is_cross: bool = False
+
+  @nn.compact
+  def __call__(
+    self, x: Array, context: Context, cache: caches.Cache | None = None
+  ) -> tuple[Array, caches.Cache | None]:
+    cfg = self.config
+    batch, length = context.positions.shape
+    seen = x
+    if self.is_cross:
+      assert context.memory is not None
+      seen = context.memory.reshape(-1, cfg.d_model)
+    shaped = lambda x, name, heads: Dense(
+      heads * cfg.head_size, cfg.use_bias, cfg.compute_dtype, name=name
+    )(x).reshape(batch, -1, heads, cfg.head_size)
+    q, k = shaped(x, 'q', cfg.num_heads), shaped(seen, 'k', cfg.kv_heads)
+    v = shaped(seen, 'v', cfg.kv_heads)
+    if cfg.qk_norm:
+      q = RMSNorm(dtype=cfg.compute_dtype, name='q_norm')(q)
+      k = RMSNorm(dtype=cfg.compute_dtype, name='k_norm')(k)
+    kind = resolve(cfg.attention, q.dtype, length, cfg.head_size)
+    if not self.is_cross:
+      q = rotate(q, context.positions, cfg.rope_base)
+      k = rotate(k, context.positions, cfg.rope_base)
+    if self.is_cross:
+      out = attend(
+        q, k, v, context.memory_mask, 'xla' if kind == 'splash' else kind
+      )
+    elif cache is not None:
+      assert context.start is not None
+      cache = caches.extend(cache, k, v, context.start)
+      mask = caches.visible(cache.k.shape[1], length, context.start)
+      out = attend(q, cache.k, cache.v, mask)
+    elif kind == 'splash' and context.mask is None:
+      seen = static_mask(length, cfg.attend, cfg.block_size)
+      interpret = jax.default_backend() != 'tpu'
+      out = splash(q, k, v, context.segments, seen, interpret)
+    else:
+      out = attend(q, k, v, context.mask, 'xla' if kind == 'splash' else kind)
+    out = Dense(
+      cfg.d_model,
+      cfg.use_bias,
+      cfg.compute_dtype,
+      1 / (2 * cfg.num_layers),
+      name='out',
+    )(out.reshape(batch * length, -1))
+    return out, cache
+
+
+class Block(nn.Module):
+  """Attention and MLP, each with its residual; x: [B * L, D]."""
+
+  config: TransformerConfig
+
+  @nn.compact
+  def __call__(
+    self, x: Array, context: Context, cache: caches.Cache | None
+  ) -> tuple[Array, caches.Cache | None]:
+    cfg = self.config
+    batch, length = context.positions.shape
+    drop = nn.Dropout(cfg.dropout, deterministic=not context.is_training)
+    shift, gate = self._modulation(context)
+
+    def residual(x: Array, branch: Array, index: int) -> Array:
+      branch = drop(branch)
+      if gate is None:
+        return x + branch
+      rows = branch.reshape(batch, length, -1) * gate[index]
+      return x + rows.reshape(batch * length, -1)
+
+    def normed(x: Array, name: str, index: int) -> Array:
+      x = RMSNorm(dtype=cfg.compute_dtype, name=name)(x)
+      if shift is None:
+        return x
+      rows = x.reshape(batch, length, -1)
+      move, scale = shift[index]
+      return (rows * (1 + scale) + move).reshape(batch * length, -1)
+
+    branch, cache = Attention(cfg, name='attention')(
+      normed(x, 'attention_norm', 0), context, cache
+    )
+    x = residual(x, branch, 0)
+    if cfg.encoder_layers:
+      branch, _ = Attention(cfg, is_cross=True, name='cross')(
+        normed(x, 'cross_norm', 2), context
+      )
+      x = residual(x, branch, 2)
+    branch = MLP(
+      cfg.hidden,
+      cfg.mlp,
+      cfg.use_bias,
+      cfg.compute_dtype,
+      1 / (2 * cfg.num_layers),
+      name='mlp',
+    )(normed(x, 'mlp_norm', 1))
+    return residual(x, branch, 1), cache
+
+  def _modulation(self, context: Context) -> tuple[Any, Any]:
+    """adaLN-zero: (shift, scale) of each norm and gates of each branch."""
+    cfg = self.config
+    if cfg.time != 'adaln':
+      return None, None
+    assert context.time is not None
+    time = nn.silu(context.time)
+    num = 3 if cfg.encoder_layers else 2
+    size = 3 * num * cfg.d_model
+    flat = Dense(size, True, cfg.compute_dtype, 0.0, name='adaln')(
+      time.reshape(-1, time.shape[-1])
+    )
+    parts = jnp.split(flat.reshape(*time.shape[:2], -1), 3 * num, axis=-1)
+    moves = [(parts[2 * i], parts[2 * i + 1]) for i in range(num)]
+    return moves, parts[2 * num :]

@@ -1,0 +1,100 @@
+"""Reverse chains of features: Gaussian noise on embeddings."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from textdiffusion.core.distributions import Categorical, Normal
+from textdiffusion.core.keys import row_keys
+from textdiffusion.core.types import Array, Key, Model
+from textdiffusion.processes.variance_preserving import VariancePreserving
+from textdiffusion.sampling.generate import named
+from textdiffusion.sampling.plan import Canvas, Frame, Plan, Sampler, never
+from textdiffusion.sampling.settings import OF_GRIDS, SampleConfig
+from textdiffusion.sampling.steps.ancestral import at_times_of
+from textdiffusion.sampling.steps.latent import (
+  LatentChain,
+  clamped,
+  refine,
+  start_latent,
+)
+
+Bridge = Callable[..., Normal]  # (head, x_t, s, t) -> x_s
+
+
+def _ancestral(p: VariancePreserving, config: SampleConfig) -> Bridge:
+  variance = config.latent.variance
+  return lambda *at: p.bridge(*at, eta=1.0, variance=variance)
+
+
+def _ddim(p: VariancePreserving, config: SampleConfig) -> Bridge:
+  return lambda *at: p.bridge(*at, eta=config.latent.eta)
+
+
+LATENT_SAMPLERS = {'ancestral': _ancestral, 'ddim': _ddim}
+_OF_TOKENS = (*OF_GRIDS, 'top_p', 'top_k', 'stop_early')
+
+
+def latent_sampler(
+  process: VariancePreserving, num_steps: int, self_condition: bool = False
+) -> Sampler:
+  """From noise to embeddings to tokens. Given tokens are clean at every step.
+
+  process: of noise, as at the start of training. num_steps: T; times are of
+  the grid i / T.
+  self_condition: the network is shown its last estimate too.
+  """
+
+  def plan(
+    model: Model, key: Key, canvas: Canvas, config: SampleConfig
+  ) -> Plan:
+    assert model.embed is not None and model.round is not None
+    now = process.refresh(model)
+    bridge = named(LATENT_SAMPLERS, config.sampler)(now, config)
+    config.refuse(_OF_TOKENS, 'this method has features, not tokens')
+    clean = model.embed(canvas.ids)
+    keys = row_keys(key, jnp.arange(len(clean)))
+    noise = jax.vmap(lambda k: jax.random.normal(k, clean.shape[1:]))(keys)
+    is_given = canvas.is_given[..., None]
+    x = jnp.where(is_given, clean, config.temperature * noise)
+    fix = lambda x0, t: x0
+    if config.latent.clamp:
+      assert model.table is not None
+      fix = clamped(model.table, config.latent.clamp)
+    step = refine(
+      now,
+      bridge,
+      model.denoise,
+      fix,
+      config.temperature,
+      self_condition,
+    )
+    return Plan(
+      at_times_of(step, canvas.is_given),
+      start_latent(x),
+      config.times(num_steps),
+      never,
+      _read(model.round, canvas),
+    )
+
+  return plan
+
+
+def _read(
+  round_: Callable[[Array], Array], canvas: Canvas
+) -> Callable[[LatentChain], Frame]:
+  """Tokens that the last estimate is nearest to; of the start, x itself."""
+
+  def show(carry: LatentChain) -> Frame:
+    dist = Categorical(
+      round_(jnp.where(carry.calls == 0, carry.x, carry.estimate))
+    )
+    ids = jnp.argmax(dist.logits, -1)
+    log_prob = dist.log_prob(ids).astype(jnp.float32)
+    return Frame(
+      jnp.where(canvas.is_given, canvas.ids, ids).astype(jnp.int32),
+      jnp.where(canvas.is_given, 0.0, log_prob),
+    )
+
+  return show
