@@ -337,6 +337,50 @@ def test_the_schedule_is_in_the_checkpoint(tmp_path):
   assert load_method_state(loaded, ()) == ()
 
 
+def test_times_that_follow_the_loss():
+  """Even until each of 4 steps has 2 losses, then where they are large: the
+  losses recorded are those of even times, their weights taken off."""
+  config = DiffuSeq(num_steps=4, size=4, times='second_moment', history=2)
+  method, batch = config.build(VOCAB), joined()
+  denoiser = network(method)
+  state, step = trained(method, denoiser, batch, steps=0)
+  for _ in range(6):
+    state, metrics = step(state, batch)
+    assert not metrics['skipped']
+  assert step._cache_size() == 1
+  seen = state.method_state
+  assert seen.count.tolist() == [2] * 4 and (seen.losses > 0).all()
+  u = (jnp.arange(4000) + 0.5) / 4000
+  index, weight = seen.draw(u)
+  share = np.bincount(index, minlength=4) / 4000
+  np.testing.assert_allclose(share, seen.probs(), atol=1e-3)
+  assert abs(share - 0.25).max() > 0.01
+  # A head that never changes: the record does not depend on how t was drawn.
+  model = Model(
+    lambda x, t: X0(0.5 * x),
+    embed=lambda ids: jnp.ones((*ids.shape, 4)) * ids[..., None],
+    round=lambda x: jnp.zeros((*x.shape[:-1], 12)),
+    method_state=seen,
+  )
+  rows = Batch.of(joined(), (jnp.arange(ROWS) + 0.5) / ROWS)
+  _, terms = method.objective(model, KEY, rows)
+  fresh = method.observe(seen, rows, terms)
+  index, weight = seen.draw(rows.u)
+  assert (weight != 1).any()
+  last = rows._replace(u=(index + 0.5) / 4)
+  even = model._replace(method_state=())
+  _, plain = method.objective(even, KEY, last)
+  for name in ('prior', 'rounding', 'mse', 'first'):
+    np.testing.assert_allclose(
+      terms[name], weight[:, None] * plain[name], rtol=1e-5
+    )
+  total = jnp.stack(list(plain.values())).sum(0)
+  is_free = ~rows.is_given
+  want = jnp.where(is_free, total, 0).sum(-1) / is_free.sum(-1)
+  for row in range(ROWS):
+    assert jnp.isclose(fresh.losses[index[row]], want[row], rtol=1e-5).any()
+
+
 def test_without_adaptation_nothing_is_remembered():
   config = dataclasses.replace(ADAPTIVE, adaptive=False)
   method = config.build(VOCAB)
@@ -396,6 +440,11 @@ def test_one_coin_shows_the_estimate():
       lambda: DiffusionLM(num_steps=1),
       'method.num_steps=1: must be at least 2',
     ),
+    (
+      lambda: DiffusionLM(loss='bound', times='second_moment'),
+      'times=second_moment is of the simple loss',
+    ),
+    (lambda: SeqDiffuSeq(times='second_moment'), 'one of them follows'),
     (lambda: DiffusionLM(std=0), 'method.std=0: must be positive'),
   ],
 )

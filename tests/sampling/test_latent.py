@@ -41,7 +41,7 @@ def run(model, config, sampler=SAMPLER, trace=True, given=None):
   return jax.jit(of)(KEY)
 
 
-@pytest.mark.parametrize('name', ['ancestral', 'ddim'])
+@pytest.mark.parametrize('name', ['ancestral', 'ddim', 'dpm_solver'])
 def test_given_tokens_are_clean_at_every_step(name):
   """The network is shown their embeddings to the bit, each time."""
   seen = []
@@ -72,7 +72,7 @@ def test_the_end_is_the_last_estimate():
   """Without noise at t = 0 the chain ends where the network says."""
   target = jnp.asarray([[1, 2, 3, 4, 5, 6]] * 3)
   free = canvas()._replace(is_given=jnp.zeros((3, LENGTH), bool))
-  for name in ('ancestral', 'ddim'):
+  for name in ('ancestral', 'ddim', 'dpm_solver'):
     config = SampleConfig(steps=5, sampler=name)
     samples = run(model_of(lambda x, t: TABLE[target]), config, given=free)
     np.testing.assert_array_equal(samples.ids, target)
@@ -149,7 +149,10 @@ def test_the_last_estimate_is_shown():
 @pytest.mark.parametrize(
   'config, message',
   [
-    (SampleConfig(sampler='dddim'), 'must be one of ancestral, ddim.*ddim'),
+    (
+      SampleConfig(sampler='dddim'),
+      'must be one of ancestral, ddim.*mean ddim',
+    ),
     (SampleConfig(steps=51), 'sample.steps=51: the process has 50 steps'),
     (SampleConfig(top_p=0.5), r'sample.top_p=0.5: this method has features'),
     (

@@ -1,12 +1,17 @@
 """Diffusion-LM: Gaussian noise on learnt embeddings (Li et al. 2022)."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
+
+import jax.numpy as jnp
 
 from textdiffusion.core.types import (
   X0,
+  Array,
+  Batch,
   Eps,
   Features,
+  Model,
   UserError,
   Velocity,
   Vocab,
@@ -17,6 +22,7 @@ from textdiffusion.objectives.end_to_end import EndToEnd, Weights
 from textdiffusion.objectives.latent_bound import LatentBound
 from textdiffusion.processes.variance_preserving import VariancePreserving
 from textdiffusion.sampling.latent import latent_sampler
+from textdiffusion.schedules.adaptive import SecondMoment, no_losses
 from textdiffusion.schedules.variances import (
   SquareRoot,
   Variances,
@@ -31,7 +37,9 @@ class DiffusionLM:
   """schedule: of alpha on num_steps steps, T; the first step is also the noise
   of the embeddings, so T matters. size: D. predict: what the network says.
   loss: the weighted terms of `EndToEnd`, or the bound that is reported.
-  weights: of the terms. std: of embeddings at first. rounding: see `Features`.
+  weights: of the terms. times: drawn evenly, or where the squared loss of late
+  was large, corrected by weights; `history` losses of each step are kept.
+  std: of embeddings at first. rounding: see `Features`.
   """
 
   schedule: Variances = SquareRoot()
@@ -40,15 +48,22 @@ class DiffusionLM:
   predict: Literal['x0', 'eps', 'velocity'] = 'x0'
   loss: Literal['simple', 'bound'] = 'simple'
   weights: Weights = Weights()
+  times: Literal['uniform', 'second_moment'] = 'uniform'
+  history: int = 10
   std: float = 1.0
   rounding: Literal['dot', 'distance'] = 'dot'
 
   def __post_init__(self) -> None:
-    for name, least in (('num_steps', 2), ('size', 1)):
+    for name, least in (('num_steps', 2), ('size', 1), ('history', 1)):
       if getattr(self, name) < least:
         raise UserError(
           f'method.{name}={getattr(self, name)}: must be at least {least}'
         )
+    if self.loss == 'bound' and self.times != 'uniform':
+      raise UserError(
+        f'method.times={self.times} is of the simple loss: set '
+        'method.loss=simple, or method.times=uniform'
+      )
     if self.std <= 0:
       raise UserError(f'method.std={self.std}: must be positive')
 
@@ -75,4 +90,20 @@ class DiffusionLM:
       causal=False,
       num_states=vocab.size,
       features=Features(self.size, self.std, self.rounding, is_shown),
+      **(self._second_moments() if self.times == 'second_moment' else {}),
     )
+
+  def _second_moments(self) -> dict[str, Any]:
+    """What `Method` is told of times that follow the loss."""
+
+    def state(old: SecondMoment | None, model: Model, step: Array):
+      return no_losses(self.num_steps, self.history) if old is None else old
+
+    def observe(old: SecondMoment, batch: Batch, terms: dict[str, Array]):
+      index, weight = old.draw(batch.u)
+      total = jnp.stack(list(terms.values())).sum(0)
+      count = jnp.maximum(batch.is_counted.sum(-1), 1)
+      mean = jnp.where(batch.is_counted, total, 0.0).sum(-1) / count
+      return old.add(index, mean / weight)
+
+    return {'state': state, 'observe': observe}

@@ -51,6 +51,11 @@ class SeqDiffuSeq(DiffusionLM):
 
   def __post_init__(self) -> None:
     super().__post_init__()
+    if self.adaptive and self.times != 'uniform':
+      raise UserError(
+        f'method.times={self.times} with method.adaptive=True: one of them '
+        'follows the loss; set method.times=uniform'
+      )
     for name in ('length', 'bins', 'refit_every'):
       if getattr(self, name) < 1:
         raise UserError(

@@ -31,6 +31,7 @@ from textdiffusion.processes.variance_preserving import (
   to_velocity,
   to_x0,
 )
+from textdiffusion.schedules.adaptive import SecondMoment
 from textdiffusion.schedules.times import discrete
 
 
@@ -82,7 +83,7 @@ class EndToEnd:
   ) -> tuple[Array, dict[str, Array]]:
     """-> [B, L] loss and its weighted terms: mse, first, prior, rounding."""
     assert model.embed is not None
-    _, t = discrete(batch.u[:, None], self.num_steps)
+    t, importance = self.times(model, batch.u)
     embedded = model.embed(batch.ids)
     now = dataclasses.replace(self, process=self.process.refresh(model))
 
@@ -102,9 +103,18 @@ class EndToEnd:
       seen = with_estimate(now.process, model, xt, t, coin)
     terms = now.terms(model, batch.ids, start, xt, t, seen)
     terms = {
-      name: getattr(self.weights, name) * term for name, term in terms.items()
+      name: getattr(self.weights, name) * importance * term
+      for name, term in terms.items()
     }
     return jnp.stack(list(terms.values())).sum(0), terms
+
+  def times(self, model: Model, u: Array) -> tuple[Array, Array]:
+    """[B] -> t and the weights of its losses, each [B, 1]."""
+    seen = model.method_state
+    if isinstance(seen, SecondMoment):
+      index, weight = seen.draw(u[:, None])
+      return (index + 1) / self.num_steps, weight
+    return discrete(u[:, None], self.num_steps)[1], jnp.ones((len(u), 1))
 
   def start(self, clean: Array, noise: Array) -> Array:
     """Embeddings, standard normal [L, D] -> x_start."""

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from textdiffusion.core.distributions import Categorical, Normal
+from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.keys import row_keys
-from textdiffusion.core.types import Array, Key, Model
+from textdiffusion.core.types import X0, Array, Key, Model
 from textdiffusion.processes.variance_preserving import VariancePreserving
 from textdiffusion.sampling.generate import named
 from textdiffusion.sampling.plan import Canvas, Frame, Plan, Sampler, never
@@ -15,24 +15,31 @@ from textdiffusion.sampling.settings import OF_GRIDS, SampleConfig
 from textdiffusion.sampling.steps.ancestral import at_times_of
 from textdiffusion.sampling.steps.latent import (
   LatentChain,
+  Reverse,
   clamped,
   refine,
+  solver,
   start_latent,
 )
 
-Bridge = Callable[..., Normal]  # (head, x_t, s, t) -> x_s
 
-
-def _ancestral(p: VariancePreserving, config: SampleConfig) -> Bridge:
+def _ancestral(p: VariancePreserving, config: SampleConfig) -> Reverse:
   variance = config.latent.variance
-  return lambda *at: p.bridge(*at, eta=1.0, variance=variance)
+  return lambda x0, carry, s, t: p.bridge(
+    X0(x0), carry.x, s, t, variance=variance
+  )
 
 
-def _ddim(p: VariancePreserving, config: SampleConfig) -> Bridge:
-  return lambda *at: p.bridge(*at, eta=config.latent.eta)
+def _ddim(p: VariancePreserving, config: SampleConfig) -> Reverse:
+  eta = config.latent.eta
+  return lambda x0, carry, s, t: p.bridge(X0(x0), carry.x, s, t, eta)
 
 
-LATENT_SAMPLERS = {'ancestral': _ancestral, 'ddim': _ddim}
+LATENT_SAMPLERS = {
+  'ancestral': _ancestral,
+  'ddim': _ddim,
+  'dpm_solver': lambda p, config: solver(p),
+}
 _OF_TOKENS = (*OF_GRIDS, 'top_p', 'top_k', 'stop_early')
 
 
@@ -51,7 +58,7 @@ def latent_sampler(
   ) -> Plan:
     assert model.embed is not None and model.round is not None
     now = process.refresh(model)
-    bridge = named(LATENT_SAMPLERS, config.sampler)(now, config)
+    reverse = named(LATENT_SAMPLERS, config.sampler)(now, config)
     config.refuse(_OF_TOKENS, 'this method has features, not tokens')
     clean = model.embed(canvas.ids)
     keys = row_keys(key, jnp.arange(len(clean)))
@@ -64,7 +71,7 @@ def latent_sampler(
       fix = clamped(model.table, config.latent.clamp)
     step = refine(
       now,
-      bridge,
+      reverse,
       model.denoise,
       fix,
       config.temperature,

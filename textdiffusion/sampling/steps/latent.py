@@ -19,21 +19,27 @@ _AT_ONCE = 2**26  # distances held in memory
 
 class LatentChain(NamedTuple):
   """x, estimate: [B, L, D], the state and the last estimate of x_0, 0 before
-  the first. calls: [] of the network so far."""
+  the first. time: [B, L] of which it was. calls: [] of the network so far."""
 
   x: Array
   estimate: Array
+  time: Array
   calls: Array
+
+
+# (estimate of x_0 at t, chain, s, t) -> law of x_s.
+Reverse = Callable[[Array, LatentChain, Time, Time], Normal]
 
 
 def start_latent(x: Array) -> LatentChain:
   """[B, L, D] noise -> a chain that has called no network."""
-  return LatentChain(x, jnp.zeros_like(x), jnp.zeros((), jnp.int32))
+  time = jnp.ones(x.shape[:-1], x.dtype)
+  return LatentChain(x, jnp.zeros_like(x), time, jnp.zeros((), jnp.int32))
 
 
 def refine(
   process: VariancePreserving,
-  bridge: Callable[..., Normal],
+  reverse: Reverse,
   denoise: DenoiseFn,
   fix: Callable[[Array, Time], Array],
   temperature: float = 1.0,
@@ -42,7 +48,7 @@ def refine(
   """Estimate x_0, mend the estimate, draw x_s of the bridge.
 
   Args:
-    bridge: (head, x_t, s, t) -> law of x_s.
+    reverse: of the step.
     fix: (estimate, t) -> estimate.
     temperature: scales the noise of a step.
     self_condition: the network sees x_t and the last estimate, mended (Chen et
@@ -55,11 +61,42 @@ def refine(
       seen = jnp.concatenate([carry.x, carry.estimate], -1)
     head = denoise(seen, t)
     estimate = fix(to_x0(process, head, carry.x, t).value, t)
-    dist = bridge(X0(estimate), carry.x, s, t)
+    dist = reverse(estimate, carry, s, t)
     x = draw_rows(key, dist._replace(std=temperature * dist.std))
-    return LatentChain(x.astype(carry.x.dtype), estimate, carry.calls + 1)
+    x, time = x.astype(carry.x.dtype), jnp.broadcast_to(t, carry.time.shape)
+    return LatentChain(
+      x, estimate, time.astype(carry.time.dtype), carry.calls + 1
+    )
 
   return step
+
+
+def solver(process: VariancePreserving) -> Reverse:
+  """DPM-Solver++ of second order, multistep (Lu et al. 2022, algorithm 2).
+
+  With lambda the log of signal over noise and h its step, the estimate is taken
+  as linear in lambda through this one and the last: x0 + h / (2 h_last) (x0 -
+  last). The first step and the last one, h infinite, are of first order, which
+  is DDIM; a clean x_t stays.
+  """
+
+  def reverse(estimate: Array, carry: LatentChain, s: Time, t: Time) -> Normal:
+    at = lambda time: _half_log_snr(process, time)
+    now, then, last = at(s), at(t), at(carry.time)
+    is_first = (carry.calls == 0) | jnp.isinf(now) | (then <= last)
+    ratio = (now - then) / jnp.where(is_first, 1.0, 2 * (then - last))
+    bent = estimate + jnp.where(is_first, 0.0, ratio) * (
+      estimate - carry.estimate
+    )
+    return process.bridge(X0(bent), carry.x, s, t, eta=0.0)
+
+  return reverse
+
+
+def _half_log_snr(process: VariancePreserving, t: Time) -> Array:
+  """lambda = log(sqrt(alpha) / sqrt(1 - alpha)): [..., 1]."""
+  level = process.schedule(t)
+  return 0.5 * (level.log_alpha - level.log_1m_alpha)
 
 
 def clamped(table: Array, until: float) -> Callable[[Array, Time], Array]:

@@ -1,0 +1,94 @@
+"""Diffusion on embeddings: the compiled chain beside Python loops.
+
+50 sequences of 64 tokens in 200 of 2,000 steps with the clamping trick, as
+Diffusion-LM samples E2E. Both loops are of the sampler's own step: one calls
+the compiled network and does the rest op by op, as the official code drives a
+GPU; one does the network op by op too, as the official code is on a CPU. The
+three take turns, and figures are medians of their ratios.
+"""
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import common
+from textdiffusion.core.types import Condition, bind
+from textdiffusion.methods.diffusion_lm import DiffusionLM
+from textdiffusion.nn.transformer import build_denoiser
+from textdiffusion.sampling.generate import SampleConfig, generate
+from textdiffusion.sampling.prompts import blank
+from textdiffusion.sampling.settings import Latent
+
+ROWS, LENGTH, STEPS, ROUNDS = 50, 64, 200, 3
+VOCAB = common.VOCAB._replace(size=821)  # E2E's words
+EAGER_STEPS = 20  # of the slowest loop, whose steps cost alike
+MODEL = dataclasses.replace(common.MODEL, time='adaln')
+
+
+def measure() -> dict[str, Any]:
+  method = DiffusionLM().build(VOCAB)
+  denoiser = build_denoiser(MODEL, VOCAB.size, features=method.features)
+  params = denoiser.init(jax.random.key(0))
+  config = SampleConfig(STEPS, 'uniform', latent=Latent(clamp=1.0))
+  canvas, key = blank(ROWS, LENGTH), jax.random.key(1)
+
+  @jax.jit
+  def compiled(params):
+    model = bind(denoiser, params, method.head)
+    return generate(method.sampler, model, key, canvas, config).ids
+
+  network = jax.jit(lambda p, x, t: denoiser.apply(p, x, t, Condition()))
+  jitted = denoiser._replace(apply=lambda p, x, t, _: network(p, x, t))
+
+  def looped(net: Any, steps: int) -> Any:
+    """The plan of the sampler, driven from Python."""
+    plan = method.sampler(bind(net, params, method.head), key, canvas, config)
+    carry = plan.start
+    for i in range(steps):
+      fresh = jax.random.fold_in(key, i)
+      carry = plan.step(fresh, carry, plan.grid[i + 1], plan.grid[i])
+    return plan.show(carry).ids
+
+  def eager() -> Any:
+    with jax.disable_jit():
+      return looped(denoiser, EAGER_STEPS)
+
+  runs: dict[str, Callable[[], Any]] = {
+    'compiled': lambda: compiled(params),
+    'loop_over_compiled_network': lambda: looped(jitted, STEPS),
+    'loop_op_by_op': eager,
+  }
+  for run in runs.values():
+    run()
+  times = {name: [] for name in runs}
+  for _ in range(ROUNDS):
+    for name, run in runs.items():
+      times[name].append(common.seconds(run))
+  times['loop_op_by_op'] = [
+    t * STEPS / EAGER_STEPS for t in times['loop_op_by_op']
+  ]
+  tokens = ROWS * LENGTH
+  return {
+    'rows': ROWS,
+    'length': LENGTH,
+    'steps': STEPS,
+    'tokens_per_s': {
+      name: tokens / statistics.median(each) for name, each in times.items()
+    },
+    'times_faster_than': dict(_ratios(times)),
+  }
+
+
+def _ratios(times: dict[str, list[float]]) -> Iterator[tuple[str, float]]:
+  base = np.asarray(times['compiled'])
+  for name, each in times.items():
+    if name != 'compiled':
+      yield name, float(np.median(np.asarray(each) / base))
+
+
+if __name__ == '__main__':
+  common.main('continuous', measure)
