@@ -44,7 +44,7 @@ def run(
     config, data.tokenizer, told.get('token_counts')
   )
   facts = Run(config_lib.to_json(config), data.tokenizer.to_json(), told)
-  prepare_workdir(workdir, facts, resume, overwrite)
+  prepare_workdir(workdir, facts, resume, overwrite, config_lib.completed)
   counts = data.counts['train']
   sizes = config.data.length, method.features, config.data.source_length
   print(

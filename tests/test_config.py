@@ -8,6 +8,7 @@ from textdiffusion.config import (
   Config,
   apply_overrides,
   build,
+  completed,
   from_json,
   load,
   to_json,
@@ -151,3 +152,10 @@ def test_a_tokenizer_without_what_the_method_needs(method, missing):
   config = dataclasses.replace(CONFIG, method=method)
   with pytest.raises(UserError, match=f"no {missing} token.*add '{missing}'"):
     build(config, Bytes(rest))
+
+
+def test_a_config_of_an_older_version_is_completed():
+  whole = to_json(load('configs/mdlm/python_docs_tiny.py'))
+  old = {**whole, 'model': dict(whole['model'])}
+  del old['model']['encoder_layers']
+  assert completed(old) == whole

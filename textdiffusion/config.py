@@ -201,6 +201,11 @@ def from_json(value: Any) -> Any:
   return kind(**fields)
 
 
+def completed(saved: dict[str, Any]) -> dict[str, Any]:
+  """A config's JSON of an older version with the fields that came since."""
+  return to_json(from_json(saved))
+
+
 def _class_of(path: str) -> Any:
   """The dataclass at a dotted path within this package."""
   module, _, name = path.rpartition('.')

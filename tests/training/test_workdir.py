@@ -60,6 +60,19 @@ def test_the_first_differences_are_named(tmp_path):
   assert '(a.0: 0 -> 1; a.1: 1 -> 2; a.2: 2 -> 3; ...)' in told
 
 
+def test_a_config_of_an_older_version_is_completed(tmp_path):
+  """Fields that came since are as they are by default, and no difference."""
+  old, new = {'a': 1}, {'a': 1, 'b': 2}
+  prepare_workdir(str(tmp_path), toy.RUN._replace(config=old))
+  run = toy.RUN._replace(config=new)
+  assert '(b: None -> 2)' in refusal(str(tmp_path), run, resume=True)
+  complete = lambda saved: {'b': 2, **saved}
+  prepare_workdir(str(tmp_path), run, resume=True, complete=complete)
+  other = run._replace(config={'a': 1, 'b': 3})
+  told = refusal(str(tmp_path), other, resume=True, complete=complete)
+  assert '(b: 2 -> 3)' in told
+
+
 @pytest.mark.parametrize(
   'part, name, is_free',
   [

@@ -191,7 +191,8 @@ def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
       + mend
     )
   settings = dataclasses.asdict(config)
-  for name in ('batch_size', 'seed', 'tokenizer', 'source'):
+  of_pairs = () if paired is not None else ('source_length', 'long')
+  for name in ('batch_size', 'seed', 'tokenizer', 'source', *of_pairs):
     del settings[name]
   told = (
     f'{source.fingerprint}/{tokenizer.fingerprint}/{sorted(settings.items())}'

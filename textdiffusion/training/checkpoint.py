@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -219,12 +219,18 @@ def _located(path: str) -> tuple[Path, int | None]:
 
 
 def prepare_workdir(
-  workdir: str, run: Run, resume: bool = False, overwrite: bool = False
+  workdir: str,
+  run: Run,
+  resume: bool = False,
+  overwrite: bool = False,
+  complete: Callable[[dict[str, Any]], dict[str, Any]] = lambda saved: saved,
 ) -> None:
   """Makes the folder of a run, or checks that this run may go on in it.
 
   Nothing is deleted: `overwrite` moves what was there aside. Of several hosts
   the first looks and writes; all of them call this, and share its verdict.
+
+  complete: a config of an older version -> one with the fields of this one.
 
   Raises:
     UserError: it holds another run, or this one and no flag says what to do.
@@ -237,7 +243,7 @@ def prepare_workdir(
     )
   if jax.process_index() == 0:
     try:
-      _prepare(workdir, run, resume, overwrite)
+      _prepare(workdir, run, resume, overwrite, complete)
     except UserError as refusal:
       error = refusal
     except OSError as problem:
@@ -255,7 +261,9 @@ def prepare_workdir(
     raise error
 
 
-def _prepare(workdir: str, run: Run, resume: bool, overwrite: bool) -> None:
+def _prepare(
+  workdir: str, run: Run, resume: bool, overwrite: bool, complete: Any
+) -> None:
   """`prepare_workdir` of one host."""
   if resume and overwrite:
     raise UserError('--resume and --overwrite exclude each other')
@@ -273,7 +281,7 @@ def _prepare(workdir: str, run: Run, resume: bool, overwrite: bool) -> None:
   if saved.exists():
     changed = [
       line
-      for name, line in _differences(_saved(saved), run.config, '')
+      for name, line in _differences(complete(_saved(saved)), run.config, '')
       if not name.startswith(_FREE)
     ]
     if changed:
