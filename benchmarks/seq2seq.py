@@ -1,0 +1,283 @@
+"""Sequence to sequence at equal compute: diffusion of three kinds and
+autoregression, one size, the same training FLOPs.
+
+  python -m benchmarks.seq2seq --data=FOLDER --workdir=runs/seq2seq
+
+FOLDER has squad_question_generation, small_parallel_enja and e2e_nlg. Each run
+trains, answers the first held-out sources with one sample and ten candidates,
+and adds a line to the results; finished runs are skipped and a broken one
+resumes. --curve adds the lines of DiffuSeq in 5 to 2,000 steps, with the right
+stride and with the published one.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks import common
+from launch import train as launcher
+from textdiffusion.config import Config, build
+from textdiffusion.core.types import X0
+from textdiffusion.data.pipeline import DataConfig
+from textdiffusion.data.sources import open_source
+from textdiffusion.data.tokenizers import TokenizerConfig
+from textdiffusion.evals.answers import answers
+from textdiffusion.evals.seq2seq import report
+from textdiffusion.methods.autoregressive import Autoregressive
+from textdiffusion.methods.diffuseq import DiffuSeq
+from textdiffusion.methods.mdlm import MDLM
+from textdiffusion.methods.seqdiffuseq import SeqDiffuSeq
+from textdiffusion.nn.transformer import TransformerConfig, flops_per_token
+from textdiffusion.sampling import latent
+from textdiffusion.sampling.settings import Latent, SampleConfig
+from textdiffusion.training import checkpoint
+from textdiffusion.training.metrics import read
+from textdiffusion.training.optim import OptimizerConfig
+from textdiffusion.training.state import TrainConfig, remembered
+
+RESULTS = Path(__file__).parent / 'results' / 'seq2seq.jsonl'
+BUDGET = 1.5e13  # training FLOPs a run: some minutes on two cores
+BATCH, HALF, STEPS = 32, 40, 100  # HALF: tokens of a source, and of a target
+SOURCES, CANDIDATES = 100, 10
+CURVE = (5, 10, 20, 50, 100, 200, 500, 1000, 2000)
+CURVE_SOURCES = 32
+
+# source, what sacreBLEU splits at
+TASKS = {
+  'questions': (
+    'squad_question_generation/src-{split}.txt,'
+    'squad_question_generation/tgt-{split}.txt?train=dev&heldout=test',
+    '13a',
+  ),
+  'en-ja': (
+    'small_parallel_enja/{split}.en,small_parallel_enja/{split}.ja'
+    '?heldout=test',
+    'char',
+  ),
+  'e2e': ('e2e_nlg/src1_{split}.txt*?sep=||&heldout=test', '13a'),
+}
+
+
+def _seqdiffuseq(**kwargs: Any) -> SeqDiffuSeq:
+  return SeqDiffuSeq(size=64, std=1.0, length=HALF, bins=50, **kwargs)
+
+
+# The refits of SeqDiffuSeq are at thirds of its run, see `config_of`.
+METHODS: dict[str, Any] = {
+  'autoregressive': Autoregressive(),
+  'mdlm': MDLM(),
+  'diffuseq': DiffuSeq(size=64),
+  'seqdiffuseq': _seqdiffuseq(),
+  'seqdiffuseq, fixed noise': _seqdiffuseq(adaptive=False),
+  'seqdiffuseq, no self-conditioning': _seqdiffuseq(self_condition=None),
+  'seqdiffuseq, neither': _seqdiffuseq(adaptive=False, self_condition=None),
+}
+
+
+def config_of(name: str, task: str, root: str, budget: float) -> Config:
+  """One size: four layers for joined rows, two and two with an encoder."""
+  method = METHODS[name]
+  is_joined = name in ('mdlm', 'diffuseq')
+  is_causal = name == 'autoregressive'
+  paths = ','.join(f'{root}/{part}' for part in TASKS[task][0].split(','))
+  data = DataConfig(
+    source=f'pairs:{paths}',
+    tokenizer=TokenizerConfig('sentencepiece', vocab_size=4000),
+    length=2 * HALF if is_joined else HALF,
+    source_length=0 if is_joined else HALF,
+    batch_size=BATCH,
+    rows='joined' if is_joined else 'separate',
+    model_padding=True,
+    long='drop',
+  )
+  model = TransformerConfig(
+    num_layers=4 if is_joined else 2,
+    d_model=192,
+    num_heads=6,
+    time='none' if is_causal else 'adaln',
+    attend='causal' if is_causal else 'bidirectional',
+    encoder_layers=0 if is_joined else 2,
+  )
+  features = getattr(method, 'size', 0)
+  width = features or 4000
+  cost = flops_per_token(
+    model, width, data.length, source_length=data.source_length
+  )
+  if features:  # tokens are read off x_start
+    cost += 2 * features * 4000
+  # Half of the steps with an estimate have one more forward pass.
+  passes = 3 + (getattr(method, 'self_condition', None) or 0)
+  steps = round(budget / (passes * cost * BATCH * data.length))
+  if getattr(method, 'adaptive', False):
+    third = max(steps // 3, 1)
+    method = dataclasses.replace(method, refit_every=third, refit_from=third)
+  return Config(
+    method=method,
+    data=data,
+    model=model,
+    train=TrainConfig(
+      steps=steps,
+      optimizer=OptimizerConfig(peak_lr=1e-3, warmup_steps=100),
+      ema=0.99,
+      log_every=20,
+      eval_every=0,
+      checkpoint_every=200,
+      keep=1,
+    ),
+    sample=SampleConfig(
+      steps=STEPS if features else HALF,
+      grid='uniform' if features else 'cosine',
+      latent=Latent(clamp=1.0) if features else Latent(),
+      stop_early=is_causal,
+    ),
+  )
+
+
+def heldout(
+  config: Config, tokenizer: Any, limit: int
+) -> tuple[list[str], list[list[str]]]:
+  """The first sources that fit, and all references of each."""
+  pairs = open_source(config.data.source, 0.0).pairs
+  assert pairs is not None
+  grouped: dict[str, list[str]] = {}
+  for source, target in pairs('heldout'):
+    grouped.setdefault(source, []).append(target)
+  fits = (s for s in grouped if len(tokenizer.encode(s)) < HALF)
+  sources = list(itertools.islice(fits, limit))
+  return sources, [grouped[source] for source in sources]
+
+
+def trained(config: Config, workdir: Path) -> tuple[Any, ...]:
+  """(method, denoiser, parameters, tokenizer, what the method remembers)."""
+  is_old = (workdir / 'config.json').exists()
+  data = launcher.run(config, str(workdir), resume=is_old, overwrite=False)
+  method, denoiser = build(config, data.tokenizer)
+  loaded = checkpoint.load(str(workdir))
+  if loaded.step < config.train.steps:  # a signal; the loop said how to go on
+    raise SystemExit(1)
+  like = jax.eval_shape(
+    lambda params: remembered(method, denoiser, params), loaded.params
+  )
+  state = checkpoint.load_method_state(loaded, like)
+  return method, denoiser, loaded.params, data.tokenizer, state
+
+
+def run(name: str, task: str, asked: argparse.Namespace) -> dict[str, Any]:
+  """One line of the results."""
+  config = config_of(name, task, asked.data, asked.budget)
+  workdir = (
+    asked.workdir / f'{task}-{name.replace(", ", "_").replace(" ", "_")}'
+  )
+  method, denoiser, params, tokenizer, state = trained(config, workdir)
+  sources, references = heldout(config, tokenizer, asked.sources)
+  ask = lambda count: list(
+    answers(
+      method,
+      denoiser,
+      params,
+      tokenizer,
+      config.data,
+      config.sample,
+      sources,
+      count,
+      batch_size=min(20, len(sources)),
+      method_state=state,
+    )
+  )
+  ask(1)  # compiles
+  began = time.perf_counter()
+  ask(1)
+  spent = time.perf_counter() - began
+  last = [row for row in read(workdir / 'metrics.jsonl') if 'loss' in row][-1]
+  candidates = ask(CANDIDATES)
+  return {
+    'task': task,
+    'method': name,
+    **report(candidates, references, TASKS[task][1]),
+    'seconds_per_sample': spent / len(sources),
+    'network_calls': HALF if name == 'autoregressive' else config.sample.steps,
+    'train_steps': config.train.steps,
+    'train_seconds': last['seconds'],
+    'examples': [
+      {'source': s, 'answer': c[0], 'reference': r[0]}
+      for s, c, r in zip(sources[:3], candidates, references)
+    ],
+    **common.facts(),
+  }
+
+
+def published(process: Any, config: SampleConfig) -> Any:
+  """DDIM as DiffuSeq strides: times of the coarse grid, coefficients of one
+  step of the fine one."""
+  size = process.schedule.num_steps
+  return lambda x0, carry, s, t: process.bridge(
+    X0(x0), carry.x, t - 1 / size * (t > 0), t, 0.0
+  )
+
+
+def curve(asked: argparse.Namespace) -> list[dict[str, Any]]:
+  """DiffuSeq on questions: BLEU of one sample by number of steps."""
+  config = config_of('diffuseq', 'questions', asked.data, asked.budget)
+  workdir = asked.workdir / 'questions-diffuseq'
+  method, denoiser, params, tokenizer, _ = trained(config, workdir)
+  sources, references = heldout(config, tokenizer, CURVE_SOURCES)
+  latent.LATENT_SAMPLERS['published'] = published
+  lines = []
+  for steps in CURVE:
+    for name in ('ddim', 'published', 'ancestral'):
+      sample = dataclasses.replace(config.sample, steps=steps, sampler=name)
+      made = answers(
+        method,
+        denoiser,
+        params,
+        tokenizer,
+        config.data,
+        sample,
+        sources,
+        batch_size=len(sources),
+      )
+      told = report(list(made), references)['first']
+      lines.append({'steps': steps, 'sampler': name, **told, **common.facts()})
+      print(json.dumps(lines[-1]))
+      jax.clear_caches()
+  return lines
+
+
+def finished(results: Path) -> list[dict[str, Any]]:
+  if not results.exists():
+    return []
+  return [json.loads(line) for line in results.read_text().splitlines()]
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(prog='python -m benchmarks.seq2seq')
+  parser.add_argument('--data', required=True)
+  parser.add_argument('--workdir', type=Path, required=True)
+  parser.add_argument('--tasks', default=','.join(TASKS))
+  parser.add_argument('--methods', default=';'.join(METHODS), help='a;b;c')
+  parser.add_argument('--budget', type=float, default=BUDGET)
+  parser.add_argument('--sources', type=int, default=SOURCES)
+  parser.add_argument('--results', type=Path, default=RESULTS)
+  parser.add_argument('--curve', action='store_true')
+  asked = parser.parse_args()
+  add = lambda line: asked.results.open('a').write(json.dumps(line) + '\n')
+  for task in asked.tasks.split(','):
+    for name in asked.methods.split(';'):
+      done = {(r.get('method'), r.get('task')) for r in finished(asked.results)}
+      if (name, task) not in done:
+        print(f'--- {name}, {task}')
+        add(run(name, task, asked))
+        jax.clear_caches()
+  if asked.curve and not any('sampler' in r for r in finished(asked.results)):
+    for line in curve(asked):
+      add(line)
+
+
+if __name__ == '__main__':
+  main()
