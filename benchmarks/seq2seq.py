@@ -34,7 +34,7 @@ from textdiffusion.methods.diffuseq import DiffuSeq
 from textdiffusion.methods.mdlm import MDLM
 from textdiffusion.methods.seqdiffuseq import SeqDiffuSeq
 from textdiffusion.nn.transformer import TransformerConfig, flops_per_token
-from textdiffusion.sampling import latent
+from textdiffusion.sampling.latent import LATENT_SAMPLERS, latent_sampler
 from textdiffusion.sampling.settings import Latent, SampleConfig
 from textdiffusion.training import checkpoint
 from textdiffusion.training.metrics import read
@@ -227,7 +227,11 @@ def curve(asked: argparse.Namespace) -> list[dict[str, Any]]:
   workdir = asked.workdir / 'questions-diffuseq'
   method, denoiser, params, tokenizer, _ = trained(config, workdir)
   sources, references = heldout(config, tokenizer, CURVE_SOURCES)
-  latent.LATENT_SAMPLERS['published'] = published
+  known = {**LATENT_SAMPLERS, 'published': published}
+  process = method.process
+  size = process.schedule.num_steps
+  sampler = latent_sampler(process, size, samplers=known)
+  method = method._replace(sampler=sampler)
   lines = []
   for steps in CURVE:
     for name in ('ddim', 'published', 'ancestral'):

@@ -1,6 +1,6 @@
 """Reverse chains of features: Gaussian noise on embeddings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,8 @@ def _ddim(p: VariancePreserving, config: SampleConfig) -> Reverse:
   return lambda x0, carry, s, t: p.bridge(X0(x0), carry.x, s, t, eta)
 
 
-LATENT_SAMPLERS = {
+Build = Callable[[VariancePreserving, SampleConfig], Reverse]
+LATENT_SAMPLERS: dict[str, Build] = {
   'ancestral': _ancestral,
   'ddim': _ddim,
   'dpm_solver': lambda p, config: solver(p),
@@ -44,13 +45,17 @@ _OF_TOKENS = (*OF_GRIDS, 'top_p', 'top_k', 'stop_early')
 
 
 def latent_sampler(
-  process: VariancePreserving, num_steps: int, self_condition: bool = False
+  process: VariancePreserving,
+  num_steps: int,
+  self_condition: bool = False,
+  samplers: Mapping[str, Build] = LATENT_SAMPLERS,
 ) -> Sampler:
   """From noise to embeddings to tokens. Given tokens are clean at every step.
 
   process: of noise, as at the start of training. num_steps: T; times are of
   the grid i / T.
-  self_condition: the network is shown its last estimate too.
+  self_condition: the network is shown its last estimate too. samplers: what
+  `sample.sampler` may name.
   """
 
   def plan(
@@ -58,7 +63,7 @@ def latent_sampler(
   ) -> Plan:
     assert model.embed is not None and model.round is not None
     now = process.refresh(model)
-    reverse = named(LATENT_SAMPLERS, config.sampler)(now, config)
+    reverse = named(samplers, config.sampler)(now, config)
     config.refuse(_OF_TOKENS, 'this method has features, not tokens')
     clean = model.embed(canvas.ids)
     keys = row_keys(key, jnp.arange(len(clean)))
