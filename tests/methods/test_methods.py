@@ -16,12 +16,14 @@ from textdiffusion.core.types import (
   bind,
 )
 from textdiffusion.methods.autoregressive import Autoregressive
+from textdiffusion.methods.cdcd import CDCD
 from textdiffusion.methods.d3pm import D3PM
 from textdiffusion.methods.dfm import DFM
 from textdiffusion.methods.diffusion_lm import DiffusionLM
 from textdiffusion.methods.duo import Duo
 from textdiffusion.methods.edit_flows import EditFlows
 from textdiffusion.methods.flexmdm import FlexMDM
+from textdiffusion.methods.flow_lm import FlowLM
 from textdiffusion.methods.genmd4 import GenMD4
 from textdiffusion.methods.gidd import GIDD
 from textdiffusion.methods.md4 import MD4
@@ -81,6 +83,9 @@ CONFIGS = {
   'radd-t_DCE': RADD('t_DCE', Cosine()),
   'radd-k_DCE': RADD('k_DCE'),
   'diffusion_lm': DiffusionLM(num_steps=20),
+  'cdcd': CDCD(8, num_steps=20, bins=5, self_condition=None),
+  'cdcd-shown': CDCD(8, num_steps=20, warp=False),
+  'flow_lm': FlowLM(8, self_condition=None, bound_steps=20),
   'diffusion_lm-bound': DiffusionLM(SquaredCosine(), 20, 8, 'eps', 'bound'),
 }
 
@@ -88,12 +93,17 @@ CONFIGS = {
 def model_of(method, params):
   """A network that looks at one token at a time."""
   if method.features is not None:
+    params, size = params[:, : method.features.size], method.features.size
+    logits = lambda x: x[..., :size] @ params.T
+    is_told = method.features.says == 'features'
+    says = (lambda x: logits(x) @ params / 9) if is_told else logits
     return Model(
-      lambda x, t: method.head(x @ params.T @ params / 9, x, t),
+      lambda x, t: method.head(says(x), x, t),
       uses_time=True,
       table=params,
       embed=lambda ids: params[ids],
       round=lambda x: x @ params.T,
+      expect=lambda x: jax.nn.softmax(x) @ params,
     )
 
   def head(x, t):
@@ -155,10 +165,12 @@ def test_what_may_be_reported_as_a_bound():
   # Trained on what is no bound: hybrid losses, weights, soft inputs, a loss
   # whose extra term has mean 0, and cross-entropies.
   assert {name.split('-')[0] for name in surrogates} == {
+    'cdcd',
     'd3pm',
     'dfm',
     'diffusion_lm',
     'duo',
+    'flow_lm',
     'gidd',
     'radd',
   }

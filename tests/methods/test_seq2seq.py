@@ -19,11 +19,14 @@ from textdiffusion.core.types import (
   bind,
 )
 from textdiffusion.methods.autoregressive import Autoregressive
+from textdiffusion.methods.cdcd import CDCD
 from textdiffusion.methods.diffuseq import DiffuSeq
 from textdiffusion.methods.diffusion_lm import DiffusionLM
 from textdiffusion.methods.duo import Duo
+from textdiffusion.methods.flow_lm import FlowLM
 from textdiffusion.methods.mdlm import MDLM
 from textdiffusion.methods.seqdiffuseq import SeqDiffuSeq
+from textdiffusion.methods.ssd_lm import SSDLM
 from textdiffusion.methods.udlm import UDLM
 from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
 from textdiffusion.sampling.generate import Canvas, SampleConfig, generate
@@ -109,7 +112,16 @@ def trained(method, denoiser, batch, steps=1, accumulate=1):
 
 
 @pytest.mark.parametrize(
-  'config', [MDLM(), UDLM(), Duo(curriculum_steps=9), DiffuSeq(num_steps=20)]
+  'config',
+  [
+    MDLM(),
+    UDLM(),
+    Duo(curriculum_steps=9),
+    DiffuSeq(num_steps=20),
+    CDCD(8, num_steps=20, bins=5, refit_every=2),
+    SSDLM(num_steps=20, self_condition=0.5),
+    FlowLM(8),
+  ],
 )
 def test_a_source_is_clean_in_training(config):
   """To the bit, whatever the noise; and the target is not."""
@@ -126,8 +138,9 @@ def test_a_source_is_clean_in_training(config):
       assert (x[given][:, 0] == ids[given]).all()
       assert (weights[0][given][:, 0] == 1).all()
       assert (weights[0][given][:, 1:] == 0).all()
-    elif method.features is not None:
-      clean = np.asarray(params['embedding'])[ids]
+    elif denoiser.embed is not None:
+      clean = np.asarray(denoiser.embed(params, batch['ids']))
+      x = x[..., : clean.shape[-1]]
       np.testing.assert_array_equal(x[given], clean[given])
       assert (x[~given] != clean[~given]).any()
     else:
@@ -215,6 +228,8 @@ def test_a_noisy_source_is_x_start_at_every_time():
     Autoregressive(),
     DiffuSeq(num_steps=20, size=4),
     SeqDiffuSeq(num_steps=20, size=4, length=LENGTH, bins=5),
+    CDCD(8, num_steps=20, bins=5, refit_every=2),
+    SSDLM(num_steps=20),
     SeqDiffuSeq(num_steps=20, size=4, adaptive=False, self_condition=None),
   ],
 )
@@ -445,6 +460,11 @@ def test_one_coin_shows_the_estimate():
       'times=second_moment is of the simple loss',
     ),
     (lambda: SeqDiffuSeq(times='second_moment'), 'one of them follows'),
+    (lambda: CDCD(sigma_min=0.0), 'method.sigma_min=0.0: must be above 0'),
+    (lambda: CDCD(bins=7), 'method.bins=7: must divide'),
+    (lambda: SSDLM(scale=0.0), 'method.scale=0.0: must be positive'),
+    (lambda: SSDLM(num_steps=2), 'method.num_steps=2: must be at least 3'),
+    (lambda: FlowLM(bound_steps=1), 'method.bound_steps=1: must be at least 3'),
     (lambda: DiffusionLM(std=0), 'method.std=0: must be positive'),
   ],
 )

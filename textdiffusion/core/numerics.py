@@ -5,6 +5,7 @@ Every helper has finite gradients where an input is -inf.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
@@ -87,6 +88,17 @@ def log_gap(x: Array) -> Array:
   for k in range(11, 1, -1):
     series = (-1) ** k / k + small * series
   return jnp.where(near, small**2 * series, x - jnp.log(1 + x))
+
+
+def by_parts(
+  f: Callable[[Array], Array], x: Array, width: int, most: int = 2**26
+) -> Array:
+  """f of the rows of x, [..., K] -> [..., D], so many at a time that `width`
+  numbers for each of them fit: no [B, L, width] is held beside x."""
+  flat = x.reshape(-1, x.shape[-1])
+  some = max(1, min(len(flat), most // width))
+  out = f(flat) if some == len(flat) else jax.lax.map(f, flat, batch_size=some)
+  return out.reshape(*x.shape[:-1], *out.shape[1:])
 
 
 def fine_uniform(key: Key, shape: tuple[int, ...]) -> Array:

@@ -212,12 +212,16 @@ class Features(NamedTuple):
   size: D. std: of the embeddings at first. rounding: how logits of tokens come
   of features, a product with the embeddings and a bias, or minus the distance.
   self_condition: the network also sees its last estimate, [L, 2 D] in all.
+  says: features, or logits of tokens. norm: of an embedding, `root` makes its
+  mean square 1 (Dieleman et al. 2022), `layer` its mean 0 too.
   """
 
   size: int
   std: float = 1.0
   rounding: Literal['dot', 'distance'] = 'dot'
   self_condition: bool = False
+  says: Literal['features', 'tokens'] = 'features'
+  norm: Literal['none', 'root', 'layer'] = 'none'
 
   @property
   def inputs(self) -> int:
@@ -243,6 +247,7 @@ class Denoiser(NamedTuple):
   method_params: params -> those that the method learns beside the network.
   embed: (params, ids [B, L]) -> features [B, L, D], latent methods only.
   round: (params, features [B, L, D]) -> token logits [B, L, K], likewise.
+  expect: (params, logits [B, L, K]) -> mean features [B, L, D], likewise.
   encode: (params, condition) -> what the encoder makes of its source,
     [B, S, d_model]; networks with an encoder only.
   """
@@ -261,6 +266,7 @@ class Denoiser(NamedTuple):
   embed: Callable[[PyTree, Array], Array] | None = None
   round: Callable[[PyTree, Array], Array] | None = None
   encode: Callable[[PyTree, Condition], Array] | None = None
+  expect: Callable[[PyTree, Array], Array] | None = None
 
 
 class Dist(Protocol):
@@ -311,6 +317,7 @@ class Model(NamedTuple):
     training.
   embed: ids [L] -> features [L, D], latent methods.
   round: features [L, D] -> token logits [L, K], latent methods.
+  expect: token logits [L, K] -> their mean features [L, D], latent methods.
   """
 
   denoise: DenoiseFn
@@ -322,6 +329,7 @@ class Model(NamedTuple):
   method_state: PyTree = ()
   embed: Callable[[Array], Array] | None = None
   round: Callable[[Array], Array] | None = None
+  expect: Callable[[Array], Array] | None = None
 
 
 def bind(
@@ -364,6 +372,7 @@ def bind(
     method_state,
     closed(denoiser.embed),
     closed(denoiser.round),
+    closed(denoiser.expect),
   )
 
 

@@ -46,6 +46,8 @@ class Method(NamedTuple):
   whole_rows: whether it models padding, so that the network must see it.
   features: of the tokens, where noise is continuous; the network then takes
     and gives features, and `num_outputs` does not count.
+  wrap: what the method makes of the network as it is built: another kind of
+    input, say.
   anchors: whether training shows the network given tokens, such as a source,
     as they are; else their noise is the objective's.
   counts_given: whether their losses count in training.
@@ -65,19 +67,22 @@ class Method(NamedTuple):
   length: int = 0
   whole_rows: bool = False
   features: Features | None = None
+  wrap: Callable[[Denoiser], Denoiser] | None = None
   anchors: bool = True
   counts_given: bool = False
 
   @property
   def width(self) -> int:
     """Numbers that the network puts out for a token."""
-    if self.features is not None:
+    if self.features is not None and self.features.says == 'features':
       return self.features.size
     return self.num_outputs or self.num_states
 
   def extend(self, denoiser: Denoiser) -> Denoiser:
     """The network with the method's own parameters beside its own, if any:
     {'network': ..., 'method': ...}."""
+    if self.wrap is not None:
+      denoiser = self.wrap(denoiser)
     init_params = self.init_params
     if init_params is None:
       return denoiser
@@ -97,6 +102,7 @@ class Method(NamedTuple):
       method_params=lambda params: params['method'],
       embed=of_network(denoiser.embed),
       round=of_network(denoiser.round),
+      expect=of_network(denoiser.expect),
     )
 
 

@@ -3,13 +3,11 @@ each position (Yuan et al. 2024)."""
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 
 from textdiffusion.core.types import (
   Array,
   Batch,
-  Model,
   UserError,
   Vocab,
 )
@@ -19,11 +17,8 @@ from textdiffusion.processes.variance_preserving import Following
 from textdiffusion.schedules.adaptive import (
   Adaptive,
   PerPosition,
-  empty_history,
-  no_history,
-  refit,
+  Refits,
 )
-from textdiffusion.schedules.times import discrete
 from textdiffusion.schedules.variances import tabulated
 
 
@@ -76,27 +71,21 @@ class SeqDiffuSeq(DiffusionLM):
     alpha = jnp.exp(table.log_alpha[1:])
     start = jnp.broadcast_to(alpha[:, None], (self.num_steps, self.length))
     if not self.adaptive:
-      return super().wired(vocab, Following(table), self.self_condition)
+      return self.wired(vocab, Following(table), self.self_condition)
 
-    def state(old: Adaptive | None, model: Model, step: Array) -> Adaptive:
-      if old is None:
-        return no_history(start, self.bins)
-      is_due = (step >= self.refit_from) & (step % self.refit_every == 0)
-      fresh = lambda: Adaptive(
-        PerPosition(refit(old.schedule.alpha, old.history, self.keep_first)),
-        empty_history(self.bins, self.length),
-      )
-      return jax.lax.cond(is_due & (step > 0), fresh, lambda: old)
+    refits = Refits(
+      start, self.bins, self.refit_every, self.refit_from, self.keep_first
+    )
 
     def observe(old: Adaptive, batch: Batch, terms: dict[str, Array]):
-      place, _ = discrete(batch.u, self.num_steps)
-      losses = terms['mse'] + terms['first']
       is_seen = batch.is_counted & (batch.ids != vocab.pad_id)
-      return old._replace(history=old.history.add(place, losses, is_seen))
+      return refits.observe(
+        old, batch.u, terms['mse'] + terms['first'], is_seen
+      )
 
     process = Following(PerPosition(start))
-    return (
-      super()
-      .wired(vocab, process, self.self_condition)
-      ._replace(state=state, observe=observe, length=self.length)
+    return self.wired(vocab, process, self.self_condition)._replace(
+      state=lambda old, model, step: refits.state(old, step),
+      observe=observe,
+      length=self.length,
     )

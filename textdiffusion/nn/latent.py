@@ -5,12 +5,14 @@ blocks, and embeddings that also serve to read tokens off features.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
-from textdiffusion.core.types import Array, PyTree
+from textdiffusion.core.numerics import by_parts
+from textdiffusion.core.types import Array, Features, PyTree
 from textdiffusion.nn.layers import Dense
 
 
@@ -28,23 +30,46 @@ class Projection(nn.Module):
     return dense(self.features, 'out')(x)
 
 
-def embed(params: PyTree, ids: Array) -> Array:
-  """[...] ids -> [..., D]."""
-  return jnp.take(params['embedding'], ids, axis=0)
+class Ends(NamedTuple):
+  """What of a network makes features of tokens and tokens of features; each a
+  function of its parameters, see `Denoiser`."""
+
+  table: Callable[[PyTree], Array]
+  embed: Callable[[PyTree, Array], Array]
+  round: Callable[[PyTree, Array], Array]
+  expect: Callable[[PyTree, Array], Array]
 
 
-def round_with(
-  kind: Literal['dot', 'distance'],
-) -> Callable[[PyTree, Array], Array]:
-  """(params, features [..., D]) -> [..., K] logits, in float32."""
+def ends(features: Features) -> Ends:
+  """[K, D] embeddings, normalised as asked; ids [...] -> [..., D]; features
+  [..., D] -> logits [..., K]; logits [..., K] -> mean embedding [..., D]."""
 
-  def logits(params: PyTree, x: Array) -> Array:
-    table = params['embedding']
-    product = x @ table.T
-    if kind == 'dot':
-      return product + params['rounding_bias']
+  def table(params: PyTree) -> Array:
+    raw = params['embedding']
+    if features.norm == 'none':
+      return raw
+    if features.norm == 'layer':
+      raw = raw - raw.mean(-1, keepdims=True)
+    size = jnp.sqrt(jnp.square(raw).mean(-1, keepdims=True))
+    return raw / jnp.maximum(size, 1e-6)
+
+  def round_(params: PyTree, x: Array) -> Array:
+    rows, bias = table(params), params['rounding_bias']
+    product = x @ rows.T
+    if features.rounding == 'dot':
+      return product + bias
     square = jnp.square(x).sum(-1, keepdims=True) - 2 * product
-    square = jnp.maximum(square + jnp.square(table).sum(-1), 1e-12)
-    return params['rounding_bias'] - jnp.sqrt(square)
+    square = jnp.maximum(square + jnp.square(rows).sum(-1), 1e-12)
+    return bias - jnp.sqrt(square)
 
-  return logits
+  def expect(params: PyTree, logits: Array) -> Array:
+    rows = table(params)
+    mean = lambda row: jax.nn.softmax(row) @ rows
+    return by_parts(mean, logits, len(rows))
+
+  return Ends(
+    table,
+    lambda params, ids: jnp.take(table(params), ids, axis=0),
+    round_,
+    expect,
+  )

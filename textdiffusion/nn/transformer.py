@@ -25,7 +25,7 @@ from textdiffusion.core.types import (
 from textdiffusion.nn import cache as caches
 from textdiffusion.nn.attention import attention_mask, resolve
 from textdiffusion.nn.blocks import Block, Context, TransformerConfig
-from textdiffusion.nn.latent import Projection, embed, round_with
+from textdiffusion.nn.latent import Projection, ends
 from textdiffusion.nn.layers import Dense, RMSNorm, TimeEmbedding
 
 _REMAT = {
@@ -97,6 +97,7 @@ class Transformer(nn.Module):
     if self.features is not None:
       zeros = nn.initializers.zeros_init()
       self.param('rounding_bias', zeros, (self.num_states,))
+    if self.features is not None and self.features.says == 'features':
       size = self.features.size
       return Projection(cfg.d_model, size, cfg.compute_dtype, name='outlet')(x)
     if not cfg.tied:
@@ -261,6 +262,9 @@ def build_denoiser(
     return {} if key is None else {'dropout': key}
 
   is_causal = config.attend == 'causal'
+  sides: dict[str, Any] = {'table': lambda params: params['embedding']}
+  if features is not None:
+    sides = ends(features)._asdict()
   return Denoiser(
     init,
     apply,
@@ -268,9 +272,7 @@ def build_denoiser(
     decode if is_causal else None,
     config.time != 'none',
     num_states,
-    lambda params: params['embedding'],
-    embed=None if features is None else embed,
-    round=None if features is None else round_with(features.rounding),
+    **sides,
     encode=encode if config.encoder_layers else None,
   )
 
@@ -306,7 +308,9 @@ def flops_per_token(
     total += share * config.encoder_layers * itself
     cross = 4 * d * d + 4 * d * source_length + 4 * d * kv * share
     total += config.num_layers * cross
-  ends = 2 * d * num_outputs
+  sides = 2 * d * num_outputs
   if features is not None:  # two matrices at either end
-    ends = 2 * d * (features.inputs + 2 * d + features.size)
-  return total + ends
+    sides += 2 * d * (features.inputs + d)
+    if features.says == 'features':
+      sides = 2 * d * (features.inputs + 2 * d + features.size)
+  return total + sides

@@ -27,6 +27,7 @@ from textdiffusion.core.types import (
 )
 from textdiffusion.processes.variance_preserving import (
   VariancePreserving,
+  estimate_of,
   to_eps,
   to_velocity,
   to_x0,
@@ -170,7 +171,7 @@ def with_estimate(
 
   def estimate() -> Array:
     head = model.denoise(jnp.concatenate([xt, blank], -1), t)
-    return jax.lax.stop_gradient(to_x0(p, head, xt, t).value)
+    return jax.lax.stop_gradient(estimate_of(p, model, head, xt, t).value)
 
   said = jax.lax.cond(is_shown, estimate, lambda: blank)
   return jnp.concatenate([xt, said], -1)

@@ -13,7 +13,7 @@ from textdiffusion.core.types import X0, Array, Batch, Key, Model, Time
 from textdiffusion.objectives.end_to_end import with_estimate
 from textdiffusion.processes.variance_preserving import (
   VariancePreserving,
-  to_x0,
+  estimate_of,
 )
 from textdiffusion.schedules.times import discrete
 
@@ -57,7 +57,7 @@ class LatentBound:
     seen = xt
     if self.self_condition:
       seen = with_estimate(p, model, xt, t, jnp.ones((), bool))
-    estimate = to_x0(p, model.denoise(seen, t), xt, t).value
+    estimate = estimate_of(p, model, model.denoise(seen, t), xt, t).value
     is_first = (t * self.num_steps < 1.5)[..., None]
     said = jnp.where(is_first, now.start(estimate, xt, t), estimate)
     exact = now.start(clean, xt, t)

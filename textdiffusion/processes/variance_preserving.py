@@ -6,7 +6,16 @@ import jax.numpy as jnp
 
 from textdiffusion.core.distributions import Normal
 from textdiffusion.core.numerics import log1m_exp, pytree
-from textdiffusion.core.types import X0, Array, Eps, Key, Model, Time, Velocity
+from textdiffusion.core.types import (
+  X0,
+  Array,
+  Eps,
+  Key,
+  Model,
+  Posterior,
+  Time,
+  Velocity,
+)
 from textdiffusion.schedules.noise import Schedule, log_transition
 
 
@@ -109,6 +118,17 @@ def to_x0(p: VariancePreserving, head: Any, xt: Array, t: Time) -> X0:
     f'{type(p).__name__} takes X0, Eps or Velocity heads, not '
     f'{type(head).__name__}'
   )
+
+
+def estimate_of(
+  p: VariancePreserving, model: Model, head: Any, xt: Array, t: Time
+) -> X0:
+  """`to_x0`, also of a `Posterior`: the mean embedding under it, which is the
+  posterior mean of x0 (score interpolation, Dieleman et al. 2022)."""
+  if isinstance(head, Posterior):
+    assert model.expect is not None
+    return X0(model.expect(head.logits))
+  return to_x0(p, head, xt, t)
 
 
 def to_eps(p: VariancePreserving, head: Any, xt: Array, t: Time) -> Eps:

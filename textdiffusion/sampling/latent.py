@@ -35,11 +35,16 @@ def _ddim(p: VariancePreserving, config: SampleConfig) -> Reverse:
   return lambda x0, carry, s, t: p.bridge(X0(x0), carry.x, s, t, eta)
 
 
+def _renoise(p: VariancePreserving, config: SampleConfig) -> Reverse:
+  return lambda x0, carry, s, t: p.marginal(x0, s)
+
+
 Build = Callable[[VariancePreserving, SampleConfig], Reverse]
 LATENT_SAMPLERS: dict[str, Build] = {
   'ancestral': _ancestral,
   'ddim': _ddim,
   'dpm_solver': lambda p, config: solver(p),
+  'renoise': _renoise,
 }
 _OF_TOKENS = (*OF_GRIDS, 'top_p', 'top_k', 'stop_early')
 
@@ -72,12 +77,11 @@ def latent_sampler(
     x = jnp.where(is_given, clean, config.temperature * noise)
     fix = lambda x0, t: x0
     if config.latent.clamp:
-      assert model.table is not None
-      fix = clamped(model.table, config.latent.clamp)
+      fix = clamped(model, config.latent.clamp)
     step = refine(
       now,
       reverse,
-      model.denoise,
+      model,
       fix,
       config.temperature,
       self_condition,

@@ -183,8 +183,8 @@ class SampleConfig:
     `first_hitting` reveals one token a call, `ordered` some in a chosen order,
     `euler` and `tau_leaping` step by rates, `tweedie` by ratios, `flow` jumps
     to a drawn token, `remask` and `psi` put some of what is drawn back to
-    noise. Ignored by autoregression. Latent methods have `ancestral`, `ddim`
-    and `dpm_solver`.
+    noise. Ignored by autoregression. Latent methods have `ancestral`, `ddim`,
+    `dpm_solver`, and `renoise`, which puts fresh noise on each estimate.
   temperature, top_p, top_k: see `filters.filtered`; of latent methods the
     temperature scales all noise, and the others do not exist.
   final: what the last interval takes of p(x_i | z), a draw or the likeliest

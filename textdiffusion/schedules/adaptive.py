@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from textdiffusion.core.numerics import pytree
 from textdiffusion.core.types import Array, Time
 from textdiffusion.schedules.noise import NoiseLevel
-from textdiffusion.schedules.times import place
+from textdiffusion.schedules.times import discrete, place
 
 _RISE = 1e-5  # the least by which the loss grows from bin to bin
 
@@ -108,9 +108,38 @@ class Adaptive(NamedTuple):
   history: LossHistory
 
 
-def no_history(alpha: Array, bins: int) -> Adaptive:
-  """alpha: [T, L] of the start."""
-  return Adaptive(PerPosition(alpha), empty_history(bins, alpha.shape[1]))
+class Refits(NamedTuple):
+  """When and how a schedule follows the loss: for `Method.state` and `observe`.
+
+  alpha: [T, L] of the start, or [T, 1] of all positions alike. bins: of the T
+  steps. every, since: training steps between refits, and before the first.
+  """
+
+  alpha: Array
+  bins: int
+  every: int
+  since: int
+  keep_first: bool = False
+
+  def state(self, old: Adaptive | None, step: Array) -> Adaptive:
+    """What is remembered before training step `step`, None at first."""
+    empty = empty_history(self.bins, self.alpha.shape[1])
+    if old is None:
+      return Adaptive(PerPosition(self.alpha), empty)
+    is_due = (step > 0) & (step >= self.since) & (step % self.every == 0)
+
+    def fresh() -> Adaptive:
+      alpha = refit(old.schedule.alpha, old.history, self.keep_first)
+      return Adaptive(PerPosition(alpha), empty)
+
+    return jax.lax.cond(is_due, fresh, lambda: old)
+
+  def observe(
+    self, old: Adaptive, u: Array, losses: Array, is_seen: Array
+  ) -> Adaptive:
+    """u: [B] of the times. losses, is_seen: [B, L]."""
+    place, _ = discrete(u, len(self.alpha))
+    return old._replace(history=old.history.add(place, losses, is_seen))
 
 
 class SecondMoment(NamedTuple):

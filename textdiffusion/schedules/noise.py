@@ -107,6 +107,21 @@ class Linear:
 
 
 @pytree
+class LinearPath:
+  """x0 and noise mixed in the shares 1 - t and t, at unit variance: alpha is
+  (1 - t)^2 / ((1 - t)^2 + t^2), the path of flow matching (Lipman et al. 2023).
+
+  Euler's step of the flow is DDIM's, for both hold x0-hat and noise fixed.
+  """
+
+  def __call__(self, t: Time) -> NoiseLevel:
+    total = lambda t: (1 - t) ** 2 + t**2
+    return from_noise(
+      lambda t: t**2 / total(t), t, lambda t: (1 - t) ** 2 / total(t)
+    )
+
+
+@pytree
 class Cosine:
   """alpha = eps + (1 - eps) cos(pi t / 2), MDLM `CosineNoise`."""
 

@@ -3,18 +3,16 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from textdiffusion.core.distributions import Normal
-from textdiffusion.core.types import X0, Array, DenoiseFn, Key, Step, Time
+from textdiffusion.core.numerics import by_parts
+from textdiffusion.core.types import X0, Array, Key, Model, Step, Time
 from textdiffusion.processes.variance_preserving import (
   VariancePreserving,
-  to_x0,
+  estimate_of,
 )
 from textdiffusion.sampling.steps.ancestral import draw_rows
-
-_AT_ONCE = 2**26  # distances held in memory
 
 
 class LatentChain(NamedTuple):
@@ -40,7 +38,7 @@ def start_latent(x: Array) -> LatentChain:
 def refine(
   process: VariancePreserving,
   reverse: Reverse,
-  denoise: DenoiseFn,
+  model: Model,
   fix: Callable[[Array, Time], Array],
   temperature: float = 1.0,
   self_condition: bool = False,
@@ -59,8 +57,8 @@ def refine(
     seen = carry.x
     if self_condition:
       seen = jnp.concatenate([carry.x, carry.estimate], -1)
-    head = denoise(seen, t)
-    estimate = fix(to_x0(process, head, carry.x, t).value, t)
+    head = model.denoise(seen, t)
+    estimate = fix(estimate_of(process, model, head, carry.x, t).value, t)
     dist = reverse(estimate, carry, s, t)
     x = draw_rows(key, dist._replace(std=temperature * dist.std))
     x, time = x.astype(carry.x.dtype), jnp.broadcast_to(t, carry.time.shape)
@@ -99,15 +97,20 @@ def _half_log_snr(process: VariancePreserving, t: Time) -> Array:
   return 0.5 * (level.log_alpha - level.log_1m_alpha)
 
 
-def clamped(table: Array, until: float) -> Callable[[Array, Time], Array]:
-  """The nearest embedding in place of an estimate at times up to `until`.
+def clamped(model: Model, until: float) -> Callable[[Array, Time], Array]:
+  """The nearest embedding in place of an estimate at times up to `until`; of
+  the simplex, its nearest corner."""
 
-  table: [K, D].
-  """
+  def token(x0: Array) -> Array:
+    if model.table is not None:
+      return nearest(model.table, x0)
+    assert model.round is not None
+    return jnp.argmax(model.round(x0), -1)
 
   def fix(x0: Array, t: Time) -> Array:
+    assert model.embed is not None
     is_late = jnp.broadcast_to(t, x0.shape[:-1]) <= until
-    return jnp.where(is_late[..., None], table[nearest(table, x0)], x0)
+    return jnp.where(is_late[..., None], model.embed(token(x0)), x0)
 
   return fix
 
@@ -116,6 +119,4 @@ def nearest(table: Array, x: Array) -> Array:
   """[..., D] -> [...] ids of the nearest rows of [K, D], a part at a time."""
   length = 0.5 * jnp.square(table).sum(-1)
   find = lambda row: jnp.argmax(row @ table.T - length, -1)
-  flat = x.reshape(-1, x.shape[-1])
-  some = max(1, min(len(flat), _AT_ONCE // len(table)))
-  return jax.lax.map(find, flat, batch_size=some).reshape(x.shape[:-1])
+  return by_parts(find, x, len(table))

@@ -1,0 +1,59 @@
+"""SSD-LM at the scale of its paper, a row at once.
+
+  python -m launch.train --config=configs/ssd_lm/openwebtext_400m.py \
+    --workdir=runs/ssd_lm_owt
+
+OpenWebText is built by TFDS; tokenizer.json is RoBERTa's. Cost: 100,000 steps
+of 6,144 rows of 200 tokens, 123 billion; not run here. The paper starts from
+RoBERTa-large and writes blocks of 25 tokens, one after another.
+"""
+
+from textdiffusion.config import Config
+from textdiffusion.data.pipeline import DataConfig
+from textdiffusion.data.tokenizers import TokenizerConfig
+from textdiffusion.evals.likelihood import EvaluateConfig
+from textdiffusion.methods.ssd_lm import SSDLM
+from textdiffusion.nn.transformer import TransformerConfig
+from textdiffusion.sampling.settings import Latent, SampleConfig
+from textdiffusion.training.mesh import MeshConfig
+from textdiffusion.training.optim import OptimizerConfig
+from textdiffusion.training.state import TrainConfig
+
+
+def get_config() -> Config:
+  return Config(
+    method=SSDLM(),
+    data=DataConfig(
+      source='tfds:openwebtext/train?key=text',
+      tokenizer=TokenizerConfig('huggingface', path='tokenizer.json'),
+      length=200,
+      batch_size=6144,
+      holdout=0.01,
+    ),
+    model=TransformerConfig(
+      num_layers=24,
+      d_model=1024,
+      num_heads=16,
+      mlp='gelu',
+      d_ff=4096,
+      dropout=0.1,
+      time='adaln',
+      scan='scan',
+      dtype='bfloat16',
+    ),
+    train=TrainConfig(
+      steps=100_000,
+      optimizer=OptimizerConfig(
+        peak_lr=1e-4, warmup_steps=2000, schedule='constant', weight_decay=0.0
+      ),
+      ema=0.9999,
+      log_every=100,
+      eval_every=10_000,
+      checkpoint_every=10_000,
+    ),
+    sample=SampleConfig(
+      steps=1000, grid='uniform', sampler='renoise', latent=Latent(clamp=1.0)
+    ),
+    evaluate=EvaluateConfig(rows=4096, draws=16, batch_size=64),
+    mesh=MeshConfig(data=-1),
+  )

@@ -1,0 +1,100 @@
+"""Continuous diffusion for categorical data (CDCD, Dieleman et al. 2022)."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from textdiffusion.core.types import (
+  Array,
+  Batch,
+  Features,
+  Posterior,
+  UserError,
+  Vocab,
+  typed,
+)
+from textdiffusion.methods.method import Method
+from textdiffusion.objectives.score_interpolation import (
+  InterpolationBound,
+  ScoreInterpolation,
+)
+from textdiffusion.processes.variance_preserving import Following
+from textdiffusion.sampling.latent import latent_sampler
+from textdiffusion.schedules.adaptive import Adaptive, PerPosition, Refits
+
+
+@dataclasses.dataclass(frozen=True)
+class CDCD:
+  """Noise sigma on embeddings of mean square 1, in units of their spread.
+
+  size: D. sigma_min, sigma_max: of the first and the last of num_steps steps.
+  warp: whether times follow the cross-entropy, which is then linear in t; it is
+  fitted every `refit_every` training steps in `bins` of the steps. Else sigma
+  is linear in t.
+  self_condition: the chance that training shows an estimate, None for never.
+  """
+
+  size: int = 256
+  sigma_min: float = 1.0
+  sigma_max: float = 300.0
+  num_steps: int = 1000
+  self_condition: float | None = 0.5
+  warp: bool = True
+  bins: int = 100
+  refit_every: int = 1000
+
+  def __post_init__(self) -> None:
+    if not 0 < self.sigma_min < self.sigma_max:
+      raise UserError(
+        f'method.sigma_min={self.sigma_min}: must be above 0 and below '
+        f'method.sigma_max={self.sigma_max}'
+      )
+    for name, least in (
+      ('size', 1),
+      ('num_steps', 3),
+      ('bins', 2),
+      ('refit_every', 1),
+    ):
+      if getattr(self, name) < least:
+        raise UserError(
+          f'method.{name}={getattr(self, name)}: must be at least {least}'
+        )
+    if self.warp and self.num_steps % self.bins:
+      raise UserError(
+        f'method.bins={self.bins}: must divide '
+        f'method.num_steps={self.num_steps}'
+      )
+
+  def build(self, vocab: Vocab) -> Method:
+    sigma = jnp.linspace(self.sigma_min, self.sigma_max, self.num_steps)
+    alpha = (1 / (1 + sigma**2))[:, None]
+    refits = Refits(alpha, self.bins, self.refit_every, self.refit_every)
+    process = Following(PerPosition(alpha))
+    shown = self.self_condition is not None
+
+    def observe(old: Adaptive, batch: Batch, terms: dict[str, Array]):
+      count = batch.is_counted.sum(-1, keepdims=True)
+      nats = jnp.where(batch.is_counted, terms['cross_entropy'], 0.0)
+      mean = nats.sum(-1, keepdims=True) / jnp.maximum(count, 1)
+      return refits.observe(old, batch.u, mean, count > 0)
+
+    return Method(
+      process=process,
+      objective=ScoreInterpolation(
+        process, self.num_steps, self.self_condition
+      ),
+      evaluator=InterpolationBound(
+        process, self.num_steps, self.self_condition
+      ),
+      head=typed(Posterior),
+      sampler=latent_sampler(process, self.num_steps, shown),
+      causal=False,
+      num_states=vocab.size,
+      state=(lambda old, model, step: refits.state(old, step))
+      if self.warp
+      else None,
+      observe=observe if self.warp else None,
+      features=Features(
+        self.size, self_condition=shown, says='tokens', norm='root'
+      ),
+    )

@@ -1,0 +1,61 @@
+"""Flow matching of embeddings (Lipman et al. 2023; for text Hu et al. 2024, and
+ELF and FLM since), with a network that says tokens.
+
+The flow of x_t = (1 - t) x0 + t noise, at unit variance, is the diffusion of
+`LinearPath`: `ddim` is Euler's step of the ODE, `dpm_solver` one of second
+order, and `ancestral` the SDE of the same marginals.
+"""
+
+import dataclasses
+
+from textdiffusion.core.types import (
+  Features,
+  Posterior,
+  UserError,
+  Vocab,
+  typed,
+)
+from textdiffusion.methods.method import Method
+from textdiffusion.objectives.score_interpolation import (
+  InterpolationBound,
+  ScoreInterpolation,
+)
+from textdiffusion.processes.variance_preserving import VariancePreserving
+from textdiffusion.sampling.latent import latent_sampler
+from textdiffusion.schedules.noise import LinearPath
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowLM:
+  """size: D, of embeddings of mean square 1. self_condition: the chance that
+  training shows an estimate, None for never. bound_steps: T of the bound that
+  is reported; training and sampling are in continuous time."""
+
+  size: int = 128
+  self_condition: float | None = 0.5
+  bound_steps: int = 1000
+
+  def __post_init__(self) -> None:
+    for name, least in (('size', 1), ('bound_steps', 3)):
+      if getattr(self, name) < least:
+        raise UserError(
+          f'method.{name}={getattr(self, name)}: must be at least {least}'
+        )
+
+  def build(self, vocab: Vocab) -> Method:
+    process = VariancePreserving(LinearPath())
+    shown = self.self_condition is not None
+    return Method(
+      process=process,
+      objective=ScoreInterpolation(process, 0, self.self_condition),
+      evaluator=InterpolationBound(
+        process, self.bound_steps, self.self_condition
+      ),
+      head=typed(Posterior),
+      sampler=latent_sampler(process, 0, shown),
+      causal=False,
+      num_states=vocab.size,
+      features=Features(
+        self.size, self_condition=shown, says='tokens', norm='root'
+      ),
+    )
