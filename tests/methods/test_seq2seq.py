@@ -18,6 +18,7 @@ from textdiffusion.core.types import (
   anchored,
   bind,
 )
+from textdiffusion.methods.ar_diffusion import ARDiffusion
 from textdiffusion.methods.autoregressive import Autoregressive
 from textdiffusion.methods.cdcd import CDCD
 from textdiffusion.methods.diffuseq import DiffuSeq
@@ -352,6 +353,29 @@ def test_the_schedule_is_in_the_checkpoint(tmp_path):
   assert load_method_state(loaded, ()) == ()
 
 
+def test_each_token_is_told_its_time():
+  """AR-Diffusion in training and in sampling; other networks hear the
+  largest."""
+  told = {}
+  for config in (ARDiffusion(num_steps=20, size=4), DiffuSeq(num_steps=20)):
+    method, times = config.build(VOCAB), []
+    denoiser = network(method)
+
+    def apply(params, x, t, condition, net=denoiser, times=times):
+      jax.debug.callback(lambda t: times.append(t), jnp.asarray(t))
+      return net.apply(params, x, t, condition)
+
+    state, _ = trained(method, denoiser._replace(apply=apply), rows_of())
+    model = bind(denoiser._replace(apply=apply), state.params, method.head)
+    canvas = Canvas(rows_of()['ids'], joined()['is_given'])
+    generate(method.sampler, model, KEY, canvas, SampleConfig(steps=4))
+    jax.effects_barrier()
+    told[type(config)] = times
+  for t in told[ARDiffusion]:
+    assert t.shape == (ROWS, LENGTH) and (np.diff(t, axis=1)[3] >= 0).all()
+  assert all(t.shape == (ROWS, 1) for t in told[DiffuSeq])
+
+
 def test_times_that_follow_the_loss():
   """Even until each of 4 steps has 2 losses, then where they are large: the
   losses recorded are those of even times, their weights taken off."""
@@ -465,6 +489,7 @@ def test_one_coin_shows_the_estimate():
     (lambda: SSDLM(scale=0.0), 'method.scale=0.0: must be positive'),
     (lambda: SSDLM(num_steps=2), 'method.num_steps=2: must be at least 3'),
     (lambda: FlowLM(bound_steps=1), 'method.bound_steps=1: must be at least 3'),
+    (lambda: ARDiffusion(loss='bound'), 'method.loss=bound: of AR-Diffusion'),
     (lambda: DiffusionLM(std=0), 'method.std=0: must be positive'),
   ],
 )

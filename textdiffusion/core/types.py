@@ -243,6 +243,7 @@ class Denoiser(NamedTuple):
     condition only what an encoder made is looked at.
   uses_time: whether the output depends on t.
   num_states: K.
+  tells_each: whether it is told the time of each token, and not a row's.
   table: params -> [K, D] token embeddings.
   method_params: params -> those that the method learns beside the network.
   embed: (params, ids [B, L]) -> features [B, L, D], latent methods only.
@@ -267,6 +268,7 @@ class Denoiser(NamedTuple):
   round: Callable[[PyTree, Array], Array] | None = None
   encode: Callable[[PyTree, Condition], Array] | None = None
   expect: Callable[[PyTree, Array], Array] | None = None
+  tells_each: bool = False
 
 
 class Dist(Protocol):
@@ -341,8 +343,9 @@ def bind(
 ) -> Model:
   """Closes a network over what does not change from call to call.
 
-  A network is trained with one time a row, so where the times of a row differ
-  (prompts have t = 0) it is told the largest. A source is read here, once.
+  Most networks are trained with one time a row, so where the times of a row
+  differ (prompts have t = 0) they are told the largest. A source is read here,
+  once.
   """
   if condition.source is not None:
     if denoiser.encode is None:
@@ -353,7 +356,9 @@ def bind(
     condition = condition._replace(memory=denoiser.encode(params, condition))
 
   def denoise(x: X, t: Time) -> Head:
-    told = jnp.max(t, axis=-1, keepdims=True) if jnp.ndim(t) == 2 else t
+    told = t
+    if jnp.ndim(t) == 2 and not denoiser.tells_each:
+      told = jnp.max(t, axis=-1, keepdims=True)
     return head(denoiser.apply(params, x, told, condition), x, t)
 
   def decode(ids: Array, cache: PyTree, start: Array) -> tuple[Head, PyTree]:

@@ -39,7 +39,8 @@ class DiffusionLM:
   loss: the weighted terms of `EndToEnd`, or the bound that is reported.
   weights: of the terms. times: drawn evenly, or where the squared loss of late
   was large, corrected by weights; `history` losses of each step are kept.
-  std: of embeddings at first. rounding: see `Features`.
+  std: of embeddings at first. rounding, norm: see `Features`. Difformer is
+  weights=Weights(anchor=1, rounding=0), schedule=Rescaled(...), norm='layer'.
   """
 
   schedule: Variances = SquareRoot()
@@ -52,6 +53,7 @@ class DiffusionLM:
   history: int = 10
   std: float = 1.0
   rounding: Literal['dot', 'distance'] = 'dot'
+  norm: Literal['none', 'root', 'layer'] = 'none'
 
   def __post_init__(self) -> None:
     for name, least in (('num_steps', 2), ('size', 1), ('history', 1)):
@@ -89,7 +91,9 @@ class DiffusionLM:
       sampler=latent_sampler(process, self.num_steps, is_shown),
       causal=False,
       num_states=vocab.size,
-      features=Features(self.size, self.std, self.rounding, is_shown),
+      features=Features(
+        self.size, self.std, self.rounding, is_shown, norm=self.norm
+      ),
       **(self._second_moments() if self.times == 'second_moment' else {}),
     )
 

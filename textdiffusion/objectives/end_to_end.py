@@ -33,7 +33,7 @@ from textdiffusion.processes.variance_preserving import (
   to_x0,
 )
 from textdiffusion.schedules.adaptive import SecondMoment
-from textdiffusion.schedules.times import discrete
+from textdiffusion.schedules.times import discrete, multi_level, place
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +42,15 @@ class Weights:
 
   mse: of steps after the first. first: of the first step, whose target is the
   embedding itself. prior: of the squared mean at t = 1. rounding: of the
-  cross-entropy of the tokens given x_start.
+  cross-entropy of the tokens given x_start. anchor: of the same given the
+  estimate of x0 (Difformer, Gao et al. 2024).
   """
 
   mse: float = 1.0
   first: float = 1.0
   prior: float = 1.0
   rounding: float = 1.0
+  anchor: float = 0.0
 
   def __post_init__(self) -> None:
     for field in dataclasses.fields(self):
@@ -70,6 +72,7 @@ class EndToEnd:
   self_condition: the chance that the network is shown its own estimate, made
   of the same x_t without one; None where it never sees any. noisy_source: given
   tokens are x_start at every t, as released by DiffuSeq, and not embeddings.
+  multi_level: each position has a time of its own, see `times.multi_level`.
   """
 
   process: VariancePreserving
@@ -77,6 +80,7 @@ class EndToEnd:
   weights: Weights = static(default=Weights())
   self_condition: float | None = static(default=None)
   noisy_source: bool = static(default=False)
+  multi_level: bool = static(default=False)
   estimand: Literal['nelbo', 'surrogate'] = static(default='surrogate')
 
   def __call__(
@@ -84,7 +88,7 @@ class EndToEnd:
   ) -> tuple[Array, dict[str, Array]]:
     """-> [B, L] loss and its weighted terms: mse, first, prior, rounding."""
     assert model.embed is not None
-    t, importance = self.times(model, batch.u)
+    t, importance = self.times(model, batch)
     embedded = model.embed(batch.ids)
     now = dataclasses.replace(self, process=self.process.refresh(model))
 
@@ -109,13 +113,16 @@ class EndToEnd:
     }
     return jnp.stack(list(terms.values())).sum(0), terms
 
-  def times(self, model: Model, u: Array) -> tuple[Array, Array]:
-    """[B] -> t and the weights of its losses, each [B, 1]."""
-    seen = model.method_state
+  def times(self, model: Model, batch: Batch) -> tuple[Array, Array]:
+    """t, [B, 1 or L], and the weights of its losses, [B, 1]."""
+    u, seen = batch.u[:, None], model.method_state
     if isinstance(seen, SecondMoment):
-      index, weight = seen.draw(u[:, None])
+      index, weight = seen.draw(u)
       return (index + 1) / self.num_steps, weight
-    return discrete(u[:, None], self.num_steps)[1], jnp.ones((len(u), 1))
+    if self.multi_level:
+      t = multi_level(batch.u, batch.ids.shape[1], self.num_steps)
+      return place(t, self.num_steps) / self.num_steps, jnp.ones_like(u)
+    return discrete(u, self.num_steps)[1], jnp.ones_like(u)
 
   def start(self, clean: Array, noise: Array) -> Array:
     """Embeddings, standard normal [L, D] -> x_start."""
@@ -138,7 +145,11 @@ class EndToEnd:
     x0 = to_x0(p, head, xt, t).value
     errors = jnp.square(x0 - model.embed(ids)).mean(-1)
     is_first = jnp.broadcast_to(t * self.num_steps < 1.5, ids.shape)
+    anchor = {}
+    if self.weights.anchor:
+      anchor = {'anchor': -Categorical(model.round(x0)).log_prob(ids)}
     return {
+      **anchor,
       'mse': jnp.where(is_first, 0.0, says.mean(-1)),
       'first': jnp.where(is_first, errors, 0.0),
       'prior': jnp.square(p.marginal(start, 1.0).mean).mean(-1),

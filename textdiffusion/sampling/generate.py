@@ -78,7 +78,9 @@ def generate(
     plan.show(plan.start),
     frames,
   )
-  return _samples(plan, carry, steps)._replace(trace=frames, times=plan.grid)
+  # Where positions have times of their own, the noisiest is told.
+  times = plan.grid.reshape(len(plan.grid), -1).max(-1)
+  return _samples(plan, carry, steps)._replace(trace=frames, times=times)
 
 
 def _samples(plan: Plan, carry: Any, steps: Array) -> Samples:

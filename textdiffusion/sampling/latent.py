@@ -54,13 +54,15 @@ def latent_sampler(
   num_steps: int,
   self_condition: bool = False,
   samplers: Mapping[str, Build] = LATENT_SAMPLERS,
+  grid: Callable[[SampleConfig, int], Array] | None = None,
 ) -> Sampler:
   """From noise to embeddings to tokens. Given tokens are clean at every step.
 
   process: of noise, as at the start of training. num_steps: T; times are of
   the grid i / T.
   self_condition: the network is shown its last estimate too. samplers: what
-  `sample.sampler` may name.
+  `sample.sampler` may name. grid: (config, L) -> times [steps + 1, L] of each
+  position; by default the config's own, of all alike.
   """
 
   def plan(
@@ -89,7 +91,7 @@ def latent_sampler(
     return Plan(
       at_times_of(step, canvas.is_given),
       start_latent(x),
-      config.times(num_steps),
+      grid(config, clean.shape[1]) if grid else config.times(num_steps),
       never,
       _read(model.round, canvas),
     )

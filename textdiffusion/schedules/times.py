@@ -17,6 +17,22 @@ def discrete(u: Array, num_steps: int) -> tuple[Array, Array]:
   return index / num_steps, (index + 1) / num_steps
 
 
+def multi_level(u: Array | float, length: int, num_steps: int) -> Array:
+  """u in [0, 1] -> t of each position, [..., L]: left ones are ahead of right
+  ones (AR-Diffusion, Wu et al. 2023, algorithm 1).
+
+  A point moves from (L - 1, 0) to (0, 0) and on to (0, T - 1), and t lies on
+  the line from it to (2 L, T - 1): 0 left of it. In units of T - 1 steps.
+  """
+  last = num_steps - 1
+  moved = jnp.asarray(u)[..., None] * (length - 1 + last)
+  place = jnp.maximum(length - 1 - moved, 0.0)
+  level = jnp.maximum(moved - (length - 1), 0.0)
+  slope = (last - level) / (2 * length - place)
+  line = level + slope * (jnp.arange(length) - place)
+  return jnp.clip(line / last, 0.0, 1.0)
+
+
 def place(t: Array | float, num_steps: int) -> Array:
   """t -> the nearest i of the grid i / T, any shape of int."""
   nearest = jnp.round(jnp.asarray(t) * num_steps)

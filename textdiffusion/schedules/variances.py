@@ -73,6 +73,26 @@ class SquaredCosine:
 
 
 @dataclasses.dataclass(frozen=True)
+class Rescaled:
+  """Noise of F times the standard deviation on the same signal, at unit
+  variance: alpha / (F^2 - (F^2 - 1) alpha), so that near embeddings are harder
+  to tell apart (Difformer, Gao et al. 2024, F = 4)."""
+
+  base: Variances = SquareRoot()
+  factor: float = 4.0
+
+  def __post_init__(self) -> None:
+    if self.factor <= 0:
+      raise UserError(f'factor={self.factor}: must be positive')
+
+  def betas(self, num_steps: int) -> np.ndarray:
+    alpha = np.cumprod(1 - self.base.betas(num_steps))
+    more = self.factor**2
+    alpha = np.concatenate([[1.0], alpha / (more - (more - 1) * alpha)])
+    return 1 - alpha[1:] / alpha[:-1]
+
+
+@dataclasses.dataclass(frozen=True)
 class LinearVariances:
   """1000 / T times 1e-4 up to 0.02, in equal steps (Ho et al. 2020).
 
