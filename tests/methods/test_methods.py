@@ -29,6 +29,7 @@ from textdiffusion.methods.genmd4 import GenMD4
 from textdiffusion.methods.gidd import GIDD
 from textdiffusion.methods.md4 import MD4
 from textdiffusion.methods.mdlm import MDLM
+from textdiffusion.methods.plaid import Plaid
 from textdiffusion.methods.radd import RADD
 from textdiffusion.methods.sedd import SEDD
 from textdiffusion.methods.udlm import UDLM
@@ -88,6 +89,8 @@ CONFIGS = {
   'cdcd': CDCD(8, num_steps=20, bins=5, self_condition=None),
   'cdcd-shown': CDCD(8, num_steps=20, warp=False),
   'flow_lm': FlowLM(8, self_condition=None, bound_steps=20),
+  'plaid': Plaid(8),
+  'plaid-alone': Plaid(8, self_condition=None),
   'ar_diffusion': ARDiffusion(num_steps=20, size=8),
   'diffusion_lm-anchor': DiffusionLM(
     Rescaled(), 20, weights=Weights(rounding=0, anchor=1), norm='layer'

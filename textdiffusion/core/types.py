@@ -213,7 +213,8 @@ class Features(NamedTuple):
   of features, a product with the embeddings and a bias, or minus the distance.
   self_condition: the network also sees its last estimate, [L, 2 D] in all.
   says: features, or logits of tokens. norm: of an embedding, `root` makes its
-  mean square 1 (Dieleman et al. 2022), `layer` its mean 0 too.
+  mean square 1 (Dieleman et al. 2022), `layer` its mean 0 too, `unit` its
+  length 1.
   """
 
   size: int
@@ -221,7 +222,7 @@ class Features(NamedTuple):
   rounding: Literal['dot', 'distance'] = 'dot'
   self_condition: bool = False
   says: Literal['features', 'tokens'] = 'features'
-  norm: Literal['none', 'root', 'layer'] = 'none'
+  norm: Literal['none', 'root', 'layer', 'unit'] = 'none'
 
   @property
   def inputs(self) -> int:

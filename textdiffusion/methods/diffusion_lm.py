@@ -53,7 +53,7 @@ class DiffusionLM:
   history: int = 10
   std: float = 1.0
   rounding: Literal['dot', 'distance'] = 'dot'
-  norm: Literal['none', 'root', 'layer'] = 'none'
+  norm: Literal['none', 'root', 'layer', 'unit'] = 'none'
 
   def __post_init__(self) -> None:
     for name, least in (('num_steps', 2), ('size', 1), ('history', 1)):

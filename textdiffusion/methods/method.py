@@ -46,8 +46,8 @@ class Method(NamedTuple):
   whole_rows: whether it models padding, so that the network must see it.
   features: of the tokens, where noise is continuous; the network then takes
     and gives features, and `num_outputs` does not count.
-  wrap: what the method makes of the network as it is built: another kind of
-    input, say.
+  wrap: what the method makes of the network and its own parameters: another
+    kind of input, say.
   anchors: whether training shows the network given tokens, such as a source,
     as they are; else their noise is the objective's.
   counts_given: whether their losses count in training.
@@ -81,11 +81,10 @@ class Method(NamedTuple):
   def extend(self, denoiser: Denoiser) -> Denoiser:
     """The network with the method's own parameters beside its own, if any:
     {'network': ..., 'method': ...}."""
-    if self.wrap is not None:
-      denoiser = self.wrap(denoiser)
+    wrap = self.wrap or (lambda denoiser: denoiser)
     init_params = self.init_params
     if init_params is None:
-      return denoiser
+      return wrap(denoiser)
 
     def init(key: Key) -> PyTree:
       own = init_params(stream(key, 'method'))
@@ -94,7 +93,7 @@ class Method(NamedTuple):
     of_network = lambda f: (
       f and (lambda params, *args: f(params['network'], *args))
     )
-    return denoiser._replace(
+    extended = denoiser._replace(
       init=init,
       apply=of_network(denoiser.apply),
       decode=of_network(denoiser.decode),
@@ -104,6 +103,7 @@ class Method(NamedTuple):
       round=of_network(denoiser.round),
       expect=of_network(denoiser.expect),
     )
+    return wrap(extended)
 
 
 def check_num_steps(num_steps: int) -> None:

@@ -50,8 +50,9 @@ def ends(features: Features) -> Ends:
       return raw
     if features.norm == 'layer':
       raw = raw - raw.mean(-1, keepdims=True)
-    size = jnp.sqrt(jnp.square(raw).mean(-1, keepdims=True))
-    return raw / jnp.maximum(size, 1e-6)
+    square = jnp.square(raw)
+    total = square.sum if features.norm == 'unit' else square.mean
+    return raw / jnp.maximum(jnp.sqrt(total(-1, keepdims=True)), 1e-6)
 
   def round_(params: PyTree, x: Array) -> Array:
     rows, bias = table(params), params['rounding_bias']

@@ -16,6 +16,7 @@ from textdiffusion.core.types import (
   Time,
   Velocity,
 )
+from textdiffusion.schedules.learnt import LearntGamma
 from textdiffusion.schedules.noise import Schedule, log_transition
 
 
@@ -100,6 +101,17 @@ class Following(VariancePreserving):
     """As the model has it now: `schedule` of what its method remembers."""
     state = model.method_state
     return VariancePreserving(state.schedule) if state else self
+
+
+@pytree
+class Learnt(VariancePreserving):
+  """Noise whose schedule is learnt with the network; `schedule` is that of the
+  start."""
+
+  def refresh(self, model: Model) -> VariancePreserving:
+    """As the model has it now: 'noise' of what its method learns."""
+    own = model.method_params
+    return VariancePreserving(LearntGamma(**own['noise'])) if own else self
 
 
 def to_x0(p: VariancePreserving, head: Any, xt: Array, t: Time) -> X0:

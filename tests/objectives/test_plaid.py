@@ -1,0 +1,145 @@
+"""The continuous-time bound and learnt noise, against quadrature."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.objectives.test_score_interpolation import Law, rows_of
+from textdiffusion.core.types import Condition, UserError, Vocab, bind
+from textdiffusion.methods.plaid import Plaid
+from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
+from textdiffusion.objectives.plaid import ContinuousBound
+from textdiffusion.processes.variance_preserving import VariancePreserving
+from textdiffusion.schedules.learnt import (
+  LearntGamma,
+  learnable,
+  variance_loss,
+)
+
+pytestmark = pytest.mark.usefixtures('x64', 'quick_compile')
+KEY = jax.random.key(0)
+
+
+def noise_of(low=-6.0, high=6.0, bend=3.0):
+  """A schedule that is bent."""
+  params = learnable(KEY, low, high, units=8)
+  params['inside']['weight'] = params['inside']['weight'] + bend
+  return LearntGamma(**params)
+
+
+def test_gamma_rises_from_end_to_end():
+  noise, t = noise_of(), jnp.linspace(0, 1, 501)
+  gamma = noise.gamma(t)
+  np.testing.assert_allclose(gamma[jnp.asarray([0, -1])], noise.ends)
+  assert (jnp.diff(gamma) > 0).all()
+  assert abs(gamma - jnp.linspace(-6, 6, 501)).max() > 0.5, 'bent'
+  level = noise(t)
+  np.testing.assert_allclose(
+    level.log_1m_alpha[:, 0] - level.log_alpha[:, 0], gamma, rtol=1e-9
+  )
+  total = jnp.exp(level.log_alpha) + jnp.exp(level.log_1m_alpha)
+  np.testing.assert_allclose(total, 1, rtol=1e-12)
+  alpha = lambda t: jnp.exp(noise(t).log_alpha[0])
+  slope = jax.vmap(jax.grad(alpha))(t)
+  np.testing.assert_allclose(level.rate[:, 0], -slope, rtol=1e-6)
+
+
+@pytest.mark.parametrize('space', ['embedding', 'simplex'])
+def test_the_exact_denoiser_is_the_entropy(space):
+  """No grid, so no gap but the tokens read apart at t = 0, where none is left:
+  within 5 standard errors of 40,000 rows."""
+  process = VariancePreserving(noise_of(-8.0, 8.0))
+  law = Law(process, space)
+  nats, terms = jax.jit(
+    lambda batch: ContinuousBound(process)(law.model(), KEY, batch)
+  )(rows_of(law, 40_000))
+  rows = nats.sum(-1)
+  error = float(rows.std() / len(rows) ** 0.5)
+  assert abs(float(rows.mean()) - law.entropy) < 5 * error + 2e-3, error
+  assert error < 0.05
+  np.testing.assert_allclose(sum(terms.values()), nats, rtol=1e-9)
+
+
+def test_what_is_inside_changes_no_mean():
+  """The same bound with a straight schedule and a bent one."""
+  means = []
+  for bend in (0.0, 4.0):
+    process = VariancePreserving(noise_of(bend=bend))
+    law = Law(process)
+    nats, _ = ContinuousBound(process)(law.model(), KEY, rows_of(law, 20_000))
+    rows = nats.sum(-1)
+    means.append((rows.mean(), rows.std() / len(rows) ** 0.5))
+  (one, a), (two, b) = means
+  assert abs(one - two) < 5 * (a**2 + b**2) ** 0.5
+
+
+def test_the_gradient_inside_is_of_the_variance():
+  """Of a loss gamma' h(gamma) with a known h, by quadrature over t."""
+  noise = noise_of()
+  h = lambda gamma: jnp.exp(-0.3 * gamma) / (1 + gamma**2)
+  t = (jnp.arange(20_000) + 0.5) / 20_000
+
+  def square(inside):
+    now = LearntGamma(noise.ends, inside)
+    return jnp.square(now.slope(t) * h(now.gamma(t))).mean()
+
+  def surrogate(inside):
+    now = LearntGamma(noise.ends, inside)
+    loss = noise.slope(t) * h(noise.gamma(t))
+    value = variance_loss(now, t, loss)
+    assert value.shape == t.shape
+    return value.mean()
+
+  assert surrogate(noise.inside) == 0
+  got, want = jax.grad(surrogate)(noise.inside), jax.grad(square)(noise.inside)
+  for name in got:
+    np.testing.assert_allclose(got[name], want[name], rtol=2e-3, atol=1e-7)
+  ends = lambda ends: variance_loss(
+    LearntGamma(ends, noise.inside), t, jnp.ones_like(t)
+  ).sum()
+  assert (jax.grad(ends)(noise.ends) == 0).all()
+
+
+def test_descent_on_it_evens_the_loss():
+  """Some steps: the spread of the loss over t falls, its mean stays."""
+  start = LearntGamma(**learnable(KEY, -6.0, 6.0, units=16))
+  h = lambda gamma: jax.nn.sigmoid(-2 * gamma)
+  t = (jnp.arange(500) + 0.5) / 500
+  loss = lambda now: now.slope(t) * h(now.gamma(t))
+
+  @jax.jit
+  def step(inside, _):
+    now = LearntGamma(start.ends, inside)
+    of = lambda inside: variance_loss(
+      LearntGamma(start.ends, inside), t, loss(now)
+    ).mean()
+    grads = jax.grad(of)(inside)
+    return jax.tree.map(lambda p, g: p - 0.2 * g, inside, grads), None
+
+  inside, _ = jax.lax.scan(step, start.inside, None, length=300)
+  before, after = loss(start), loss(LearntGamma(start.ends, inside))
+  assert after.std() < 0.7 * before.std()
+  np.testing.assert_allclose(after.mean(), before.mean(), rtol=1e-3)
+
+
+def test_logits_begin_at_the_likelihood_of_x_t():
+  """A network that says nothing: Bayes' rule with even tokens."""
+  vocab = Vocab(7)
+  method = Plaid(4, self_condition=None).build(vocab)
+  config = TransformerConfig(1, 16, 2, time='adaln')
+  denoiser = method.extend(build_denoiser(config, 7, features=method.features))
+  params = denoiser.init(KEY)
+  params['network']['head']['kernel'] *= 0
+  x, t = jax.random.normal(KEY, (2, 3, 4)), jnp.full((2, 1), 0.4)
+  table = denoiser.table(params)
+  np.testing.assert_allclose(jnp.linalg.norm(table, axis=-1), 1, rtol=1e-5)
+  logits = denoiser.apply(params, x, t, Condition())
+  model = bind(denoiser, params, method.head)
+  process = method.process.refresh(model)
+  log_q = process.marginal(table, 0.4).log_prob(x[..., None, :]).sum(-1)
+  np.testing.assert_allclose(
+    jax.nn.log_softmax(logits), jax.nn.log_softmax(log_q), rtol=1e-4, atol=1e-5
+  )
+  with pytest.raises(UserError, match='method.gamma_min=7.0: must be below'):
+    Plaid(gamma_min=7.0)
