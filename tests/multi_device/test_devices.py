@@ -16,10 +16,10 @@ from textdiffusion.training.checkpoint import load
 ROOT = Path(__file__).parents[2]
 
 
-def start(*args, devices=1):
+def start(*args, devices=1, module='child'):
   flags = f'--xla_force_host_platform_device_count={devices}'
   return subprocess.Popen(
-    [sys.executable, '-m', 'tests.multi_device.child', *map(str, args)],
+    [sys.executable, '-m', f'tests.multi_device.{module}', *map(str, args)],
     cwd=ROOT,
     env={**os.environ, 'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'},
     stdout=subprocess.PIPE,
@@ -49,6 +49,19 @@ def test_one_device_equals_eight():
   np.testing.assert_allclose(eight['params'], one['params'], rtol=1e-5)
   assert eight['ids'] == one['ids'], 'samples'
   assert one['shard'] == 1 and eight['shard'] == 1 / 4, 'fsdp and tensor split'
+
+
+def test_an_encoder_and_a_fitted_schedule_on_eight_devices():
+  """Sums over the global batch, so that the same schedule is fitted."""
+  module = 'source_child'
+  one, losses_one = told(finish(start('1x1x1', module=module)))
+  eight, losses_eight = told(finish(start('2x2x2', devices=8, module=module)))
+  assert (one['devices'], eight['devices']) == (1, 8)
+  assert len(losses_one) == 5
+  np.testing.assert_allclose(losses_eight, losses_one, rtol=1e-5, atol=1e-4)
+  for name in ('params', 'remembered'):
+    np.testing.assert_allclose(eight[name], one[name], rtol=1e-4)
+  assert eight['ids'] == one['ids'], 'samples'
 
 
 def test_two_processes_save_what_one_restores(tmp_path):

@@ -1,0 +1,76 @@
+"""SeqDiffuSeq in a process of its own, with its encoder, self-conditioning and
+a schedule that is fitted on the way; prints JSON.
+
+python -m tests.multi_device.source_child MESH
+"""
+
+import itertools
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from textdiffusion.core.types import Condition, Vocab, bind
+from textdiffusion.methods.seqdiffuseq import SeqDiffuSeq
+from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
+from textdiffusion.sampling.generate import SampleConfig, generate
+from textdiffusion.sampling.prompts import blank
+from textdiffusion.training.loop import train
+from textdiffusion.training.mesh import MeshConfig, make_mesh
+from textdiffusion.training.state import TrainConfig
+
+ROWS, LENGTH = 8, 6
+VOCAB = Vocab(16, mask_id=15, bos_id=14, eos_id=13, pad_id=12)
+
+
+def main(mesh: str):
+  method = SeqDiffuSeq(
+    num_steps=20, size=4, std=1.0, length=LENGTH, bins=5, refit_every=2,
+    refit_from=2,
+  ).build(VOCAB)  # fmt: skip
+  config = TransformerConfig(
+    num_layers=1, d_model=16, num_heads=2, time='adaln', encoder_layers=1
+  )
+  denoiser = build_denoiser(config, VOCAB.size, features=method.features)
+  draw = np.random.default_rng(0)
+  ids, source = draw.integers(0, 12, (2, ROWS, LENGTH), dtype=np.int32)
+  batch = {
+    'ids': ids,
+    'segments': np.ones_like(ids),
+    'positions': np.tile(np.arange(LENGTH, dtype=np.int32), (ROWS, 1)),
+    'rows': np.arange(ROWS, dtype=np.int32),
+    'source': source,
+    'source_segments': (draw.random(source.shape) < 0.8).astype(np.int32),
+  }
+  settings = TrainConfig(steps=5, log_every=1, eval_every=0)
+  state = train(
+    method,
+    denoiser,
+    itertools.repeat(batch),
+    settings,
+    make_mesh(MeshConfig(*map(int, mesh.split('x')))),
+  )
+
+  def sample(params, remembered):
+    condition = Condition(source=jnp.asarray(source))
+    model = bind(denoiser, params, method.head, condition, remembered)
+    plan = SampleConfig(steps=6, grid='uniform')
+    return generate(
+      method.sampler, model, jax.random.key(1), blank(ROWS, LENGTH), plan
+    )
+
+  ids = jax.jit(sample)(state.ema, state.method_state).ids
+  size = lambda tree: sum(float((x**2).sum()) for x in jax.tree.leaves(tree))
+  told = {
+    'devices': jax.device_count(),
+    'params': size(state.params),
+    'remembered': size(state.method_state),
+    'ids': jax.device_get(ids).tolist(),
+  }
+  print('RESULT', json.dumps(told))
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])
