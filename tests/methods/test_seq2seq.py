@@ -420,6 +420,31 @@ def test_times_that_follow_the_loss():
     assert jnp.isclose(fresh.losses[index[row]], want[row], rtol=1e-5).any()
 
 
+def test_times_from_where_embeddings_are_told_apart():
+  """DINOISER: v / (1 + v) of the table's nearest neighbours, by hand, looked at
+  every second step; and no earlier time is drawn."""
+  config = DiffuSeq(num_steps=200, size=4, times='told_apart', update_every=2)
+  method, batch = config.build(VOCAB), joined()
+  denoiser = network(method)
+  state, _ = trained(method, denoiser, batch)
+  table = np.asarray(state.params['embedding'])
+  gap = np.square(table[:, None] - table).sum(-1) + 1e9 * np.eye(12)
+  v = gap.min(1).mean() / 4
+  at = lambda kept: np.exp(method.process.schedule(kept.time).log_1m_alpha[0])
+  np.testing.assert_allclose(at(state.method_state), v / (1 + v), rtol=0.05)
+  model = bind(
+    denoiser, state.params, method.head, method_state=state.method_state
+  )
+  near = model._replace(table=0.7 * model.table)
+  same, fresh = (method.state(state.method_state, near, n) for n in (3, 4))
+  assert same.time == state.method_state.time
+  np.testing.assert_allclose(at(fresh), 0.49 * v / (1 + 0.49 * v), rtol=0.05)
+  u = (jnp.arange(ROWS) + 0.01) / ROWS
+  t, weight = method.objective.times(model, Batch.of(batch, u))
+  assert (t >= state.method_state.time - 1 / 200).all() and (weight == 1).all()
+  assert t.min() < state.method_state.time + 0.02 and t.max() > 0.75
+
+
 def test_without_adaptation_nothing_is_remembered():
   config = dataclasses.replace(ADAPTIVE, adaptive=False)
   method = config.build(VOCAB)

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 
 from textdiffusion.core.types import (
@@ -22,7 +23,12 @@ from textdiffusion.objectives.end_to_end import EndToEnd, Weights
 from textdiffusion.objectives.latent_bound import LatentBound
 from textdiffusion.processes.variance_preserving import VariancePreserving
 from textdiffusion.sampling.latent import latent_sampler
-from textdiffusion.schedules.adaptive import SecondMoment, no_losses
+from textdiffusion.schedules.adaptive import (
+  LeastNoise,
+  SecondMoment,
+  no_losses,
+  told_apart,
+)
 from textdiffusion.schedules.variances import (
   SquareRoot,
   Variances,
@@ -38,7 +44,9 @@ class DiffusionLM:
   of the embeddings, so T matters. size: D. predict: what the network says.
   loss: the weighted terms of `EndToEnd`, or the bound that is reported.
   weights: of the terms. times: drawn evenly, or where the squared loss of late
-  was large, corrected by weights; `history` losses of each step are kept.
+  was large, corrected by weights; `history` losses of each step are kept. Or
+  evenly from where noise reaches the nearest embeddings, looked at every
+  update_every steps (DINOISER).
   std: of embeddings at first. rounding, norm: see `Features`. Difformer is
   weights=Weights(anchor=1, rounding=0), schedule=Rescaled(...), norm='layer'.
   """
@@ -49,14 +57,20 @@ class DiffusionLM:
   predict: Literal['x0', 'eps', 'velocity'] = 'x0'
   loss: Literal['simple', 'bound'] = 'simple'
   weights: Weights = Weights()
-  times: Literal['uniform', 'second_moment'] = 'uniform'
+  times: Literal['uniform', 'second_moment', 'told_apart'] = 'uniform'
   history: int = 10
+  update_every: int = 50
   std: float = 1.0
   rounding: Literal['dot', 'distance'] = 'dot'
   norm: Literal['none', 'root', 'layer', 'unit'] = 'none'
 
   def __post_init__(self) -> None:
-    for name, least in (('num_steps', 2), ('size', 1), ('history', 1)):
+    for name, least in (
+      ('num_steps', 2),
+      ('size', 1),
+      ('history', 1),
+      ('update_every', 1),
+    ):
       if getattr(self, name) < least:
         raise UserError(
           f'method.{name}={getattr(self, name)}: must be at least {least}'
@@ -94,8 +108,26 @@ class DiffusionLM:
       features=Features(
         self.size, self.std, self.rounding, is_shown, norm=self.norm
       ),
-      **(self._second_moments() if self.times == 'second_moment' else {}),
+      **self._states(process),
     )
+
+  def _states(self, process: VariancePreserving) -> dict[str, Any]:
+    """What `Method` is told of times that are not uniform."""
+    match self.times:
+      case 'second_moment':
+        return self._second_moments()
+      case 'told_apart':
+
+        def state(old: LeastNoise | None, model: Model, step: Array):
+          assert model.table is not None
+          table = jax.lax.stop_gradient(model.table)
+          fresh = lambda: told_apart(process.schedule, table)
+          if old is None:
+            return fresh()
+          return jax.lax.cond(step % self.update_every == 0, fresh, lambda: old)
+
+        return {'state': state}
+    return {}
 
   def _second_moments(self) -> dict[str, Any]:
     """What `Method` is told of times that follow the loss."""

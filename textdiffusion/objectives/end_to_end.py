@@ -32,7 +32,7 @@ from textdiffusion.processes.variance_preserving import (
   to_velocity,
   to_x0,
 )
-from textdiffusion.schedules.adaptive import SecondMoment
+from textdiffusion.schedules.adaptive import LeastNoise, SecondMoment
 from textdiffusion.schedules.times import discrete, multi_level, place
 
 
@@ -122,6 +122,8 @@ class EndToEnd:
     if self.multi_level:
       t = multi_level(batch.u, batch.ids.shape[1], self.num_steps)
       return place(t, self.num_steps) / self.num_steps, jnp.ones_like(u)
+    if isinstance(seen, LeastNoise):
+      u = seen.time + (1 - seen.time) * u
     return discrete(u, self.num_steps)[1], jnp.ones_like(u)
 
   def start(self, clean: Array, noise: Array) -> Array:

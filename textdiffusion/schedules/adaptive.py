@@ -11,9 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from textdiffusion.core.numerics import pytree
+from textdiffusion.core.numerics import by_parts, pytree
 from textdiffusion.core.types import Array, Time
-from textdiffusion.schedules.noise import NoiseLevel
+from textdiffusion.schedules.noise import NoiseLevel, Schedule, inverse
 from textdiffusion.schedules.times import discrete, place
 
 _RISE = 1e-5  # the least by which the loss grows from bin to bin
@@ -183,6 +183,33 @@ class SecondMoment(NamedTuple):
     index = jnp.searchsorted(jnp.cumsum(p), u, side='right')
     index = jnp.minimum(index, len(p) - 1)
     return index, 1 / (len(p) * p[index])
+
+
+class LeastNoise(NamedTuple):
+  """Training times from `time` on: [] in [0, 1]."""
+
+  time: Array
+
+
+def told_apart(schedule: Schedule, table: Array) -> LeastNoise:
+  """Where noise begins to reach from an embedding to its neighbours (DINOISER,
+  Ye et al. 2023): 1 - alpha = v / (1 + v), v the mean over [K, D] embeddings of
+  the squared distance to the nearest other one, by dimension.
+
+  Below it a network learns little: the tokens can be read off x_t.
+  """
+  half = 0.5 * jnp.square(table).sum(-1)
+
+  def nearest(rows: Array) -> Array:  # [n, D + 1], the last one the row's place
+    x, place = rows[:, :-1], rows[:, -1:]
+    gap = half + 0.5 * jnp.square(x).sum(-1, keepdims=True) - x @ table.T
+    is_itself = jnp.arange(len(table)) == place
+    return 2 * jnp.where(is_itself, jnp.inf, gap).min(-1)
+
+  places = jnp.arange(len(table), dtype=table.dtype)[:, None]
+  squares = by_parts(nearest, jnp.concatenate([table, places], -1), len(table))
+  v = jnp.maximum(squares.mean() / table.shape[1], 1e-12)
+  return LeastNoise(inverse(schedule, -jnp.log1p(1 / v)))
 
 
 def no_losses(num_steps: int, kept: int = 10) -> SecondMoment:
