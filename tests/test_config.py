@@ -14,7 +14,7 @@ from textdiffusion.config import (
   to_json,
 )
 from textdiffusion.core.types import UserError
-from textdiffusion.data.tokenizers import Bytes
+from textdiffusion.data.tokenizers import Bytes, Words
 from textdiffusion.methods.autoregressive import Autoregressive
 from textdiffusion.methods.mdlm import MDLM
 from textdiffusion.schedules.noise import Polynomial
@@ -159,3 +159,18 @@ def test_a_config_of_an_older_version_is_completed():
   old = {**whole, 'model': dict(whole['model'])}
   del old['model']['encoder_layers']
   assert completed(old) == whole
+
+
+@pytest.mark.parametrize(
+  'name, override, told',
+  [
+    ('seqdiffuseq', 'model.encoder_layers=0', 'an encoder reads separate rows'),
+    ('seqdiffuseq', 'method.length=9', 'method.length=9 is of SeqDiffuSeq'),
+    ('diffuseq', 'model.time=none', 'model.time=none: a network over features'),
+    ('mdlm', 'model.encoder_layers=2', 'an encoder reads separate rows'),
+  ],
+)
+def test_networks_and_rows_that_do_not_fit(name, override, told):
+  config = load(f'configs/{name}/toy_pairs_tiny.py', [override])
+  with pytest.raises(UserError, match=told):
+    build(config, Words.train(['a b c'], 0, 1))

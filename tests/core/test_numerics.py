@@ -22,6 +22,7 @@ from textdiffusion.core.numerics import (
   pytree,
   static,
 )
+from textdiffusion.schedules import noise
 
 KEY = jax.random.key(0)
 INF = jnp.inf
@@ -160,3 +161,48 @@ def test_largest_normals_and_distinct_ids():
   assert len(codes) == 60  # ordered triples without repetition
   value = ((seen - 100) ** 2 / 100).sum()
   assert value < scipy.stats.chi2.ppf(1 - 1e-5, 59)
+
+
+def test_classes_with_equal_fields_are_different_structures():
+  """Else a jitted function is now and then run as compiled for the other one:
+  by chance of a hash, so that only the comparison shows it for sure."""
+
+  @pytree
+  class One:
+    x: float
+    eps: float = static(default=0.0)
+
+  @pytree
+  class Other:
+    x: float
+    eps: float = static(default=0.0)
+
+  structure = jax.tree.structure
+  assert structure(One(1.0)) == structure(One(2.0))
+  assert structure(One(1.0)) != structure(One(1.0, 0.5))
+  assert structure(One(1.0)) != structure(Other(1.0))
+  assert structure(noise.Linear()) != structure(noise.Sine())
+
+
+def test_a_pytree_keeps_its_fields_and_names_its_leaves():
+  @pytree
+  class Pair:
+    left: jax.Array
+    right: jax.Array
+    label: str = static(default='none')
+
+    def __post_init__(self):
+      assert self.label != 'wrong'
+
+  pair = Pair(jnp.zeros(2), jnp.ones(3), 'some')
+  doubled = jax.tree.map(lambda x: 2 * x, pair)
+  assert doubled.label == 'some' and (doubled.right == 2).all()
+  paths = [
+    jax.tree_util.keystr(path)
+    for path, _ in jax.tree_util.tree_leaves_with_path(pair)
+  ]
+  assert paths == ['.left', '.right']
+  with pytest.raises(AssertionError):
+    Pair(1, 2, 'wrong')
+  with pytest.raises(Exception, match='cannot assign'):
+    pair.left = 3

@@ -178,7 +178,7 @@ def test_tokens_are_cached(source, data_folder):
     ({'length': 100}, 'is too small'),
     ({'rows': 'document'}, 'document 2 has 7 tokens.*the row 5'),
     ({'model_padding': True}, 'data.rows=document'),
-    ({'rows': 'lines'}, "data.rows='lines': must be packed or document"),
+    ({'rows': 'lines'}, "data.rows='lines': must be packed or document or"),
     ({'seed': -1}, 'data.seed=-1'),
     ({'holdout': 0.999}, 'lower data.holdout'),
     (

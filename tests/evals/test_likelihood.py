@@ -154,7 +154,7 @@ def test_jit_is_at_the_callers():
   law = Law(method.process, 2)
   seen = []
 
-  def totals(params, batch):
+  def totals(params, batch, method_state):
     seen.append(len(batch['ids']))
     return jnp.ones((1, 64)), {'diffusion': jnp.ones((1, 64))}
 

@@ -46,22 +46,17 @@ def answer(workdir, *args):
   return launch('sample', f'--checkpoint={workdir}', source, *args)
 
 
-def test_one_answer_a_line(workdir):
-  done = answer(workdir)
-  assert len(done.stdout.split('\n')) == 3  # the last is empty
+def test_ranked_candidates_one_line_a_source(workdir):
+  done = answer(workdir, '--candidates=4', '--keep=2', '--format=jsonl')
   assert "1 words are unknown and read as <unk>: 'zebras'" in done.stderr
-  assert answer(workdir).stdout == done.stdout, 'equal seeds, equal answers'
-
-
-def test_ranked_candidates(workdir):
-  out = answer(workdir, '--candidates=4', '--keep=2', '--format=jsonl').stdout
-  rows = [json.loads(line) for line in out.splitlines()]
+  rows = [json.loads(line) for line in done.stdout.splitlines()]
   assert [row['source'] for row in rows] == SOURCES.splitlines()
   for row in rows:
     gains = [one['gain'] for one in row['answers']]
     assert len(gains) == 2 and gains == sorted(gains, reverse=True)
   lines = answer(workdir, '--candidates=4', '--keep=2').stdout.splitlines()
   told = [[one['text'] for one in row['answers']] for row in rows]
+  # Equal seeds, equal answers.
   assert [line.split('\t') for line in lines] == told
 
 
@@ -76,22 +71,8 @@ def test_the_checkpoint_knows_its_schedule(workdir):
 def test_mistakes(workdir, tmp_path):
   ask = lambda *args: refused('sample', f'--checkpoint={workdir}', *args)
   assert '--source=absent.txt: no such file' in ask('--source=absent.txt')
-  for text, told in (
-    ('', 'there is no source'),
-    ('a\n\nb\n', 'line 2 is empty'),
-    ('a ' * 20, 'line 1 has 21 tokens'),
-  ):
-    path = tmp_path / 'sources.txt'
-    path.write_text(text)
-    assert told in ask(f'--source={path}')
+  path = tmp_path / 'sources.txt'
+  path.write_text('a\n\nb\n')  # others are in tests/evals/test_answers.py
+  assert 'line 2 is empty' in ask(f'--source={path}')
   path.write_bytes(b'\xff\n')
   assert 'is not UTF-8' in ask(f'--source={path}')
-  path.write_text('a\n')
-  assert '--keep=2 of --candidates=1' in ask(f'--source={path}', '--keep=2')
-  other = refused(
-    'train',
-    '--config=configs/seqdiffuseq/toy_pairs_tiny.py',
-    '--set=model.encoder_layers=0',
-    f'--workdir={tmp_path}/run',
-  )
-  assert 'an encoder reads separate rows and no others' in other

@@ -5,7 +5,7 @@ Every helper has finite gradients where an input is -inf.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
@@ -23,10 +23,37 @@ def static(**kwargs: Any) -> Any:
 
 @dataclass_transform(frozen_default=True, field_specifiers=(static,))
 def pytree(cls: type[T]) -> type[T]:
-  """Makes a frozen dataclass a pytree; fields are leaves unless `static`."""
-  return jax.tree_util.register_dataclass(
-    dataclasses.dataclass(frozen=True)(cls)
+  """Makes a frozen dataclass a pytree; fields are leaves unless `static`.
+
+  Not by `jax.tree_util.register_dataclass`, which takes two classes with equal
+  static fields for one structure (jax 0.10 to 0.12): a jitted function of a
+  schedule then now and then runs as compiled for another one.
+  """
+  made = dataclasses.dataclass(frozen=True)(cls)
+  fields = dataclasses.fields(made)
+  leaves = [f.name for f in fields if not f.metadata.get('static')]
+  others = [f.name for f in fields if f.metadata.get('static')]
+
+  keys = [jax.tree_util.GetAttrKey(name) for name in leaves]
+
+  def flatten(node: Any) -> tuple[list[Any], tuple[Any, ...]]:
+    read = lambda names: [getattr(node, name) for name in names]
+    return read(leaves), tuple(read(others))
+
+  def flatten_with_keys(node: Any) -> tuple[list[Any], tuple[Any, ...]]:
+    parts, static = flatten(node)
+    return list(zip(keys, parts)), static
+
+  def unflatten(static: tuple[Any, ...], parts: Iterable[Any]) -> Any:
+    node = object.__new__(made)  # what is traced is not checked anew
+    for name, value in zip([*leaves, *others], [*parts, *static]):
+      object.__setattr__(node, name, value)
+    return node
+
+  jax.tree_util.register_pytree_with_keys(
+    made, flatten_with_keys, unflatten, flatten
   )
+  return made
 
 
 def log_one_hot(ids: Array, num_states: int) -> Array:

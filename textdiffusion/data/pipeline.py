@@ -55,6 +55,9 @@ class DataConfig:
         raise UserError(
           f'data.{name}={getattr(self, name)}: must be at least {least}'
         )
+    kinds = ('packed', 'document', 'joined', 'separate')
+    if self.rows not in kinds:
+      raise UserError(f'data.rows={self.rows!r}: must be {" or ".join(kinds)}')
     if (self.rows == 'separate') != (self.source_length >= 2):
       raise UserError(
         f'data.source_length={self.source_length} with data.rows={self.rows}: '

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from textdiffusion.core.numerics import pytree, static
 from textdiffusion.core.types import Array, UserError
 from textdiffusion.nn import cache as caches
 from textdiffusion.nn.attention import (
@@ -116,8 +117,7 @@ class TransformerConfig:
     return jnp.dtype(self.dtype)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@pytree
 class Context:
   """What every layer sees. time: [B, 1 or L, D] or None. memory: [B, S, D] of
   a source, memory_mask: [B, 1, 1, S] or None."""
@@ -129,7 +129,7 @@ class Context:
   memory: Array | None
   memory_mask: Array | None
   start: Array | None  # of the new tokens in the cache
-  is_training: bool = dataclasses.field(metadata={'static': True})
+  is_training: bool = static()
 
 
 class Attention(nn.Module):
