@@ -27,3 +27,11 @@ def data_folder(tmp_path_factory):
   patch.setenv('TEXTDIFFUSION_DATA', str(folder))
   yield folder
   patch.undo()
+
+
+# Long ones first: the last file to be given out is one worker's alone.
+LONG = ('test_notebooks', 'test_launch', 'test_answers', 'test_devices')
+
+
+def pytest_collection_modifyitems(items):
+  items.sort(key=lambda item: item.path.stem not in LONG)
