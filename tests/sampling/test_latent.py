@@ -119,7 +119,7 @@ def test_clamping_takes_the_nearest_embedding():
 
 def test_a_python_loop_draws_the_same():
   """scan = loop, to the bit of the tokens."""
-  config = SampleConfig(steps=6, grid='uniform')
+  config = SampleConfig(steps=3, grid='uniform')
   samples = run(model_of(), config, trace=False)
   with jax.disable_jit():
     slow = generate(SAMPLER, model_of(), KEY, canvas(), config)
