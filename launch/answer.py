@@ -43,7 +43,8 @@ def run(made: Any, seed: int, form: str) -> None:
   console = Console(stderr=True)
   shown = track(found, 'answers', len(sources), console=console)
   for texts, source in zip(shown, sources):
-    value, order = gains(texts), ranked(texts)[: KEEP.value]
+    value = gains(texts)
+    order = ranked(value)[: KEEP.value]
     if form == 'jsonl':
       told = [{'text': texts[i], 'gain': value[i]} for i in order]
       row = {'source': source, 'answers': told, 'seed': seed}

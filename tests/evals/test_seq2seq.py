@@ -3,7 +3,7 @@
 import pytest
 import sacrebleu
 
-from textdiffusion.evals.risk import sentence_bleu
+from textdiffusion.evals.risk import gains, sentence_bleu
 from textdiffusion.evals.seq2seq import (
   corpus_bleu,
   distinct,
@@ -51,7 +51,10 @@ def test_candidates_are_chosen_and_compared():
   candidates = [['z z', 'the cat sat on the mat', 'the cat sat on the mat']] * 3
   told = report(candidates, [GOLD[0]] * 3)
   assert told['first']['bleu'] < 10 < told['chosen']['bleu']
-  want = (2 * sentence_bleu('z z', candidates[0][1]) + 2 * 50 + 0) / 3
-  assert self_bleu(candidates) == pytest.approx(want, abs=5)
+  odd, same = candidates[0][:2]
+  # Six ordered pairs: two of equal texts, two each way with the odd one.
+  want = (200 + 2 * sentence_bleu(odd, same) + 2 * sentence_bleu(same, odd)) / 6
+  value = [gains(texts) for texts in candidates]
+  assert self_bleu(value) == told['self_bleu'] == pytest.approx(want)
   with pytest.raises(ValueError, match='3 answers to 1 sources'):
     report(candidates, GOLD[:1])

@@ -516,6 +516,9 @@ def test_one_coin_shows_the_estimate():
   [
     (lambda: SeqDiffuSeq(bins=7), 'method.bins=7: .* divide'),
     (lambda: SeqDiffuSeq(self_condition=1.5), 'method.self_condition=1.5'),
+    (lambda: CDCD(self_condition=-1.0), 'method.self_condition=-1.0'),
+    (lambda: FlowLM(self_condition=2.0), 'method.self_condition=2.0'),
+    (lambda: SSDLM(self_condition=2.0), 'method.self_condition=2.0'),
     (lambda: SeqDiffuSeq(length=0), 'method.length=0'),
     (
       lambda: DiffusionLM(num_steps=1),
@@ -526,6 +529,8 @@ def test_one_coin_shows_the_estimate():
       'times=second_moment is of the simple loss',
     ),
     (lambda: SeqDiffuSeq(times='second_moment'), 'one of them follows'),
+    (lambda: SeqDiffuSeq(loss='bound'), 'follows the squared error'),
+    (lambda: DiffuSeq(source='noisy', loss='bound'), 'source=noisy with'),
     (lambda: CDCD(sigma_min=0.0), 'method.sigma_min=0.0: must be above 0'),
     (lambda: CDCD(bins=7), 'method.bins=7: must divide'),
     (lambda: SSDLM(scale=0.0), 'method.scale=0.0: must be positive'),

@@ -40,9 +40,6 @@ def gains(
   ]
 
 
-def ranked(
-  candidates: Sequence[str], utility: Utility = sentence_bleu
-) -> list[int]:
-  """Indices, the best first; of equals the first stays first."""
-  value = gains(candidates, utility)
-  return sorted(range(len(candidates)), key=lambda i: -value[i])
+def ranked(value: Sequence[float]) -> list[int]:
+  """Indices of gains, the best first; of equals the first stays first."""
+  return sorted(range(len(value)), key=lambda i: -value[i])

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from textdiffusion.evals.risk import gains, ranked, sentence_bleu
+from textdiffusion.evals.risk import gains, ranked
 
 
 def report(
@@ -35,7 +35,8 @@ def report(
   if len(candidates) != len(references):
     raise ValueError(f'{len(candidates)} answers to {len(references)} sources')
   first = [texts[0] for texts in candidates]
-  chosen = [texts[ranked(texts)[0]] for texts in candidates]
+  value = [gains(texts) for texts in candidates]
+  chosen = [texts[ranked(each)[0]] for texts, each in zip(candidates, value)]
   size = min(map(len, candidates))
   bleu, signature = corpus_bleu(first, references, tokenize)
   told = {
@@ -46,7 +47,7 @@ def report(
   if size > 1:
     bleu, _ = corpus_bleu(chosen, references, tokenize)
     told['chosen'] = {'bleu': bleu, **_quality(chosen, references)}
-    told['self_bleu'] = self_bleu(candidates)
+    told['self_bleu'] = self_bleu(value)
   told['protocol'] = (
     f'sacreBLEU {signature}; ROUGE-L F1 of rouge-score without stemming; '
     'distinct n-grams over all texts, split at spaces; chosen by mean sentence '
@@ -95,11 +96,10 @@ def distinct(texts: Iterable[str], n: int) -> float:
   return len(counts) / max(counts.total(), 1)
 
 
-def self_bleu(candidates: Sequence[Sequence[str]]) -> float:
-  """Mean sentence BLEU of a source's candidates with each other, 0 to 100."""
-  return statistics.fmean(
-    statistics.fmean(gains(texts, sentence_bleu)) for texts in candidates
-  )
+def self_bleu(value: Sequence[Sequence[float]]) -> float:
+  """Mean sentence BLEU of a source's candidates with each other, 0 to 100;
+  value: the `gains` of each."""
+  return statistics.fmean(map(statistics.fmean, value))
 
 
 def _quality(

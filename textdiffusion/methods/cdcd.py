@@ -13,7 +13,7 @@ from textdiffusion.core.types import (
   Vocab,
   typed,
 )
-from textdiffusion.methods.method import Method
+from textdiffusion.methods.method import Method, check_chance
 from textdiffusion.objectives.score_interpolation import (
   InterpolationBound,
   ScoreInterpolation,
@@ -44,6 +44,7 @@ class CDCD:
   refit_every: int = 1000
 
   def __post_init__(self) -> None:
+    check_chance(self.self_condition)
     if not 0 < self.sigma_min < self.sigma_max:
       raise UserError(
         f'method.sigma_min={self.sigma_min}: must be above 0 and below '

@@ -7,7 +7,7 @@ Partial noising is not of the method: rows that say what is given
 import dataclasses
 from typing import Literal
 
-from textdiffusion.core.types import Vocab
+from textdiffusion.core.types import UserError, Vocab
 from textdiffusion.methods.diffusion_lm import DiffusionLM
 from textdiffusion.methods.method import Method
 
@@ -25,9 +25,17 @@ class DiffuSeq(DiffusionLM):
   source: Literal['clean', 'noisy'] = 'clean'
   counted: Literal['target', 'all'] = 'target'
 
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    if self.source == 'noisy' and self.loss != 'simple':
+      raise UserError(
+        f'method.source=noisy with method.loss={self.loss}: a noisy source is '
+        'of the released loss; set method.loss=simple or method.source=clean'
+      )
+
   def build(self, vocab: Vocab) -> Method:
     made = super().build(vocab)
-    is_noisy = self.source == 'noisy' and self.loss == 'simple'
+    is_noisy = self.source == 'noisy'
     objective = made.objective
     if is_noisy:
       objective = dataclasses.replace(objective, noisy_source=True)  # ty: ignore[invalid-argument-type]

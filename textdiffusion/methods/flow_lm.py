@@ -15,7 +15,7 @@ from textdiffusion.core.types import (
   Vocab,
   typed,
 )
-from textdiffusion.methods.method import Method
+from textdiffusion.methods.method import Method, check_chance
 from textdiffusion.objectives.score_interpolation import (
   InterpolationBound,
   ScoreInterpolation,
@@ -36,6 +36,7 @@ class FlowLM:
   bound_steps: int = 1000
 
   def __post_init__(self) -> None:
+    check_chance(self.self_condition)
     for name, least in (('size', 1), ('bound_steps', 3)):
       if getattr(self, name) < least:
         raise UserError(

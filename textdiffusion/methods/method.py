@@ -114,6 +114,12 @@ def check_num_steps(num_steps: int) -> None:
     )
 
 
+def check_chance(chance: float | None) -> None:
+  """Of showing an estimate, None for never; else UserError."""
+  if chance is not None and not 0 <= chance <= 1:
+    raise UserError(f'method.self_condition={chance}: must be in [0, 1]')
+
+
 def mask_of(vocab: Vocab) -> int:
   """The id of the mask; raises UserError where the tokenizer has none."""
   if vocab.mask_id is None:

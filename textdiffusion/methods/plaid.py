@@ -18,7 +18,7 @@ from textdiffusion.core.types import (
   Vocab,
   typed,
 )
-from textdiffusion.methods.method import Method
+from textdiffusion.methods.method import Method, check_chance
 from textdiffusion.objectives.plaid import ContinuousBound
 from textdiffusion.processes.variance_preserving import Learnt
 from textdiffusion.sampling.latent import latent_sampler
@@ -37,6 +37,7 @@ class Plaid:
   self_condition: float | None = 0.25
 
   def __post_init__(self) -> None:
+    check_chance(self.self_condition)
     if self.size < 1:
       raise UserError(f'method.size={self.size}: must be at least 1')
     if self.gamma_min >= self.gamma_max:

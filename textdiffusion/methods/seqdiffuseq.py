@@ -12,7 +12,7 @@ from textdiffusion.core.types import (
   Vocab,
 )
 from textdiffusion.methods.diffusion_lm import DiffusionLM
-from textdiffusion.methods.method import Method
+from textdiffusion.methods.method import Method, check_chance
 from textdiffusion.processes.variance_preserving import Following
 from textdiffusion.schedules.adaptive import (
   Adaptive,
@@ -51,15 +51,18 @@ class SeqDiffuSeq(DiffusionLM):
         f'method.times={self.times} with method.adaptive=True: one of them '
         'follows the loss; set method.times=uniform'
       )
+    if self.adaptive and self.loss != 'simple':
+      raise UserError(
+        f'method.loss={self.loss} with method.adaptive=True: the schedule '
+        'follows the squared error; set method.loss=simple or '
+        'method.adaptive=False'
+      )
     for name in ('length', 'bins', 'refit_every'):
       if getattr(self, name) < 1:
         raise UserError(
           f'method.{name}={getattr(self, name)}: must be at least 1'
         )
-    if self.self_condition is not None and not 0 <= self.self_condition <= 1:
-      raise UserError(
-        f'method.self_condition={self.self_condition}: must be in [0, 1]'
-      )
+    check_chance(self.self_condition)
     if self.adaptive and (self.num_steps % self.bins or self.bins < 2):
       raise UserError(
         f'method.bins={self.bins}: must be at least 2 and divide '

@@ -22,7 +22,7 @@ from textdiffusion.core.types import (
   Vocab,
   typed,
 )
-from textdiffusion.methods.method import Method
+from textdiffusion.methods.method import Method, check_chance
 from textdiffusion.objectives.score_interpolation import (
   InterpolationBound,
   ScoreInterpolation,
@@ -51,6 +51,7 @@ class SSDLM:
   self_condition: float | None = None
 
   def __post_init__(self) -> None:
+    check_chance(self.self_condition)
     if self.num_steps < 3:
       raise UserError(f'method.num_steps={self.num_steps}: must be at least 3')
     if self.scale <= 0:

@@ -102,7 +102,7 @@ class PerPosition:
 
 
 class Adaptive(NamedTuple):
-  """What SeqDiffuSeq remembers: the schedule and the losses under it."""
+  """A schedule and the losses under it, of SeqDiffuSeq and CDCD."""
 
   schedule: PerPosition
   history: LossHistory
