@@ -62,6 +62,7 @@ def run(
       config.data.seed,
       jax.process_index(),
       jax.process_count(),
+      config.data.buckets,
     ),
     config.train,
     mesh,

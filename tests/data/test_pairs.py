@@ -155,6 +155,29 @@ def test_separate_rows(files):
   assert batch['source'].shape == (2, 6) and batch['ids'].shape == (2, 7)
 
 
+def test_pairs_in_buckets(files):
+  """A source is as much shorter as its target: of a bucket of 4 in 8, 5 of 10
+  tokens; pairs of 3 and 4, 2 and 2, 6 and 2, 3 and 7 tokens."""
+  apart = dict(rows='separate', length=8, source_length=10, buckets=(2, 4))
+  data = opened(files, **apart)
+  assert data.train.needed.tolist() == [4, 2, 5, 7]
+  batches = train_iterator(data.train, 1, 0, buckets=(2, 4))
+  shapes = {
+    (b['ids'].shape[1], b['source'].shape[1], b['source_segments'].sum())
+    for b in (next(batches) for _ in range(20))
+  }
+  assert shapes == {(4, 5, 3), (2, 3, 2), (8, 10, 6), (8, 10, 3)}
+  joined = opened(files, rows='joined', buckets=(5, 8))
+  assert joined.train.needed.tolist() == [7, 4, 8, 10]
+  plain = opened(files, rows='joined')
+  assert joined.fingerprint != plain.fingerprint
+  assert opened(files, rows='joined', buckets=()).fingerprint == (
+    plain.fingerprint
+  )
+  cut = opened(files, rows='joined', length=6, long='cut', buckets=(4,))
+  assert cut.train.needed.tolist() == [6, 4, 6, 6]
+
+
 def test_long_pairs(files):
   with pytest.raises(UserError, match='pair 0 has 3 and 4 .* 3 of 4 pairs'):
     opened(files, rows='joined', length=6)

@@ -245,3 +245,80 @@ def test_a_checkpoints_tokenizer_refuses_data_of_another(source):
   )
   with pytest.raises(UserError, match='ask for another'):
     open_data(fewer, Bytes())
+
+
+def documents(sizes):
+  """Rows of documents of so many tokens; token = the document's number."""
+  from textdiffusion.data.packing import Tokens
+
+  ids = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+  tokens = Tokens(ids, np.cumsum(sizes), len(ids))
+  return Rows(tokens, 16, 'document', False, False, 99, False)
+
+
+SIZES = np.random.default_rng(0).integers(1, 17, 96)
+BUCKETS = (4, 7)
+
+
+def test_a_batch_is_as_long_as_its_bucket():
+  """Every epoch of a bucket gives each of its rows once, in another order, and
+  buckets take turns by their rows."""
+  rows, widths = documents(SIZES), [4, 7, 16]
+  np.testing.assert_array_equal(rows.needed, SIZES)
+  batches = taken(train_iterator(rows, 4, seed=3, buckets=BUCKETS), 480)
+  seen = {width: [] for width in widths}
+  for batch in batches:
+    seen[batch['ids'].shape[1]].append(batch)
+    assert batch['rows'].tolist() == [0, 1, 2, 3]
+  for least, width in zip([0, 4, 7], widths):
+    members = np.flatnonzero((least < SIZES) & (width >= SIZES))
+    assert abs(len(seen[width]) - 480 * len(members) / 96) <= 1
+    ids = np.concatenate([batch['ids'][:, 0] for batch in seen[width]])
+    size = len(members)
+    first, second = ids[:size], ids[size : 2 * size]
+    assert sorted(first) == sorted(second) == members.tolist()
+    assert (first != second).any()
+    for batch in seen[width]:
+      counts = batch['segments'].sum(-1)
+      np.testing.assert_array_equal(counts, SIZES[batch['ids'][:, 0]])
+      assert (batch['ids'][batch['segments'] == 0] == 99).all()
+  # Turns are spread evenly: after any number of batches each has its share.
+  is_short = np.cumsum([batch['ids'].shape[1] == 4 for batch in batches])
+  share = (SIZES <= 4).mean() * np.arange(1, 481)
+  assert np.abs(is_short - share).max() < 2
+
+
+@pytest.mark.parametrize('num_hosts', [1, 2])
+def test_hosts_take_turns_together_and_resume(num_hosts):
+  rows = documents(SIZES)
+  whole = taken(train_iterator(rows, 4, 0, buckets=BUCKETS), 30)
+  assert len({batch['ids'].shape for batch in whole}) == 3
+  for host in range(num_hosts):
+    part = train_iterator(rows, 4, 0, host, num_hosts, BUCKETS)
+    taken(part, 11)
+    state = part.get_state()
+    again = train_iterator(rows, 4, 0, host, num_hosts, BUCKETS)
+    again.set_state(state)
+    share = slice(host * 4 // num_hosts, (host + 1) * 4 // num_hosts)
+    for batch, want in zip(taken(again, 19), whole[11:]):
+      np.testing.assert_array_equal(batch['ids'], want['ids'][share])
+
+
+def test_a_bucket_without_rows_has_no_turn():
+  batches = taken(train_iterator(documents([3] * 8), 4, 0, buckets=(2, 5)), 9)
+  assert {batch['ids'].shape for batch in batches} == {(4, 5)}
+
+
+@pytest.mark.parametrize(
+  ('settings', 'said'),
+  [
+    ({'buckets': (8, 8)}, r'data.buckets=\(8, 8\): lengths must grow'),
+    ({'buckets': (1,)}, 'from at least 2'),
+    ({'buckets': (16,)}, 'below data.length=16'),
+    ({'buckets': (8,), 'rows': 'packed'}, 'packed rows .* leave it empty'),
+    ({'buckets': (8,), 'model_padding': True}, 'modelled padding'),
+  ],
+)
+def test_buckets_that_make_no_sense(settings, said):
+  with pytest.raises(UserError, match=said):
+    DataConfig(**{'length': 16, 'rows': 'document', **settings})

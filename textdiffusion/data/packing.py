@@ -114,7 +114,18 @@ class Rows:
   def __len__(self) -> int:
     return len(self.tokens.ends) if self.kind == 'document' else self._packed
 
+  @property
+  def needed(self) -> np.ndarray:
+    """[rows] the least length that holds each."""
+    if self.kind == 'document':
+      return np.diff(self.tokens.ends, prepend=0)
+    return np.full(len(self), self.length)
+
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    return self.row(index, self.length)
+
+  def row(self, index: int, length: int) -> dict[str, np.ndarray]:
+    """Padded to `length`, which must hold it."""
     index = int(index)
     if not 0 <= index < len(self):
       raise IndexError(index)
@@ -126,10 +137,10 @@ class Rows:
       start = index * self.length
       stop = min(start + self.length, len(self.tokens.ids))
     count = stop - start
-    ids = np.full(self.length, self._pad_id, np.int32)
+    ids = np.full(length, self._pad_id, np.int32)
     ids[:count] = self.tokens.ids[start:stop]
-    segments = np.full(self.length, int(self._model_padding), np.int32)
-    positions = np.arange(self.length, dtype=np.int32)
+    segments = np.full(length, int(self._model_padding), np.int32)
+    positions = np.arange(length, dtype=np.int32)
     segments[:count] = 1
     if self.kind == 'packed' and self._respect:
       document = np.searchsorted(ends, np.arange(start, stop), side='right')
@@ -145,7 +156,8 @@ class PairRows:
   `joined`: {'ids', 'segments', 'positions', 'is_given'}, int32 and bool [L]:
   the source, which is given, the target, padding. `separate`: {'ids',
   'segments', 'positions'} of the target and {'source', 'source_segments'},
-  [source_length], of what an encoder reads.
+  [source_length], of what an encoder reads. needed: [rows] the least length
+  that holds each.
 
   Args:
     sources, targets: a split, document i of one to document i of the other.
@@ -187,11 +199,22 @@ class PairRows:
       )
     fits = ~is_long if long == 'drop' else np.ones_like(is_long)
     self.index = np.flatnonzero(fits)
+    if kind == 'joined':
+      needed = sizes[0] + sizes[1]
+    else:  # a row's source is as much shorter as its target
+      needed = np.maximum(
+        (sizes[0] - 1) * length // source_length + 1, sizes[1]
+      )
+    self.needed = np.minimum(needed[self.index], length)
 
   def __len__(self) -> int:
     return len(self.index)
 
   def __getitem__(self, place: int) -> dict[str, np.ndarray]:
+    return self.row(place, self.length)
+
+  def row(self, place: int, length: int) -> dict[str, np.ndarray]:
+    """Padded to `length`, which must hold it; its source in proportion."""
     place = int(place)
     if not 0 <= place < len(self):
       raise IndexError(place)
@@ -199,14 +222,15 @@ class PairRows:
     source, target = (_document(x, index) for x in (self.sources, self.tokens))
     if self._kind == 'joined':
       source, target = _fitted(source, target, self.length)
-      row = self._padded(np.concatenate([source, target]), self.length)
-      is_given = np.arange(self.length) < len(source)
+      row = self._padded(np.concatenate([source, target]), length)
+      is_given = np.arange(length) < len(source)
       return {**row, 'is_given': is_given}
-    row = self._padded(_shortened(target, self.length), self.length)
+    row = self._padded(_shortened(target, self.length), length)
     source = _shortened(source, self._room)
-    seen = np.zeros(self._room, np.int32)
+    room = -(-self._room * length // self.length)
+    seen = np.zeros(room, np.int32)
     seen[: len(source)] = source
-    is_there = np.arange(self._room) < len(source)
+    is_there = np.arange(room) < len(source)
     return {
       **row,
       'source': seen,

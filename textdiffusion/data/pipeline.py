@@ -8,9 +8,10 @@ iterator is how many batches it has given.
 import dataclasses
 import hashlib
 import importlib.metadata
+import itertools
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import grain
@@ -35,6 +36,9 @@ class DataConfig:
   """source: see `sources`. length: tokens in a row. batch_size: rows of the
   global batch. rows, respect_documents, model_padding: see `packing.Rows`;
   joined and separate rows, long and source_length: see `packing.PairRows`.
+  buckets: shorter lengths. A batch of training is as long as the first of them,
+  or `length`, that holds its rows, which it shares with no longer ones; each
+  length is compiled once. Evaluation has whole rows.
   holdout: the share of documents kept for evaluation. seed: of the shuffle."""
 
   source: str = 'python_docs'
@@ -46,6 +50,7 @@ class DataConfig:
   model_padding: bool = False
   source_length: int = 0
   long: Literal['refuse', 'cut', 'drop'] = 'refuse'
+  buckets: tuple[int, ...] = ()
   holdout: float = 0.05
   seed: int = 0
 
@@ -68,6 +73,17 @@ class DataConfig:
     if self.model_padding and self.rows == 'packed':
       raise UserError(
         'data.model_padding needs rows of one text each: set data.rows=document'
+      )
+    lengths = (1, *self.buckets, self.length)
+    if any(b <= a for a, b in itertools.pairwise(lengths)):
+      raise UserError(
+        f'data.buckets={self.buckets}: lengths must grow, from at least 2 to '
+        f'below data.length={self.length}'
+      )
+    if self.buckets and (self.rows == 'packed' or self.model_padding):
+      raise UserError(
+        f'data.buckets={self.buckets}: packed rows and modelled padding fill '
+        'every row; leave it empty'
       )
 
   def protocol(self) -> str:
@@ -194,8 +210,9 @@ def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
       + mend
     )
   settings = dataclasses.asdict(config)
-  of_pairs = () if paired is not None else ('source_length', 'long')
-  for name in ('batch_size', 'seed', 'tokenizer', 'source', *of_pairs):
+  unused = () if paired is not None else ('source_length', 'long')
+  unused += () if config.buckets else ('buckets',)
+  for name in ('batch_size', 'seed', 'tokenizer', 'source', *unused):
     del settings[name]
   told = (
     f'{source.fingerprint}/{tokenizer.fingerprint}/{sorted(settings.items())}'
@@ -258,29 +275,61 @@ def train_iterator(
   seed: int,
   host: int = 0,
   num_hosts: int = 1,
+  buckets: tuple[int, ...] = (),
 ) -> grain.DatasetIterator:
   """Batches of this host, for ever: dicts of [batch_size / num_hosts, L].
 
   `rows` [b] is each row's index in the global batch. Every epoch is a new
-  global shuffle that gives each row once. `get_state()` and `set_state()` are
-  exact, JSON-able, and the same for every number of hosts.
+  global shuffle that gives each row once, of each of the `buckets` for itself;
+  they take turns in proportion to their rows, and hosts have the same turns.
+  `get_state()` and `set_state()` are exact, JSON-able, and the same for every
+  number of hosts.
   """
   if batch_size % num_hosts:
     raise UserError(
       f'data.batch_size={batch_size} is not divisible by {num_hosts} hosts'
     )
   share = batch_size // num_hosts
-  order = grain.MapDataset.range(len(rows)).shuffle(seed=seed).repeat()
+  lengths, members = _buckets(rows, buckets)
+  orders = [
+    grain.MapDataset.range(len(rows_of)).shuffle(seed=(seed + i) % 2**32)
+    for i, rows_of in enumerate(members)
+  ]
+  orders = [order.repeat() for order in orders]
+  # Batch -> (whose it is, which of theirs).
+  turns = grain.MapDataset.mix(
+    [
+      grain.MapDataset.range(_FOREVER).map(lambda i, which=which: (which, i))
+      for which in range(len(members))
+    ],
+    [len(rows_of) for rows_of in members],
+  )
 
   def fetch(index: int) -> dict[str, Any]:
     batch, place = divmod(index, share)
     row = host * share + place
-    taken: Any = order[batch * batch_size + row]
-    return {**rows[taken], 'rows': np.int32(row)}
+    turn: Any = turns[batch]
+    which, number = turn
+    taken: Any = orders[which][number * batch_size + row]
+    found = rows.row(members[which][taken], lengths[which])
+    return {**found, 'rows': np.int32(row)}
 
   batches = grain.MapDataset.range(_FOREVER).map(fetch).batch(share)
   options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=16)
   return iter(batches.to_iter_dataset(options))
+
+
+def _buckets(
+  rows: Rows | PairRows, shorter: tuple[int, ...]
+) -> tuple[list[int], list[Sequence[int]]]:
+  """Lengths that have rows, and which rows they have."""
+  if not shorter:
+    return [rows.length], [range(len(rows))]
+  lengths = [*shorter, rows.length]
+  which = np.searchsorted(lengths, rows.needed)
+  members: list[Any] = [np.flatnonzero(which == i) for i in range(len(lengths))]
+  some = [i for i, found in enumerate(members) if len(found)]
+  return [lengths[i] for i in some], [members[i] for i in some]
 
 
 def eval_batches(
