@@ -25,7 +25,7 @@ demo: install
 	@echo "Open $(DEMO)/report.html in a browser."
 
 test: install
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 lint: install
 	$(BIN)/ruff check .

@@ -69,7 +69,7 @@ def test_config(path):
   config = shrunk(config)
   method, denoiser = build(config, AnyTokenizer())
   optimizer = build_optimizer(config.train.optimizer, config.train.steps)
-  state = init_state(denoiser, optimizer, jax.random.key(0), method)
+  init = lambda key: init_state(denoiser, optimizer, key, method)
   rows, length = 2 * config.train.accumulate, method.length or 8
   ids = np.random.default_rng(0).integers(0, 36, (rows, length), np.int32)
   batch = {
@@ -84,10 +84,11 @@ def test_config(path):
     batch |= {'source': ids, 'source_segments': np.ones_like(ids)}
   step = make_train_step(method, denoiser, optimizer, config.train)
   if not path.stem.endswith(SMALL):
+    state = jax.eval_shape(init, jax.random.key(0))
     _, metrics = jax.eval_shape(step, state, batch)
     assert metrics['loss'].shape == ()
     return
-  step = jax.jit(step)
+  state, step = init(jax.random.key(0)), jax.jit(step)
   state, metrics = step(state, batch)
   state, metrics = step(state, batch)
   assert math.isfinite(metrics['loss']) and not metrics['skipped']
