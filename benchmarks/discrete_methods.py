@@ -51,7 +51,7 @@ from textdiffusion.training.optim import OptimizerConfig
 from textdiffusion.training.state import TrainConfig
 
 RESULTS = Path(__file__).parent / 'results' / 'discrete_methods.jsonl'
-STEPS, BATCH, SAMPLES = 400, 32, 64
+STEPS, BATCH_TOKENS, SAMPLES = 400, 2048, 64
 JUDGE = 'judge'  # an autoregressive model trained four times as long
 
 
@@ -104,7 +104,10 @@ def config_of(name: str, corpus: str, seed: int, text: str = '') -> Config:
   return Config(
     method=entry.method,
     data=dataclasses.replace(
-      data, batch_size=BATCH // entry.cost, seed=seed, holdout=0.1
+      data,
+      batch_size=BATCH_TOKENS // data.length // entry.cost,
+      seed=seed,
+      holdout=0.1,
     ),
     # Every network is told the time, the autoregressive one always 0.
     model=TransformerConfig(
