@@ -16,7 +16,8 @@ import jax
 import numpy as np
 
 from benchmarks import common
-from textdiffusion.core.types import Condition, bind
+from textdiffusion.core.binding import bind
+from textdiffusion.core.types import Condition
 from textdiffusion.methods.diffusion_lm import DiffusionLM
 from textdiffusion.nn.transformer import build_denoiser
 from textdiffusion.sampling.generate import SampleConfig, generate

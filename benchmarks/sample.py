@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from benchmarks import common
-from textdiffusion.core.types import bind
+from textdiffusion.core.binding import bind
 from textdiffusion.methods.autoregressive import Autoregressive
 from textdiffusion.methods.mdlm import MDLM
 from textdiffusion.nn.transformer import build_denoiser, flops_per_token

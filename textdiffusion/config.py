@@ -83,6 +83,16 @@ def build(
       f'which has a schedule for each position, and data.length='
       f'{config.data.length}: set both alike'
     )
+  if method.block > config.data.length:
+    raise UserError(
+      f'method.block={method.block}: a row has data.length='
+      f'{config.data.length} tokens; lower it'
+    )
+  if method.length and config.data.buckets:
+    raise UserError(
+      f'data.buckets={config.data.buckets}: {type(config.method).__name__} has '
+      'a schedule for each position of whole rows; leave it empty'
+    )
   is_separate = config.data.rows == 'separate'
   if is_separate != (config.model.encoder_layers > 0):
     raise UserError(

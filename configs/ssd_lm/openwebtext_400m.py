@@ -1,11 +1,11 @@
-"""SSD-LM at the scale of its paper, a row at once.
+"""SSD-LM at the scale of its paper, 25 tokens at a time.
 
   python -m launch.train --config=configs/ssd_lm/openwebtext_400m.py \
     --workdir=runs/ssd_lm_owt
 
 OpenWebText is built by TFDS; tokenizer.json is RoBERTa's. Cost: 100,000 steps
 of 6,144 rows of 200 tokens, 123 billion; not run here. The paper starts from
-RoBERTa-large and writes blocks of 25 tokens, one after another.
+RoBERTa-large.
 """
 
 from textdiffusion.config import Config
@@ -22,7 +22,7 @@ from textdiffusion.training.state import TrainConfig
 
 def get_config() -> Config:
   return Config(
-    method=SSDLM(),
+    method=SSDLM(block=25),
     data=DataConfig(
       source='tfds:openwebtext/train?key=text',
       tokenizer=TokenizerConfig('huggingface', path='tokenizer.json'),

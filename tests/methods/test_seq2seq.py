@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from textdiffusion.core.binding import anchored, bind
 from textdiffusion.core.types import (
   X0,
   Batch,
@@ -15,8 +16,6 @@ from textdiffusion.core.types import (
   Model,
   UserError,
   Vocab,
-  anchored,
-  bind,
 )
 from textdiffusion.methods.ar_diffusion import ARDiffusion
 from textdiffusion.methods.autoregressive import Autoregressive
@@ -219,14 +218,73 @@ def test_a_noisy_source_is_x_start_at_every_time():
   away = (spy[0][0] - clean)[given]
   std = float(method.process.marginal(jnp.zeros(()), 1 / 20).std[0])
   assert 0.5 * std < away.std() < 2 * std
-  bound = method.evaluator(
-    anchored(
-      bind(denoiser, params, method.head), Batch.of(batch, jnp.full(ROWS, 0.5))
-    ),
-    KEY,
-    Batch.of(batch, jnp.full(ROWS, 0.5)),
-  )
+  rows = Batch.of(batch, jnp.full(ROWS, 0.5))
+  model = anchored(bind(denoiser, params, method.head), rows)
+  bound = jax.jit(lambda key: method.evaluator(model, key, rows))(KEY)
   assert jnp.isfinite(bound[0]).all()
+
+
+def test_noise_around_a_learnt_vector():
+  """DiffuSeq v2: the network sees sqrt(alpha) (E - m) + sqrt(1 - alpha) eps + m
+  of a target and E of a source. So with embeddings E - m the first version sees
+  the same less m, and says the same tokens of the same features."""
+  first, second = (
+    DiffuSeq(num_steps=20, size=3, absorb=absorb).build(VOCAB)
+    for absorb in (None, 0.0)
+  )
+  bare, spies, batch = network(first), (Spy(), Spy()), joined()
+  ours = second.extend(spies[1].of(bare))
+  params = moved(ours.init(KEY))
+  mean = params['method']['mean']
+  shifted = {
+    **params['network'],
+    'embedding': params['network']['embedding'] - mean,
+  }
+  rows = Batch.of(batch, (jnp.arange(ROWS) + 0.5) / ROWS)
+  for method, denoiser, values in (
+    (first, spies[0].of(bare), shifted),
+    (second, ours, params),
+  ):
+    model = anchored(bind(denoiser, values, method.head), rows)
+    loss = lambda key, method=method, model=model: method.objective(
+      model, key, rows
+    )
+    jax.jit(loss)(KEY)
+  jax.effects_barrier()
+  np.testing.assert_allclose(spies[1][0][0], spies[0][0][0] + mean, atol=1e-5)
+  given = np.asarray(batch['is_given'])
+  clean = np.asarray(params['network']['embedding'])[np.asarray(batch['ids'])]
+  np.testing.assert_allclose(spies[1][0][0][given], clean[given], atol=1e-6)
+  x = jax.random.normal(KEY, (2, LENGTH, 3))
+  model = bind(ours, params, second.head)
+  np.testing.assert_allclose(
+    model.round(x), bare.round(params['network'], x + mean), atol=1e-6
+  )
+  np.testing.assert_allclose(model.table, shifted['embedding'], atol=1e-6)
+  said = bare.apply(params['network'], x + mean, 0.5, Condition()) - mean
+  np.testing.assert_allclose(model.denoise(x, 0.5).value, said, atol=1e-5)
+
+
+def test_the_learnt_vector_is_trained():
+  method = DiffuSeq(num_steps=20, size=3, absorb=0.5).build(VOCAB)
+  denoiser = network(method)
+  start, end = (
+    trained(method, denoiser, joined(), n)[0].params['method'] for n in (0, 2)
+  )
+  assert (start['mean'] != end['mean']).all()
+
+
+@pytest.mark.parametrize(
+  ('wrong', 'said'),
+  [
+    ({'absorb': 1.5}, r'method.absorb=1.5: must be in \[0, 1\]'),
+    ({'absorb': 0.5, 'predict': 'eps'}, 'has method.predict=x0'),
+    ({'absorb': 0.5, 'loss': 'bound'}, 'has method.loss=simple'),
+  ],
+)
+def test_the_second_version_is_of_one_loss(wrong, said):
+  with pytest.raises(UserError, match=said):
+    DiffuSeq(**wrong)
 
 
 @pytest.mark.parametrize(
@@ -536,7 +594,10 @@ def test_one_coin_shows_the_estimate():
     (lambda: SSDLM(scale=0.0), 'method.scale=0.0: must be positive'),
     (lambda: SSDLM(num_steps=2), 'method.num_steps=2: must be at least 3'),
     (lambda: FlowLM(bound_steps=1), 'method.bound_steps=1: must be at least 3'),
-    (lambda: ARDiffusion(loss='bound'), 'method.loss=bound: of AR-Diffusion'),
+    (
+      lambda: ARDiffusion(times='told_apart'),
+      'times=told_apart: of AR-Diffusion',
+    ),
     (lambda: DiffusionLM(std=0), 'method.std=0: must be positive'),
   ],
 )

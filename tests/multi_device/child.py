@@ -14,7 +14,7 @@ def main(mesh: str, workdir: str = '', port: str = '', count='1', index='0'):
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
     jax.distributed.initialize(f'127.0.0.1:{port}', int(count), int(index))
   from tests.training import tiny
-  from textdiffusion.core.types import bind
+  from textdiffusion.core.binding import bind
   from textdiffusion.sampling.generate import SampleConfig, generate
   from textdiffusion.sampling.prompts import blank
   from textdiffusion.training.checkpoint import Run

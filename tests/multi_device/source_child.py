@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from textdiffusion.core.types import Condition, Vocab, bind
+from textdiffusion.core.binding import bind
+from textdiffusion.core.types import Condition, Vocab
 from textdiffusion.methods.seqdiffuseq import SeqDiffuSeq
 from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
 from textdiffusion.sampling.generate import SampleConfig, generate

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from textdiffusion.core.types import X0, Condition, Features, bind, typed
+from textdiffusion.core.binding import bind
+from textdiffusion.core.types import X0, Condition, Features, typed
 from textdiffusion.nn.layout import specs
 from textdiffusion.nn.transformer import (
   TransformerConfig,

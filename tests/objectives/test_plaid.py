@@ -7,7 +7,8 @@ import optax
 import pytest
 
 from tests.objectives.test_score_interpolation import Law, rows_of
-from textdiffusion.core.types import Condition, UserError, Vocab, bind
+from textdiffusion.core.binding import bind
+from textdiffusion.core.types import Condition, UserError, Vocab
 from textdiffusion.methods.plaid import Plaid
 from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
 from textdiffusion.objectives.plaid import ContinuousBound

@@ -214,6 +214,9 @@ def test_the_simplex_is_a_network_over_numbers():
   np.testing.assert_allclose(
     denoiser.expect(params, 50.0 * corner), corner, atol=1e-9
   )
+  weights = jax.nn.softmax(jax.random.normal(KEY, (1, 3, SIZE)))
+  read = jax.nn.softmax(denoiser.round(params, 2 * weights - 1))
+  np.testing.assert_allclose(read, weights, rtol=1e-6)
   say = lambda x: denoiser.apply(params, x, 0.5, Condition())
   plain = build_denoiser(config, SIZE)
   weights = jax.nn.softmax(5.0 * corner)

@@ -1,9 +1,12 @@
 """Chains of features end to end: given tokens, clamping, what is refused."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from textdiffusion.core.types import X0, Model, UserError
 from textdiffusion.processes.variance_preserving import VariancePreserving
@@ -117,6 +120,46 @@ def test_clamping_takes_the_nearest_embedding():
   assert is_same(none, every) == [True, False, False, False, False]
 
 
+@pytest.mark.parametrize('top_p', [1.0, 0.6])
+def test_clamping_draws_tokens(top_p):
+  """Of p(w | estimate), within the nucleus: 20,000 draws by chi-square at 1e-5;
+  positions are drawn on their own, and the chain goes on from the token."""
+  said = jnp.asarray([0.4, -0.8, 0.5, 0.1])
+  config = SampleConfig(
+    steps=2,
+    sampler='renoise',
+    top_p=top_p,
+    latent=Latent(clamp=1.0, to='drawn'),
+  )
+  free = Canvas(jnp.zeros((10_000, 2), int), jnp.zeros((10_000, 2), bool))
+  model = model_of(lambda x, t: jnp.broadcast_to(said, x.shape))
+  ids = np.asarray(run(model, config, given=free).ids)
+  p = np.asarray(jax.nn.softmax(model.round(said)), np.float64)
+  order = np.argsort(-p)
+  kept = order[: 1 + np.searchsorted(np.cumsum(p[order]), top_p)]
+  p = np.where(np.isin(np.arange(9), kept), p, 0) / p[kept].sum()
+  assert top_p == 1 or 1 < len(kept) < 9
+  pairs = np.bincount(9 * ids[:, 0] + ids[:, 1], minlength=81)
+  want = 10_000 * np.outer(p, p).ravel()
+  assert (pairs[want == 0] == 0).all()
+  some = want >= 5
+  cells = [np.append(x[some], x[~some].sum()) for x in (pairs, want)]
+  found = stats.chisquare(*(x[cells[1] > 0] for x in cells))
+  assert found.pvalue > 1e-5
+  seen = []
+
+  def says(x, t):
+    jax.debug.callback(lambda x: seen.append(x), x, ordered=True)
+    return jnp.broadcast_to(said, x.shape)
+
+  still = dataclasses.replace(config, temperature=0.0)
+  last = run(model_of(says), still, given=free)
+  jax.effects_barrier()
+  corners = np.asarray(TABLE[last.trace.ids[1]])
+  level = PROCESS.marginal(corners, config.times(STEPS)[1]).mean
+  np.testing.assert_allclose(seen[1], level, rtol=1e-5, atol=1e-6)
+
+
 def test_a_python_loop_draws_the_same():
   """scan = loop, to the bit of the tokens."""
   config = SampleConfig(steps=3, grid='uniform')
@@ -154,7 +197,8 @@ def test_the_last_estimate_is_shown():
       'must be one of ancestral, ddim.*mean ddim',
     ),
     (SampleConfig(steps=51), 'sample.steps=51: the process has 50 steps'),
-    (SampleConfig(top_p=0.5), r'sample.top_p=0.5: this method has features'),
+    (SampleConfig(top_p=0.5), r'sample.top_p=0.5: no token is drawn'),
+    (SampleConfig(latent=Latent(to='drawn')), 'set sample.latent.clamp=1'),
     (
       SampleConfig(stop_early=True),
       'sample.stop_early=True.*leave it at False',

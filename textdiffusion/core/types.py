@@ -5,7 +5,6 @@ Shapes are written for one sequence and indexed from the right: `[L]` tokens,
 a scalar or broadcasts against `[L]`; t = 0 is clean, t = 1 is noise, s < t.
 """
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
@@ -182,6 +181,15 @@ class Batch(NamedTuple):
     """[B, L] whose losses are counted: no padding and nothing given."""
     return is_counted(self.segments, self.is_given)
 
+  def block(self, start: Array, size: int) -> 'Batch':
+    """Only `size` tokens of a row, from `start` [B] or [] on, are to be made:
+    those before are given, and nobody sees those after."""
+    since = jnp.arange(self.ids.shape[1]) - jnp.reshape(start, (-1, 1))
+    before = jnp.broadcast_to(since < 0, self.ids.shape)
+    given = before if self.is_given is None else self.is_given | before
+    segments = jnp.where(since < size, self.segments, 0)
+    return self._replace(segments=segments, is_given=given)
+
   def condition(self, dropout_key: Key | None = None) -> Condition:
     """What the network sees of it beside x and t."""
     return Condition(
@@ -321,6 +329,7 @@ class Model(NamedTuple):
   embed: ids [L] -> features [L, D], latent methods.
   round: features [L, D] -> token logits [L, K], latent methods.
   expect: token logits [L, K] -> their mean features [L, D], latent methods.
+  within: segments [B, L] -> the same where tokens see only their own.
   """
 
   denoise: DenoiseFn
@@ -333,83 +342,7 @@ class Model(NamedTuple):
   embed: Callable[[Array], Array] | None = None
   round: Callable[[Array], Array] | None = None
   expect: Callable[[Array], Array] | None = None
-
-
-def bind(
-  denoiser: Denoiser,
-  params: PyTree,
-  head: HeadFn,
-  condition: Condition = Condition(),  # noqa: B008 an immutable tuple
-  method_state: PyTree = (),
-) -> Model:
-  """Closes a network over what does not change from call to call.
-
-  Most networks are trained with one time a row, so where the times of a row
-  differ (prompts have t = 0) they are told the largest. A source is read here,
-  once.
-  """
-  if condition.source is not None:
-    if denoiser.encode is None:
-      raise UserError(
-        'rows with a source need an encoder: --set=model.encoder_layers=6, or '
-        '--set=data.rows=joined'
-      )
-    condition = condition._replace(memory=denoiser.encode(params, condition))
-
-  def denoise(x: X, t: Time) -> Head:
-    told = t
-    if jnp.ndim(t) == 2 and not denoiser.tells_each:
-      told = jnp.max(t, axis=-1, keepdims=True)
-    return head(denoiser.apply(params, x, told, condition), x, t)
-
-  def decode(ids: Array, cache: PyTree, start: Array) -> tuple[Head, PyTree]:
-    assert denoiser.decode is not None
-    raw, cache = denoiser.decode(params, ids, cache, start, condition)
-    return head(raw, ids, 0.0), cache
-
-  closed = lambda f: f and functools.partial(f, params)
-  return Model(
-    denoise,
-    denoiser.init_cache,
-    decode if denoiser.decode is not None else None,
-    denoiser.uses_time,
-    denoiser.table(params) if denoiser.table is not None else None,
-    denoiser.method_params(params),
-    method_state,
-    closed(denoiser.embed),
-    closed(denoiser.round),
-    closed(denoiser.expect),
-  )
-
-
-def anchored(model: Model, batch: Batch) -> Model:
-  """The network shown given tokens as they are, whatever noise did to them.
-
-  Of features the first D numbers of a token are x_t; more may follow.
-  """
-  given = batch.is_given
-  if given is None:
-    return model
-  clean: Any = batch.ids
-  if model.embed is not None:
-    clean = model.embed(batch.ids)
-
-  def shown(x: Any) -> Any:
-    if isinstance(x, Mixture):
-      one = jnp.zeros_like(x.weights).at[..., 0].set(1)
-      ids = jnp.where(given[..., None], batch.ids[..., None], x.ids)
-      return Mixture(ids, jnp.where(given[..., None], one, x.weights))
-    if model.embed is not None:
-      size = clean.shape[-1]
-      mended = jnp.where(given[..., None], clean, x[..., :size])
-      return jnp.concatenate([mended, x[..., size:]], -1)
-    if jnp.issubdtype(x.dtype, jnp.integer):
-      return jnp.where(given, clean, x)
-    return jnp.where(
-      given[..., None], jax.nn.one_hot(clean, x.shape[-1], dtype=x.dtype), x
-    )
-
-  return model._replace(denoise=lambda x, t: model.denoise(shown(x), t))
+  within: Callable[[Array], 'Model'] | None = None
 
 
 class Objective(Protocol):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from textdiffusion.core.binding import bind
 from textdiffusion.core.keys import stream
 from textdiffusion.core.types import (
   Array,
@@ -15,7 +16,6 @@ from textdiffusion.core.types import (
   Denoiser,
   PyTree,
   UserError,
-  bind,
 )
 from textdiffusion.data.pipeline import DataConfig
 from textdiffusion.data.tokenizers import Tokenizer
@@ -98,8 +98,10 @@ def answers(
     )
     model = bind(denoiser, params, method.head, condition, state)
     canvas = Canvas(batch['ids'], batch['is_given'])
-    one = lambda key: generate(method.sampler, model, key, canvas, config).ids
-    return jax.vmap(one)(jax.random.split(key, candidates))
+    one = lambda key: generate(
+      method.sampler, model, key, canvas, config, block=method.block
+    )
+    return jax.vmap(one)(jax.random.split(key, candidates)).ids
 
   for number in range(math.ceil(len(rows) / batch_size)):
     part = rows[number * batch_size : (number + 1) * batch_size]

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import jax
 
+from textdiffusion.core.binding import bind
 from textdiffusion.core.keys import stream
-from textdiffusion.core.types import Denoiser, PyTree, bind
+from textdiffusion.core.types import Denoiser, PyTree
 from textdiffusion.data.tokenizers import Tokenizer
 from textdiffusion.methods.method import Method
 from textdiffusion.sampling.generate import (
@@ -59,7 +60,9 @@ def fill(
   @jax.jit
   def run(params: PyTree) -> Samples:
     model = bind(denoiser, params, method.head, method_state=method_state)
-    return generate(method.sampler, model, key, canvas, config, trace)
+    return generate(
+      method.sampler, model, key, canvas, config, trace, method.block
+    )
 
   samples, given = jax.device_get((run(params), canvas))
   if samples.is_given is not None:

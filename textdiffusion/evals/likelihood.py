@@ -13,15 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from textdiffusion.core.binding import anchored, bind
 from textdiffusion.core.keys import row_keys, stream
 from textdiffusion.core.types import (
   Array,
   Batch,
   Denoiser,
+  Key,
   PyTree,
   UserError,
-  anchored,
-  bind,
   is_counted,
 )
 from textdiffusion.methods.method import Method
@@ -71,22 +71,34 @@ def row_totals(
   def totals(
     params: PyTree, batch: dict[str, Array], method_state: PyTree = ()
   ) -> tuple[Array, dict[str, Array]]:
-    rows = Batch.of(batch, jnp.zeros(len(batch['rows'])))
-    condition = rows.condition()
-    model = bind(denoiser, params, method.head, condition, method_state)
-    model = anchored(model, rows)
+    whole = Batch.of(batch, jnp.zeros(len(batch['rows'])))
 
-    def one(draw: Array) -> tuple[Array, dict[str, Array]]:
-      key_u, key_x = jax.random.split(jax.random.fold_in(key, draw))
-      jitter = jax.vmap(lambda k: jax.random.uniform(k, minval=2.0**-24))(
-        row_keys(key_u, batch['rows'])
-      )
-      seen = rows._replace(u=(draw + jitter) / draws)
-      nats, terms = method.evaluator(model, key_x, seen)
-      add = lambda x: jnp.where(rows.is_counted, x, 0.0).sum(-1)
-      return add(nats), jax.tree.map(add, terms)
+    def of(key: Key, rows: Batch) -> tuple[Array, dict[str, Array]]:
+      condition = rows.condition()
+      model = bind(denoiser, params, method.head, condition, method_state)
+      model = anchored(model, rows)
 
-    return jax.lax.map(one, jnp.arange(draws))
+      def one(draw: Array) -> tuple[Array, dict[str, Array]]:
+        key_u, key_x = jax.random.split(jax.random.fold_in(key, draw))
+        jitter = jax.vmap(lambda k: jax.random.uniform(k, minval=2.0**-24))(
+          row_keys(key_u, batch['rows'])
+        )
+        seen = rows._replace(u=(draw + jitter) / draws)
+        nats, terms = method.evaluator(model, key_x, seen)
+        add = lambda x: jnp.where(rows.is_counted, x, 0.0).sum(-1)
+        return add(nats), jax.tree.map(add, terms)
+
+      return jax.lax.map(one, jnp.arange(draws))
+
+    if not method.block:
+      return of(key, whole)
+    # -log p of a row is the sum of those of its blocks given what is before.
+    of_block = lambda start: of(
+      jax.random.fold_in(key, start), whole.block(start, method.block)
+    )
+    starts = jnp.arange(0, whole.ids.shape[1], method.block)
+    parts = jax.lax.map(of_block, starts)
+    return jax.tree.map(lambda x: x.sum(0), parts)
 
   return totals
 

@@ -11,14 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from textdiffusion.core.types import (
-  Array,
-  Batch,
-  Denoiser,
-  PyTree,
-  UserError,
-  bind,
-)
+from textdiffusion.core.binding import bind
+from textdiffusion.core.types import Array, Batch, Denoiser, PyTree, UserError
 from textdiffusion.methods.method import Method
 
 

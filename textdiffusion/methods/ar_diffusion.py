@@ -13,21 +13,16 @@ from textdiffusion.schedules.times import multi_level, place
 
 @dataclasses.dataclass(frozen=True)
 class ARDiffusion(DiffusionLM):
-  """As `DiffusionLM`, of the simple loss; the network is told every time.
-
-  It reports no bound: that of `DiffusionLM` is of one time for all.
-  """
+  """As `DiffusionLM`, at uniform times; the network is told every one."""
 
   size: int = 128
 
   def __post_init__(self) -> None:
     super().__post_init__()
-    for name, only in (('loss', 'simple'), ('times', 'uniform')):
-      if getattr(self, name) != only:
-        raise UserError(
-          f'method.{name}={getattr(self, name)}: of AR-Diffusion it must be '
-          f'{only}'
-        )
+    if self.times != 'uniform':
+      raise UserError(
+        f'method.times={self.times}: of AR-Diffusion it must be uniform'
+      )
 
   def build(self, vocab: Vocab) -> Method:
     made = super().build(vocab)
@@ -39,10 +34,10 @@ class ARDiffusion(DiffusionLM):
       t = multi_level(config.times(), length, size)
       return place(t, size) / size
 
-    objective = dataclasses.replace(made.objective, multi_level=True)  # ty: ignore[invalid-argument-type]
+    apart = lambda loss: dataclasses.replace(loss, multi_level=True)
     return made._replace(
-      objective=objective,
-      evaluator=objective,
+      objective=apart(made.objective),
+      evaluator=apart(made.evaluator),
       sampler=latent_sampler(made.process, size, grid=grid),
       wrap=lambda denoiser: denoiser._replace(tells_each=True),
     )

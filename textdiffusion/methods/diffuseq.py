@@ -1,15 +1,28 @@
-"""DiffuSeq: a source and its noised target in one sequence (Gong et al. 2023).
+"""DiffuSeq: a source and its noised target in one sequence (Gong et al. 2023a),
+and its second version (2023b), whose noise is around a learnt vector.
 
 Partial noising is not of the method: rows that say what is given
 (`data.rows=joined`) anchor it for every method here.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
-from textdiffusion.core.types import UserError, Vocab
+import jax
+
+from textdiffusion.core.types import (
+  Array,
+  Condition,
+  Denoiser,
+  Key,
+  PyTree,
+  Time,
+  UserError,
+  Vocab,
+)
 from textdiffusion.methods.diffusion_lm import DiffusionLM
 from textdiffusion.methods.method import Method
+from textdiffusion.objectives.end_to_end import EndToEnd
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,11 +32,15 @@ class DiffuSeq(DiffusionLM):
   source: noisy is as released: training shows the source with the noise of the
   first step, which sampling does not. counted: all is as released: losses of
   the source count too, and the paper's do not.
+  absorb: of the second version. Noise has a learnt mean m, and training shows m
+  in place of a position with a chance of `absorb` times the noise's standard
+  deviation: 0.5 in the released commands. None is the first version.
   """
 
   size: int = 128
   source: Literal['clean', 'noisy'] = 'clean'
   counted: Literal['target', 'all'] = 'target'
+  absorb: float | None = None
 
   def __post_init__(self) -> None:
     super().__post_init__()
@@ -32,15 +49,54 @@ class DiffuSeq(DiffusionLM):
         f'method.source=noisy with method.loss={self.loss}: a noisy source is '
         'of the released loss; set method.loss=simple or method.source=clean'
       )
+    if self.absorb is None:
+      return
+    if not 0 <= self.absorb <= 1:
+      raise UserError(f'method.absorb={self.absorb}: must be in [0, 1]')
+    for name, needed in (('loss', 'simple'), ('predict', 'x0')):
+      if getattr(self, name) != needed:
+        raise UserError(
+          f'method.{name}={getattr(self, name)} with method.absorb='
+          f'{self.absorb}: the second version has method.{name}={needed}'
+        )
 
   def build(self, vocab: Vocab) -> Method:
     made = super().build(vocab)
     is_noisy = self.source == 'noisy'
-    objective = made.objective
-    if is_noisy:
-      objective = dataclasses.replace(objective, noisy_source=True)  # ty: ignore[invalid-argument-type]
-    return made._replace(
+    objective: Any = made.objective
+    if isinstance(objective, EndToEnd):
+      objective = dataclasses.replace(
+        objective, noisy_source=is_noisy, absorb=self.absorb or 0.0
+      )
+    made = made._replace(
       objective=objective,
       anchors=not is_noisy,
       counts_given=self.counted == 'all',
     )
+    if self.absorb is None:
+      return made
+
+    def init(key: Key) -> PyTree:
+      return {'mean': jax.random.normal(key, (self.size,)) / self.size**0.5}
+
+    return made._replace(init_params=init, wrap=centred)
+
+
+def centred(denoiser: Denoiser) -> Denoiser:
+  """Noise around m, the method's parameter `mean`, [D]: what is seen outside is
+  x - m, so that its origin is m, and what the network sees is x."""
+  assert denoiser.table and denoiser.embed and denoiser.round
+  table, embed, round_ = denoiser.table, denoiser.embed, denoiser.round
+  mean = lambda params: denoiser.method_params(params)['mean']
+
+  def apply(params: PyTree, x: Any, t: Time, condition: Condition) -> Array:
+    said = denoiser.apply(params, x + mean(params), t, condition)
+    return said - mean(params)
+
+  return denoiser._replace(
+    apply=apply,
+    table=lambda params: table(params) - mean(params),
+    embed=lambda params, ids: embed(params, ids) - mean(params),
+    round=lambda params, x: round_(params, x + mean(params)),
+    expect=None,
+  )

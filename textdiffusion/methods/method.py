@@ -51,6 +51,8 @@ class Method(NamedTuple):
   anchors: whether training shows the network given tokens, such as a source,
     as they are; else their noise is the objective's.
   counts_given: whether their losses count in training.
+  block: a text is made so many tokens at a time, left to right, each block
+    given those before it; 0: a row at once.
   """
 
   process: Any
@@ -70,6 +72,7 @@ class Method(NamedTuple):
   wrap: Callable[[Denoiser], Denoiser] | None = None
   anchors: bool = True
   counts_given: bool = False
+  block: int = 0
 
   @property
   def width(self) -> int:

@@ -1,5 +1,5 @@
-"""Diffusion on the simplex: SSD-LM (Han et al. 2023) and TESS (Mahabadi et al.
-2024), all of a row at once.
+"""Diffusion on the simplex: SSD-LM (Han et al. 2023), a block of tokens after
+another, and TESS (Mahabadi et al. 2024), a row at once.
 
 A token is a corner of [-1, 1]^V, and noise is added to all V numbers; the
 network sees the embeddings mixed by their softmax and says tokens.
@@ -40,15 +40,18 @@ from textdiffusion.schedules.variances import (
 class SSDLM:
   """schedule: of alpha on num_steps steps. scale: of the logits at a corner, k:
   the network sees softmax(k x). self_condition: TESS's mean of that and the
-  last estimate, the chance that training shows one; None for never.
+  last estimate, the chance that training shows one; None for never. block:
+  tokens that are made at once, given those before; 0: a row.
 
-  `sample.sampler=renoise` with `sample.latent.clamp=1` is SSD-LM's decoding.
+  SSD-LM decodes by `sample.sampler=renoise` with `sample.latent.clamp=1`, and
+  with `sample.latent.to=drawn` within `sample.top_p`.
   """
 
   schedule: Variances = SquaredCosine(1e-4)
   num_steps: int = 5000
   scale: float = 5.0
   self_condition: float | None = None
+  block: int = 0
 
   def __post_init__(self) -> None:
     check_chance(self.self_condition)
@@ -56,6 +59,8 @@ class SSDLM:
       raise UserError(f'method.num_steps={self.num_steps}: must be at least 3')
     if self.scale <= 0:
       raise UserError(f'method.scale={self.scale}: must be positive')
+    if self.block < 0:
+      raise UserError(f'method.block={self.block}: must be at least 0')
 
   def build(self, vocab: Vocab) -> Method:
     process = VariancePreserving(tabulated(self.schedule, self.num_steps))
@@ -73,6 +78,7 @@ class SSDLM:
       causal=False,
       num_states=vocab.size,
       wrap=lambda denoiser: on_simplex(denoiser, self.scale),
+      block=self.block,
     )
 
 
@@ -99,6 +105,7 @@ def on_simplex(denoiser: Denoiser, scale: float) -> Denoiser:
     apply=apply,
     table=None,
     embed=lambda params, ids: 2 * jax.nn.one_hot(ids, size) - 1,
-    round=lambda params, x: scale * x,
+    # Of an estimate, which is a mean of corners, the log of their weights.
+    round=lambda params, x: jnp.log(jnp.maximum((x + 1) / 2, 1e-20)),
     expect=lambda params, logits: 2 * jax.nn.softmax(logits) - 1,
   )

@@ -72,6 +72,8 @@ class EndToEnd:
   self_condition: the chance that the network is shown its own estimate, made
   of the same x_t without one; None where it never sees any. noisy_source: given
   tokens are x_start at every t, as released by DiffuSeq, and not embeddings.
+  absorb: times the noise's standard deviation, the chance that a position is
+  shown at the origin (DiffuSeq v2's soft absorbing state); 0 for never.
   multi_level: each position has a time of its own, see `times.multi_level`.
   """
 
@@ -80,6 +82,7 @@ class EndToEnd:
   weights: Weights = static(default=Weights())
   self_condition: float | None = static(default=None)
   noisy_source: bool = static(default=False)
+  absorb: float = static(default=0.0)
   multi_level: bool = static(default=False)
   estimand: Literal['nelbo', 'surrogate'] = static(default='surrogate')
 
@@ -99,6 +102,8 @@ class EndToEnd:
 
     keys = row_keys(key, batch.rows)
     start, xt = jax.vmap(noised)(keys, embedded, t)
+    if self.absorb:
+      xt = now.absorbed(stream(key, 'absorb'), batch.rows, xt, t)
     if self.noisy_source and batch.is_given is not None:
       xt = jnp.where(batch.is_given[..., None], start, xt)
     seen = xt
@@ -125,6 +130,13 @@ class EndToEnd:
     if isinstance(seen, LeastNoise):
       u = seen.time + (1 - seen.time) * u
     return discrete(u, self.num_steps)[1], jnp.ones_like(u)
+
+  def absorbed(self, key: Key, rows: Array, xt: Array, t: Time) -> Array:
+    """[B, L, D] with some positions at the origin."""
+    chance = self.absorb * self.process.marginal(xt, t).std
+    draw = lambda key: jax.random.uniform(key, xt.shape[1:2])
+    u = jax.vmap(draw)(row_keys(key, rows))
+    return jnp.where((u < chance[..., 0])[..., None], 0.0, xt)
 
   def start(self, clean: Array, noise: Array) -> Array:
     """Embeddings, standard normal [L, D] -> x_start."""

@@ -15,7 +15,7 @@ from textdiffusion.processes.variance_preserving import (
   VariancePreserving,
   estimate_of,
 )
-from textdiffusion.schedules.times import discrete
+from textdiffusion.schedules.times import discrete, multi_level, place
 
 
 @pytree
@@ -30,7 +30,8 @@ class LatentBound:
   is the embedding, as both are trained.
 
   self_condition: the network is shown its estimate from the same x_t: one more
-  call, and still a Markov chain.
+  call, and still a Markov chain. multi_level: positions go their own ways, see
+  `times.multi_level`, of which each of the L + T - 2 units is a step.
 
   The official bound (Diffusion-LM, `calc_bpd_loop_e2e`) takes x_start and x_1/T
   as independent given w.
@@ -39,6 +40,7 @@ class LatentBound:
   process: VariancePreserving
   num_steps: int = static()
   self_condition: bool = static(default=False)
+  multi_level: bool = static(default=False)
   estimand: Literal['nelbo', 'surrogate'] = static(default='nelbo')
 
   def __call__(
@@ -48,7 +50,7 @@ class LatentBound:
     assert model.embed is not None and model.round is not None
     now = dataclasses.replace(self, process=self.process.refresh(model))
     p, clean = now.process, model.embed(batch.ids)
-    s, t = discrete(batch.u[:, None], self.num_steps)
+    num_steps, s, t = self.step(batch)
     noise = jax.vmap(lambda k: jax.random.normal(k, (2, *clean.shape[1:])))(
       row_keys(key, batch.rows)
     )
@@ -61,17 +63,33 @@ class LatentBound:
     is_first = (t * self.num_steps < 1.5)[..., None]
     said = jnp.where(is_first, now.start(estimate, xt, t), estimate)
     exact = now.start(clean, xt, t)
+    moves = jnp.broadcast_to(s < t, batch.ids.shape)
+    # A position that rests costs nothing; its own times would be 0 / 0.
+    begin, end = jnp.where(moves, s, 0.0), jnp.where(moves, t, 1.0)
     law = lambda x0: Normal(
-      p.bridge(X0(x0), xt, s, t).mean, now.spread(xt, s, t)
+      p.bridge(X0(x0), xt, begin, end).mean, now.spread(xt, begin, end)
     )
+    steps = jnp.where(moves, law(exact).kl(law(said)).sum(-1), 0.0)
     first = now.marginal(clean, 0.0)
     logits = model.round(first.mean + first.std * noise[:, 1])
     terms = {
-      'diffusion': self.num_steps * law(exact).kl(law(said)).sum(-1),
+      'diffusion': num_steps * steps,
       'prior': now.marginal(clean, 1.0).kl(p.prior()).sum(-1),
       'rounding': -Categorical(logits).log_prob(batch.ids),
     }
     return jnp.stack(list(terms.values())).sum(0), terms
+
+  def step(self, batch: Batch) -> tuple[int, Array, Array]:
+    """How many there are, and s, t of one of them, [B, 1 or L]."""
+    size = self.num_steps
+    if not self.multi_level:
+      s, t = discrete(batch.u[:, None], size)
+      return size, s, t
+    length = batch.ids.shape[1]
+    num_steps = length + size - 2
+    at = lambda u: place(multi_level(u, length, size), size) / size
+    s, t = discrete(batch.u, num_steps)
+    return num_steps, at(s), at(t)
 
   def marginal(self, clean: Array, t: Time) -> Normal:
     """q(x_t | w) of embeddings [L, D]."""

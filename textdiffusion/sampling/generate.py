@@ -56,11 +56,15 @@ def generate(
   canvas: Canvas,
   config: SampleConfig,
   trace: bool = False,
+  block: int = 0,
 ) -> Samples:
   """Fills in a canvas: [B, L] -> [B, L]. Pure; jit it at the caller.
 
-  A trace keeps ids and log-probabilities of every step, never logits.
+  A trace keeps ids and log-probabilities of every step, never logits. block:
+  so many tokens at a time, left to right; nobody sees those after.
   """
+  if block:
+    return _by_blocks(sampler, model, key, canvas, config, trace, block)
   plan = sampler(model, stream(key, 'start'), canvas, config)
   key_loop = stream(key, 'loop')
   if config.stop_early and not trace:
@@ -81,6 +85,49 @@ def generate(
   # Where positions have times of their own, the noisiest is told.
   times = plan.grid.reshape(len(plan.grid), -1).max(-1)
   return _samples(plan, carry, steps)._replace(trace=frames, times=times)
+
+
+def _by_blocks(
+  sampler: Sampler,
+  model: Model,
+  key: Key,
+  canvas: Canvas,
+  config: SampleConfig,
+  trace: bool,
+  size: int,
+) -> Samples:
+  """`generate` of one block after another, compiled once; from the first that
+  has a free token, where that can be seen."""
+  assert model.within is not None
+  begin = 0
+  if not isinstance(canvas.is_given, Tracer):
+    is_prompt = np.asarray(canvas.is_given).all(0)
+    begin = int(np.logical_and.accumulate(is_prompt).sum()) // size * size
+  within, places = model.within, jnp.arange(canvas.ids.shape[1])
+
+  def advance(ids: Array, start: Array) -> tuple[Array, Samples]:
+    is_seen = places < start + size
+    segments = jnp.broadcast_to(is_seen, ids.shape).astype(jnp.int32)
+    here = Canvas(ids, canvas.is_given | (places < start))
+    key_block = jax.random.fold_in(key, start)
+    made = generate(sampler, within(segments), key_block, here, config, trace)
+    is_made = is_seen & (places >= start)
+    log_prob = jnp.where(is_made, made.log_prob, 0.0)
+    ids = jnp.where(is_made, made.ids, ids)
+    return ids, made._replace(log_prob=log_prob)
+
+  starts = jnp.arange(begin, len(places), size)
+  ids, made = jax.lax.scan(advance, canvas.ids.astype(jnp.int32), starts)
+  total = lambda x: x.sum(0)
+  joined = lambda x: x.reshape(-1, *x.shape[2:])
+  return Samples(
+    ids,
+    total(made.log_prob),
+    total(made.steps),
+    total(made.calls),
+    jax.tree.map(joined, made.trace),
+    jax.tree.map(joined, made.times),
+  )
 
 
 def _samples(plan: Plan, carry: Any, steps: Array) -> Samples:

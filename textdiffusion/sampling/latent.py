@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.keys import row_keys
-from textdiffusion.core.types import X0, Array, Key, Model
+from textdiffusion.core.types import X0, Array, Key, Model, UserError
 from textdiffusion.processes.variance_preserving import VariancePreserving
 from textdiffusion.sampling.generate import named
 from textdiffusion.sampling.plan import Canvas, Frame, Plan, Sampler, never
@@ -17,6 +17,8 @@ from textdiffusion.sampling.steps.latent import (
   LatentChain,
   Reverse,
   clamped,
+  drawn_token,
+  nearest_token,
   refine,
   solver,
   start_latent,
@@ -46,7 +48,7 @@ LATENT_SAMPLERS: dict[str, Build] = {
   'dpm_solver': lambda p, config: solver(p),
   'renoise': _renoise,
 }
-_OF_TOKENS = (*OF_GRIDS, 'top_p', 'top_k', 'stop_early')
+_OF_TOKENS = (*OF_GRIDS, 'stop_early')
 
 
 def latent_sampler(
@@ -72,14 +74,26 @@ def latent_sampler(
     now = process.refresh(model)
     reverse = named(samplers, config.sampler)(now, config)
     config.refuse(_OF_TOKENS, 'this method has features, not tokens')
+    latent = config.latent
+    if latent.to != 'drawn':
+      why = 'no token is drawn of features but by latent.to=drawn'
+      config.refuse(('top_p', 'top_k'), why)
+    elif not latent.clamp:
+      raise UserError(
+        'sample.latent.to=drawn with sample.latent.clamp=0: nothing is '
+        'clamped; set sample.latent.clamp=1'
+      )
     clean = model.embed(canvas.ids)
     keys = row_keys(key, jnp.arange(len(clean)))
     noise = jax.vmap(lambda k: jax.random.normal(k, clean.shape[1:]))(keys)
     is_given = canvas.is_given[..., None]
     x = jnp.where(is_given, clean, config.temperature * noise)
-    fix = lambda x0, t: x0
-    if config.latent.clamp:
-      fix = clamped(model, config.latent.clamp)
+    fix = lambda key, x0, t: x0
+    if latent.clamp:
+      read = nearest_token(model)
+      if latent.to == 'drawn':
+        read = drawn_token(model, config.top_k, config.top_p)
+      fix = clamped(model, read, latent.clamp)
     step = refine(
       now,
       reverse,

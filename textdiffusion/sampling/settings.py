@@ -156,13 +156,16 @@ class Latent:
 
   eta: of `ddim`, 0 is deterministic and 1 ancestral. variance: of `ancestral`,
     of the posterior or of the forward step, see `VariancePreserving.bridge`.
-  clamp: the estimate becomes the nearest embedding at times up to this: 1 is
+  clamp: the estimate becomes an embedding at times up to this: 1 is
     Diffusion-LM's clamping trick, 0 none.
+  to: which one, the nearest or one drawn of p(w | estimate), within
+    `sample.top_p` and `sample.top_k` (SSD-LM's projection).
   """
 
   eta: float = 0.0
   variance: Literal['small', 'large'] = 'small'
   clamp: float = 0.0
+  to: Literal['nearest', 'drawn'] = 'nearest'
 
   def __post_init__(self) -> None:
     _check(
@@ -186,7 +189,7 @@ class SampleConfig:
     noise. Ignored by autoregression. Latent methods have `ancestral`, `ddim`,
     `dpm_solver`, and `renoise`, which puts fresh noise on each estimate.
   temperature, top_p, top_k: see `filters.filtered`; of latent methods the
-    temperature scales all noise, and the others do not exist.
+    temperature scales all noise, and the others are of latent.to=drawn.
   final: what the last interval takes of p(x_i | z), a draw or the likeliest
     token; greedy flatters perplexity under a judge, so tell it.
   remask, order, flow, latent: of the samplers that say so.

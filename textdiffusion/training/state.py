@@ -6,14 +6,8 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from textdiffusion.core.types import (
-  Array,
-  Denoiser,
-  Key,
-  PyTree,
-  UserError,
-  bind,
-)
+from textdiffusion.core.binding import bind
+from textdiffusion.core.types import Array, Denoiser, Key, PyTree, UserError
 from textdiffusion.methods.method import Method
 from textdiffusion.training.optim import Optimizer, OptimizerConfig
 

@@ -7,16 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from textdiffusion.core.keys import strata, stream
-from textdiffusion.core.types import (
-  Array,
-  Batch,
-  Denoiser,
-  Key,
-  PyTree,
-  anchored,
-  bind,
-)
+from textdiffusion.core.binding import anchored, bind
+from textdiffusion.core.keys import row_keys, strata, stream
+from textdiffusion.core.types import Array, Batch, Denoiser, Key, PyTree
 from textdiffusion.methods.method import Method
 from textdiffusion.training.optim import Optimizer
 from textdiffusion.training.state import TrainConfig, TrainState
@@ -63,6 +56,8 @@ def make_train_step(
     u = strata(stream(key, 'time'), rows, len(rows), is_shared)
     steps = jnp.full(rows.shape, state.step)
     whole = Batch.of(batch, u, steps)
+    if method.block:
+      whole = _some_block(stream(key, 'block'), whole, method.block)
     count = jnp.maximum(counted(whole).sum(), 1).astype(jnp.float32)
     value = jax.value_and_grad(loss_fn, has_aux=True)
     remembered = _remembered(method, denoiser, state)
@@ -77,6 +72,13 @@ def make_train_step(
     return _updated(state, remembered, loss, terms, grads, optimizer, config)
 
   return step
+
+
+def _some_block(key: Key, whole: Batch, size: int) -> Batch:
+  """One anywhere in each row."""
+  last = whole.ids.shape[1] - size
+  draw = lambda key: jax.random.randint(key, (), 0, last + 1)
+  return whole.block(jax.vmap(draw)(row_keys(key, whole.rows)), size)
 
 
 def _remembered(

@@ -5,13 +5,15 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from textdiffusion.core.distributions import Normal
+from textdiffusion.core.distributions import Categorical, Normal
+from textdiffusion.core.keys import stream
 from textdiffusion.core.numerics import by_parts
 from textdiffusion.core.types import X0, Array, Key, Model, Step, Time
 from textdiffusion.processes.variance_preserving import (
   VariancePreserving,
   estimate_of,
 )
+from textdiffusion.sampling.filters import filtered
 from textdiffusion.sampling.steps.ancestral import draw_rows
 
 
@@ -39,7 +41,7 @@ def refine(
   process: VariancePreserving,
   reverse: Reverse,
   model: Model,
-  fix: Callable[[Array, Time], Array],
+  fix: Callable[[Key, Array, Time], Array],
   temperature: float = 1.0,
   self_condition: bool = False,
 ) -> Step[LatentChain]:
@@ -47,7 +49,7 @@ def refine(
 
   Args:
     reverse: of the step.
-    fix: (estimate, t) -> estimate.
+    fix: (key, estimate, t) -> estimate.
     temperature: scales the noise of a step.
     self_condition: the network sees x_t and the last estimate, mended (Chen et
       al. 2023).
@@ -58,7 +60,8 @@ def refine(
     if self_condition:
       seen = jnp.concatenate([carry.x, carry.estimate], -1)
     head = model.denoise(seen, t)
-    estimate = fix(estimate_of(process, model, head, carry.x, t).value, t)
+    estimate = estimate_of(process, model, head, carry.x, t).value
+    estimate = fix(stream(key, 'clamp'), estimate, t)
     dist = reverse(estimate, carry, s, t)
     x = draw_rows(key, dist._replace(std=temperature * dist.std))
     x, time = x.astype(carry.x.dtype), jnp.broadcast_to(t, carry.time.shape)
@@ -97,22 +100,40 @@ def _half_log_snr(process: VariancePreserving, t: Time) -> Array:
   return 0.5 * (level.log_alpha - level.log_1m_alpha)
 
 
-def clamped(model: Model, until: float) -> Callable[[Array, Time], Array]:
-  """The nearest embedding in place of an estimate at times up to `until`; of
-  the simplex, its nearest corner."""
+ReadToken = Callable[[Key, Array], Array]  # estimates [B, L, D] -> ids [B, L]
 
-  def token(x0: Array) -> Array:
-    if model.table is not None:
-      return nearest(model.table, x0)
-    assert model.round is not None
-    return jnp.argmax(model.round(x0), -1)
 
-  def fix(x0: Array, t: Time) -> Array:
+def clamped(
+  model: Model, read: ReadToken, until: float
+) -> Callable[[Key, Array, Time], Array]:
+  """The embedding of a token in place of an estimate at times up to `until`."""
+
+  def fix(key: Key, x0: Array, t: Time) -> Array:
     assert model.embed is not None
     is_late = jnp.broadcast_to(t, x0.shape[:-1]) <= until
-    return jnp.where(is_late[..., None], model.embed(token(x0)), x0)
+    return jnp.where(is_late[..., None], model.embed(read(key, x0)), x0)
 
   return fix
+
+
+def nearest_token(model: Model) -> ReadToken:
+  """The one whose embedding is nearest; of the simplex, its nearest corner."""
+  table, round_ = model.table, model.round
+  if table is not None:
+    return lambda key, x0: nearest(table, x0)
+  assert round_ is not None
+  return lambda key, x0: jnp.argmax(round_(x0), -1)
+
+
+def drawn_token(model: Model, top_k: int, top_p: float) -> ReadToken:
+  """One of p(w | estimate), see `filters.filtered`."""
+  round_ = model.round
+  assert round_ is not None
+
+  def read(key: Key, x0: Array) -> Array:
+    return draw_rows(key, Categorical(filtered(round_(x0), 1.0, top_k, top_p)))
+
+  return read
 
 
 def nearest(table: Array, x: Array) -> Array:
