@@ -168,9 +168,25 @@ def test_a_config_of_an_older_version_is_completed():
     ('seqdiffuseq', 'method.length=9', 'method.length=9 is of SeqDiffuSeq'),
     ('diffuseq', 'model.time=none', 'model.time=none: a network over features'),
     ('mdlm', 'model.encoder_layers=2', 'an encoder reads separate rows'),
+    (
+      'ar_diffusion',
+      'data.buckets=(8,) data.model_padding=False',
+      r'buckets=\(8,\): ARDiffusion has times for each position',
+    ),
+    (
+      'seqdiffuseq',
+      'data.buckets=(8,) data.model_padding=False',
+      r'buckets=\(8,\): SeqDiffuSeq has times for each position',
+    ),
   ],
 )
 def test_networks_and_rows_that_do_not_fit(name, override, told):
-  config = load(f'configs/{name}/toy_pairs_tiny.py', [override])
+  config = load(f'configs/{name}/toy_pairs_tiny.py', override.split())
   with pytest.raises(UserError, match=told):
     build(config, Words.train(['a b c'], 0, 1))
+
+
+def test_a_block_fits_a_row():
+  config = load('configs/ssd_lm/python_docs_tiny.py', ['method.block=65'])
+  with pytest.raises(UserError, match='block=65: a row has data.length=64'):
+    build(config, Bytes())

@@ -88,11 +88,6 @@ def build(
       f'method.block={method.block}: a row has data.length='
       f'{config.data.length} tokens; lower it'
     )
-  if method.length and config.data.buckets:
-    raise UserError(
-      f'data.buckets={config.data.buckets}: {type(config.method).__name__} has '
-      'a schedule for each position of whole rows; leave it empty'
-    )
   is_separate = config.data.rows == 'separate'
   if is_separate != (config.model.encoder_layers > 0):
     raise UserError(
@@ -115,7 +110,13 @@ def build(
   denoiser = build_denoiser(
     config.model, method.num_states, method.num_outputs, method.features
   )
-  return Experiment(method, method.extend(denoiser))
+  denoiser = method.extend(denoiser)
+  if config.data.buckets and (method.length or denoiser.tells_each):
+    raise UserError(
+      f'data.buckets={config.data.buckets}: {type(config.method).__name__} has '
+      'times for each position of whole rows; leave it empty'
+    )
+  return Experiment(method, denoiser)
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> Config:

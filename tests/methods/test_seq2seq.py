@@ -68,7 +68,7 @@ def separate():
   return rows_of(source=source, source_segments=there)
 
 
-def network(method, **kwargs):
+def network(method, spied=lambda denoiser: denoiser, **kwargs):
   config = TransformerConfig(
     num_layers=1,
     d_model=16,
@@ -80,7 +80,7 @@ def network(method, **kwargs):
   denoiser = build_denoiser(
     config, method.num_states, method.num_outputs, method.features
   )
-  return method.extend(denoiser)
+  return method.extend(spied(denoiser))
 
 
 class Spy(list):
@@ -294,6 +294,8 @@ def test_the_second_version_is_of_one_loss(wrong, said):
     Autoregressive(),
     SeqDiffuSeq(num_steps=20, size=4, length=LENGTH, bins=5),
     CDCD(8, num_steps=20, bins=5, refit_every=2),
+    DiffuSeq(num_steps=20, size=4, absorb=0.5),
+    SSDLM(num_steps=20, block=3),
   ],
 )
 def test_an_encoder_is_read_once(config):
@@ -319,8 +321,9 @@ def test_an_encoder_is_read_once(config):
       source=source, source_segments=batch['source_segments']
     )
     model = bind(spied, params, method.head, condition, kept)
+    config = SampleConfig(steps=3)
     one = lambda key: generate(
-      method.sampler, model, key, canvas, SampleConfig(steps=3)
+      method.sampler, model, key, canvas, config, block=method.block
     )
     return jax.vmap(one)(jax.random.split(KEY, 5))
 
@@ -431,6 +434,8 @@ def test_each_token_is_told_its_time():
     u = (jnp.arange(ROWS) + 0.5) / ROWS
     rows = Batch.of(rows_of(), u)
     jax.jit(lambda key: method.objective(model, key, rows))(KEY)
+    given = rows._replace(is_given=jnp.asarray(joined()['is_given']))
+    jax.jit(lambda key: method.evaluator(model, key, given))(KEY)
     canvas = Canvas(rows_of()['ids'], joined()['is_given'])
     sample = lambda key: generate(
       method.sampler, model, key, canvas, SampleConfig(steps=4)
@@ -440,6 +445,8 @@ def test_each_token_is_told_its_time():
     told[type(config)] = times
   for t in told[ARDiffusion]:
     assert t.shape == (ROWS, LENGTH) and (np.diff(t, axis=1)[3] >= 0).all()
+  is_given = np.asarray(joined()['is_given'])
+  assert all((t[is_given] == 0).all() for t in told[ARDiffusion][1:])
   assert all(t.shape == (ROWS, 1) for t in told[DiffuSeq])
 
 

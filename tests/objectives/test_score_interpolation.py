@@ -214,23 +214,25 @@ def test_the_simplex_is_a_network_over_numbers():
   np.testing.assert_allclose(
     denoiser.expect(params, 50.0 * corner), corner, atol=1e-9
   )
-  weights = jax.nn.softmax(jax.random.normal(KEY, (1, 3, SIZE)))
-  read = jax.nn.softmax(denoiser.round(params, 2 * weights - 1))
-  np.testing.assert_allclose(read, weights, rtol=1e-6)
   say = lambda x: denoiser.apply(params, x, 0.5, Condition())
   plain = build_denoiser(config, SIZE)
-  weights = jax.nn.softmax(5.0 * corner)
-  np.testing.assert_allclose(
-    say(corner), plain.apply(params, weights, 0.5, Condition()), rtol=1e-6
-  )
+  plainly = lambda x: plain.apply(params, x, 0.5, Condition())
+  # A corner, which only given tokens are at, is seen as its embedding.
+  one = jax.nn.one_hot(ids, SIZE)
+  np.testing.assert_allclose(say(corner), plainly(one), rtol=1e-6)
+  noisy = corner + 0.3 * jax.random.normal(KEY, corner.shape)
+  weights = jax.nn.softmax(5.0 * noisy)
+  np.testing.assert_allclose(say(noisy), plainly(weights), rtol=1e-5)
   # An estimate is averaged in; zeros are none.
   said = 2 * jax.nn.softmax(jax.random.normal(KEY, (1, 3, SIZE))) - 1
   both = (weights + (said + 1) / 2) / 2
   np.testing.assert_allclose(
-    say(jnp.concatenate([corner, said], -1)),
-    plain.apply(params, both, 0.5, Condition()),
+    say(jnp.concatenate([noisy, said], -1)),
+    plainly(both),
     rtol=1e-5,
     atol=1e-6,
   )
-  none = jnp.concatenate([corner, jnp.zeros_like(corner)], -1)
-  np.testing.assert_allclose(say(none), say(corner), rtol=1e-6)
+  none = jnp.concatenate([noisy, jnp.zeros_like(noisy)], -1)
+  np.testing.assert_allclose(say(none), say(noisy), rtol=1e-6)
+  given = jnp.concatenate([corner, said], -1)
+  np.testing.assert_allclose(say(given), say(corner), rtol=1e-6)

@@ -167,7 +167,9 @@ def test_the_second_order_solver_is_of_second_order():
   exact = x * jnp.sqrt(spread(s) / spread(t))
 
   def error(name, steps):
-    step = refine(p, reverses[name], Model(denoise), lambda key, x0, t: x0)
+    step = refine(
+      p, reverses[name], Model(denoise), lambda key, head, x0, t: x0
+    )
     grid = jnp.linspace(t, s, steps + 1)
     run = jax.jit(lambda c: sample(KEY, step, c, grid)[0])
     return float(jnp.abs(run(start_latent(x)).x - exact).mean())

@@ -10,6 +10,7 @@ from tests.methods.test_seq2seq import (
   LENGTH,
   ROWS,
   VOCAB,
+  Spy,
   network,
   rows_of,
 )
@@ -18,7 +19,6 @@ from textdiffusion.core.binding import anchored, bind
 from textdiffusion.core.types import (
   Batch,
   Cavity,
-  Condition,
   Denoiser,
   UserError,
   typed,
@@ -33,6 +33,7 @@ from textdiffusion.sampling.generate import (
   diffusion_sampler,
   generate,
 )
+from textdiffusion.sampling.settings import Latent
 from textdiffusion.training.step import _some_block
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
@@ -68,21 +69,29 @@ def oracle(leak=False):
   )
 
 
-@pytest.mark.parametrize('prompt', [0, 1, 2])
-def test_blocks_follow_the_law(prompt):
-  """Chi-square at 1e-5: blocks of 2 and 1 of 3 tokens, after prompts too."""
-  rows = 20_000
-  values = jnp.asarray([1, 0, 0])
-  is_given = jnp.arange(3) < prompt
-  canvas = Canvas(*(jnp.tile(x, (rows, 1)) for x in (values, is_given)))
+@pytest.mark.parametrize('prompts', [(0,), (1,), (0, 2)])
+def test_blocks_follow_the_law(prompts):
+  """Chi-square at 1e-5: blocks of 2 tokens or fewer after the prompt of each
+  row, and no more of them than the shortest one needs."""
+  rows, values = 20_000, jnp.asarray([1, 0, 0])
+  size = jnp.asarray(prompts)[jnp.arange(rows) % len(prompts)]
+  canvas = Canvas(jnp.tile(values, (rows, 1)), jnp.arange(3) < size[:, None])
   model = bind(oracle(), (), METHOD.head)
-  config = SampleConfig(steps=12)
-  made = jax.jit(
-    lambda key: generate(METHOD.sampler, model, key, canvas, config, block=2)
-  )(KEY)
-  assert_follows(LAW, made.ids, LAW.conditional(is_given, values))
-  assert made.calls == (12 if prompt == 2 else 24)
-  assert (made.log_prob[:, :prompt] == 0).all()
+  config = SampleConfig(sampler='first_hitting')  # no bias of steps
+  run = lambda canvas: generate(
+    METHOD.sampler, model, KEY, canvas, config, block=2
+  )
+  made = jax.jit(lambda: run(canvas))()
+  blocks = 2 if 0 in prompts else 1
+  for i, prompt in enumerate(prompts):
+    here = slice(i, None, len(prompts))
+    given = jnp.arange(3) < prompt
+    assert_follows(LAW, made.ids[here], LAW.conditional(given, values))
+    assert (made.log_prob[here, :prompt] == 0).all()
+  # Where prompts cannot be seen there may be a block more, with nothing in it.
+  hidden = jax.jit(run)(canvas)
+  np.testing.assert_array_equal(hidden.ids, made.ids)
+  assert (hidden.steps * blocks == 2 * made.steps).all()
 
 
 def test_the_bound_is_the_entropy():
@@ -105,17 +114,30 @@ def test_the_bound_is_the_entropy():
     assert gap < -8 * error if leak else abs(gap) < 5 * error
 
 
-def test_every_place_of_a_block_is_trained():
-  rows = 7_000
+def test_blocks_begin_anywhere_between_prompt_and_padding():
+  """Of 6,000 rows with a prompt of 1 and 7 tokens of 8: 6 starts, 1,000 +- 29
+  each, within 5 standard errors."""
+  rows, places = 6_000, jnp.arange(LENGTH)
   ids = jnp.zeros((rows, LENGTH), jnp.int32)
-  batch = Batch(ids, ids + 1, ids, jnp.arange(rows), jnp.zeros(rows))
+  batch = Batch(
+    ids,
+    ids + (places < 7),
+    ids,
+    jnp.arange(rows),
+    jnp.zeros(rows),
+    is_given=jnp.broadcast_to(places < 1, ids.shape),
+  )
   part = _some_block(KEY, batch, 2)
-  assert (part.is_counted.sum(-1) == 2).all()
-  starts = np.bincount(part.is_given.sum(-1), minlength=LENGTH)
-  # 7 starts, 1,000 +- 29 each; 5 standard errors.
-  assert (np.abs(starts[:7] - 1000) < 150).all() and starts[7:].sum() == 0
-  seen = part.segments > 0
-  np.testing.assert_array_equal(seen.sum(-1), part.is_given.sum(-1) + 2)
+  start = np.asarray(part.is_given.sum(-1))
+  found = np.bincount(start, minlength=LENGTH)
+  assert (np.abs(found[1:7] - 1000) < 150).all() and found.sum() == 6_000
+  want = (places >= start[:, None]) & (places < start[:, None] + 2)
+  np.testing.assert_array_equal(part.is_counted, want & (places < 7))
+  seen = np.asarray(part.segments > 0).sum(-1)
+  np.testing.assert_array_equal(seen, np.minimum(start + 2, 7))
+  # A row that is all prompt has nothing to make, and breaks nothing.
+  whole = batch._replace(is_given=jnp.ones_like(batch.is_given))
+  assert not _some_block(KEY, whole, 2).is_counted.any()
 
 
 def test_a_block_sees_what_is_before_it():
@@ -144,31 +166,36 @@ def test_a_block_sees_what_is_before_it():
   assert moved.tolist() == [False, True, True, True]
 
 
-def test_blocks_of_a_network_are_made_in_turn():
-  """A trace has the steps of each block; a finished one stays as it is."""
-  method = SSDLM(num_steps=20, block=3).build(VOCAB)
-  denoiser = network(method)
+@pytest.mark.parametrize('sampler', ['ancestral', 'renoise'])
+def test_blocks_of_a_network_are_made_in_turn(sampler):
+  """A trace has the steps of each block, and the network sees what is before it
+  as it is, at every step."""
+  method = SSDLM(num_steps=20, block=3, self_condition=0.5).build(VOCAB)
+  spy = Spy()
+  denoiser = network(method, spy.of)
   model = bind(denoiser, denoiser.init(KEY), method.head)
   free = Canvas(*jnp.zeros((2, ROWS, LENGTH), jnp.int32))
   free = free._replace(is_given=free.is_given > 0)
-  config = SampleConfig(steps=4, grid='uniform')
+  latent = Latent(clamp=1.0, to='drawn')
+  config = SampleConfig(4, 'uniform', sampler, latent=latent)
   run = lambda trace: jax.jit(
     lambda key: generate(
       method.sampler, model, key, free, config, trace, method.block
     )
   )(KEY)
-  made, plain = run(True), run(False)
-  np.testing.assert_array_equal(made.ids, plain.ids)
-  assert made.calls == 12 and made.steps.tolist() == [12] * ROWS
+  made = run(True)
+  jax.effects_barrier()
+  shown = [weights for (weights,) in spy]
+  assert len(shown) == made.calls == 12
+  assert made.steps.tolist() == [12] * ROWS
+  np.testing.assert_array_equal(made.ids, run(False).ids)
   assert made.times.tolist() == [1, 0.75, 0.5, 0.25, 0] * 3
-  frames = np.asarray(made.trace.ids)
-  assert frames.shape == (15, ROWS, LENGTH)
-  for number in range(3):
-    done = slice(0, 3 * number + 3)
-    later = frames[5 * number + 4 :, :, done]
-    assert (later == np.asarray(made.ids)[None, :, done]).all()
-  again = bind(denoiser, denoiser.init(KEY), method.head, Condition())
-  assert again.within is not None
+  assert made.trace.ids.shape == (15, ROWS, LENGTH)
+  corners = np.asarray(jax.nn.one_hot(made.ids, VOCAB.size))
+  for call, weights in enumerate(shown):
+    done = call // 4 * 3
+    np.testing.assert_array_equal(weights[:, :done], corners[:, :done])
+    assert (weights[:, done:] < 1).all()
 
 
 def test_a_block_has_a_size():

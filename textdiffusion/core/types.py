@@ -181,12 +181,18 @@ class Batch(NamedTuple):
     """[B, L] whose losses are counted: no padding and nothing given."""
     return is_counted(self.segments, self.is_given)
 
+  @property
+  def prompt(self) -> Array:
+    """[B] given tokens that rows begin with."""
+    if self.is_given is None:
+      return jnp.zeros(len(self.ids), jnp.int32)
+    return leading(self.is_given)
+
   def block(self, start: Array, size: int) -> 'Batch':
-    """Only `size` tokens of a row, from `start` [B] or [] on, are to be made:
-    those before are given, and nobody sees those after."""
-    since = jnp.arange(self.ids.shape[1]) - jnp.reshape(start, (-1, 1))
-    before = jnp.broadcast_to(since < 0, self.ids.shape)
-    given = before if self.is_given is None else self.is_given | before
+    """Only `size` tokens of a row, from `start` [B] on, are to be made: those
+    before are given, and nobody sees those after."""
+    since = jnp.arange(self.ids.shape[1]) - start[:, None]
+    given = since < 0 if self.is_given is None else self.is_given | (since < 0)
     segments = jnp.where(since < size, self.segments, 0)
     return self._replace(segments=segments, is_given=given)
 
@@ -200,6 +206,11 @@ class Batch(NamedTuple):
       self.source,
       self.source_segments,
     )
+
+
+def leading(is_given: Array) -> Array:
+  """[B, L] -> [B] how many are given before the first that is not."""
+  return jnp.cumprod(is_given.astype(jnp.int32), -1).sum(-1)
 
 
 def is_counted(segments: Any, is_given: Any) -> Any:
@@ -329,7 +340,8 @@ class Model(NamedTuple):
   embed: ids [L] -> features [L, D], latent methods.
   round: features [L, D] -> token logits [L, K], latent methods.
   expect: token logits [L, K] -> their mean features [L, D], latent methods.
-  within: segments [B, L] -> the same where tokens see only their own.
+  within: segments [B, L] -> the network as it was bound, where tokens see only
+    their own.
   """
 
   denoise: DenoiseFn

@@ -38,7 +38,8 @@ class DataConfig:
   joined and separate rows, long and source_length: see `packing.PairRows`.
   buckets: shorter lengths. A batch of training is as long as the first of them,
   or `length`, that holds its rows, which it shares with no longer ones; each
-  length is compiled once. Evaluation has whole rows.
+  length is compiled once. A loss is a mean over the tokens of its batch, so
+  those of short rows weigh more. Evaluation has whole rows.
   holdout: the share of documents kept for evaluation. seed: of the shuffle."""
 
   source: str = 'python_docs'
@@ -210,9 +211,9 @@ def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
       + mend
     )
   settings = dataclasses.asdict(config)
-  unused = () if paired is not None else ('source_length', 'long')
-  unused += () if config.buckets else ('buckets',)
-  for name in ('batch_size', 'seed', 'tokenizer', 'source', *unused):
+  of_pairs = () if paired is not None else ('source_length', 'long')
+  of_order = ('batch_size', 'seed', 'buckets')
+  for name in (*of_order, 'tokenizer', 'source', *of_pairs):
     del settings[name]
   told = (
     f'{source.fingerprint}/{tokenizer.fingerprint}/{sorted(settings.items())}'

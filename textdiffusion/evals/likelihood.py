@@ -20,6 +20,7 @@ from textdiffusion.core.types import (
   Batch,
   Denoiser,
   Key,
+  Model,
   PyTree,
   UserError,
   is_counted,
@@ -73,9 +74,12 @@ def row_totals(
   ) -> tuple[Array, dict[str, Array]]:
     whole = Batch.of(batch, jnp.zeros(len(batch['rows'])))
 
-    def of(key: Key, rows: Batch) -> tuple[Array, dict[str, Array]]:
-      condition = rows.condition()
-      model = bind(denoiser, params, method.head, condition, method_state)
+    condition = whole.condition()
+    bound = bind(denoiser, params, method.head, condition, method_state)
+
+    def of(
+      key: Key, model: Model, rows: Batch
+    ) -> tuple[Array, dict[str, Array]]:
       model = anchored(model, rows)
 
       def one(draw: Array) -> tuple[Array, dict[str, Array]]:
@@ -91,13 +95,17 @@ def row_totals(
       return jax.lax.map(one, jnp.arange(draws))
 
     if not method.block:
-      return of(key, whole)
+      return of(key, bound, whole)
+
     # -log p of a row is the sum of those of its blocks given what is before.
-    of_block = lambda start: of(
-      jax.random.fold_in(key, start), whole.block(start, method.block)
-    )
-    starts = jnp.arange(0, whole.ids.shape[1], method.block)
-    parts = jax.lax.map(of_block, starts)
+    def of_block(number: Array) -> tuple[Array, dict[str, Array]]:
+      part = whole.block(whole.prompt + number * method.block, method.block)
+      assert bound.within is not None
+      model = bound.within(part.segments)
+      return of(jax.random.fold_in(key, number), model, part)
+
+    count = -(-whole.ids.shape[1] // method.block)
+    parts = jax.lax.map(of_block, jnp.arange(count))
     return jax.tree.map(lambda x: x.sum(0), parts)
 
   return totals
@@ -187,8 +195,10 @@ def estimate(method: Method, config: EvaluateConfig) -> str:
     return 'exact likelihood'
   if getattr(method.evaluator, 'all_steps', False):
     return f'{config.draws} draws of every step a row; seed {config.seed}'
+  part = f'block of {method.block} tokens' if method.block else 'row'
   return (
-    f'{config.draws} draws of t a row, stratified in (0, 1); seed {config.seed}'
+    f'{config.draws} draws of t a {part}, stratified in (0, 1); seed '
+    f'{config.seed}'
   )
 
 

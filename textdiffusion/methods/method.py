@@ -102,6 +102,7 @@ class Method(NamedTuple):
       decode=of_network(denoiser.decode),
       table=of_network(denoiser.table),
       method_params=lambda params: params['method'],
+      encode=of_network(denoiser.encode),
       embed=of_network(denoiser.embed),
       round=of_network(denoiser.round),
       expect=of_network(denoiser.expect),

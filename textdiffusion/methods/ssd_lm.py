@@ -93,10 +93,13 @@ def on_simplex(denoiser: Denoiser, scale: float) -> Denoiser:
     )
 
   def apply(params: PyTree, x: Any, t: Time, condition: Condition) -> Array:
-    weights = jax.nn.softmax(scale * x[..., :size])
+    now = x[..., :size]
+    # A corner is a given token, which is seen as it is; noise is at none.
+    is_corner = (jnp.abs(now) == 1).all(-1, keepdims=True)
+    weights = jnp.where(is_corner, (now + 1) / 2, jax.nn.softmax(scale * now))
     if x.shape[-1] > size:
       said = x[..., size:]
-      is_shown = (said != 0).any(-1, keepdims=True)
+      is_shown = (said != 0).any(-1, keepdims=True) & ~is_corner
       mean = (weights + (said + 1) / 2) / 2
       weights = jnp.where(is_shown, mean, weights)
     return denoiser.apply(params, weights, t, condition)
@@ -105,7 +108,6 @@ def on_simplex(denoiser: Denoiser, scale: float) -> Denoiser:
     apply=apply,
     table=None,
     embed=lambda params, ids: 2 * jax.nn.one_hot(ids, size) - 1,
-    # Of an estimate, which is a mean of corners, the log of their weights.
-    round=lambda params, x: jnp.log(jnp.maximum((x + 1) / 2, 1e-20)),
+    round=lambda params, x: scale * x,
     expect=lambda params, logits: 2 * jax.nn.softmax(logits) - 1,
   )

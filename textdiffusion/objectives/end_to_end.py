@@ -126,7 +126,8 @@ class EndToEnd:
       return (index + 1) / self.num_steps, weight
     if self.multi_level:
       t = multi_level(batch.u, batch.ids.shape[1], self.num_steps)
-      return place(t, self.num_steps) / self.num_steps, jnp.ones_like(u)
+      t = place(t, self.num_steps) / self.num_steps
+      return at_rest(t, batch), jnp.ones_like(u)
     if isinstance(seen, LeastNoise):
       u = seen.time + (1 - seen.time) * u
     return discrete(u, self.num_steps)[1], jnp.ones_like(u)
@@ -169,6 +170,11 @@ class EndToEnd:
       'prior': jnp.square(p.marginal(start, 1.0).mean).mean(-1),
       'rounding': -Categorical(model.round(start)).log_prob(ids),
     }
+
+
+def at_rest(t: Array, batch: Batch) -> Array:
+  """[B, L] times of each position, 0 of given ones."""
+  return t if batch.is_given is None else jnp.where(batch.is_given, 0.0, t)
 
 
 def target(

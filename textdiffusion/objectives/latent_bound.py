@@ -10,7 +10,7 @@ from textdiffusion.core.distributions import Categorical, Normal
 from textdiffusion.core.keys import row_keys
 from textdiffusion.core.numerics import pytree, static
 from textdiffusion.core.types import X0, Array, Batch, Key, Model, Time
-from textdiffusion.objectives.end_to_end import with_estimate
+from textdiffusion.objectives.end_to_end import at_rest, with_estimate
 from textdiffusion.processes.variance_preserving import (
   VariancePreserving,
   estimate_of,
@@ -88,8 +88,8 @@ class LatentBound:
     length = batch.ids.shape[1]
     num_steps = length + size - 2
     at = lambda u: place(multi_level(u, length, size), size) / size
-    s, t = discrete(batch.u, num_steps)
-    return num_steps, at(s), at(t)
+    s, t = (at_rest(at(u), batch) for u in discrete(batch.u, num_steps))
+    return num_steps, s, t
 
   def marginal(self, clean: Array, t: Time) -> Normal:
     """q(x_t | w) of embeddings [L, D]."""

@@ -10,7 +10,14 @@ import numpy as np
 from jax.core import Tracer
 
 from textdiffusion.core.keys import row_keys, stream
-from textdiffusion.core.types import Array, Key, Model, UserError, Vocab
+from textdiffusion.core.types import (
+  Array,
+  Key,
+  Model,
+  UserError,
+  Vocab,
+  leading,
+)
 from textdiffusion.processes.bridge import TokenProcess
 from textdiffusion.sampling import loop
 from textdiffusion.sampling.filters import filter_denoiser
@@ -35,7 +42,8 @@ T = TypeVar('T')
 
 class Samples(NamedTuple):
   """ids, log_prob: [B, L]. steps: [B] taken by each row. calls: [] of the
-  network. trace: frames [T + 1, B, L], the start first. times: [T + 1]. Of
+  network. trace: frames [T + 1, B, L], the start first. times: [T + 1]; both of
+  each block, one after another, where texts are made in blocks. Of
   texts that grow, is_given: [B, L] where the given tokens came to stand, and
   refused: [B] insertions that found no room."""
 
@@ -96,28 +104,28 @@ def _by_blocks(
   trace: bool,
   size: int,
 ) -> Samples:
-  """`generate` of one block after another, compiled once; from the first that
-  has a free token, where that can be seen."""
+  """`generate` of one block after another, from the end of each row's prompt
+  on; compiled once."""
   assert model.within is not None
-  begin = 0
+  begin, shortest = leading(canvas.is_given)[:, None], 0
   if not isinstance(canvas.is_given, Tracer):
-    is_prompt = np.asarray(canvas.is_given).all(0)
-    begin = int(np.logical_and.accumulate(is_prompt).sum()) // size * size
+    shortest = int(np.cumprod(np.asarray(canvas.is_given), -1).sum(-1).min())
   within, places = model.within, jnp.arange(canvas.ids.shape[1])
 
-  def advance(ids: Array, start: Array) -> tuple[Array, Samples]:
+  def advance(ids: Array, number: Array) -> tuple[Array, Samples]:
+    start = begin + number * size
     is_seen = places < start + size
-    segments = jnp.broadcast_to(is_seen, ids.shape).astype(jnp.int32)
     here = Canvas(ids, canvas.is_given | (places < start))
-    key_block = jax.random.fold_in(key, start)
-    made = generate(sampler, within(segments), key_block, here, config, trace)
+    narrow = within(is_seen.astype(jnp.int32))
+    key_block = jax.random.fold_in(key, number)
+    made = generate(sampler, narrow, key_block, here, config, trace)
     is_made = is_seen & (places >= start)
     log_prob = jnp.where(is_made, made.log_prob, 0.0)
     ids = jnp.where(is_made, made.ids, ids)
     return ids, made._replace(log_prob=log_prob)
 
-  starts = jnp.arange(begin, len(places), size)
-  ids, made = jax.lax.scan(advance, canvas.ids.astype(jnp.int32), starts)
+  numbers = jnp.arange(-(-(len(places) - shortest) // size))
+  ids, made = jax.lax.scan(advance, canvas.ids.astype(jnp.int32), numbers)
   total = lambda x: x.sum(0)
   joined = lambda x: x.reshape(-1, *x.shape[2:])
   return Samples(

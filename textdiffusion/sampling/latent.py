@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from textdiffusion.core.distributions import Categorical
+from textdiffusion.core.distributions import Categorical, Normal
 from textdiffusion.core.keys import row_keys
-from textdiffusion.core.types import X0, Array, Key, Model, UserError
+from textdiffusion.core.types import X0, Array, Key, Model, Time, UserError
 from textdiffusion.processes.variance_preserving import VariancePreserving
 from textdiffusion.sampling.generate import named
 from textdiffusion.sampling.plan import Canvas, Frame, Plan, Sampler, never
@@ -38,7 +38,12 @@ def _ddim(p: VariancePreserving, config: SampleConfig) -> Reverse:
 
 
 def _renoise(p: VariancePreserving, config: SampleConfig) -> Reverse:
-  return lambda x0, carry, s, t: p.marginal(x0, s)
+  def reverse(x0: Array, carry: LatentChain, s: Time, t: Time) -> Normal:
+    fresh = p.marginal(x0, s)
+    is_clean = (jnp.broadcast_to(t, x0.shape[:-1]) <= 0)[..., None]
+    return fresh._replace(mean=jnp.where(is_clean, carry.x, fresh.mean))
+
+  return reverse
 
 
 Build = Callable[[VariancePreserving, SampleConfig], Reverse]
@@ -88,7 +93,7 @@ def latent_sampler(
     noise = jax.vmap(lambda k: jax.random.normal(k, clean.shape[1:]))(keys)
     is_given = canvas.is_given[..., None]
     x = jnp.where(is_given, clean, config.temperature * noise)
-    fix = lambda key, x0, t: x0
+    fix = lambda key, head, x0, t: x0
     if latent.clamp:
       read = nearest_token(model)
       if latent.to == 'drawn':

@@ -158,8 +158,9 @@ class Latent:
     of the posterior or of the forward step, see `VariancePreserving.bridge`.
   clamp: the estimate becomes an embedding at times up to this: 1 is
     Diffusion-LM's clamping trick, 0 none.
-  to: which one, the nearest or one drawn of p(w | estimate), within
-    `sample.top_p` and `sample.top_k` (SSD-LM's projection).
+  to: which one, the nearest, or one drawn of what the network says of tokens
+    (or rounding, of its estimate), within `sample.top_p` and `sample.top_k`:
+    SSD-LM's projection.
   """
 
   eta: float = 0.0

@@ -75,10 +75,12 @@ def make_train_step(
 
 
 def _some_block(key: Key, whole: Batch, size: int) -> Batch:
-  """One anywhere in each row."""
-  last = whole.ids.shape[1] - size
-  draw = lambda key: jax.random.randint(key, (), 0, last + 1)
-  return whole.block(jax.vmap(draw)(row_keys(key, whole.rows)), size)
+  """One anywhere between the prompt of each row and its padding."""
+  begin, end = whole.prompt, (whole.segments > 0).sum(-1)
+  draw = lambda key, begin, end: jax.random.randint(key, (), begin, end)
+  keys = row_keys(key, whole.rows)
+  start = jax.vmap(draw)(keys, begin, jnp.maximum(end, begin + 1))
+  return whole.block(start, size)
 
 
 def _remembered(

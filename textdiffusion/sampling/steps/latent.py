@@ -1,14 +1,22 @@
 """The step of a chain of features, and what may be done to its estimate."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from textdiffusion.core.distributions import Categorical, Normal
 from textdiffusion.core.keys import stream
 from textdiffusion.core.numerics import by_parts
-from textdiffusion.core.types import X0, Array, Key, Model, Step, Time
+from textdiffusion.core.types import (
+  X0,
+  Array,
+  Key,
+  Model,
+  Posterior,
+  Step,
+  Time,
+)
 from textdiffusion.processes.variance_preserving import (
   VariancePreserving,
   estimate_of,
@@ -27,6 +35,10 @@ class LatentChain(NamedTuple):
   calls: Array
 
 
+# (key, head, estimate of x_0, t) -> what is taken for it.
+Fix = Callable[[Key, Any, Array, Time], Array]
+# (key, head, estimates [B, L, D]) -> ids [B, L].
+ReadToken = Callable[[Key, Any, Array], Array]
 # (estimate of x_0 at t, chain, s, t) -> law of x_s.
 Reverse = Callable[[Array, LatentChain, Time, Time], Normal]
 
@@ -41,7 +53,7 @@ def refine(
   process: VariancePreserving,
   reverse: Reverse,
   model: Model,
-  fix: Callable[[Key, Array, Time], Array],
+  fix: Fix,
   temperature: float = 1.0,
   self_condition: bool = False,
 ) -> Step[LatentChain]:
@@ -49,7 +61,7 @@ def refine(
 
   Args:
     reverse: of the step.
-    fix: (key, estimate, t) -> estimate.
+    fix: of the estimate.
     temperature: scales the noise of a step.
     self_condition: the network sees x_t and the last estimate, mended (Chen et
       al. 2023).
@@ -61,7 +73,7 @@ def refine(
       seen = jnp.concatenate([carry.x, carry.estimate], -1)
     head = model.denoise(seen, t)
     estimate = estimate_of(process, model, head, carry.x, t).value
-    estimate = fix(stream(key, 'clamp'), estimate, t)
+    estimate = fix(stream(key, 'clamp'), head, estimate, t)
     dist = reverse(estimate, carry, s, t)
     x = draw_rows(key, dist._replace(std=temperature * dist.std))
     x, time = x.astype(carry.x.dtype), jnp.broadcast_to(t, carry.time.shape)
@@ -100,18 +112,13 @@ def _half_log_snr(process: VariancePreserving, t: Time) -> Array:
   return 0.5 * (level.log_alpha - level.log_1m_alpha)
 
 
-ReadToken = Callable[[Key, Array], Array]  # estimates [B, L, D] -> ids [B, L]
-
-
-def clamped(
-  model: Model, read: ReadToken, until: float
-) -> Callable[[Key, Array, Time], Array]:
+def clamped(model: Model, read: ReadToken, until: float) -> Fix:
   """The embedding of a token in place of an estimate at times up to `until`."""
 
-  def fix(key: Key, x0: Array, t: Time) -> Array:
+  def fix(key: Key, head: Any, x0: Array, t: Time) -> Array:
     assert model.embed is not None
     is_late = jnp.broadcast_to(t, x0.shape[:-1]) <= until
-    return jnp.where(is_late[..., None], model.embed(read(key, x0)), x0)
+    return jnp.where(is_late[..., None], model.embed(read(key, head, x0)), x0)
 
   return fix
 
@@ -120,18 +127,20 @@ def nearest_token(model: Model) -> ReadToken:
   """The one whose embedding is nearest; of the simplex, its nearest corner."""
   table, round_ = model.table, model.round
   if table is not None:
-    return lambda key, x0: nearest(table, x0)
+    return lambda key, head, x0: nearest(table, x0)
   assert round_ is not None
-  return lambda key, x0: jnp.argmax(round_(x0), -1)
+  return lambda key, head, x0: jnp.argmax(round_(x0), -1)
 
 
 def drawn_token(model: Model, top_k: int, top_p: float) -> ReadToken:
-  """One of p(w | estimate), see `filters.filtered`."""
+  """One of p(w | x_t) if the head says it, else of p(w | estimate); see
+  `filters.filtered`."""
   round_ = model.round
   assert round_ is not None
 
-  def read(key: Key, x0: Array) -> Array:
-    return draw_rows(key, Categorical(filtered(round_(x0), 1.0, top_k, top_p)))
+  def read(key: Key, head: Any, x0: Array) -> Array:
+    logits = head.logits if isinstance(head, Posterior) else round_(x0)
+    return draw_rows(key, Categorical(filtered(logits, 1.0, top_k, top_p)))
 
   return read
 
