@@ -17,6 +17,9 @@ from textdiffusion.core.types import UserError
 from textdiffusion.training.checkpoint import Checkpointer, Run, load
 from textdiffusion.training.metrics import read
 
+# Child processes compile so too: the same to the bit.
+pytestmark = pytest.mark.usefixtures('quick_compile')
+
 RUN = Run({'a': 1}, {'kind': 'none'}, {'fingerprint': 'x'})
 ROOT = Path(__file__).parents[2]
 

@@ -24,6 +24,8 @@ from textdiffusion.training.optim import build_optimizer
 from textdiffusion.training.state import init_state
 from textdiffusion.training.step import make_train_step
 
+pytestmark = pytest.mark.usefixtures('quick_compile')
+
 DENOISER = toy.DENOISER._replace(table=lambda params: params['embedding'])
 EVERY = 4
 

@@ -18,6 +18,9 @@ from textdiffusion.training import loop
 from textdiffusion.training.checkpoint import Checkpointer, load
 from textdiffusion.training.metrics import read
 
+# Child processes compile so too: the same to the bit.
+pytestmark = pytest.mark.usefixtures('quick_compile')
+
 ROOT = Path(__file__).parents[2]
 TIMES = {
   'seconds',
