@@ -169,11 +169,8 @@ def test_pairs_in_buckets(files):
   assert shapes == {(4, 5, 3), (2, 3, 2), (8, 10, 6), (8, 10, 3)}
   joined = opened(files, rows='joined', buckets=(5, 8))
   assert joined.train.needed.tolist() == [7, 4, 8, 10]
-  plain = opened(files, rows='joined')
-  assert joined.fingerprint != plain.fingerprint
-  assert opened(files, rows='joined', buckets=()).fingerprint == (
-    plain.fingerprint
-  )
+  # The same rows, in another order.
+  assert joined.fingerprint == opened(files, rows='joined').fingerprint
   cut = opened(files, rows='joined', length=6, long='cut', buckets=(4,))
   assert cut.train.needed.tolist() == [6, 4, 6, 6]
 
