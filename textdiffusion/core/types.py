@@ -208,9 +208,10 @@ class Batch(NamedTuple):
     )
 
 
-def leading(is_given: Array) -> Array:
-  """[B, L] -> [B] how many are given before the first that is not."""
-  return jnp.cumprod(is_given.astype(jnp.int32), -1).sum(-1)
+def leading(is_given: Any) -> Any:
+  """[B, L] -> [B] how many are given before the first that is not; of JAX and
+  NumPy arrays alike."""
+  return is_given.astype(jnp.int32).cumprod(-1).sum(-1)
 
 
 def is_counted(segments: Any, is_given: Any) -> Any:

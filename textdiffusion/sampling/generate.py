@@ -109,7 +109,7 @@ def _by_blocks(
   assert model.within is not None
   begin, shortest = leading(canvas.is_given)[:, None], 0
   if not isinstance(canvas.is_given, Tracer):
-    shortest = int(np.cumprod(np.asarray(canvas.is_given), -1).sum(-1).min())
+    shortest = int(leading(np.asarray(canvas.is_given)).min())
   within, places = model.within, jnp.arange(canvas.ids.shape[1])
 
   def advance(ids: Array, number: Array) -> tuple[Array, Samples]:

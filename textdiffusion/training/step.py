@@ -27,7 +27,8 @@ def make_train_step(
   what else a `Batch` has. The loss is the mean over its counted tokens. Keys
   come from the seed, the step and the row, times from strata of the global
   batch, so neither the layout nor `accumulate` changes them. Where loss or
-  gradient is not finite nothing moves but the counters.
+  gradient is not finite nothing moves but the counters. A method of blocks is
+  shown one of each row.
   """
 
   def counted(part: Batch) -> Array:
