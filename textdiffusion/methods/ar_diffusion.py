@@ -8,7 +8,7 @@ from textdiffusion.methods.diffusion_lm import DiffusionLM
 from textdiffusion.methods.method import Method
 from textdiffusion.sampling.latent import latent_sampler
 from textdiffusion.sampling.settings import SampleConfig
-from textdiffusion.schedules.times import multi_level, place
+from textdiffusion.schedules.times import walk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,8 +31,7 @@ class ARDiffusion(DiffusionLM):
     def grid(config: SampleConfig, length: int) -> Array:
       """A walk of the moving point, in equal parts of its way."""
       config.times(size)  # says what is wrong with its steps
-      t = multi_level(config.times(), length, size)
-      return place(t, size) / size
+      return walk(config.times(), length, size)
 
     apart = lambda loss: dataclasses.replace(loss, multi_level=True)
     return made._replace(

@@ -33,7 +33,7 @@ from textdiffusion.processes.variance_preserving import (
   to_x0,
 )
 from textdiffusion.schedules.adaptive import LeastNoise, SecondMoment
-from textdiffusion.schedules.times import discrete, multi_level, place
+from textdiffusion.schedules.times import discrete, walk
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +125,7 @@ class EndToEnd:
       index, weight = seen.draw(u)
       return (index + 1) / self.num_steps, weight
     if self.multi_level:
-      t = multi_level(batch.u, batch.ids.shape[1], self.num_steps)
-      t = place(t, self.num_steps) / self.num_steps
+      t = walk(batch.u, batch.ids.shape[1], self.num_steps)
       return at_rest(t, batch), jnp.ones_like(u)
     if isinstance(seen, LeastNoise):
       u = seen.time + (1 - seen.time) * u

@@ -15,7 +15,7 @@ from textdiffusion.processes.variance_preserving import (
   VariancePreserving,
   estimate_of,
 )
-from textdiffusion.schedules.times import discrete, multi_level, place
+from textdiffusion.schedules.times import discrete, walk
 
 
 @pytree
@@ -87,8 +87,8 @@ class LatentBound:
       return size, s, t
     length = batch.ids.shape[1]
     num_steps = length + size - 2
-    at = lambda u: place(multi_level(u, length, size), size) / size
-    s, t = (at_rest(at(u), batch) for u in discrete(batch.u, num_steps))
+    at = lambda u: at_rest(walk(u, length, size), batch)
+    s, t = map(at, discrete(batch.u, num_steps))
     return num_steps, s, t
 
   def marginal(self, clean: Array, t: Time) -> Normal:

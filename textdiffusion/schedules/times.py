@@ -39,6 +39,11 @@ def place(t: Array | float, num_steps: int) -> Array:
   return jnp.clip(nearest, 0, num_steps).astype(int)
 
 
+def walk(u: Array | float, length: int, num_steps: int) -> Array:
+  """`multi_level` on the grid i / T."""
+  return place(multi_level(u, length, num_steps), num_steps) / num_steps
+
+
 def snapped(grid: Array, num_steps: int) -> Array:
   """Descending times from 1 to 0 -> each on the grid i / T, none twice.
 
