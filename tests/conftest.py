@@ -1,9 +1,17 @@
 """What every test shares."""
 
 import gc
+import os
 
 import jax
 import pytest
+
+# XLA's older code of fusions compiles in half the time of the MLIR one, which
+# the newest jaxlib has alone: there the option means nothing, and tests see it.
+os.environ['XLA_FLAGS'] = (
+  os.environ.get('XLA_FLAGS', '')
+  + ' --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters'
+)
 
 # Compiled graphs are many objects that live on: looking through them again and
 # again took 5% of the time.

@@ -12,7 +12,8 @@ NOTEBOOKS = sorted((ROOT / 'notebooks').glob('*.ipynb'))
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook(path, monkeypatch):
-  monkeypatch.delenv('JAX_DISABLE_MOST_OPTIMIZATIONS')  # as its reader runs it
+  for name in ('JAX_DISABLE_MOST_OPTIMIZATIONS', 'XLA_FLAGS'):
+    monkeypatch.delenv(name)  # as its reader runs it
   notebook = nbformat.read(path, as_version=4)
   cells = [cell for cell in notebook.cells if cell.cell_type == 'code']
   assert 'colab-badge' in notebook.cells[0].source

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 def start(*args, devices=1, module='child'):
   flags = f'--xla_force_host_platform_device_count={devices}'
+  flags = f'{os.environ["XLA_FLAGS"]} {flags}'
   return subprocess.Popen(
     [sys.executable, '-m', f'tests.multi_device.{module}', *map(str, args)],
     cwd=ROOT,
