@@ -14,8 +14,8 @@ from tests.golden import case
 from tests.golden.case import close, number
 from textdiffusion.core.numerics import log_one_hot, pytree
 from textdiffusion.core.types import Array, Posterior, Time
-from textdiffusion.methods.dfm import possible
 from textdiffusion.objectives.flow_matching import flow_bound
+from textdiffusion.processes.bridge import possible
 from textdiffusion.processes.rank_one import RankOne, absorbing, uniform
 from textdiffusion.sampling.steps.flow import flow
 from textdiffusion.schedules.noise import (

@@ -166,6 +166,37 @@ def test_a_method_trains_and_samples(name):
     assert (samples.ids != VOCAB.mask_id).all()
 
 
+ALL_MASKS = ('mdlm', 'd3pm', 'dfm', 'md4', 'genmd4', 'sedd', 'radd')
+
+
+@pytest.mark.parametrize(
+  ('name', 'sampler'),
+  [(name, 'ancestral') for name in ALL_MASKS]
+  + [(name, 'euler') for name in ALL_MASKS if name != 'd3pm'],  # has no rates
+)
+def test_what_is_revealed_stays(name, sampler):
+  """Where all noise is the mask, whatever the network says of a visible token:
+  no loss trains that."""
+  method = CONFIGS[name].build(VOCAB)
+  params = jax.random.normal(KEY, (method.num_states, method.width))
+  canvas = Canvas(jnp.zeros((4, LENGTH), int), jnp.zeros((4, LENGTH), bool))
+  chain = jax.jit(
+    lambda: (
+      generate(
+        method.sampler,
+        model_of(method, params),
+        KEY,
+        canvas,
+        SampleConfig(steps=8, sampler=sampler),
+        trace=True,
+      ).trace.ids
+    )
+  )()
+  now, then = chain[:-1], chain[1:]
+  is_seen = now != VOCAB.mask_id
+  assert is_seen[:-1].any() and (then == now)[is_seen].all()
+
+
 def test_what_may_be_reported_as_a_bound():
   told = {k: c.build(VOCAB).evaluator.estimand for k, c in CONFIGS.items()}
   assert set(told.values()) == {'nelbo'}

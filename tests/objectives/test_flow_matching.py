@@ -8,13 +8,13 @@ import pytest
 from tests.objectives.test_nelbo import batch_of, integrated
 from tests.oracle import PROCESSES, Law, law_of_chain
 from textdiffusion.core.types import X0, Model, UserError
-from textdiffusion.methods.dfm import possible
 from textdiffusion.objectives.flow_matching import (
   FlowMatching,
   cross_entropy,
   flow_bound,
 )
 from textdiffusion.objectives.nelbo import masked_bound, rate_bound
+from textdiffusion.processes.bridge import possible
 from textdiffusion.processes.rank_one import absorbing, uniform
 from textdiffusion.sampling.steps.flow import flow
 from textdiffusion.schedules import grids

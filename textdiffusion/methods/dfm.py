@@ -8,16 +8,7 @@ generates what the evaluator bounds.
 import dataclasses
 from typing import Literal
 
-import jax.numpy as jnp
-
-from textdiffusion.core.types import (
-  Array,
-  Objective,
-  Posterior,
-  Time,
-  UserError,
-  Vocab,
-)
+from textdiffusion.core.types import Objective, UserError, Vocab
 from textdiffusion.methods.method import Method
 from textdiffusion.objectives.flow_matching import (
   FlowMatching,
@@ -25,7 +16,8 @@ from textdiffusion.objectives.flow_matching import (
   flow_bound,
 )
 from textdiffusion.objectives.nelbo import Nelbo, masked_bound, rank_one_bound
-from textdiffusion.processes.rank_one import RankOne, absorbing, uniform
+from textdiffusion.processes.bridge import possible
+from textdiffusion.processes.rank_one import absorbing, uniform
 from textdiffusion.sampling.generate import diffusion_sampler
 from textdiffusion.schedules.noise import Linear, Schedule
 
@@ -85,15 +77,3 @@ class DFM:
       causal=False,
       num_states=vocab.size,
     )
-
-
-def possible(process: RankOne, raw: Array, x: Array, t: Time) -> Posterior:
-  """The posterior of a network: tokens that cannot have become x have none.
-
-  So a visible token of a mask source, or a given one, is certain. raw: [L, K].
-  """
-  is_token = ~process.is_mask(jnp.arange(process.num_states))
-  can_be = (process.likelihood(x, t) > -jnp.inf) & is_token
-  # Padding that is the mask, under uniform noise, can have come from nothing.
-  nowhere = is_token & ~can_be.any(-1, keepdims=True)
-  return Posterior(jnp.where(can_be | nowhere, raw, -jnp.inf))

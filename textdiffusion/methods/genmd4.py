@@ -8,14 +8,10 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from textdiffusion.core.types import (
-  Posterior,
-  UserError,
-  Vocab,
-  typed,
-)
+from textdiffusion.core.types import UserError, Vocab
 from textdiffusion.methods.method import Method, mask_of
 from textdiffusion.objectives.learnt_noise import LearntNoise
+from textdiffusion.processes.bridge import possible
 from textdiffusion.processes.vector import VectorAbsorbing, learnable
 from textdiffusion.sampling.generate import diffusion_sampler
 from textdiffusion.sampling.samplers import SAMPLERS, by_transition
@@ -51,7 +47,7 @@ class GenMD4:
       process=process,
       objective=LearntNoise(process, self.t1),
       evaluator=LearntNoise(process, self.t1, draws=1),
-      head=typed(Posterior),
+      head=lambda raw, x, t: possible(process, raw, x, t),
       sampler=diffusion_sampler(process, _SAMPLERS),
       causal=False,
       num_states=size,
