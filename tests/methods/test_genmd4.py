@@ -32,6 +32,27 @@ def chain_probs(process, law, grid):
   return chain[(law.ids * jnp.array([4, 1])).sum(-1)]
 
 
+def test_powers_have_a_gradient_beside_visible_tokens():
+  """The head is certain of those: no loss of theirs may reach the powers."""
+  method = GenMD4().build(VOCAB)
+  ids = jnp.tile(jnp.array([0, 2, 3, 0]), (8, 1))
+  ones, zeros = jnp.ones_like(ids), jnp.zeros_like(ids)
+  u = (jnp.arange(8) + 0.5) / 8
+  batch = Batch(ids, ones, zeros, jnp.arange(8), u)
+
+  @jax.jit
+  @jax.grad
+  def slope(params):
+    power, table = params
+    denoise = lambda x, t: method.head(table[x], x, t)
+    model = Model(denoise, method_params={'power': power})
+    return method.objective(model, KEY, batch)[0].sum()
+
+  power, table = slope((RAW, jnp.zeros((4, 4))))
+  assert jnp.isfinite(power).all() and jnp.isfinite(table).all()
+  assert (power[jnp.array([0, 2, 3])] != 0).all()
+
+
 def test_samples_follow_the_chain_of_the_learnt_powers():
   """20,000 rows in 6 steps: chi-square, false alarm 1e-5. The chain of the
   powers at first is another one."""

@@ -42,10 +42,12 @@ def vector_bound(
   logits = head.logits
   if isinstance(head, Cavity):
     logits = logits + p.schedule(t).log_1m_alpha
+  is_masked = p.is_mask(z)
   is_mask_state = p.is_mask(jnp.arange(p.num_states))
+  # Of visible tokens, which add nothing, a head may be certain: -inf of others.
+  logits = jnp.where(is_masked[..., None], logits, 0.0)
   logits = jnp.where(is_mask_state, -jnp.inf, logits)
   # A mask among the clean tokens (padding, never counted) has no likelihood.
-  is_masked = p.is_mask(z)
   safe_x0 = jnp.where(is_masked & ~p.is_mask(x0), x0, (p.mask_id == 0) * 1)
   rate = p.schedule.reveal_rate(t, safe_x0)
   log_mu = jax.nn.log_softmax(logits)
