@@ -47,6 +47,7 @@ class GenMD4:
       process=process,
       objective=LearntNoise(process, self.t1),
       evaluator=LearntNoise(process, self.t1, draws=1),
+      # What can be is the same at all powers.
       head=lambda raw, x, t: possible(process, raw, x, t),
       sampler=diffusion_sampler(process, _SAMPLERS),
       causal=False,
