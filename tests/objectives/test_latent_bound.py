@@ -11,6 +11,7 @@ from textdiffusion.core.types import X0, Eps, Model, Velocity
 from textdiffusion.objectives.end_to_end import target
 from textdiffusion.objectives.latent_bound import LatentBound
 from textdiffusion.processes.variance_preserving import VariancePreserving
+from textdiffusion.schedules.betas import from_betas
 from textdiffusion.schedules.variances import SquareRoot, tabulated
 
 pytestmark = pytest.mark.usefixtures('x64', 'quick_compile')
@@ -92,6 +93,22 @@ def test_the_exact_denoiser_comes_to_the_entropy(kind, multi_level):
     assert gap > -5 * error
     gaps.append((float(gap), float(error)))
   assert gaps[1][0] < 0.5 * gaps[0][0] + 5 * gaps[1][1], gaps
+
+
+def test_a_level_that_rests_costs_nothing():
+  """A fitted schedule may repeat a level: its bound is that of the rest."""
+
+  def nats(betas):
+    size = len(betas)
+    law = Law(LatentBound(VariancePreserving(from_betas(betas)), size))
+    every = (jnp.arange(size) + 0.5) / size
+    batch, model = rows_of(law, 1), law.model()
+    of = lambda u: law.bound(model, KEY, batch._replace(u=u[None]))[0].sum()
+    return jax.lax.map(of, every).mean()
+
+  betas = SquareRoot().betas(10)
+  rests = np.stack([betas, np.zeros(10)], 1).ravel()
+  np.testing.assert_allclose(nats(rests), nats(betas), rtol=1e-9)
 
 
 def test_a_wrong_denoiser_is_far_from_it():

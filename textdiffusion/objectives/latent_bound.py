@@ -63,8 +63,10 @@ class LatentBound:
     is_first = (t * self.num_steps < 1.5)[..., None]
     said = jnp.where(is_first, now.start(estimate, xt, t), estimate)
     exact = now.start(clean, xt, t)
-    moves = jnp.broadcast_to(s < t, batch.ids.shape)
-    # A position that rests costs nothing; its own times would be 0 / 0.
+    # A position that rests, or whose level does, as a fitted one can, costs
+    # nothing; its own times would be 0 / 0.
+    falls = p.schedule(t).log_alpha < p.schedule(s).log_alpha
+    moves = jnp.broadcast_to((s < t) & falls[..., 0], batch.ids.shape)
     begin, end = jnp.where(moves, s, 0.0), jnp.where(moves, t, 1.0)
     law = lambda x0: Normal(
       p.bridge(X0(x0), xt, begin, end).mean, now.spread(xt, begin, end)
