@@ -29,6 +29,7 @@ from textdiffusion.data.pipeline import DataConfig
 from textdiffusion.data.sources import open_source
 from textdiffusion.data.tokenizers import TokenizerConfig
 from textdiffusion.evals.answers import answers
+from textdiffusion.evals.likelihood import EvaluateConfig
 from textdiffusion.evals.seq2seq import report
 from textdiffusion.methods.autoregressive import Autoregressive
 from textdiffusion.methods.diffuseq import DiffuSeq
@@ -134,6 +135,7 @@ def config_of(name: str, task: str, root: str, budget: float) -> Config:
       checkpoint_every=200,
       keep=1,
     ),
+    evaluate=EvaluateConfig(rows=256),
     sample=SampleConfig(
       steps=STEPS if features else HALF,
       grid='uniform' if features else 'cosine',
