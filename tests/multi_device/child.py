@@ -17,8 +17,8 @@ def main(mesh: str, workdir: str = '', port: str = '', count='1', index='0'):
   from textdiffusion.core.binding import bind
   from textdiffusion.sampling.generate import SampleConfig, generate
   from textdiffusion.sampling.prompts import blank
-  from textdiffusion.training.checkpoint import Run
   from textdiffusion.training.mesh import MeshConfig, make_mesh
+  from textdiffusion.training.workdir import Run
 
   losses = []
   share = tiny.ROWS // int(count)

@@ -18,13 +18,13 @@ def main(workdir: str, port: str, index: str) -> None:
   jax.distributed.initialize(f'127.0.0.1:{port}', 2, int(index))
   from tests.training import tiny, toy
   from textdiffusion.core.types import UserError
-  from textdiffusion.training.checkpoint import prepare_workdir
   from textdiffusion.training.mesh import (
     MeshConfig,
     check_batch,
     make_mesh,
     put_whole,
   )
+  from textdiffusion.training.workdir import prepare_workdir
 
   def refused(call, *args):
     try:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from textdiffusion.core.types import Array
+from textdiffusion.nn import layout
 
 Implementation = Literal['auto', 'xla', 'cudnn', 'splash']
 
@@ -68,7 +69,7 @@ def attend(
     mask: [B or 1, 1, L, S], True where the query may see the key.
     kind: of `resolve`, but splash.
   """
-  if kind == 'xla' and jax.default_backend() == 'cpu':
+  if kind == 'xla' and layout.platform() == 'cpu':
     return _plain(q, k, v, mask)
   implementation: Any = kind
   return jax.nn.dot_product_attention(
@@ -82,7 +83,7 @@ def resolve(
   """What `auto` means here: splash on TPU, cuDNN on GPU in 16 bits, or XLA."""
   if implementation != 'auto':
     return implementation
-  backend = jax.default_backend()
+  backend = layout.platform()
   if backend == 'tpu' and length % 128 == 0 and head_size % 64 == 0:
     return 'splash'
   if backend == 'gpu' and dtype in (jnp.bfloat16, jnp.float16):
@@ -123,6 +124,9 @@ def splash(
 ) -> Array:
   """Splash attention, the TPU kernel: no [L, S] array in memory.
 
+  On a mesh each shard has its rows, its heads and its part of the queries, and
+  all keys of a row.
+
   Args:
     q, k, v: as in `attend`.
     segments: [B, L], tokens see their own segment only.
@@ -141,16 +145,64 @@ def splash(
   one = (
     masks.FullMask(visible.shape) if visible.all() else masks.NumpyMask(visible)
   )
+  shards = layout.size_of('tensor'), layout.size_of('sequence')
   kernel = kernels.make_splash_mha(
     masks.MultiHeadMask([one] * heads),
-    head_shards=1,
-    q_seq_shards=1,
+    block_sizes=_blocks(visible.shape, shards[1]),
+    head_shards=shards[0],
+    q_seq_shards=shards[1],
     interpret=interpret,
   )
   front = lambda x: x.transpose(0, 2, 1, 3)
   k, v = (jnp.repeat(front(x), repeat, axis=1) for x in (k, v))
   q = front(q) * q.shape[-1] ** -0.5
-  if segments is None:
-    return front(jax.vmap(kernel)(q, k, v))
-  ids = kernels.SegmentIds(segments, segments)
-  return front(jax.vmap(kernel)(q, k, v, ids))
+  ids = None
+  if segments is not None:
+    ids = kernels.SegmentIds(segments, segments)
+  run = lambda kernel, *args: jax.vmap(kernel)(*args)
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return front(run(kernel, q, k, v, ids))
+  # The compiler cannot split a kernel: each shard is told its part.
+  spec = jax.sharding.PartitionSpec
+  own = jax.sharding.NamedSharding(mesh, spec('tensor', 'sequence'))
+  of_keys = spec(layout.BATCH, 'tensor')
+  of_queries = spec(layout.BATCH, 'tensor', 'sequence')
+  of_ids: Any = None
+  if ids is not None:
+    both: Any = spec(layout.BATCH, 'sequence'), spec(layout.BATCH)
+    of_ids = kernels.SegmentIds(*both)
+  split = jax.shard_map(
+    run,
+    mesh=mesh,
+    in_specs=(
+      kernel.manual_sharding_spec(own),
+      of_queries,
+      of_keys,
+      of_keys,
+      of_ids,
+    ),
+    out_specs=of_queries,
+    check_vma=False,
+  )
+  return front(split(kernel, q, k, v, ids))
+
+
+def _blocks(shape: tuple[int, ...], shards: int) -> Any:
+  """The largest tiles of up to 512 that divide what a shard has."""
+  from jax.experimental.pallas.ops.tpu.splash_attention import (
+    splash_attention_kernel as kernels,
+  )
+
+  size = lambda length: next(
+    n for n in (512, 256, 128) if n == 128 or not length % n
+  )
+  rows, columns = size(shape[0] // shards), size(shape[1])
+  return kernels.BlockSizes(
+    block_q=rows,
+    block_kv=columns,
+    block_q_dkv=rows,
+    block_kv_dkv=columns,
+    block_q_dq=rows,
+    block_kv_dq=columns,
+  )

@@ -8,12 +8,12 @@ import dataclasses
 from typing import Any, Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from textdiffusion.core.numerics import pytree, static
 from textdiffusion.core.types import Array, UserError
 from textdiffusion.nn import cache as caches
+from textdiffusion.nn import layout
 from textdiffusion.nn.attention import (
   Attend,
   Implementation,
@@ -133,7 +133,7 @@ class Context:
 
 
 class Attention(nn.Module):
-  """[B * L, D] -> [B * L, D], and the cache it extended, if any.
+  """[B, L, D] -> [B, L, D], and the cache it extended, if any.
 
   is_cross: to the source; what an encoder made of it knows its places.
   """
@@ -150,10 +150,16 @@ class Attention(nn.Module):
     seen = x
     if self.is_cross:
       assert context.memory is not None
-      seen = context.memory.reshape(-1, cfg.d_model)
-    shaped = lambda x, name, heads: Dense(
-      heads * cfg.head_size, cfg.use_bias, cfg.compute_dtype, name=name
-    )(x).reshape(batch, -1, heads, cfg.head_size)
+      seen = context.memory
+
+    def shaped(x: Array, name: str, heads: int) -> Array:
+      size = heads * cfg.head_size
+      dense = Dense(size, cfg.use_bias, cfg.compute_dtype, name=name)
+      x = dense(x).reshape(batch, -1, heads, cfg.head_size)
+      # Queries stay with their tokens; keys and values go to every shard.
+      tokens = 'sequence' if name == 'q' else None
+      return layout.constrained(x, layout.BATCH, tokens, 'tensor', None)
+
     q, k = shaped(x, 'q', cfg.num_heads), shaped(seen, 'k', cfg.kv_heads)
     v = shaped(seen, 'v', cfg.kv_heads)
     if cfg.qk_norm:
@@ -174,7 +180,7 @@ class Attention(nn.Module):
       out = attend(q, cache.k, cache.v, mask)
     elif kind == 'splash' and context.mask is None:
       seen = static_mask(length, cfg.attend, cfg.block_size)
-      interpret = jax.default_backend() != 'tpu'
+      interpret = layout.platform() != 'tpu'
       out = splash(q, k, v, context.segments, seen, interpret)
     else:
       out = attend(q, k, v, context.mask, 'xla' if kind == 'splash' else kind)
@@ -184,12 +190,12 @@ class Attention(nn.Module):
       cfg.compute_dtype,
       1 / (2 * cfg.num_layers),
       name='out',
-    )(out.reshape(batch * length, -1))
+    )(layout.rows(out.reshape(batch, length, -1), 'tensor'))
     return out, cache
 
 
 class Block(nn.Module):
-  """Attention and MLP, each with its residual; x: [B * L, D]."""
+  """Attention and MLP, each with its residual; x: [B, L, D]."""
 
   config: TransformerConfig
 
@@ -198,24 +204,20 @@ class Block(nn.Module):
     self, x: Array, context: Context, cache: caches.Cache | None
   ) -> tuple[Array, caches.Cache | None]:
     cfg = self.config
-    batch, length = context.positions.shape
     drop = nn.Dropout(cfg.dropout, deterministic=not context.is_training)
     shift, gate = self._modulation(context)
 
     def residual(x: Array, branch: Array, index: int) -> Array:
       branch = drop(branch)
-      if gate is None:
-        return x + branch
-      rows = branch.reshape(batch, length, -1) * gate[index]
-      return x + rows.reshape(batch * length, -1)
+      x = x + (branch if gate is None else branch * gate[index])
+      return layout.rows(x)
 
     def normed(x: Array, name: str, index: int) -> Array:
       x = RMSNorm(dtype=cfg.compute_dtype, name=name)(x)
       if shift is None:
         return x
-      rows = x.reshape(batch, length, -1)
       move, scale = shift[index]
-      return (rows * (1 + scale) + move).reshape(batch * length, -1)
+      return x * (1 + scale) + move
 
     branch, cache = Attention(cfg, name='attention')(
       normed(x, 'attention_norm', 0), context, cache
@@ -245,9 +247,7 @@ class Block(nn.Module):
     time = nn.silu(context.time)
     num = 3 if cfg.encoder_layers else 2
     size = 3 * num * cfg.d_model
-    flat = Dense(size, True, cfg.compute_dtype, 0.0, name='adaln')(
-      time.reshape(-1, time.shape[-1])
-    )
-    parts = jnp.split(flat.reshape(*time.shape[:2], -1), 3 * num, axis=-1)
+    said = Dense(size, True, cfg.compute_dtype, 0.0, name='adaln')(time)
+    parts = jnp.split(layout.rows(said), 3 * num, axis=-1)
     moves = [(parts[2 * i], parts[2 * i + 1]) for i in range(num)]
     return moves, parts[2 * num :]

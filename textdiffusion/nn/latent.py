@@ -13,11 +13,12 @@ import jax.numpy as jnp
 
 from textdiffusion.core.numerics import by_parts
 from textdiffusion.core.types import Array, Features, PyTree
+from textdiffusion.nn import layout
 from textdiffusion.nn.layers import Dense
 
 
 class Projection(nn.Module):
-  """[N, in] -> [N, features] through a hidden layer of tanh."""
+  """[..., in] -> [..., features] through a hidden layer of tanh."""
 
   hidden: int
   features: int
@@ -45,7 +46,8 @@ def ends(features: Features) -> Ends:
   [..., D] -> logits [..., K]; logits [..., K] -> mean embedding [..., D]."""
 
   def table(params: PyTree) -> Array:
-    raw = params['embedding']
+    # Small, and read at both ends: whole wherever it is used.
+    raw = layout.constrained(params['embedding'], None, None)
     if features.norm == 'none':
       return raw
     if features.norm == 'layer':

@@ -23,10 +23,11 @@ from textdiffusion.core.types import (
   UserError,
 )
 from textdiffusion.nn import cache as caches
+from textdiffusion.nn import layout
 from textdiffusion.nn.attention import attention_mask, resolve
 from textdiffusion.nn.blocks import Block, Context, TransformerConfig
 from textdiffusion.nn.latent import Projection, ends
-from textdiffusion.nn.layers import Dense, RMSNorm, TimeEmbedding
+from textdiffusion.nn.layers import Dense, RMSNorm, TimeEmbedding, product
 
 _REMAT = {
   'full': jax.checkpoint_policies.nothing_saveable,
@@ -62,36 +63,36 @@ class Transformer(nn.Module):
     context = self._context(ids, t, condition, start)
     if cfg.time == 'additive':
       assert context.time is not None
-      rows = x.reshape(batch, length, -1) + context.time
-      x = rows.reshape(batch * length, -1)
+      x = x + context.time
     x, cache = self._layers(x, context, cache)
     x = RMSNorm(dtype=cfg.compute_dtype, name='norm')(x)
-    out = self._outputs(x, table)
-    return out.astype(jnp.float32).reshape(batch, length, -1), cache
+    return self._outputs(x, table).astype(jnp.float32), cache
 
   def _inputs(self, ids: Any) -> tuple[Array, Array]:
-    """-> [B * L, d_model], and the table of embeddings."""
+    """-> [B, L, d_model], and the table of embeddings."""
     cfg, features = self.config, self.features
     std, width = cfg.d_model**-0.5, cfg.d_model
     if features is not None:
       std, width = features.std, features.size
     normal = nn.initializers.normal(std)
     table = self.param('embedding', normal, (self.num_states, width))
-    flat = lambda x: x.reshape(-1, x.shape[-1]).astype(cfg.compute_dtype)
+    laid = lambda x: layout.rows(x.astype(cfg.compute_dtype))
     if features is not None:
       width = cfg.d_model
       project = Projection(width, width, cfg.compute_dtype, name='inlet')
-      return project(flat(ids)), table
+      return laid(project(laid(ids))), table
+    table = layout.gathered(table, (*self.path, 'embedding'))
     if isinstance(ids, Mixture):
       parts = jnp.take(table, ids.ids, axis=0)
-      return flat(jnp.einsum('blk,blkd->bld', ids.weights, parts)), table
+      return laid(jnp.einsum('blk,blkd->bld', ids.weights, parts)), table
     if jnp.issubdtype(ids.dtype, jnp.integer):
-      return flat(jnp.take(table, ids.reshape(-1), axis=0)), table
-    return flat(ids) @ table.astype(cfg.compute_dtype), table
+      return laid(jnp.take(table, ids, axis=0)), table
+    return laid(product(laid(ids), table.astype(cfg.compute_dtype))), table
 
   def _outputs(self, x: Array, table: Array) -> Array:
-    """[B * L, d_model] -> [B * L, num_outputs]."""
+    """[B, L, d_model] -> [B, L, num_outputs]."""
     cfg = self.config
+    tokens = lambda x: layout.rows(x, 'tensor')
     if not self.num_outputs:
       return x
     if self.features is not None:
@@ -102,15 +103,14 @@ class Transformer(nn.Module):
       return Projection(cfg.d_model, size, cfg.compute_dtype, name='outlet')(x)
     if not cfg.tied:
       # From zero: training begins at the uniform distribution.
-      return Dense(
-        self.num_outputs, False, cfg.compute_dtype, 0.0, name='head'
-      )(x)
+      head = Dense(self.num_outputs, False, cfg.compute_dtype, 0.0, name='head')
+      return tokens(head(x))
     if self.num_outputs != self.num_states:
       raise UserError(
         f'model.tied=True: the method needs {self.num_outputs} outputs for '
         f'{self.num_states} tokens: --set=model.tied=False'
       )
-    return x @ table.T.astype(cfg.compute_dtype)
+    return tokens(product(x, table.T.astype(cfg.compute_dtype)))
 
   def _context(
     self, ids: Array, t: Time, condition: Condition, start: Array | None

@@ -12,20 +12,19 @@ import numpy as np
 from jax.sharding import Mesh
 
 from textdiffusion.core.keys import stream
-from textdiffusion.core.types import Array, Denoiser, UserError
+from textdiffusion.core.types import Denoiser, UserError
 from textdiffusion.methods.method import Method
 from textdiffusion.training import progress as progress_lib
-from textdiffusion.training.checkpoint import Checkpointer, Run
+from textdiffusion.training.checkpoint import Checkpointer
 from textdiffusion.training.mesh import (
   check_batch,
   put_batch,
-  replicated,
-  state_shardings,
 )
 from textdiffusion.training.metrics import MetricsLog
 from textdiffusion.training.optim import build_optimizer
-from textdiffusion.training.state import TrainConfig, TrainState, init_state
-from textdiffusion.training.step import make_train_step
+from textdiffusion.training.state import TrainConfig, TrainState
+from textdiffusion.training.step import placed_step
+from textdiffusion.training.workdir import Run
 
 Evaluate = Callable[[TrainState, int], dict[str, float]]
 
@@ -83,8 +82,10 @@ def train(
     watch.report(step, values, tokens)
 
   with contextlib.ExitStack() as stack:
+    stack.enter_context(jax.set_mesh(mesh))
     optimizer = build_optimizer(config.optimizer, config.steps)
-    state, step_fn = _compiled(method, denoiser, optimizer, config, mesh)
+    step_fn, init, _ = placed_step(method, denoiser, optimizer, config, mesh)
+    state = init(stream(jax.random.key(config.seed), 'init'))
     saver, start = None, 0
     if workdir:
       saver = Checkpointer(workdir, config.keep)
@@ -139,6 +140,12 @@ def train(
         break
     if saver is not None:
       saver.wait()
+      if saver.failed:
+        raise UserError(
+          f'the last checkpoint was not written ({saver.failed}): make room in '
+          f'{workdir}, and go on from step {saver.latest_step() or 0} by the '
+          'same command with --resume'
+        )
   return state
 
 
@@ -159,32 +166,6 @@ def _give_up(
     f'row, up to step {step}: lower train.optimizer.peak_lr='
     f'{config.optimizer.peak_lr:g}'
     + (f'; the checkpoint of step {kept} is kept' if kept is not None else '')
-  )
-
-
-def _compiled(
-  method: Method,
-  denoiser: Denoiser,
-  optimizer: Any,
-  config: TrainConfig,
-  mesh: Mesh,
-) -> tuple[TrainState, Any]:
-  """A fresh state on the mesh, and the step that takes its place."""
-  key = stream(jax.random.key(config.seed), 'init')
-  init = lambda key: init_state(denoiser, optimizer, key, method)
-  shapes = jax.eval_shape(init, key)
-  shardings = state_shardings(mesh, shapes, shapes.params)
-  state = jax.jit(init, out_shardings=shardings)(key)
-  pure = make_train_step(method, denoiser, optimizer, config)
-
-  def step(
-    state: TrainState, batch: dict[str, Array]
-  ) -> tuple[TrainState, dict[str, Array]]:
-    state, metrics = pure(state, batch)
-    return state, {**metrics, 'stop': batch['stop'].max()}
-
-  return state, jax.jit(
-    step, donate_argnums=0, out_shardings=(shardings, replicated(mesh))
   )
 
 

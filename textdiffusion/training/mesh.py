@@ -11,7 +11,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from textdiffusion.core.types import Array, PyTree, UserError
 from textdiffusion.nn import layout
 
-_BATCH = ('data', 'fsdp')
+_BATCH = layout.BATCH
+_AXES = ('data', 'fsdp', 'sequence', 'tensor')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +20,14 @@ class MeshConfig:
   """Devices along each axis; -1 takes what the others leave.
 
   data: copies of the parameters, each with its rows. fsdp: parameters and
-  rows split. tensor: the inside of each layer split.
+  rows split. tensor: the inside of each layer split. sequence: the tokens of a
+  row split; each sees the keys and values of all.
   """
 
   data: int = -1
   fsdp: int = 1
   tensor: int = 1
+  sequence: int = 1
 
 
 def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
@@ -33,8 +36,8 @@ def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
   Raises UserError where the axes do not multiply to their number.
   """
   devices = jax.devices() if devices is None else devices
-  sizes = [config.data, config.fsdp, config.tensor]
-  told = f'mesh {config.data} x {config.fsdp} x {config.tensor}'
+  sizes = [getattr(config, axis) for axis in _AXES]
+  told = 'mesh ' + ' x '.join(map(str, sizes)) + f' ({", ".join(_AXES)})'
   if sizes.count(-1) > 1 or any(s == 0 or s < -1 for s in sizes):
     raise UserError(f'{told}: one axis may be -1, the others are at least 1')
   if -1 in sizes:
@@ -42,13 +45,13 @@ def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
     sizes[sizes.index(-1)] = max(len(devices) // rest, 1)
   if int(np.prod(sizes)) != len(devices):
     raise UserError(
-      f'{told} does not cover {len(devices)} devices: set mesh.data, mesh.fsdp '
-      'and mesh.tensor so that they multiply to that'
+      f'{told} does not cover {len(devices)} devices: set mesh.data, '
+      'mesh.fsdp, mesh.sequence and mesh.tensor so that they multiply to that'
     )
   return jax.make_mesh(
     tuple(sizes),
-    ('data', 'fsdp', 'tensor'),
-    axis_types=(AxisType.Auto,) * 3,
+    _AXES,
+    axis_types=(AxisType.Auto,) * len(_AXES),
     devices=devices,
   )
 
@@ -72,14 +75,15 @@ def check_batch(mesh: Mesh, batch_size: int, accumulate: int) -> None:
 
 def _check_hosts(mesh: Mesh) -> None:
   """Each host feeds rows of its own, an equal share of them; the copies of a
-  row along `tensor` must therefore lie on one host."""
-  devices = np.asarray(mesh.devices).reshape(-1, mesh.shape['tensor'])
+  row along `sequence` and `tensor` must therefore lie on one host."""
+  split = mesh.shape['sequence'] * mesh.shape['tensor']
+  devices = np.asarray(mesh.devices).reshape(-1, split)
   owners = [{device.process_index for device in row} for row in devices]
   shares = collections.Counter(min(row) for row in owners)
   if max(map(len, owners)) > 1 or len(set(shares.values())) > 1:
     raise UserError(
       f'mesh.tensor={mesh.shape["tensor"]} splits a row over hosts, which feed '
-      'rows of their own: let it divide the devices of one host'
+      'rows of their own: let it and mesh.sequence divide the devices of a host'
     )
 
 

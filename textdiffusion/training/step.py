@@ -1,18 +1,21 @@
-"""One training step, pure: the launcher's loop jits it with its layout."""
+"""One training step: pure, and compiled for a mesh."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from textdiffusion.core.binding import anchored, bind
 from textdiffusion.core.keys import row_keys, strata, stream
 from textdiffusion.core.types import Array, Batch, Denoiser, Key, PyTree
 from textdiffusion.methods.method import Method
+from textdiffusion.training.chips import compiler_options
+from textdiffusion.training.mesh import replicated, state_shardings
 from textdiffusion.training.optim import Optimizer
-from textdiffusion.training.state import TrainConfig, TrainState
+from textdiffusion.training.state import TrainConfig, TrainState, init_state
 
 Metrics = dict[str, Array]
 TrainStep = Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]
@@ -73,6 +76,55 @@ def make_train_step(
     return _updated(state, remembered, loss, terms, grads, optimizer, config)
 
   return step
+
+
+class Placed(NamedTuple):
+  """step: (state, batch) -> (state, metrics), compiled when first called, in
+  the place of the old state; a batch also has `stop` [B], of which `stop` []
+  of the metrics is the largest. init: key -> a fresh state on the mesh. state:
+  its shapes and shardings."""
+
+  step: Any
+  init: Any
+  state: TrainState
+
+
+def placed_step(
+  method: Method,
+  denoiser: Denoiser,
+  optimizer: Optimizer,
+  config: TrainConfig,
+  mesh: Mesh,
+) -> Placed:
+  """The step on a mesh, which is to be that of `jax.set_mesh`."""
+  init = lambda key: init_state(denoiser, optimizer, key, method)
+  # Nothing is computed here: the mesh may be one that this machine has not.
+  shapes = jax.eval_shape(lambda: init(jax.random.key(0)))
+  shardings = state_shardings(mesh, shapes, shapes.params)
+  pure = make_train_step(method, denoiser, optimizer, config)
+
+  def step(
+    state: TrainState, batch: dict[str, Array]
+  ) -> tuple[TrainState, Metrics]:
+    state, metrics = pure(state, batch)
+    return state, {**metrics, 'stop': batch['stop'].max()}
+
+  return Placed(
+    jax.jit(
+      step,
+      donate_argnums=0,
+      out_shardings=(shardings, replicated(mesh)),
+      compiler_options=compiler_options(mesh.devices.flat[0]),
+    ),
+    jax.jit(init, out_shardings=shardings),
+    jax.tree.map(
+      lambda x, sharding: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=sharding
+      ),
+      shapes,
+      shardings,
+    ),
+  )
 
 
 def _some_block(key: Key, whole: Batch, size: int) -> Batch:

@@ -1,0 +1,143 @@
+"""Every kind of objective on every kind of mesh of eight devices, in a process
+of its own: the loss and gradient of the true training step; prints JSON.
+
+python -m tests.multi_device.layouts_child PART PARTS
+"""
+
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from tests.methods.test_methods import CONFIGS, VOCAB
+from textdiffusion.core.binding import bind
+from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
+from textdiffusion.sampling.generate import SampleConfig, generate
+from textdiffusion.sampling.prompts import blank
+from textdiffusion.training.mesh import MeshConfig, make_mesh, put_batch
+from textdiffusion.training.optim import Optimizer
+from textdiffusion.training.state import TrainConfig
+from textdiffusion.training.step import placed_step
+
+ROWS, LENGTH = 8, 8
+MESHES = {
+  'one': MeshConfig(1),
+  'data': MeshConfig(8),
+  'fsdp': MeshConfig(1, 8),
+  'tensor': MeshConfig(2, 2, 2),
+  'sequence': MeshConfig(2, 1, 1, 4),
+  'all': MeshConfig(1, 2, 2, 2),
+}
+# One of each objective, on networks told the time and not.
+METHODS = (
+  *('mdlm', 'd3pm', 'dfm', 'duo', 'genmd4', 'udlm', 'gidd', 'sedd', 'radd'),
+  *('autoregressive', 'flexmdm', 'edit-flows', 'diffusion_lm', 'cdcd'),
+  *('flow_lm', 'plaid', 'ar_diffusion', 'diffusion_lm-bound'),
+)
+SAMPLED = ('mdlm', 'autoregressive', 'diffusion_lm')
+# Gradients as they are: what a step takes off the parameters.
+PLAIN = Optimizer(optax.identity(), lambda step: 1.0)
+
+
+def batch():
+  draw = np.random.default_rng(0)
+  ids = draw.integers(0, 4, (ROWS, LENGTH), dtype=np.int32)
+  segments = np.ones_like(ids)
+  segments[1, 6:] = 0
+  return {
+    'ids': ids,
+    'segments': segments,
+    'positions': np.tile(np.arange(LENGTH, dtype=np.int32), (ROWS, 1)),
+    'rows': np.arange(ROWS, dtype=np.int32),
+    'stop': np.zeros(ROWS, np.int32),
+  }
+
+
+def network(name, method, attention='auto'):
+  config = TransformerConfig(
+    num_layers=1,
+    d_model=16,
+    num_heads=2,
+    d_ff=32,
+    mlp='swiglu' if name < 'e' else 'gelu',
+    use_bias=name < 'e',
+    time='none' if method.causal else 'adaln',
+    attend='causal' if method.causal else 'bidirectional',
+    scan='scan' if name == 'mdlm' else 'unroll',
+    remat='full' if name == 'mdlm' else 'none',
+    attention=attention,
+  )
+  made = build_denoiser(
+    config, method.num_states, method.num_outputs, method.features
+  )
+  return method.extend(made)
+
+
+def told(name, mesh):
+  """Loss, gradient as one vector, ids of samples, share of a kernel."""
+  method = CONFIGS[name].build(VOCAB)
+  denoiser = network(name, method)
+  config = TrainConfig(steps=1)
+  with jax.set_mesh(mesh):
+    placed = placed_step(method, denoiser, PLAIN, config, mesh)
+    state = placed.init(jax.random.key(3))
+    # Heads begin at zero, where gradients of what is before them vanish.
+    moved = jax.tree.map(
+      lambda x: x + 0.1 * jnp.sin(jnp.arange(x.size) * 1.0).reshape(x.shape),
+      state.params,
+    )
+    moved = jax.device_put(
+      moved, jax.tree.map(lambda x: x.sharding, state.params)
+    )
+    state = state._replace(params=moved)
+    before = jax.device_get(moved)
+    kernel = next(
+      leaf
+      for path, leaf in jax.tree_util.tree_leaves_with_path(moved)
+      if 'down' in str(path) and 'kernel' in str(path)
+    )
+    share = kernel.addressable_shards[0].data.size / kernel.size
+    ids = None
+    if name in SAMPLED:
+
+      def sample(params):
+        model = bind(denoiser, params, method.head)
+        canvas, plan = blank(ROWS, LENGTH), SampleConfig(steps=4)
+        return generate(
+          method.sampler, model, jax.random.key(1), canvas, plan
+        ).ids
+
+      ids = np.asarray(jax.jit(sample)(moved)).tolist()
+    after, metrics = placed.step(state, put_batch(mesh, batch()))
+  grads = jax.tree.map(lambda a, b: a - np.asarray(b), before, after.params)
+  flat = np.concatenate([g.ravel() for g in jax.tree.leaves(grads)])
+  return float(metrics['loss']), flat, ids, share
+
+
+def main(part: str, parts: str) -> None:
+  result = {}
+  for name in METHODS[int(part) :: int(parts)]:
+    one = told(name, make_mesh(MESHES['one'], jax.devices()[:1]))
+    size = float(np.abs(one[1]).max())
+    assert size > 1e-3, name
+    rows = {'loss': one[0], 'largest': size, 'meshes': {}}
+    for kind, config in MESHES.items():
+      if kind == 'one' or (kind == 'all' and name != 'mdlm'):
+        continue
+      loss, grads, ids, share = told(name, make_mesh(config))
+      rows['meshes'][kind] = {
+        'loss': loss,
+        'error': float(np.abs(grads - one[1]).max()),
+        'same': ids == one[2],
+        'share': share,
+      }
+    result[name] = rows
+    jax.clear_caches()
+  print('RESULT', json.dumps(result))
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])

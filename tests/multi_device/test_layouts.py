@@ -1,0 +1,32 @@
+"""Every objective on every kind of mesh: loss, gradient, samples agree."""
+
+import json
+import re
+
+import pytest
+
+from tests.multi_device.layouts_child import MESHES, METHODS, SAMPLED
+from tests.multi_device.test_devices import start
+
+# Of a kernel of an MLP, on one device: fsdp and tensor split it.
+SHARES = {'data': 1, 'fsdp': 1 / 8, 'tensor': 1 / 4, 'sequence': 1}
+
+
+@pytest.fixture(scope='module')
+def told():
+  process = start(0, 1, devices=8, module='layouts_child')
+  out, error = process.communicate(timeout=1200)
+  assert process.returncode == 0, error[-3000:]
+  assert 'nvoluntary full rematerialization' not in error
+  return json.loads(re.search('RESULT (.*)', out)[1])
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_a_mesh_changes_nothing(told, name):
+  one = told[name]
+  assert set(SHARES) <= set(one['meshes']) < set(MESHES)
+  for mesh, seen in one['meshes'].items():
+    assert seen['loss'] == pytest.approx(one['loss'], rel=1e-5), mesh
+    assert seen['error'] < 1e-5 * max(one['largest'], 1), mesh
+    assert seen['share'] == SHARES.get(mesh, 1 / 4), mesh
+    assert seen['same'], (mesh, 'samples', name in SAMPLED)
