@@ -8,7 +8,8 @@ import jax
 
 from benchmarks import common
 from benchmarks.train_step import prepared
-from textdiffusion.training.checkpoint import Checkpointer, Run
+from textdiffusion.training.checkpoint import Checkpointer
+from textdiffusion.training.workdir import Run
 
 STEPS, SAVES = 50, 3
 

@@ -13,9 +13,9 @@ from launch import common, heldout
 from textdiffusion import config as config_lib
 from textdiffusion.data.pipeline import Data, open_data, train_iterator
 from textdiffusion.nn.transformer import flops_per_token, num_params
-from textdiffusion.training.checkpoint import Run, prepare_workdir
 from textdiffusion.training.loop import train
 from textdiffusion.training.mesh import check_batch, make_mesh
+from textdiffusion.training.workdir import Run, prepare_workdir
 
 RESUME = flags.DEFINE_bool('resume', False, 'Go on in a workdir.')
 OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Move an old run aside.')

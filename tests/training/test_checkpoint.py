@@ -6,7 +6,8 @@ import pytest
 
 from tests.training import tiny
 from textdiffusion.core.types import UserError
-from textdiffusion.training.checkpoint import Run, load, prepare_workdir
+from textdiffusion.training.checkpoint import load
+from textdiffusion.training.workdir import Run, prepare_workdir
 
 CONFIG = {'train': {'steps': 5, 'log_every': 1}, 'data': {'source': 'a'}}
 RUN = Run(CONFIG, {'kind': 'bytes'}, {'fingerprint': 'f1'})

@@ -14,8 +14,9 @@ import pytest
 
 from tests.training import tiny
 from textdiffusion.core.types import UserError
-from textdiffusion.training.checkpoint import Checkpointer, Run, load
+from textdiffusion.training.checkpoint import Checkpointer, load
 from textdiffusion.training.metrics import read
+from textdiffusion.training.workdir import Run
 
 # Child processes compile so too: the same to the bit.
 pytestmark = pytest.mark.usefixtures('quick_compile')
@@ -86,7 +87,7 @@ def stop_after(count):
 CHILD = """
 import sys, time
 from tests.training import tiny
-from textdiffusion.training.checkpoint import Run
+from textdiffusion.training.workdir import Run
 def slow(index, batch):
   time.sleep(0.3)
   print('batch', index, flush=True)

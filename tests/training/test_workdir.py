@@ -10,8 +10,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from tests.training import tiny, toy
 from textdiffusion.core.types import UserError
-from textdiffusion.training.checkpoint import load, prepare_workdir
+from textdiffusion.training.checkpoint import load
 from textdiffusion.training.mesh import MeshConfig, make_mesh
+from textdiffusion.training.workdir import prepare_workdir
 
 
 def refusal(*args, **kwargs):

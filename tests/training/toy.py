@@ -7,9 +7,9 @@ import jax.numpy as jnp
 
 from tests.training import tiny
 from textdiffusion.core.types import Denoiser
-from textdiffusion.training.checkpoint import Run
 from textdiffusion.training.loop import train
 from textdiffusion.training.mesh import MeshConfig, make_mesh
+from textdiffusion.training.workdir import Run
 
 STATES, WIDTH = 12, 16
 RUN = Run({'a': 1}, {'kind': 'none'}, {'fingerprint': 'x'})

@@ -1,50 +1,33 @@
-"""Checkpoints of everything (Orbax, asynchronous), and the folder of a run.
+"""Checkpoints of everything (Orbax, asynchronous).
 
-  WORKDIR/config.json, tokenizer.json, data.json, metrics.jsonl
-  WORKDIR/checkpoints/STEP/{ema, state, iterator, run} and method, what a method
-  remembers, if anything
+  WORKDIR/checkpoints/STEP/{ema, state, iterator, run, sums} and method, what a
+  method remembers, if anything
 
-A checkpoint is complete or is not there: Orbax writes aside and renames.
+A checkpoint is complete or is not there: Orbax writes aside and renames. One
+that was damaged since is found, by the sums of its arrays if not before, and
+the one before it is taken; nothing is deleted but by `train.keep`.
 """
 
 import contextlib
 import json
 import os
-import shutil
+import sys
+import zlib
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from textdiffusion.core.types import PyTree, UserError
+from textdiffusion.core.types import Array, PyTree, UserError
 from textdiffusion.training.state import TrainState
+from textdiffusion.training.workdir import CHECKPOINTS, Run
 
-_FOLDER = 'checkpoints'
-# Fields that a resumed run may change, as no result depends on them.
-_FREE = (
-  'train.log_every',
-  'train.eval_every',
-  'train.checkpoint_every',
-  'train.keep',
-  'sample.',
-  'evaluate.',
-  'mesh.',
-)
-
-
-class Run(NamedTuple):
-  """What makes a run what it is, as JSON: config, tokenizer, data.
-
-  data holds the dataset's fingerprint and counts.
-  """
-
-  config: dict[str, Any]
-  tokenizer: dict[str, Any]
-  data: dict[str, Any]
+_DAMAGED = 'damaged-'  # what a step is called once it was passed over
 
 
 def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
@@ -58,52 +41,83 @@ def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
       'method': ocp.StandardCheckpointHandler(),
       'iterator': ocp.JsonCheckpointHandler(),
       'run': ocp.JsonCheckpointHandler(),
+      'sums': ocp.JsonCheckpointHandler(),
     },
   )
 
 
 class Checkpointer:
-  """Saves and restores the states of one run."""
+  """Saves and restores the states of one run.
+
+  failed: why the last save was not written, '' where it was.
+  """
 
   def __init__(self, workdir: str | os.PathLike, keep: int):
-    self._folder = Path(workdir).expanduser().absolute() / _FOLDER
+    self._folder = Path(workdir).expanduser().absolute() / CHECKPOINTS
     self._manager = _manager(self._folder, max_to_keep=keep, create=True)
+    self._saving, self.failed = 0, ''
 
   def save(
     self, state: TrainState, iterator_state: dict[str, Any], run: Run
   ) -> None:
-    """Returns as soon as the state is copied; writing goes on behind."""
+    """Returns as soon as the state is copied; writing goes on behind. Where it
+    cannot be written, for want of space say, that is told and not raised."""
     step = int(state.step)
     if step in self._manager.all_steps():
       return
+    self.wait()  # the one before, whose failure is not this one's
+    self._saving, self.failed = step, ''
+    parts = _parts(state)
     save = ocp.args.StandardSave
-    items = {name: save(item) for name, item in _parts(state).items()}
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        **items,
-        iterator=ocp.args.JsonSave(iterator_state),
-        run=ocp.args.JsonSave(run._asdict()),
-      ),
-    )
+    items = {name: save(item) for name, item in parts.items()}
+    with self._tolerant():
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          **items,
+          iterator=ocp.args.JsonSave(iterator_state),
+          run=ocp.args.JsonSave(run._asdict()),
+          sums=ocp.args.JsonSave(
+            {
+              **_told(parts),
+              'iterator': _digest(iterator_state),
+              'run': _digest(run._asdict()),
+            }
+          ),
+        ),
+      )
 
   def latest_step(self) -> int | None:
     """Of the newest complete checkpoint."""
     return self._manager.latest_step()
 
-  def restore(
-    self, like: TrainState, step: int | None = None
+  def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    """The newest state, laid out as `like` (arrays or shapes with shardings),
+    and the data iterator's. Damaged ones are passed over, told and renamed.
+
+    Raises UserError where none can be read.
+    """
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    got, passed = _newest(steps, lambda step: self._read(step, like))
+    if passed:
+      if jax.process_index() == 0:
+        for step in passed:
+          _set_aside(self._folder / str(step))
+      if jax.process_count() > 1:
+        multihost_utils.sync_global_devices('damaged checkpoints')
+      self._manager.reload()
+    return got
+
+  def _read(
+    self, step: int, like: TrainState
   ) -> tuple[TrainState, dict[str, Any]]:
-    """The state laid out as `like` (arrays or shapes with shardings), and the
-    data iterator's."""
-    step = self.latest_step() if step is None else step
-    restore = ocp.args.StandardRestore
-    items = {name: restore(item) for name, item in _parts(like).items()}
-    with _readable(self._folder / str(step)):
-      got = self._manager.restore(
-        step,
-        args=ocp.args.Composite(**items, iterator=ocp.args.JsonRestore()),
-      )
+    items = _parts(like)
+    got = _restored(
+      self._manager,
+      self._folder / str(step),
+      {name: ocp.args.StandardRestore(item) for name, item in items.items()},
+      ('iterator',),
+    )
     method_state = got['method'] if 'method' in items else like.method_state
     state = TrainState(
       ema=got['ema'], method_state=method_state, **got['state']
@@ -111,8 +125,29 @@ class Checkpointer:
     return state, got['iterator']
 
   def wait(self) -> None:
-    """Until what was saved is on disk."""
-    self._manager.wait_until_finished()
+    """Until what was saved is on disk, or could not be written."""
+    with self._tolerant():
+      self._manager.wait_until_finished()
+
+  @contextlib.contextmanager
+  def _tolerant(self) -> Generator[None, None, None]:
+    """A run outlives a checkpoint that cannot be written."""
+    try:
+      yield
+    except Exception as error:  # Orbax and TensorStore have no type of it
+      self.failed = ' '.join(str(error).split())[-300:]
+      # What is complete is on disk; what is not, was not renamed.
+      self._manager.reload()
+      newest = self.latest_step()
+      kept = 'there is none before it'
+      if newest is not None:
+        kept = f'that of step {newest} is the newest'
+      print(
+        f'warning: the checkpoint of step {self._saving} was not written '
+        f'({self.failed}); {kept}',
+        file=sys.stderr,
+        flush=True,
+      )
 
   def close(self) -> None:
     self._manager.close()
@@ -126,16 +161,111 @@ def _parts(state: TrainState) -> dict[str, PyTree]:
   return {name: item for name, item in items.items() if jax.tree.leaves(item)}
 
 
+def _restored(
+  manager: ocp.CheckpointManager,
+  path: Path,
+  items: dict[str, Any],
+  plain: tuple[str, ...] = (),
+) -> Any:
+  """Items of the checkpoint at `path`, and `plain` ones of JSON, whose arrays
+  have the sums that they were saved with.
+
+  Raises UserError where they cannot be read or do not.
+  """
+  has_sums = (path / 'sums').exists()  # there since version 0.2
+  names = (*plain, 'sums') if has_sums else plain
+  with _readable(path):
+    got = manager.restore(
+      int(path.name),
+      args=ocp.args.Composite(
+        **items, **{name: ocp.args.JsonRestore() for name in names}
+      ),
+    )
+    if has_sums:
+      found = _told({name: got[name] for name in items})
+      found |= {name: _digest(got[name]) for name in plain}
+      wrong = [name for name in found if found[name] != got['sums'].get(name)]
+      if wrong:
+        raise ValueError(f'{", ".join(wrong)}: not what was saved')
+  return got
+
+
+def _digest(tree: dict[str, Any]) -> int:
+  """Of what JSON takes."""
+  return zlib.crc32(json.dumps(tree, sort_keys=True).encode())
+
+
+def _told(parts: dict[str, PyTree]) -> dict[str, Any]:
+  """By item, one number of each array: the same on every mesh."""
+  sums = {name: jax.tree.leaves(_sums(item)) for name, item in parts.items()}
+  return {name: [int(np.asarray(x)) for x in of] for name, of in sums.items()}
+
+
+@jax.jit
+def _sums(tree: PyTree) -> PyTree:
+  """Of each array the sum of its words, each times an odd number of its place,
+  modulo 2^32: a change of any one word changes it."""
+
+  def one(x: Array) -> Array:
+    size = min(x.dtype.itemsize, 4)
+    if x.dtype == bool:
+      x = x.astype(jnp.uint8)
+    words = jax.lax.bitcast_convert_type(x, jnp.dtype(f'uint{8 * size}'))
+    words, weight = words.astype(jnp.uint32), jnp.uint32(1)
+    for axis in range(words.ndim):
+      place = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+      weight = weight * jnp.uint32(40503) + 2 * place
+    return (words * weight).sum(dtype=jnp.uint32)
+
+  return jax.tree.map(one, tree)
+
+
+def _newest(steps: list[int], read: Callable[[int], Any]) -> tuple[Any, list]:
+  """What `read` makes of the first step that it can, and those before it.
+
+  Hosts agree on which. Raises the first UserError where there is none.
+  """
+  passed, refusals = [], []
+  for step in steps:
+    got, refusal = None, None
+    try:
+      got = read(step)
+    except UserError as error:
+      refusal = error
+    if not _any_host(refusal is not None):
+      for error in refusals:
+        print(f'warning: {error}; going on from step {step}', file=sys.stderr)
+      return got, passed
+    passed.append(step)
+    refusals.append(refusal or f'another host cannot read step {step}')
+  first = refusals[0]
+  raise first if isinstance(first, UserError) else UserError(first)
+
+
+def _any_host(is_so: bool) -> bool:
+  if jax.process_count() == 1:
+    return is_so
+  return bool(multihost_utils.process_allgather(np.asarray(is_so)).any())
+
+
+def _set_aside(path: Path) -> None:
+  """Renames a damaged checkpoint, so that its step can be saved anew."""
+  number = 0
+  while (aside := path.with_name(f'{_DAMAGED}{path.name}.{number}')).exists():
+    number += 1
+  path.rename(aside)
+
+
 @contextlib.contextmanager
 def _readable(path: Path) -> Generator[None, None, None]:
   """A checkpoint that cannot be read is the user's to mend, in one line."""
   try:
     yield
-  except (ValueError, OSError, KeyError) as error:
+  except Exception as error:  # Orbax and TensorStore have no type of it
     why = ' '.join(str(error).split())[:200]
     raise UserError(
-      f'the checkpoint {path} cannot be read: it is damaged or of another '
-      f'network; move it away to use the one before it ({why})'
+      f'the checkpoint {path} cannot be read: it is damaged, or of another '
+      f'network ({why})'
     ) from error
 
 
@@ -152,13 +282,10 @@ def load_method_state(loaded: Loaded, like: PyTree) -> PyTree:
   """What the method remembered at a checkpoint; like: shapes of it."""
   if not jax.tree.leaves(like):
     return like
-  folder = loaded.workdir / _FOLDER
-  with (
-    contextlib.closing(_manager(folder, read_only=True)) as item,
-    _readable(folder / str(loaded.step)),
-  ):
-    args = ocp.args.Composite(method=ocp.args.StandardRestore(like))
-    return item.restore(loaded.step, args=args)['method']
+  folder = loaded.workdir / CHECKPOINTS
+  args = {'method': ocp.args.StandardRestore(like)}
+  with contextlib.closing(_manager(folder, read_only=True)) as item:
+    return _restored(item, folder / str(loaded.step), args)['method']
 
 
 def load(path: str, shardings: PyTree | None = None) -> Loaded:
@@ -168,187 +295,60 @@ def load(path: str, shardings: PyTree | None = None) -> Loaded:
     path: of either.
     shardings: of the parameters; one device by default.
 
+  A damaged newest one is passed over with a warning; a step asked for is not.
+
   Raises:
     UserError: nothing there to load.
   """
   folder, wanted = _located(path)
   with contextlib.closing(_manager(folder, read_only=True)) as item:
-    there = item.all_steps()
-    step = item.latest_step() if wanted is None else wanted
-    if step is None or step not in there:
+    there = sorted(item.all_steps(), reverse=True)
+    steps = there if wanted is None else [wanted]
+    if not set(steps) & set(there):
       mend = 'train one with launch.train --workdir'
       if there:
-        mend = f'it has those of {", ".join(map(str, sorted(there)))}'
+        mend = f'it has those of {", ".join(map(str, there[::-1]))}'
       which = 'checkpoint' if wanted is None else f'checkpoint of step {wanted}'
       raise UserError(f'no complete {which} in {folder}: {mend}')
-    with _readable(folder / str(step)):
-      shapes = dict(item.item_metadata(step)['ema'])
-      if shardings is None:
-        one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        shardings = jax.tree.map(lambda _: one, shapes)
-      like = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(
-          leaf.shape, leaf.dtype, sharding=sharding
-        ),
-        shapes,
-        shardings,
-      )
-      got = item.restore(
-        step,
-        args=ocp.args.Composite(
-          ema=ocp.args.StandardRestore(like), run=ocp.args.JsonRestore()
-        ),
-      )
-      return Loaded(got['ema'], step, Run(**got['run']), folder.parent)
+    read = lambda step: _loaded(item, folder, step, shardings)
+    return _newest(steps, read)[0]
+
+
+def _loaded(
+  item: ocp.CheckpointManager,
+  folder: Path,
+  step: int,
+  shardings: PyTree | None,
+) -> Loaded:
+  path = folder / str(step)
+  with _readable(path):
+    shapes = dict(item.item_metadata(step)['ema'])
+  if shardings is None:
+    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shardings = jax.tree.map(lambda _: one, shapes)
+  like = jax.tree.map(
+    lambda leaf, sharding: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=sharding
+    ),
+    shapes,
+    shardings,
+  )
+  args = {'ema': ocp.args.StandardRestore(like)}
+  got = _restored(item, path, args, ('run',))
+  return Loaded(got['ema'], step, Run(**got['run']), folder.parent)
 
 
 def _located(path: str) -> tuple[Path, int | None]:
   """A workdir or a checkpoint -> (folder of checkpoints, step or None)."""
   given = Path(path).expanduser().absolute()
-  if given.name.isdecimal() and given.parent.name == _FOLDER:
+  if given.name.isdecimal() and given.parent.name == CHECKPOINTS:
     folder, step = given.parent, int(given.name)
   else:
-    folder = given if given.name == _FOLDER else given / _FOLDER
+    folder = given if given.name == CHECKPOINTS else given / CHECKPOINTS
     step = None
   if not folder.is_dir():
     raise UserError(
       f'no checkpoint at {path}: name a workdir of launch.train or one of its '
-      f'{_FOLDER}/STEP'
+      f'{CHECKPOINTS}/STEP'
     )
   return folder, step
-
-
-def prepare_workdir(
-  workdir: str,
-  run: Run,
-  resume: bool = False,
-  overwrite: bool = False,
-  complete: Callable[[dict[str, Any]], dict[str, Any]] = lambda saved: saved,
-) -> None:
-  """Makes the folder of a run, or checks that this run may go on in it.
-
-  Nothing is deleted: `overwrite` moves what was there aside. Of several hosts
-  the first looks and writes; all of them call this, and share its verdict.
-
-  complete: a config of an older version -> one with the fields of this one.
-
-  Raises:
-    UserError: it holds another run, or this one and no flag says what to do.
-  """
-  error = None
-  if '://' in workdir:
-    raise UserError(
-      f'--workdir={workdir}: must be a folder of the file system; mount the '
-      'bucket'
-    )
-  if jax.process_index() == 0:
-    try:
-      _prepare(workdir, run, resume, overwrite, complete)
-    except UserError as refusal:
-      error = refusal
-    except OSError as problem:
-      error = UserError(
-        f'--workdir={workdir}: {problem.strerror or problem}: name a folder '
-        'that can be written'
-      )
-  if jax.process_count() > 1:
-    is_refused = multihost_utils.broadcast_one_to_all(
-      np.asarray(error is not None)
-    )
-    if is_refused and error is None:
-      error = UserError(f'--workdir={workdir}: refused by the first host')
-  if error is not None:
-    raise error
-
-
-def _prepare(
-  workdir: str, run: Run, resume: bool, overwrite: bool, complete: Any
-) -> None:
-  """`prepare_workdir` of one host."""
-  if resume and overwrite:
-    raise UserError('--resume and --overwrite exclude each other')
-  path = Path(workdir).expanduser().absolute()
-  if path.exists() and not path.is_dir():
-    raise UserError(f'--workdir={workdir} is a file: name a folder')
-  saved, checkpoints = path / 'config.json', path / _FOLDER
-  # Only a run is moved: a folder of other things keeps its place and them.
-  if overwrite and (saved.exists() or checkpoints.exists()):
-    number = 1
-    while (aside := path.with_name(f'{path.name}.bak-{number}')).exists():
-      number += 1
-    shutil.move(path, aside)
-    print(f'moved the old {path} to {aside}')
-  if saved.exists():
-    changed = [
-      line
-      for name, line in _differences(complete(_saved(saved)), run.config, '')
-      if not name.startswith(_FREE)
-    ]
-    if changed:
-      told = '; '.join(changed[:3]) + ('; ...' if len(changed) > 3 else '')
-      raise UserError(
-        f'--workdir={workdir} holds another config ({told}): use another '
-        'folder, or --overwrite to move it aside'
-      )
-  elif _steps(checkpoints):
-    raise UserError(
-      f'--workdir={workdir} holds checkpoints but no config.json: use '
-      'another folder, or --overwrite to move it aside'
-    )
-  if saved.exists():
-    if not resume:
-      raise UserError(
-        f'--workdir={workdir} holds this run already: --resume goes on with '
-        'it, --overwrite moves it aside'
-      )
-    data = path / 'data.json'
-    if data.exists():
-      was, now = _saved(data).get('fingerprint'), run.data.get('fingerprint')
-      if was != now:
-        raise UserError(
-          f'--workdir={workdir} was trained on other data (fingerprint {was}, '
-          f'now {now}): restore them, or use another folder'
-        )
-  path.mkdir(parents=True, exist_ok=True)
-  for name, value in run._asdict().items():
-    _write(path / f'{name}.json', json.dumps(value, indent=2))
-
-
-def _saved(path: Path) -> dict[str, Any]:
-  """A JSON file of a workdir."""
-  try:
-    return json.loads(path.read_text())
-  except (json.JSONDecodeError, UnicodeDecodeError):
-    raise UserError(
-      f'{path} is not the JSON that a run writes: use another folder, or '
-      '--overwrite to move it aside'
-    ) from None
-
-
-def _steps(folder: Path) -> list[int]:
-  """Of the complete checkpoints, which alone have a plain number's name."""
-  if not folder.is_dir():
-    return []
-  return [int(p.name) for p in folder.iterdir() if p.name.isdecimal()]
-
-
-def _differences(old: Any, new: Any, name: str) -> list[tuple[str, str]]:
-  """(dotted name, `name: old -> new`) of every leaf that differs."""
-  if isinstance(old, dict) and isinstance(new, dict):
-    return [
-      pair
-      for key in sorted({*old, *new})
-      for pair in _differences(
-        old.get(key), new.get(key), f'{name}.{key}' if name else key
-      )
-    ]
-  if old == new:
-    return []
-  return [(name, f'{name}: {old!r} -> {new!r}')]
-
-
-def _write(path: Path, text: str) -> None:
-  """Whole or not at all."""
-  scratch = path.with_name(path.name + '.tmp')
-  scratch.write_text(text)
-  os.replace(scratch, path)

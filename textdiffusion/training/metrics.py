@@ -1,8 +1,10 @@
 """Figures of a run: metrics.jsonl always, TensorBoard beside it."""
 
+import contextlib
 import json
 import math
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,8 +41,19 @@ class MetricsLog:
       value = float(value)
       row[name] = value if math.isfinite(value) else None
       self._board.add_scalar(name, value, step)
-    self._file.write(json.dumps(row) + '\n')
-    self._file.flush()
+    if self._file.closed:
+      return
+    try:
+      self._file.write(json.dumps(row) + '\n')
+      self._file.flush()
+    except OSError as error:  # a full disk ends no run
+      print(
+        f'warning: {self._file.name} cannot be written ({error.strerror}): the '
+        f'figures from step {step} on are not in it',
+        file=sys.stderr,
+      )
+      with contextlib.suppress(OSError):
+        self._file.close()
 
   def close(self) -> None:
     self._file.close()

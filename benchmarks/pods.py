@@ -1,0 +1,109 @@
+"""What `launch.compile` tells of the real sizes on real slices.
+
+  python -m benchmarks.pods
+
+Each line of the results is one slice, compiled in a process of its own;
+finished ones are skipped. --table prints them as the page has them.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks import common
+
+RESULTS = Path(__file__).parent / 'results' / 'pods.jsonl'
+# config, slice, rows of a device
+SLICES = (
+  ('llada/c4_170m', 'v5e:2x2', 8),
+  ('llada/c4_1b', 'v5e:4x4', 1),
+  ('llada/c4_8b', 'v5p:4x4x4', 2),
+  ('llada/c4_8b', 'v5p:8x8x8', 2),
+  ('llada/c4_8b', 'v6e:16x16', 1),
+  ('llada/c4_8b', 'tpu7x:4x4x4', 1),
+  ('autoregressive/c4_8b', 'v5p:4x4x4', 2),
+  # Weak scaling: the same rows on every chip.
+  ('llada/c4_8b', 'v5p:2x2x4', 2),
+  ('llada/c4_8b', 'v5p:2x4x4', 2),
+  ('llada/c4_8b', 'v5p:4x4x8', 2),
+  ('llada/c4_8b', 'v5p:4x8x8', 2),
+)
+
+
+def devices(topology: str) -> int:
+  kind, _, shape = topology.partition(':')
+  count = 2 if kind == 'tpu7x' else 1
+  for size in shape.split('x'):
+    count *= int(size)
+  return count
+
+
+def compiled(config: str, topology: str, rows: int) -> dict[str, Any]:
+  """One line of the results."""
+  count = devices(topology)
+  command = [
+    *(sys.executable, '-m', 'launch.compile', '--json'),
+    f'--config=configs/{config}.py',
+    f'--topology={topology}',
+    f'--mesh=fsdp={count}',
+    f'--set=data.batch_size={rows * count}',
+  ]
+  out = subprocess.run(command, capture_output=True, text=True)
+  if out.returncode not in (0, 3):
+    raise SystemExit(out.stderr)
+  told = {'config': config, 'topology': topology, **json.loads(out.stdout)}
+  return {**told, **common.facts()}
+
+
+def table(rows: list[dict[str, Any]]) -> None:
+  print(
+    '| config | slice | chips | rows | GiB a chip | GB sent / meant | compute, '
+    'memory, network s | bound by | step s | MFU | if nothing overlaps |'
+  )
+  print('|' + '---|' * 11)
+  for told in rows:
+    start = told['config'], told['topology'], told['chips'], told['rows']
+    limit = told['chip_bytes'] / 2**30
+    if not told['fits']:
+      print('|', *start, told['reason'], sep=' | ')
+      continue
+    sent, meant = told['collective_bytes'], told['collective_bytes_meant']
+    cells = (
+      *start,
+      f'{told["bytes_per_chip"] / 2**30:.1f} of {limit:.0f}',
+      f'{sent / 1e9:.2f} / {meant / 1e9:.2f}',
+      ', '.join(f'{s:.3f}' for s in told['seconds'].values()),
+      told['bound_by'],
+      f'{told["predicted_step_s"]:.3f}',
+      f'{told["predicted_mfu"]:.2f}',
+      f'{told["serial_mfu"]:.2f}',
+    )
+    print('| ' + ' | '.join(map(str, cells)) + ' |')
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(prog='python -m benchmarks.pods')
+  parser.add_argument('--results', type=Path, default=RESULTS)
+  parser.add_argument('--table', action='store_true')
+  asked = parser.parse_args()
+  read = lambda: [
+    json.loads(line)
+    for line in (
+      asked.results.read_text().splitlines() if asked.results.exists() else []
+    )
+  ]
+  if asked.table:
+    return table(read())
+  for one in SLICES:
+    if not any((r['config'], r['topology']) == one[:2] for r in read()):
+      print(*one, flush=True)
+      line = json.dumps(compiled(*one))
+      with asked.results.open('a') as file:
+        file.write(line + '\n')
+
+
+if __name__ == '__main__':
+  main()

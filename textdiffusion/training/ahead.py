@@ -1,0 +1,223 @@
+"""A program compiled for a slice of TPUs that is not there, and what that
+tells: whether it fits, what it computes and sends, how fast it is at best.
+
+Arithmetic and memory traffic are counted from the sizes of the network: XLA
+counts the body of a loop once and nothing of a kernel. What is sent is read off
+the compiled program.
+"""
+
+import collections
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from textdiffusion.core.types import Denoiser
+from textdiffusion.methods.method import Method
+from textdiffusion.nn.layout import BATCH
+from textdiffusion.nn.transformer import TransformerConfig, flops_per_token
+from textdiffusion.training import hlo
+from textdiffusion.training.chips import Chip, heard
+from textdiffusion.training.optim import build_optimizer
+from textdiffusion.training.state import TrainConfig
+from textdiffusion.training.step import placed_step
+
+_MUCH = 1.3  # times what the layout means, and a warning is given
+_SOME = 0.05  # of all that is sent, and a collective is worth a warning
+
+
+class Work(NamedTuple):
+  """What a step has to do, of all devices together but for the last two.
+
+  model_flops: without what is computed again. flops: with it. memory: bytes
+  to and from the memory of one device. sent: bytes that must reach one.
+  """
+
+  model_flops: float
+  flops: float
+  memory: float
+  sent: float
+
+
+def lower_train(
+  method: Method,
+  denoiser: Denoiser,
+  config: TrainConfig,
+  mesh: Mesh,
+  shapes: Mapping[str, tuple[int, ...]],
+) -> jax.stages.Lowered:
+  """The true training step, of batches with int32 arrays of these shapes."""
+  optimizer = build_optimizer(config.optimizer, config.steps)
+  sharding = NamedSharding(mesh, PartitionSpec(BATCH))
+  with jax.set_mesh(mesh):
+    placed = placed_step(method, denoiser, optimizer, config, mesh)
+    batch = {
+      name: jax.ShapeDtypeStruct(
+        shape, bool if name == 'is_given' else jnp.int32, sharding=sharding
+      )
+      for name, shape in {**shapes, 'stop': shapes['rows']}.items()
+    }
+    return placed.step.lower(placed.state, batch)
+
+
+def work(
+  model: TransformerConfig,
+  width: int,
+  num_params: int,
+  mesh: Mesh,
+  rows: int,
+  length: int,
+) -> Work:
+  """Of a training step of [rows, length] tokens; width: of the outputs.
+
+  Memory: every use of a gathered kernel writes and reads it once, a product
+  reads its input and writes its output, logits are passed over six times, and
+  the optimiser reads five and writes five numbers a parameter. It is a floor
+  of what a compiler makes, not a measurement.
+  """
+  axes = mesh.shape
+  tokens = rows * length
+  own = tokens / (axes['data'] * axes['fsdp'] * axes['sequence'])
+  each = flops_per_token(model, width, length)
+  head = 2 * model.d_model * width
+  seen = length / 2 if model.attend == 'causal' else length
+  again = {
+    'none': 0.0,
+    'full': each - head,
+    'dots': model.num_layers * 4 * model.d_model * seen,
+  }[model.remat]
+  is_again = model.remat != 'none'
+  d, hidden = model.d_model, model.hidden
+  kv = model.kv_heads * model.head_size
+  matrices = 3 if model.mlp == 'swiglu' else 2
+  through = 6 * d + 2 * kv + matrices * (d + hidden) + 6 * d
+  kernels = 2 * num_params / axes['tensor']  # bytes of bfloat16
+  memory = (
+    2 * kernels * (3 + is_again)
+    + 2 * model.num_layers * through * own / axes['tensor'] * (3 + is_again)
+    + 6 * 4 * own * width / axes['tensor']
+    + 10 * 4 * num_params / mesh.size
+  )
+  share = lambda axis: (axes[axis] - 1) / axes[axis]
+  gathers = 3 * kernels * share('fsdp')
+  sums = 2 * 4 * num_params / (axes['fsdp'] * axes['tensor']) * share('data')
+  # Two sums of activations a layer forward, two backward, and those again.
+  states = 2 * own * d * 2 * share('tensor')
+  partial = model.num_layers * states * (4 + 2 * is_again)
+  keys = 2 * own * axes['sequence'] * kv * 2 / axes['tensor']
+  whole = model.num_layers * keys * share('sequence') * (2 + is_again)
+  return Work(
+    3 * each * tokens,
+    (3 * each + again) * tokens,
+    memory,
+    gathers + sums + partial + whole,
+  )
+
+
+def report(
+  lower: Callable[[], jax.stages.Lowered], chip: Chip, mesh: Mesh, step: Work
+) -> dict[str, Any]:
+  """Compiles and tells, as a dict that JSON takes.
+
+  fits, reason: whether a chip's memory holds it. chips. bytes_per_chip: in
+  all, and by argument, temporary, program. flops_per_chip, model_flops: of a
+  step. collective_bytes: that reach a chip, in all, by kind, as meant, and the
+  largest. seconds: of each of compute, memory and network at published peaks.
+  bound_by: the longest of them. predicted_step_s, predicted_mfu: where they
+  overlap whole; serial_step_s, serial_mfu: where not at all. warnings: what is
+  not as the layout means.
+  """
+  chips = mesh.size // chip.devices
+  told: dict[str, Any] = {
+    'fits': False,
+    'chips': chips,
+    'chip_bytes': chip.memory,
+    'bytes_per_chip': None,
+    'flops_per_chip': step.flops / chips,
+    'model_flops': step.model_flops,
+  }
+  began = time.monotonic()
+  try:
+    with heard() as said:
+      compiled = lower().compile()
+  except jax.errors.JaxRuntimeError as error:
+    why = ' '.join(str(error).split())
+    if 'RESOURCE_EXHAUSTED' not in why:
+      raise
+    return {**told, 'reason': f'the compiler ran out of memory: {why[:300]}'}
+  told['compile_s'] = time.monotonic() - began
+  memory: Any = compiled.memory_analysis()
+  parts = {
+    'arguments': memory.argument_size_in_bytes,
+    'outputs': memory.output_size_in_bytes - memory.alias_size_in_bytes,
+    'temporaries': memory.temp_size_in_bytes,
+    'program': memory.generated_code_size_in_bytes,
+  }
+  per_chip = {name: size * chip.devices for name, size in parts.items()}
+  total = sum(per_chip.values())
+  told |= {
+    'fits': total <= chip.memory,
+    'bytes_per_chip': total,
+    'bytes_by_kind': per_chip,
+  }
+  if total > chip.memory:
+    told['reason'] = (
+      f'{total / 2**30:.1f} GiB a chip, which has {chip.memory / 2**30:.0f}'
+    )
+  sent = hlo.collectives(compiled.as_text() or '')
+  return told | _times(sent, chip, chips, step) | _warned(sent, step, said())
+
+
+def _times(
+  sent: list[hlo.Collective], chip: Chip, chips: int, step: Work
+) -> dict[str, Any]:
+  by_kind: dict[str, float] = collections.defaultdict(float)
+  for one in sent:
+    by_kind[one.kind] += one.bytes * chip.devices
+  total = sum(by_kind.values())
+  seconds = {
+    'compute': step.flops / chips / chip.flops,
+    'memory': step.memory * chip.devices / chip.memory_rate,
+    'network': total / chip.network_rate,
+  }
+  longest, serial = max(seconds.values()), sum(seconds.values())
+  ideal = step.model_flops / chips / chip.flops
+  return {
+    'collective_bytes': total,
+    'collective_bytes_by_kind': dict(by_kind),
+    'collective_bytes_meant': step.sent * chip.devices,
+    'collectives': [
+      {**one._asdict(), 'bytes': one.bytes * chip.devices} for one in sent[:12]
+    ],
+    'seconds': seconds,
+    'bound_by': max(seconds, key=lambda name: seconds[name]),
+    'predicted_step_s': longest,
+    'predicted_mfu': ideal / longest,
+    'serial_step_s': serial,
+    'serial_mfu': ideal / serial,
+  }
+
+
+def _warned(
+  sent: list[hlo.Collective], step: Work, said: str
+) -> dict[str, list[str]]:
+  warnings = []
+  total = sum(one.bytes for one in sent)
+  if total > _MUCH * step.sent and total > 1e6:
+    warnings.append(
+      f'{total / 1e9:.2f} GB reach a device, {total / max(step.sent, 1):.1f} '
+      f'times the {step.sent / 1e9:.2f} that the layout means'
+    )
+  for one in sent:
+    if one.kind == 'all-reduce' and one.bytes > _SOME * total:
+      warnings.append(
+        f'{one.bytes / 1e9:.2f} GB by an all-reduce of {one.shapes[0]}, run '
+        f'{one.count} times, of {one.where or "no named operation"}'
+      )
+  remade = said.count('nvoluntary full rematerialization')
+  if remade:
+    warnings.append(f'{remade} involuntary full rematerialization(s)')
+  return {'warnings': warnings}

@@ -1,0 +1,152 @@
+"""What a compiled program sends between devices, read off its text.
+
+XLA's own count takes the body of a loop once. Here each collective counts as
+often as it runs: by the trip counts of the loops around it.
+"""
+
+import collections
+import math
+import re
+from typing import NamedTuple
+
+KINDS = (
+  'all-gather',
+  'all-reduce',
+  'reduce-scatter',
+  'all-to-all',
+  'collective-permute',
+)
+_BYTES = {
+  'pred': 1, 's8': 1, 'u8': 1, 's16': 2, 'u16': 2, 'bf16': 2, 'f16': 2,
+  's32': 4, 'u32': 4, 'f32': 4, 's64': 8, 'u64': 8, 'f64': 8,
+}  # fmt: skip
+_ARRAY = re.compile(r'(\w+)\[([\d,]*)\]')
+_HEAD = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\{$')
+_COLLECTIVE = re.compile(rf'= (.*?) ({"|".join(KINDS)})(-start)?\(')
+# A gather that runs beside arithmetic stands in three fusions: where it starts,
+# where it goes on and where it ends.
+_GOES_ON = re.compile(r'%async-collective-done|calls=%async_collective_fusion')
+_CALLED = re.compile(
+  r'(?:calls|to_apply|body|called_computations=\{|branch_computations=\{)'
+  r'=?%?([\w.\-]+)'
+)
+
+
+class Collective(NamedTuple):
+  """kind: of KINDS. shapes: what a device gets, as (dtype, sizes). group: how
+  many devices take part. count: how often it runs. where: the operation in the
+  program that it comes of. bytes: that reach a device, in all."""
+
+  kind: str
+  shapes: tuple[tuple[str, tuple[int, ...]], ...]
+  group: int
+  count: int
+  where: str
+  bytes: float
+
+
+def collectives(text: str) -> list[Collective]:
+  """Of a compiled module's `as_text()`, those that send most first."""
+  bodies, entry = _computations(text)
+  times: collections.Counter = collections.Counter()
+  _visit(bodies, entry, 1, times)
+  found = []
+  for name, count in times.items():
+    for line in bodies[name]:
+      made = _COLLECTIVE.search(line)
+      if made:
+        found.append(_collective(line, made, count))
+  return sorted((c for c in found if c.bytes), key=lambda c: -c.bytes)
+
+
+def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+  """Name -> lines, and the name of the entry."""
+  bodies: dict[str, list[str]] = {}
+  entry, now = '', None
+  for line in text.splitlines():
+    head = _HEAD.match(line)
+    if head:
+      now = bodies.setdefault(head[2], [])
+      entry = head[2] if head[1] else entry
+    elif re.match(r'\}($|, execution_thread)', line):  # kernels span lines
+      now = None
+    elif now is not None:
+      now.append(line)
+  return bodies, entry
+
+
+def _visit(
+  bodies: dict[str, list[str]],
+  name: str,
+  count: int,
+  times: collections.Counter,
+) -> None:
+  """Adds how often each computation runs."""
+  times[name] += count
+  for line in bodies[name]:
+    if _GOES_ON.search(line):
+      continue
+    here = count
+    if ' while(' in line:
+      here *= _trips(bodies, line)
+    for called in _CALLED.findall(line):
+      if called in bodies:
+        _visit(bodies, called, here, times)
+
+
+def _trips(bodies: dict[str, list[str]], line: str) -> int:
+  """Of a loop: what the compiler knows, or the bound its condition tests."""
+  known = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
+  if known:
+    return int(known[1])
+  condition = re.search(r'condition=%?([\w.\-]+)', line)
+  lines = bodies.get(condition[1], []) if condition else []
+  bounds = [
+    int(n)
+    for text in lines
+    for n in re.findall(r's32\[\]\S* constant\((\d+)\)', text)
+  ]
+  return max(bounds, default=1)
+
+
+def _collective(line: str, made: re.Match, count: int) -> Collective:
+  shapes = [
+    (dtype, tuple(int(n) for n in sizes.split(',') if n))
+    for dtype, sizes in _ARRAY.findall(made[1])
+    if dtype in _BYTES
+  ]
+  kind, group = made[2], _group(line)
+  if made[3] and kind != 'all-reduce':  # (operands, results, flags)
+    shapes = [(dtype, sizes) for dtype, sizes in shapes if sizes]
+    shapes = shapes[len(shapes) // 2 :]
+  size = sum(_BYTES[dtype] * math.prod(sizes) for dtype, sizes in shapes)
+  share = (group - 1) / group
+  sent = {
+    'all-gather': size * share,
+    'all-reduce': 2 * size * share,
+    'reduce-scatter': size * (group - 1),  # of what every device has
+    'all-to-all': size * share,
+    'collective-permute': size,
+  }[kind]
+  where = re.search(r'op_name="([^"]*)"', line)
+  return Collective(
+    kind,
+    tuple(shapes),
+    group,
+    count,
+    where[1] if where else '',
+    float(sent * count),
+  )
+
+
+def _group(line: str) -> int:
+  """Devices in the first group of a collective."""
+  named = re.search(r'replica_groups=mesh\[(.*?)\] \{(.*?)\}', line)
+  if named:
+    sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
+    return math.prod(int(sizes[a]) for a in re.findall(r"'(\w+)'", named[2]))
+  listed = re.search(r'replica_groups=\{\{([\d,]*)\}', line)
+  if listed:
+    return len(listed[1].split(','))
+  ranges = re.search(r'replica_groups=\[\d+,(\d+)\]', line)
+  return int(ranges[1]) if ranges else 2
