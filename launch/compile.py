@@ -1,4 +1,4 @@
-"""Compiles a training step for a slice of TPUs that is not at hand.
+"""Compiles a step for a slice of TPUs that is not at hand.
 
   python -m launch.compile --config=configs/llada/c4_8b.py \
     --topology=v5p:8x8x8 --mesh=fsdp=512
@@ -19,11 +19,15 @@ from launch import common, pods
 from textdiffusion import config as config_lib
 from textdiffusion.core.types import UserError
 from textdiffusion.training.chips import slice_of
-from textdiffusion.training.mesh import MeshConfig
+from textdiffusion.training.mesh import MeshConfig, candidates
+from textdiffusion.viz import pods as show
 
 TOPOLOGY = flags.DEFINE_string('topology', None, 'Such as v5p:8x8x8.')
 MESH = flags.DEFINE_string('mesh', '', 'Such as fsdp=256,tensor=2.')
 VOCAB = flags.DEFINE_integer('vocab_size', 0, 'Tokens, without specials.')
+WHAT = flags.DEFINE_enum(
+  'what', 'train', ['train', 'sample'], 'A step of which.'
+)
 JSON = flags.DEFINE_bool('json', False, 'Tell it as JSON.')
 SWEEP = flags.DEFINE_bool('sweep', False, 'Try meshes and batch sizes.')
 
@@ -35,11 +39,13 @@ def main() -> None:
   chip, devices = slice_of(TOPOLOGY.value)
   if MESH.value:
     config = dataclasses.replace(config, mesh=_mesh(MESH.value))
-  tell = lambda config: pods.tell(config, chip, devices, VOCAB.value)
+  tell = lambda config: pods.tell(
+    config, chip, devices, VOCAB.value, WHAT.value
+  )
   if SWEEP.value:
     told = [
       tell(pods.changed(config, mesh, rows * len(devices)))
-      for mesh, rows in itertools.product(pods.meshes(len(devices)), (1, 2, 4))
+      for mesh, rows in itertools.product(candidates(len(devices)), (1, 2, 4))
     ]
     told.sort(key=lambda one: -(one.get('tokens_per_s_per_chip') or 0.0))
   else:
@@ -47,9 +53,9 @@ def main() -> None:
   if JSON.value:
     print(json.dumps(told if SWEEP.value else told[0]))
   elif SWEEP.value:
-    pods.table(told)
+    show.table(told)
   else:
-    pods.show(told[0])
+    show.show(told[0])
   if not any(one['fits'] for one in told):
     reason = '; '.join(sorted({one['reason'] for one in told}))
     print(f'does not fit: {reason}', file=sys.stderr)

@@ -7,6 +7,7 @@ the compiled program.
 """
 
 import collections
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -15,12 +16,17 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from textdiffusion.core.types import Denoiser
+from textdiffusion.core.binding import bind
+from textdiffusion.core.types import Array, Denoiser, PyTree
 from textdiffusion.methods.method import Method
 from textdiffusion.nn.layout import BATCH
 from textdiffusion.nn.transformer import TransformerConfig, flops_per_token
+from textdiffusion.sampling.generate import generate
+from textdiffusion.sampling.prompts import blank
+from textdiffusion.sampling.settings import SampleConfig
 from textdiffusion.training import hlo
-from textdiffusion.training.chips import Chip, heard
+from textdiffusion.training.chips import Chip, compiler_options, heard
+from textdiffusion.training.mesh import param_shardings, replicated
 from textdiffusion.training.optim import build_optimizer
 from textdiffusion.training.state import TrainConfig
 from textdiffusion.training.step import placed_step
@@ -63,6 +69,39 @@ def lower_train(
     return placed.step.lower(placed.state, batch)
 
 
+def lower_sample(
+  method: Method,
+  denoiser: Denoiser,
+  config: SampleConfig,
+  mesh: Mesh,
+  rows: int,
+  length: int,
+) -> jax.stages.Lowered:
+  """One step of sampling, of rows of `length` without a prompt."""
+  config = dataclasses.replace(config, steps=1)
+
+  def step(params: PyTree, seed: Array) -> Array:
+    model = bind(denoiser, params, method.head)
+    canvas, key = blank(rows, length), jax.random.key(seed)
+    sampled = generate(
+      method.sampler, model, key, canvas, config, block=method.block
+    )
+    return sampled.ids
+
+  with jax.set_mesh(mesh):
+    shapes = jax.eval_shape(lambda: denoiser.init(jax.random.key(0)))
+    params = jax.tree.map(
+      lambda x, sharding: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=sharding
+      ),
+      shapes,
+      param_shardings(mesh, shapes),
+    )
+    seed = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
+    options = compiler_options(mesh.devices.flat[0])
+    return jax.jit(step, compiler_options=options).lower(params, seed)
+
+
 def work(
   model: TransformerConfig,
   width: int,
@@ -70,8 +109,10 @@ def work(
   mesh: Mesh,
   rows: int,
   length: int,
+  is_training: bool = True,
 ) -> Work:
-  """Of a training step of [rows, length] tokens; width: of the outputs.
+  """Of a step of training, or of sampling, of [rows, length] tokens; width: of
+  the outputs.
 
   Memory: every use of a gathered kernel writes and reads it once, a product
   reads its input and writes its output, logits are passed over six times, and
@@ -89,29 +130,40 @@ def work(
     'full': each - head,
     'dots': model.num_layers * 4 * model.d_model * seen,
   }[model.remat]
-  is_again = model.remat != 'none'
+  is_again = is_training and model.remat != 'none'
+  passes = 3 if is_training else 1
+  again = again if is_training else 0.0
   d, hidden = model.d_model, model.hidden
   kv = model.kv_heads * model.head_size
   matrices = 3 if model.mlp == 'swiglu' else 2
   through = 6 * d + 2 * kv + matrices * (d + hidden) + 6 * d
   kernels = 2 * num_params / axes['tensor']  # bytes of bfloat16
+  uses = passes + is_again
   memory = (
-    2 * kernels * (3 + is_again)
-    + 2 * model.num_layers * through * own / axes['tensor'] * (3 + is_again)
-    + 6 * 4 * own * width / axes['tensor']
-    + 10 * 4 * num_params / mesh.size
+    2 * kernels * uses
+    + 2
+    * model.num_layers
+    * through
+    * own
+    / axes['tensor']
+    * (passes + is_again)
+    + 2 * passes * 4 * own * width / axes['tensor']
+    + is_training * 10 * 4 * num_params / mesh.size
   )
   share = lambda axis: (axes[axis] - 1) / axes[axis]
-  gathers = 3 * kernels * share('fsdp')
-  sums = 2 * 4 * num_params / (axes['fsdp'] * axes['tensor']) * share('data')
+  gathers = passes * kernels * share('fsdp')
+  own_params = num_params / (axes['fsdp'] * axes['tensor'])
+  sums = is_training * 2 * 4 * own_params * share('data')
   # Two sums of activations a layer forward, two backward, and those again.
   states = 2 * own * d * 2 * share('tensor')
-  partial = model.num_layers * states * (4 + 2 * is_again)
+  partial = model.num_layers * states * (4 if is_training else 2)
+  partial *= 1 + is_again / 2
   keys = 2 * own * axes['sequence'] * kv * 2 / axes['tensor']
-  whole = model.num_layers * keys * share('sequence') * (2 + is_again)
+  whole = model.num_layers * keys * share('sequence')
+  whole *= (2 if is_training else 1) + is_again
   return Work(
-    3 * each * tokens,
-    (3 * each + again) * tokens,
+    passes * each * tokens,
+    (passes * each + again) * tokens,
     memory,
     gathers + sums + partial + whole,
   )

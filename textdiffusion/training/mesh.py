@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -54,6 +55,15 @@ def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
     axis_types=(AxisType.Auto,) * len(_AXES),
     devices=devices,
   )
+
+
+def candidates(count: int) -> Iterator[MeshConfig]:
+  """Worth trying on so many devices: all fsdp, or some tensor or data."""
+  yield MeshConfig(data=1, fsdp=count)
+  for other in (2, 4):
+    if count % other == 0 and count > other:
+      yield MeshConfig(data=1, fsdp=count // other, tensor=other)
+      yield MeshConfig(data=other, fsdp=count // other)
 
 
 def check_batch(mesh: Mesh, batch_size: int, accumulate: int) -> None:

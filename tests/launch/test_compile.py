@@ -1,0 +1,81 @@
+"""A real size compiled for slices that are not there."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+needs_libtpu = pytest.mark.skipif(
+  importlib.util.find_spec('libtpu') is None,
+  reason='libtpu, the compiler of TPUs, is not installed: pip install .[tpu]',
+)
+
+
+def run(*flags):
+  return subprocess.run(
+    [sys.executable, '-m', 'launch.compile', *flags],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+
+
+@needs_libtpu
+def test_170m_on_four_chips():
+  out = run(
+    '--config=configs/llada/c4_170m.py',
+    '--topology=v5e:2x2',
+    '--mesh=fsdp=4',
+    '--set=data.batch_size=32',
+    '--json',
+  )
+  assert out.returncode == 0, out.stderr
+  told = json.loads(out.stdout)
+  assert told['fits'] and told['chips'] == 4 and not told['warnings']
+  assert told['parameters'] == 162_154_752
+  # Four numbers of four bytes a parameter, on four chips.
+  state = 16 * told['parameters'] / 4
+  assert state < told['bytes_by_kind']['arguments'] < 1.01 * state
+  assert told['bytes_per_chip'] < told['chip_bytes'] == 16 * 2**30
+  # 6 N D and attention.
+  assert told['flops_per_chip'] == pytest.approx(
+    3 * 284_818_944 * 32 * 1024 / 4
+  )
+  # Kernels gathered once or twice, their gradients scattered once.
+  kernels = 2 * told['parameters'] * 3 / 4
+  assert 1.9 * kernels < told['collective_bytes'] < 1.3 * 3 * kernels
+  assert told['bound_by'] == 'compute' and 0.5 < told['predicted_mfu'] <= 1
+
+
+@needs_libtpu
+def test_what_does_not_fit_ends_with_3_and_why():
+  out = run(
+    '--config=configs/llada/c4_170m.py',
+    '--topology=v5e:2x2',
+    '--mesh=fsdp=4',
+    '--set=data.batch_size=256',
+  )
+  assert out.returncode == 3 and 'does not fit' in out.stderr, out.stderr
+
+
+@pytest.mark.parametrize(
+  ('flags', 'told'),
+  [
+    (['--config=configs/llada/c4_8b.py'], 'are both needed'),
+    (['--topology=v5p:banana'], 'must be one of v4, v5e'),
+    (['--topology=v9:2x2'], 'must be one of v4, v5e'),
+    (['--topology=v5e:2x2', '--mesh=fsdp'], 'must be like data=2'),
+  ],
+)
+def test_mistakes_end_in_one_line(flags, told):
+  if '--config=configs/llada/c4_8b.py' not in flags:
+    flags = ['--config=configs/llada/c4_8b.py', *flags]
+  out = run(*flags)
+  if 'compiler of TPUs is not installed' in out.stderr:
+    pytest.skip('libtpu is not installed, which is told first')
+  assert out.returncode == 2 and told in out.stderr, out.stderr
+  assert len(out.stderr.splitlines()) == 1
