@@ -1,11 +1,16 @@
 """What launchers share: flags, and errors as one line."""
 
+import contextlib
 import sys
+import traceback
 from collections.abc import Callable
 
+import jax
 from absl import app, flags, logging
 
+from launch import hosts
 from textdiffusion.core.types import UserError
+from textdiffusion.data.corpora import cache_dir
 
 CONFIG = flags.DEFINE_string('config', None, 'A config file.')
 SET = flags.DEFINE_multi_string('set', [], 'a.b=value; may be repeated.')
@@ -25,14 +30,34 @@ def run(main: Callable[[], None]) -> None:
 
   def guarded(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
+    _remember_compiled()
     try:
       if len(argv) > 1:
         raise UserError(f'unexpected argument {argv[1]!r}: flags begin with --')
+      hosts.join()
       main()
     except UserError as error:
-      sys.exit(_say(error))
+      code = _say(error)
+    except Exception:
+      if not jax.distributed.is_initialized():
+        raise
+      traceback.print_exc()
+      code = 1
+    else:
+      return
+    if jax.distributed.is_initialized():
+      hosts.leave(code)
+    sys.exit(code)
 
   app.run(guarded, flags_parser=_parsed)
+
+
+def _remember_compiled() -> None:
+  """The second start of a program compiles nothing."""
+  name = 'jax_compilation_cache_dir'
+  with contextlib.suppress(UserError):  # a folder that cannot be written
+    if not getattr(jax.config, name):
+      jax.config.update(name, str(cache_dir() / 'compiled'))
 
 
 def _parsed(argv: list[str]) -> list[str]:

@@ -13,22 +13,29 @@ from launch import common, heldout
 from textdiffusion import config as config_lib
 from textdiffusion.data.pipeline import Data, open_data, train_iterator
 from textdiffusion.nn.transformer import flops_per_token, num_params
+from textdiffusion.training import profile
 from textdiffusion.training.loop import train
 from textdiffusion.training.mesh import check_batch, make_mesh
 from textdiffusion.training.workdir import Run, prepare_workdir
 
 RESUME = flags.DEFINE_bool('resume', False, 'Go on in a workdir.')
+PROFILE = flags.DEFINE_string('profile', '', 'START:STOP, steps to trace.')
 OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Move an old run aside.')
 
 
 def main() -> None:
   path, workdir = common.needed()
   config = config_lib.load(path, common.SET.value)
-  run(config, workdir, RESUME.value, OVERWRITE.value)
+  traced = profile.parse(PROFILE.value)
+  run(config, workdir, RESUME.value, OVERWRITE.value, traced)
 
 
 def run(
-  config: config_lib.Config, workdir: str, resume: bool, overwrite: bool
+  config: config_lib.Config,
+  workdir: str,
+  resume: bool,
+  overwrite: bool,
+  traced: profile.Steps | None = None,
 ) -> Data:
   """Trains what a config says; returns its data."""
   mesh = make_mesh(config.mesh)
@@ -46,30 +53,24 @@ def run(
   facts = Run(config_lib.to_json(config), data.tokenizer.to_json(), told)
   prepare_workdir(workdir, facts, resume, overwrite, config_lib.completed)
   counts = data.counts['train']
+  rows, host = config.data, (jax.process_index(), jax.process_count())
   sizes = config.data.length, method.features, config.data.source_length
   print(
     f'{config.data.source}: {counts["documents"]:,} documents, '
-    f'{counts["tokens"]:,} tokens; '
-    f'{num_params(denoiser):,} parameters; '
+    f'{counts["tokens"]:,} tokens; {num_params(denoiser):,} parameters; '
     f'{jax.device_count()} {jax.default_backend()} device(s)'
   )
   train(
     method,
     denoiser,
-    train_iterator(
-      data.train,
-      config.data.batch_size,
-      config.data.seed,
-      jax.process_index(),
-      jax.process_count(),
-      config.data.buckets,
-    ),
+    train_iterator(data.train, rows.batch_size, rows.seed, *host, rows.buckets),
     config.train,
     mesh,
     workdir,
     facts,
     heldout.hook(config, data, method, denoiser, mesh),
     flops_per_token(config.model, method.width, *sizes),
+    traced,
   )
   return data
 

@@ -22,8 +22,10 @@ from textdiffusion.training.mesh import (
 )
 from textdiffusion.training.metrics import MetricsLog
 from textdiffusion.training.optim import build_optimizer
+from textdiffusion.training.profile import Profiler, Steps
 from textdiffusion.training.state import TrainConfig, TrainState
 from textdiffusion.training.step import placed_step
+from textdiffusion.training.watchdog import Watchdog
 from textdiffusion.training.workdir import Run
 
 Evaluate = Callable[[TrainState, int], dict[str, float]]
@@ -39,6 +41,7 @@ def train(
   run: Run | None = None,
   evaluate: Evaluate | None = None,
   flops_per_token: float = 0.0,
+  profile: Steps | None = None,
 ) -> TrainState:
   """Trains to `config.steps`, from the newest checkpoint if there is one.
 
@@ -52,6 +55,7 @@ def train(
     run: saved with every checkpoint; needed with a workdir.
     evaluate: (state, step) -> figures, every eval_every steps.
     flops_per_token: of a forward pass, for the model FLOP/s on display.
+    profile: steps of which a trace goes to the workdir.
 
   Returns:
     The last state. SIGTERM and Ctrl-C end the run after the step under way
@@ -59,7 +63,8 @@ def train(
     checkpoint; its step is then less than `config.steps`.
 
   Raises:
-    UserError: too many steps in a row were not finite.
+    UserError: too many steps in a row were not finite, or the last checkpoint
+      could not be written.
   """
   if workdir and (run is None or not hasattr(batches, 'get_state')):
     raise ValueError(
@@ -97,7 +102,12 @@ def train(
     watch = _Watch(config, start, workdir, flops_per_token)
     stack.callback(watch.close)
     is_stopped = stack.enter_context(_stop_signals())
+    watchdog = Watchdog(config.patience)
+    stack.callback(watchdog.close)
+    profiler = Profiler(profile, workdir)
+    stack.callback(profiler.close)
     for step in range(start + 1, config.steps + 1):
+      profiler.before(step)
       rows = next(batches)
       if step == start + 1:
         size = len(rows['ids']) * jax.process_count()
@@ -107,10 +117,12 @@ def train(
       flag = np.full(len(rows['ids']), is_stopped(), np.int32)
       batch = put_batch(mesh, {**rows, 'stop': flag})
       state, metrics = step_fn(state, batch)
+      profiler.after(step, metrics)
       if step == start + 1:
         watch.first(metrics)
       # One step late: the device is never idle while the host looks.
       look()
+      watchdog.beat(step - 1)
       pending = step, metrics, batch['ids'].size
       # Asked once, for a signal may come between two looks.
       is_stop = is_stopped() if is_alone else bool(seen['stop'])
@@ -127,6 +139,7 @@ def train(
       if evaluate is not None and is_eval:
         with watch.paused():
           watch.figures(step, evaluate(state, step))
+        watchdog.beat(step)
       # Within a bad streak nothing moves, and what is on disk is the last good
       # state; only the end of a run is saved all the same, to go on from.
       is_save = is_save and (is_end or not seen['bad_streak'])

@@ -19,7 +19,8 @@ class TrainConfig:
   times: each in its stratum with a jitter of its own, or all with the same.
   log_every, eval_every, checkpoint_every: steps between; the last two may be 0,
   only at the end. max_bad_steps: more skipped steps in a row end the run.
-  keep: newest checkpoints on disk."""
+  keep: newest checkpoints on disk. patience: seconds in which a step, its
+  data, an evaluation or a save must end, or the run does; 0 waits for ever."""
 
   steps: int = 1000
   seed: int = 0
@@ -32,6 +33,7 @@ class TrainConfig:
   checkpoint_every: int = 500
   keep: int = 3
   max_bad_steps: int = 20
+  patience: int = 3600
 
   def __post_init__(self) -> None:
     for name, least in (
@@ -42,6 +44,7 @@ class TrainConfig:
       ('eval_every', 0),
       ('checkpoint_every', 0),
       ('max_bad_steps', 0),
+      ('patience', 0),
     ):
       if getattr(self, name) < least:
         raise UserError(

@@ -23,6 +23,7 @@ _FREE = (
   'train.eval_every',
   'train.checkpoint_every',
   'train.keep',
+  'train.patience',
   'sample.',
   'evaluate.',
   'mesh.',

@@ -1,0 +1,148 @@
+"""Two and four processes of the launcher are as one, and end together."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.training.compiled import compiled  # noqa: F401 a fixture
+from textdiffusion.training.metrics import read
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 10  # seconds
+SETTINGS = {
+  'model.num_layers': 1,
+  'model.d_model': 16,
+  'model.num_heads': 2,
+  'data.length': 36,
+  'data.batch_size': 8,
+  'train.steps': 30,
+  'train.log_every': 1,
+  'train.eval_every': 0,
+  'train.checkpoint_every': 5,
+  'train.optimizer.warmup_steps': 2,
+  'evaluate.rows': 8,
+  'evaluate.draws': 1,
+  'evaluate.batch_size': 8,
+}
+
+
+def start(workdir, count, resume=False, **settings):
+  """`count` processes of `launch.train` with four devices in all."""
+  with socket.socket() as probe:
+    probe.bind(('127.0.0.1', 0))
+    port = probe.getsockname()[1]
+  asked = {**SETTINGS, 'mesh.data': 1, 'mesh.fsdp': 4, **settings}
+  command = [
+    *(sys.executable, '-m', 'launch.train', f'--workdir={workdir}'),
+    '--config=configs/mdlm/toy_grammar_tiny.py',
+    *(f'--set={name}={value}' for name, value in asked.items()),
+    *(['--resume'] if resume else []),
+  ]
+  devices = f'--xla_force_host_platform_device_count={4 // count}'
+  flags = f'{os.environ["XLA_FLAGS"]} {devices}'
+  many = [
+    f'--coordinator=127.0.0.1:{port}',
+    f'--processes={count}',
+    f'--patience={PATIENCE}',
+  ]
+  return [
+    subprocess.Popen(
+      command + ([*many, f'--process={i}'] if count > 1 else []),
+      cwd=ROOT,
+      env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags},
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for i in range(count)
+  ]
+
+
+def finish(processes):
+  for process in processes:
+    _, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error[-3000:]
+
+
+def losses(workdir):
+  rows = [row for row in read(workdir / 'metrics.jsonl') if 'loss' in row]
+  assert [row['step'] for row in rows] == list(range(1, len(rows) + 1))
+  return [row['loss'] for row in rows]
+
+
+def until(process, line):
+  for told in process.stdout:
+    if told.startswith(line):
+      return
+  raise AssertionError(f'never saw {line!r}: {process.stderr.read()[-3000:]}')
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  """Losses of each number of processes, undisturbed."""
+  told = {}
+  for count in (1, 2, 4):
+    workdir = tmp_path_factory.mktemp('whole')
+    finish(start(workdir, count))
+    told[count] = losses(workdir)
+  return told
+
+
+@pytest.fixture(scope='module')
+def killed(tmp_path_factory):
+  """The workdir of four processes, one of which was killed in a step from 12
+  on, and how long the others lived."""
+  workdir = tmp_path_factory.mktemp('killed')
+  processes = start(workdir, 4)
+  until(processes[0], 'step 12/')
+  processes[3].send_signal(signal.SIGKILL)
+  began = time.monotonic()
+  codes = [process.wait(timeout=120) for process in processes]
+  return workdir, codes, time.monotonic() - began
+
+
+@pytest.mark.parametrize('count', [2, 4])
+def test_many_processes_are_one(whole, count):
+  assert len(whole[count]) == SETTINGS['train.steps']
+  np.testing.assert_allclose(whole[count], whole[1], rtol=1e-5)
+
+
+def test_the_death_of_one_ends_all_in_time(killed):
+  _, codes, seconds = killed
+  assert all(codes), codes
+  assert seconds < 6 * PATIENCE, seconds
+
+
+@pytest.mark.parametrize('count', [4, 2, 1])
+def test_a_killed_run_goes_on(whole, killed, count, tmp_path):
+  """By as many processes to the bit, by others on what four of them saved."""
+  workdir = tmp_path / 'run'
+  shutil.copytree(killed[0], workdir)
+  steps = [int(p.name) for p in (workdir / 'checkpoints').glob('[0-9]*[0-9]')]
+  assert max(steps) in range(5, SETTINGS['train.steps'], 5)
+  finish(start(workdir, count, resume=True))
+  if count == 4:
+    assert losses(workdir) == whole[4]
+  np.testing.assert_allclose(losses(workdir), whole[4], rtol=1e-5)
+
+
+def test_a_host_that_hangs_ends_all_in_time(tmp_path):
+  """One stops between two steps, alive, as with a disk that does not answer."""
+  processes = start(tmp_path, 2, **{'train.patience': PATIENCE})
+  until(processes[0], 'step 12/')
+  processes[1].send_signal(signal.SIGSTOP)
+  began = time.monotonic()
+  try:
+    out, error = processes[0].communicate(timeout=120)
+  finally:
+    processes[1].send_signal(signal.SIGKILL)
+  assert processes[0].returncode, out
+  assert time.monotonic() - began < 6 * PATIENCE

@@ -1,0 +1,42 @@
+"""Ends a run that hangs: a host that is alive and silent stops all others."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+
+class Watchdog:
+  """Calls `end` where `beat` was not called for `seconds`; 0 never does."""
+
+  def __init__(self, seconds: float, end: Callable[[], None] | None = None):
+    self._seconds, self._last, self._step = seconds, time.monotonic(), 0
+    self._end = end or self._exit
+    self._done = threading.Event()
+    if seconds:
+      threading.Thread(target=self._look, daemon=True).start()
+
+  def beat(self, step: int) -> None:
+    """Something went on: after `step` steps."""
+    self._last, self._step = time.monotonic(), step
+
+  def close(self) -> None:
+    self._done.set()
+
+  def _look(self) -> None:
+    while not self._done.wait(min(self._seconds / 4, 10.0)):
+      if time.monotonic() - self._last > self._seconds:
+        self._end()
+        return
+
+  def _exit(self) -> None:
+    """No clean end: the main thread may wait for a device for ever."""
+    print(
+      f'error: nothing went on for {self._seconds:g} s after step {self._step}'
+      ': a host, its data or its disk hangs; mend that and go on with '
+      '--resume, or raise train.patience',
+      file=sys.stderr,
+      flush=True,
+    )
+    os._exit(1)
