@@ -172,7 +172,7 @@ def _restored(
 
   Raises UserError where they cannot be read or do not.
   """
-  has_sums = (path / 'sums').exists()  # there since version 0.2
+  has_sums = (path / 'sums').exists()  # older ones have none
   names = (*plain, 'sums') if has_sums else plain
   with _readable(path):
     got = manager.restore(
