@@ -100,6 +100,12 @@ def build(
       f'data.rows={config.data.rows}: {type(config.method).__name__} takes no '
       'source: --set=data.rows=document'
     )
+  if config.model.loss_chunk and (method.features or method.whole_rows):
+    raise UserError(
+      f'model.loss_chunk={config.model.loss_chunk}: '
+      f'{type(config.method).__name__} has no loss of one token at a time: '
+      '--set=model.loss_chunk=0'
+    )
   if method.features is not None:
     for name, wrong in (('time', 'none'), ('tied', True)):
       if getattr(config.model, name) == wrong:

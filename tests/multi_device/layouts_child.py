@@ -69,6 +69,7 @@ def network(name, method, attention='auto'):
     scan='scan' if name == 'mdlm' else 'unroll',
     remat='full' if name == 'mdlm' else 'none',
     attention=attention,
+    loss_chunk=2 if name == 'mdlm' else 0,
   )
   made = build_denoiser(
     config, method.num_states, method.num_outputs, method.features

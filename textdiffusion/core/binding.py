@@ -1,6 +1,7 @@
 """A network closed over all that does not change from call to call."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -59,6 +60,15 @@ def bind(
     here = condition._replace(segments=segments)
     return bind(denoiser, params, head, here, method_state)
 
+  def each(loss: Any, x: X, t: Time, *rows: PyTree) -> PyTree:
+    assert denoiser.each is not None
+
+    def said(raw: Array, rows: PyTree) -> PyTree:
+      x, t, *rest = rows
+      return loss(head(raw, x, t), *rest)
+
+    return denoiser.each(params, x, t, condition, said, (x, t, *rows))
+
   closed = lambda f: f and functools.partial(f, params)
   return Model(
     denoise,
@@ -72,7 +82,22 @@ def bind(
     closed(denoiser.round),
     closed(denoiser.expect),
     within,
+    each if denoiser.each is not None else None,
   )
+
+
+def each_token(
+  model: Model, loss: Callable[..., PyTree], x: X, t: Time, *rows: PyTree
+) -> PyTree:
+  """loss(head, *rows) of the head at (x, t): a tree of [B, L], where each token
+  depends on its own logits alone.
+
+  Where the network is told to (`model.loss_chunk`), a few tokens at a time, so
+  that logits never stand whole. rows: [B, L, ...] each, or alike for all L.
+  """
+  if model.each is None:
+    return loss(model.denoise(x, t), *rows)
+  return model.each(loss, x, t, *rows)
 
 
 def anchored(model: Model, batch: Batch) -> Model:
@@ -102,4 +127,8 @@ def anchored(model: Model, batch: Batch) -> Model:
       given[..., None], jax.nn.one_hot(clean, x.shape[-1], dtype=x.dtype), x
     )
 
-  return model._replace(denoise=lambda x, t: model.denoise(shown(x), t))
+  each = model.each
+  return model._replace(
+    denoise=lambda x, t: model.denoise(shown(x), t),
+    each=each and (lambda loss, x, *rest: each(loss, shown(x), *rest)),
+  )

@@ -272,6 +272,8 @@ class Denoiser(NamedTuple):
   expect: (params, logits [B, L, K]) -> mean features [B, L, D], likewise.
   encode: (params, condition) -> what the encoder makes of its source,
     [B, S, d_model]; networks with an encoder only.
+  each: (params, x, t, condition, said, rows) -> said(raw, rows) a few tokens at
+    a time, so that no raw output [B, L, K] stands whole; None does not.
   """
 
   init: Callable[[Key], PyTree]
@@ -290,6 +292,7 @@ class Denoiser(NamedTuple):
   encode: Callable[[PyTree, Condition], Array] | None = None
   expect: Callable[[PyTree, Array], Array] | None = None
   tells_each: bool = False
+  each: Callable[..., PyTree] | None = None
 
 
 class Dist(Protocol):
@@ -343,6 +346,7 @@ class Model(NamedTuple):
   expect: token logits [L, K] -> their mean features [L, D], latent methods.
   within: segments [B, L] -> the network as it was bound, where tokens see only
     their own.
+  each: see `binding.each_token`.
   """
 
   denoise: DenoiseFn
@@ -356,6 +360,7 @@ class Model(NamedTuple):
   round: Callable[[Array], Array] | None = None
   expect: Callable[[Array], Array] | None = None
   within: Callable[[Array], 'Model'] | None = None
+  each: Callable[..., PyTree] | None = None
 
 
 class Objective(Protocol):

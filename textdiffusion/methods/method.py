@@ -106,6 +106,7 @@ class Method(NamedTuple):
       embed=of_network(denoiser.embed),
       round=of_network(denoiser.round),
       expect=of_network(denoiser.expect),
+      each=of_network(denoiser.each),
     )
     return wrap(extended)
 

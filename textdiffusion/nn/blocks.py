@@ -38,7 +38,8 @@ class TransformerConfig:
   but the matrix products. dtype: of the computation; parameters, norms,
   softmax and logits are float32. attention: the kernel. encoder_layers: of an
   encoder of the same width that reads a source, which every block then sees
-  (Vaswani et al. 2017); 0 for none.
+  (Vaswani et al. 2017); 0 for none. loss_chunk: tokens of a row whose logits
+  stand in memory at once in a loss; 0 for all of them.
   """
 
   num_layers: int = 6
@@ -60,6 +61,7 @@ class TransformerConfig:
   dtype: Literal['float32', 'bfloat16'] = 'float32'
   attention: Implementation = 'auto'
   encoder_layers: int = 0
+  loss_chunk: int = 0
 
   def __post_init__(self) -> None:
     for name in ('num_layers', 'd_model', 'num_heads'):
@@ -79,10 +81,11 @@ class TransformerConfig:
       )
     if not 0 <= self.dropout < 1:
       raise UserError(f'model.dropout={self.dropout}: must be in [0, 1)')
-    if self.encoder_layers < 0:
-      raise UserError(
-        f'model.encoder_layers={self.encoder_layers}: must be at least 0'
-      )
+    for name in ('encoder_layers', 'loss_chunk'):
+      if getattr(self, name) < 0:
+        raise UserError(
+          f'model.{name}={getattr(self, name)}: must be at least 0'
+        )
     if (self.attend == 'block_causal') != (self.block_size > 0):
       raise UserError(
         f'model.block_size={self.block_size} with model.attend='

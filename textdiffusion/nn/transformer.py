@@ -4,6 +4,7 @@ Outside this folder it is seen as a `Denoiser` only.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -21,11 +22,13 @@ from textdiffusion.core.types import (
   PyTree,
   Time,
   UserError,
+  X,
 )
 from textdiffusion.nn import cache as caches
 from textdiffusion.nn import layout
 from textdiffusion.nn.attention import attention_mask, resolve
 from textdiffusion.nn.blocks import Block, Context, TransformerConfig
+from textdiffusion.nn.chunks import by_chunks
 from textdiffusion.nn.latent import Projection, ends
 from textdiffusion.nn.layers import Dense, RMSNorm, TimeEmbedding, product
 
@@ -234,6 +237,34 @@ def build_denoiser(
     )
     return out[0]
 
+  body = Transformer(config, num_states, 0)
+
+  def each(
+    params: PyTree,
+    x: X,
+    t: Time,
+    condition: Condition,
+    said: Callable[[Array, PyTree], PyTree],
+    rows: PyTree,
+  ) -> PyTree:
+    """As `apply`, but for the products with the head."""
+    out: Any = body.apply(
+      {'params': params}, x, t, condition, rngs=dropout(condition)
+    )
+    dtype = config.compute_dtype
+    if config.tied:
+      table = layout.gathered(params['embedding'], ('embedding',))
+      kernel = table.T.astype(dtype)
+    else:
+      kernel = params['head']['kernel'].astype(dtype)
+      kernel = layout.gathered(kernel, ('head', 'kernel'))
+
+    def read(hidden: Array, rows: PyTree) -> PyTree:
+      raw = product(hidden.astype(dtype), kernel)
+      return said(layout.rows(raw, 'tensor').astype(jnp.float32), rows)
+
+    return by_chunks(read, out[0], rows, config.loss_chunk)
+
   def init_cache(rows: int, length: int) -> PyTree:
     shape = (rows, length, config.kv_heads, config.head_size)
     if config.is_scanned:
@@ -274,6 +305,7 @@ def build_denoiser(
     num_states,
     **sides,
     encode=encode if config.encoder_layers else None,
+    each=each if config.loss_chunk and features is None else None,
   )
 
 

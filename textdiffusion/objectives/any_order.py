@@ -10,6 +10,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from textdiffusion.core.binding import each_token
 from textdiffusion.core.keys import row_keys
 from textdiffusion.core.numerics import pytree
 from textdiffusion.core.types import Array, Batch, Key, Model
@@ -54,5 +55,6 @@ class AnyOrder:
     assert mask_id is not None
     mask = lambda key, x0, count: mask_exactly(key, x0, count, mask_id)
     xt = jax.vmap(mask)(keys, x0, count)
-    nats = masked_bound(p, x0, model.denoise(xt, t), xt, t)
+    loss = lambda head, x0, xt, t: masked_bound(p, x0, head, xt, t)
+    nats = each_token(model, loss, xt, t, x0, xt, t)
     return nats, {'diffusion': nats}

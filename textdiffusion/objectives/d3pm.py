@@ -10,6 +10,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from textdiffusion.core.binding import each_token
 from textdiffusion.core.keys import row_keys
 from textdiffusion.core.numerics import pytree, static
 from textdiffusion.core.types import Array, Batch, Key, Model, Time
@@ -111,8 +112,8 @@ class StepBound:
   ) -> dict[str, Array]:
     """[B, L] terms of the step from t to s, [B, 1] each."""
     xt = jax.vmap(process.corrupt)(keys, x0, t)
-    head = model.denoise(xt, t)
-    nats, posterior, output = self._step(process, x0, head, xt, s, t)
+    step = lambda head, x0, xt, s, t: self._step(process, x0, head, xt, s, t)
+    nats, posterior, output = each_token(model, step, xt, t, x0, xt, s, t)
     is_last = jnp.broadcast_to(s <= 0, nats.shape)
     terms = {
       'diffusion': jnp.where(is_last, 0.0, nats),

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from textdiffusion.core.binding import each_token
 from textdiffusion.core.keys import row_keys
 from textdiffusion.core.numerics import pytree, static
 from textdiffusion.core.types import Array, Batch, Key, Model
@@ -91,5 +92,5 @@ class Curriculum:
       row_keys(key, batch.rows), batch.ids, place, temperature
     )
     z, weights = drawn
-    head = model.denoise(weights, told)
-    return self.bound.bound(p, batch.ids, head, z, place)
+    loss = lambda head, x0, z, t: self.bound.bound(p, x0, head, z, t)
+    return each_token(model, loss, weights, told, batch.ids, z, place)

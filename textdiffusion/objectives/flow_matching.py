@@ -10,6 +10,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from textdiffusion.core.binding import each_token
 from textdiffusion.core.keys import row_keys, stream
 from textdiffusion.core.numerics import poisson_kl, pytree, static
 from textdiffusion.core.types import Array, Batch, Key, Model, Time, UserError
@@ -83,7 +84,8 @@ class FlowMatching:
     keys = row_keys(key, batch.rows)
     xt = jax.vmap(p.corrupt)(keys, x0, times)
     # Weights are those of t: at a prompt's own time they are infinite.
-    nats = self.loss(p, x0, model.denoise(xt, times), xt, t)
+    loss = lambda head, x0, xt, t: self.loss(p, x0, head, xt, t)
+    nats = each_token(model, loss, xt, times, x0, xt, t)
     nats = jnp.where(is_given, 0.0, nats)
     return nats, {'flow': nats}
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from textdiffusion.core.binding import each_token
 from textdiffusion.core.keys import row_keys
 from textdiffusion.core.numerics import pytree, static
 from textdiffusion.core.types import (
@@ -106,7 +107,8 @@ def paired(
   over z: to the differential of the loss it adds (loss_1 - loss_2) / 2 times
   that of log q_t(z_1 | x) - log q_t(z_2 | x), in a term whose value is 0.
   """
-  bound = lambda z: vector_bound(p, batch.ids, model.denoise(z, t), z, t)
+  loss = lambda head, x0, z, t: vector_bound(p, x0, head, z, t)
+  bound = lambda z: each_token(model, loss, z, t, batch.ids, z, t)
   nats = jax.lax.map(bound, draws)
   if len(nats) == 1:
     return nats[0]

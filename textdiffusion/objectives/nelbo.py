@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from textdiffusion.core.binding import each_token
 from textdiffusion.core.keys import row_keys
 from textdiffusion.core.numerics import (
   exp_gap,
@@ -325,11 +326,13 @@ class Nelbo:
       s = t = continuous(u)
     keys = row_keys(key, batch.rows)
     xt = jax.vmap(p.corrupt)(keys, x0, t)
-    head = model.denoise(xt, t)
     if self.num_steps:
-      diffusion = self.num_steps * rank_one_step(p, x0, head, xt, s, t).kl
+      loss = lambda head, *at: rank_one_step(p, at[0], head, *at[1:]).kl
+      steps = each_token(model, loss, xt, t, x0, xt, s, t)
+      diffusion = self.num_steps * steps
     else:
-      diffusion = self.bound(p, x0, head, xt, t)
+      loss = lambda head, x0, xt, t: self.bound(p, x0, head, xt, t)
+      diffusion = each_token(model, loss, xt, t, x0, xt, t)
     # Of rank-one noise the ends are the same for every token.
     token = jnp.full((), 1 if p.mask_id == 0 else 0)
     prior = jnp.broadcast_to(prior_bound(p, token), x0.shape)

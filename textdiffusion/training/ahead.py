@@ -130,6 +130,7 @@ def work(
     'full': each - head,
     'dots': model.num_layers * 4 * model.d_model * seen,
   }[model.remat]
+  again += head if model.loss_chunk else 0.0
   is_again = is_training and model.remat != 'none'
   passes = 3 if is_training else 1
   again = again if is_training else 0.0

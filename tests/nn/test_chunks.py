@@ -1,0 +1,125 @@
+"""A loss of a few tokens at a time is the loss, with less memory."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.methods.test_methods import CONFIGS, VOCAB
+from textdiffusion.config import Config, build
+from textdiffusion.core.types import UserError
+from textdiffusion.methods.diffusion_lm import DiffusionLM
+from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
+from textdiffusion.training.optim import build_optimizer
+from textdiffusion.training.state import TrainConfig, init_state
+from textdiffusion.training.step import make_train_step
+
+pytestmark = pytest.mark.usefixtures('quick_compile')
+LENGTH = 12
+# One of each objective that is of one token at a time.
+NAMES = (
+  *('mdlm', 'd3pm', 'dfm', 'duo', 'genmd4', 'radd-k_DCE', 'autoregressive'),
+)
+
+
+def state_and_step(name, chunk, tied=False, vocab=VOCAB):
+  method = CONFIGS[name].build(vocab)
+  model = TransformerConfig(
+    num_layers=1,
+    d_model=16,
+    num_heads=2,
+    time='none' if method.causal else 'adaln',
+    attend='causal' if method.causal else 'bidirectional',
+    tied=tied,
+    loss_chunk=chunk,
+  )
+  denoiser = method.extend(
+    build_denoiser(model, method.num_states, method.num_outputs)
+  )
+  config = TrainConfig(steps=2)
+  optimizer = build_optimizer(config.optimizer, config.steps)
+  init = lambda key: init_state(denoiser, optimizer, key, method)
+  return init, make_train_step(method, denoiser, optimizer, config)
+
+
+def batch(rows=4, given=False):
+  draw = np.random.default_rng(0)
+  ids = draw.integers(0, 4, (rows, LENGTH), dtype=np.int32)
+  segments = np.ones_like(ids)
+  segments[1, 9:] = 0
+  made = {
+    'ids': ids,
+    'segments': segments,
+    'positions': np.tile(np.arange(LENGTH, dtype=np.int32), (rows, 1)),
+    'rows': np.arange(rows, dtype=np.int32),
+  }
+  if given:
+    made['is_given'] = np.arange(LENGTH) < np.full((rows, 1), 3)
+  return made
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_it_is_the_loss(name):
+  init, whole = state_and_step(name, 0)
+  _, chunked = state_and_step(name, 4)
+  state = init(jax.random.key(0))
+  # The head begins at zero, where much of the gradient vanishes.
+  params = jax.tree.map(
+    lambda x: x + 0.1 * jnp.sin(jnp.arange(x.size) * 1.0).reshape(x.shape),
+    state.params,
+  )
+  state = state._replace(params=params)
+  given = name in ('mdlm', 'autoregressive')
+  told = [jax.jit(s)(state, batch(given=given)) for s in (whole, chunked)]
+  (one, seen), (other, also) = told
+  assert float(seen['loss']) == pytest.approx(float(also['loss']), rel=1e-6)
+  assert float(seen['grad_norm']) == pytest.approx(
+    float(also['grad_norm']), rel=1e-5
+  )
+  moment = lambda s: jax.tree.leaves(s.opt_state)
+  for a, b in zip(moment(one), moment(other)):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
+
+
+def test_tied_heads():
+  init, whole = state_and_step('mdlm', 0, tied=True)
+  _, chunked = state_and_step('mdlm', 3, tied=True)
+  state = init(jax.random.key(0))
+  (_, one), (_, other) = (jax.jit(s)(state, batch()) for s in (whole, chunked))
+  for name in ('loss', 'grad_norm'):
+    assert float(one[name]) == pytest.approx(float(other[name]), rel=1e-5)
+
+
+def test_logits_never_stand_whole():
+  """Of 20,000 tokens: what the step needs beside its arguments falls by more
+  than the logits of the whole batch."""
+  vocab = VOCAB._replace(size=20_000, mask_id=19_999)
+  needs = []
+  for chunk in (0, 1):
+    init, step = state_and_step('mdlm', chunk, vocab=vocab)
+    state = jax.eval_shape(init, jax.random.key(0))
+    compiled = jax.jit(step, donate_argnums=0).lower(state, batch(32)).compile()
+    needs.append(compiled.memory_analysis().temp_size_in_bytes)
+  logits = 32 * LENGTH * 20_000 * 4
+  assert needs[0] - needs[1] > logits, needs
+
+
+def test_what_does_not_divide_is_named():
+  init, step = state_and_step('mdlm', 5)
+  state = jax.eval_shape(init, jax.random.key(0))
+  with pytest.raises(
+    UserError, match='loss_chunk=5: must divide the 12 tokens'
+  ):
+    jax.eval_shape(step, state, batch())
+
+
+def test_a_method_without_such_a_loss_is_named():
+  class Any:
+    vocab = VOCAB
+
+  config = Config(method=DiffusionLM(), model=TransformerConfig(time='adaln'))
+  model = dataclasses.replace(config.model, loss_chunk=4)
+  with pytest.raises(UserError, match='DiffusionLM has no loss of one token'):
+    build(dataclasses.replace(config, model=model), Any())
