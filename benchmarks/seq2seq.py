@@ -266,6 +266,50 @@ def curve(asked: argparse.Namespace) -> list[dict[str, Any]]:
   return lines
 
 
+def table(lines: list[dict[str, Any]]) -> None:
+  """The results as the page has them: one sample, and the best of ten."""
+  runs = [line for line in lines if 'method' in line]
+  for task in TASKS:
+    print(f'\n**{task}**\n')
+    print(
+      '| | BLEU | ROUGE-L | distinct-1, 4 | words | BLEU of 10 | ROUGE-L of 10 '
+      '| self-BLEU | calls | s a sample | steps |'
+    )
+    print('|' + '---|' * 11)
+    for line in runs:
+      if line['task'] != task:
+        continue
+      first, chosen = line['first'], line['chosen']
+      cells = (
+        line['method'],
+        f'{first["bleu"]:.2f}',
+        f'{first["rouge_l"]:.3f}',
+        f'{first["distinct_1"]:.2f}, {first["distinct_4"]:.2f}',
+        f'{first["words"]:.1f}',
+        f'{chosen["bleu"]:.2f}',
+        f'{chosen["rouge_l"]:.3f}',
+        f'{line["self_bleu"]:.1f}',
+        line['network_calls'],
+        f'{line["seconds_per_sample"]:.3f}',
+        line['train_steps'],
+      )
+      print('| ' + ' | '.join(map(str, cells)) + ' |')
+  print('\n| steps | BLEU | ROUGE-L | BLEU, published | ROUGE-L, published |')
+  print('|' + '---|' * 5)
+  by_place = {
+    (line['steps'], line['sampler']): line for line in lines if 'steps' in line
+  }
+  for steps in CURVE:
+    told = [by_place.get((steps, name)) for name in ('ddim', 'published')]
+    cells = [
+      f'{one[name]:.{digits}f}'
+      for one in told
+      if one
+      for name, digits in (('bleu', 2), ('rouge_l', 3))
+    ]
+    print(f'| {steps} | ' + ' | '.join(cells) + ' |')
+
+
 def finished(results: Path) -> list[dict[str, Any]]:
   if not results.exists():
     return []
@@ -274,15 +318,18 @@ def finished(results: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
   parser = argparse.ArgumentParser(prog='python -m benchmarks.seq2seq')
-  parser.add_argument('--data', required=True)
-  parser.add_argument('--workdir', type=Path, required=True)
+  parser.add_argument('--data', help='where the tasks are')
+  parser.add_argument('--workdir', type=Path)
   parser.add_argument('--tasks', default=','.join(TASKS))
   parser.add_argument('--methods', default=';'.join(METHODS), help='a;b;c')
   parser.add_argument('--budget', type=float, default=BUDGET)
   parser.add_argument('--sources', type=int, default=SOURCES)
   parser.add_argument('--results', type=Path, default=RESULTS)
   parser.add_argument('--curve', action='store_true')
+  parser.add_argument('--table', action='store_true', help='print and end')
   asked = parser.parse_args()
+  if asked.table:
+    return table(finished(asked.results))
   add = lambda line: asked.results.open('a').write(json.dumps(line) + '\n')
   for task in asked.tasks.split(','):
     for name in asked.methods.split(';'):

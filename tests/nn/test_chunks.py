@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.methods.test_methods import CONFIGS, VOCAB
+from tests.methods import test_methods
+from tests.methods.test_methods import VOCAB
 from textdiffusion.config import Config, build
 from textdiffusion.core.types import UserError
+from textdiffusion.methods.dfm import DFM
 from textdiffusion.methods.diffusion_lm import DiffusionLM
 from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
 from textdiffusion.training.optim import build_optimizer
@@ -19,7 +21,9 @@ from textdiffusion.training.step import make_train_step
 pytestmark = pytest.mark.usefixtures('quick_compile')
 LENGTH = 12
 # One of each objective that is of one token at a time.
+CONFIGS = {**test_methods.CONFIGS, 'dfm-prompts': DFM(prompt_rate=1.0)}
 NAMES = (
+  'dfm-prompts',
   *('mdlm', 'd3pm', 'dfm', 'duo', 'genmd4', 'radd-k_DCE', 'autoregressive'),
 )
 

@@ -45,11 +45,13 @@ def bind(
     read = denoiser.encode(params, condition)
     condition = condition._replace(source=None, memory=read)
 
+  def told(t: Time) -> Time:
+    if jnp.ndim(t) < 2 or denoiser.tells_each:
+      return t
+    return jnp.max(t, axis=-1, keepdims=True)
+
   def denoise(x: X, t: Time) -> Head:
-    told = t
-    if jnp.ndim(t) == 2 and not denoiser.tells_each:
-      told = jnp.max(t, axis=-1, keepdims=True)
-    return head(denoiser.apply(params, x, told, condition), x, t)
+    return head(denoiser.apply(params, x, told(t), condition), x, t)
 
   def decode(ids: Array, cache: PyTree, start: Array) -> tuple[Head, PyTree]:
     assert denoiser.decode is not None
@@ -67,7 +69,7 @@ def bind(
       x, t, *rest = rows
       return loss(head(raw, x, t), *rest)
 
-    return denoiser.each(params, x, t, condition, said, (x, t, *rows))
+    return denoiser.each(params, x, told(t), condition, said, (x, t, *rows))
 
   closed = lambda f: f and functools.partial(f, params)
   return Model(

@@ -30,8 +30,8 @@ class MetricsLog:
     self.seconds = max((row.get('seconds') or 0.0 for row in kept), default=0.0)
     self._file = path.open('a')
     # Hides what an earlier process wrote from this step on.
-    self._board = SummaryWriter(
-      str(folder / 'tensorboard'), purge_step=step + 1
+    self._board: Any = SummaryWriter(
+      str(folder / 'tensorboard'), purge_step=step + 1, max_queue=10_000
     )
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -40,24 +40,39 @@ class MetricsLog:
     for name, value in values.items():
       value = float(value)
       row[name] = value if math.isfinite(value) else None
-      self._board.add_scalar(name, value, step)
-    if self._file.closed:
-      return
-    try:
-      self._file.write(json.dumps(row) + '\n')
-      self._file.flush()
-    except OSError as error:  # a full disk ends no run
-      print(
-        f'warning: {self._file.name} cannot be written ({error.strerror}): the '
-        f'figures from step {step} on are not in it',
-        file=sys.stderr,
-      )
-      with contextlib.suppress(OSError):
-        self._file.close()
+    if not self._file.closed:
+      try:
+        self._file.write(json.dumps(row) + '\n')
+        self._file.flush()
+      except OSError as error:  # a full disk ends no run
+        print(
+          f'warning: {self._file.name} cannot be written ({error.strerror}): '
+          f'the figures from step {step} on are not in it',
+          file=sys.stderr,
+        )
+        with contextlib.suppress(OSError):
+          self._file.close()
+    if self._is_board_alive():
+      for name, value in values.items():
+        self._board.add_scalar(name, float(value), step)
 
   def close(self) -> None:
-    self._file.close()
-    self._board.close()
+    with contextlib.suppress(OSError):
+      self._file.close()
+    if self._is_board_alive():
+      with contextlib.suppress(OSError):
+        self._board.close()
+
+  def _is_board_alive(self) -> bool:
+    """TensorBoard's files are written by a thread, which dies of a full disk;
+    from then on whoever gave it more would wait for ever."""
+    if self._board is None:
+      return False
+    writer: Any = self._board.file_writer
+    if not writer.event_writer._worker.is_alive():
+      writer.event_writer._event_queue.cancel_join_thread()
+      self._board = None
+    return self._board is not None
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
