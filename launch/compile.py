@@ -13,6 +13,7 @@ import json
 import sys
 from typing import Any
 
+import jax
 from absl import flags
 
 from launch import common, pods
@@ -35,6 +36,8 @@ SWEEP = flags.DEFINE_bool('sweep', False, 'Try meshes and batch sizes.')
 def main() -> None:
   if not common.CONFIG.value or not TOPOLOGY.value:
     raise UserError('--config=FILE and --topology=v5p:8x8x8 are both needed')
+  # A program out of the cache was compiled without a word.
+  jax.config.update('jax_enable_compilation_cache', False)
   config = config_lib.load(common.CONFIG.value, common.SET.value)
   chip, devices = slice_of(TOPOLOGY.value)
   if MESH.value:
@@ -43,8 +46,9 @@ def main() -> None:
     config, chip, devices, VOCAB.value, WHAT.value
   )
   if SWEEP.value:
+    parts = config.train.accumulate
     told = [
-      tell(pods.changed(config, mesh, rows * len(devices)))
+      tell(pods.changed(config, mesh, rows * len(devices) * parts))
       for mesh, rows in itertools.product(candidates(len(devices)), (1, 2, 4))
     ]
     told.sort(key=lambda one: -(one.get('tokens_per_s_per_chip') or 0.0))

@@ -22,6 +22,7 @@ from textdiffusion.data.tokenizers import Tokenizer
 from textdiffusion.evals.likelihood import EvaluateConfig
 from textdiffusion.methods.method import Method, MethodConfig
 from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
+from textdiffusion.objectives.score_interpolation import ScoreInterpolation
 from textdiffusion.sampling.generate import SampleConfig
 from textdiffusion.training.mesh import MeshConfig
 from textdiffusion.training.state import TrainConfig
@@ -100,12 +101,7 @@ def build(
       f'data.rows={config.data.rows}: {type(config.method).__name__} takes no '
       'source: --set=data.rows=document'
     )
-  if config.model.loss_chunk and (method.features or method.whole_rows):
-    raise UserError(
-      f'model.loss_chunk={config.model.loss_chunk}: '
-      f'{type(config.method).__name__} has no loss of one token at a time: '
-      '--set=model.loss_chunk=0'
-    )
+  _check_chunks(config, method)
   if method.features is not None:
     for name, wrong in (('time', 'none'), ('tied', True)):
       if getattr(config.model, name) == wrong:
@@ -123,6 +119,25 @@ def build(
       'times for each position of whole rows; leave it empty'
     )
   return Experiment(method, denoiser)
+
+
+def _check_chunks(config: Config, method: Method) -> None:
+  """Raises UserError for a `model.loss_chunk` that would do nothing or fail."""
+  chunk = config.model.loss_chunk
+  if not chunk:
+    return
+  is_whole = isinstance(method.objective, ScoreInterpolation)
+  if is_whole or method.features or method.whole_rows:
+    raise UserError(
+      f'model.loss_chunk={chunk}: {type(config.method).__name__} has no loss '
+      'of one token at a time: --set=model.loss_chunk=0'
+    )
+  for length in (*config.data.buckets, config.data.length):
+    if length % chunk:
+      raise UserError(
+        f'model.loss_chunk={chunk} does not divide rows of {length} tokens '
+        '(data.length, data.buckets)'
+      )
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> Config:

@@ -1,7 +1,5 @@
 """A loss of a few tokens at a time is the loss, with less memory."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +9,11 @@ from tests.methods import test_methods
 from tests.methods.test_methods import VOCAB
 from textdiffusion.config import Config, build
 from textdiffusion.core.types import UserError
+from textdiffusion.data.pipeline import DataConfig
 from textdiffusion.methods.dfm import DFM
 from textdiffusion.methods.diffusion_lm import DiffusionLM
+from textdiffusion.methods.mdlm import MDLM
+from textdiffusion.methods.ssd_lm import SSDLM
 from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
 from textdiffusion.training.optim import build_optimizer
 from textdiffusion.training.state import TrainConfig, init_state
@@ -123,7 +124,15 @@ def test_a_method_without_such_a_loss_is_named():
   class Any:
     vocab = VOCAB
 
-  config = Config(method=DiffusionLM(), model=TransformerConfig(time='adaln'))
-  model = dataclasses.replace(config.model, loss_chunk=4)
-  with pytest.raises(UserError, match='DiffusionLM has no loss of one token'):
-    build(dataclasses.replace(config, model=model), Any())
+  def made(method, chunk=4, **data):
+    model = TransformerConfig(time='adaln', loss_chunk=chunk)
+    return build(Config(method, DataConfig(**data), model), Any())
+
+  for method in (DiffusionLM(), SSDLM()):
+    with pytest.raises(UserError, match=f'{type(method).__name__} has no loss'):
+      made(method)
+  with pytest.raises(UserError, match='does not divide rows of 126 tokens'):
+    made(MDLM(), length=126)
+  with pytest.raises(UserError, match='does not divide rows of 30 tokens'):
+    made(MDLM(), rows='document', buckets=(30,))
+  made(MDLM())

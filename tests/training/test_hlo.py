@@ -114,7 +114,16 @@ TPU = """
   ROOT %less = pred[] compare(%i, %bound), direction=LT
 }
 
+%left (p: f32[8]) -> f32[8] {
+  ROOT %l = f32[8]{0} all-to-all(%p), replica_groups={{0,1}}, dimensions={0}
+}
+
+%right (p: f32[8]) -> f32[8] {
+  ROOT %t = f32[8]{0} all-to-all(%p), replica_groups={{0,1}}, dimensions={0}
+}
+
 ENTRY %main (a: bf16[64,4096]) -> bf16[64,4096] {
+  %either = f32[8] conditional(%i, %x, %x), branch_computations={%left, %right}
   %loop = (s32[], bf16[64,4096]) while(%t), condition=%condition, body=%body
   %swap = (f32[64,32]{1,0}, f32[64,32]{1,0}, u32[], u32[]) collective-permute-start(%a), source_target_pairs={{0,1},{1,0}}
 }
@@ -123,7 +132,7 @@ ENTRY %main (a: bf16[64,4096]) -> bf16[64,4096] {
 
 def test_the_dialect_of_tpus():
   found = {one.kind: one for one in collectives(TPU)}
-  assert len(collectives(TPU)) == len(found) == 3
+  assert len(collectives(TPU)) == len(found) + 1 == 5  # one of each branch
   size = 4096 * 4096 * 2
   gather, scatter = found['all-gather'], found['reduce-scatter']
   assert (gather.count, gather.group, gather.where) == (32, 64, 'gate')

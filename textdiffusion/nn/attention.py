@@ -78,13 +78,22 @@ def attend(
 
 
 def resolve(
-  implementation: Implementation, dtype: Any, length: int, head_size: int
+  implementation: Implementation, dtype: Any, shape: tuple[int, ...]
 ) -> str:
-  """What `auto` means here: splash on TPU, cuDNN on GPU in 16 bits, or XLA."""
+  """What `auto` means here: splash on TPU, cuDNN on GPU in 16 bits, or XLA.
+
+  shape: [B, L, H, D] of the queries. Splash is taken where the mesh splits
+  rows, heads and blocks of 128 tokens evenly, asked for or not.
+  """
+  rows, length, heads, size = shape
+  batch = layout.size_of('data') * layout.size_of('fsdp')
+  is_even = rows % batch == 0 and heads % layout.size_of('tensor') == 0
+  is_even &= length % (128 * layout.size_of('sequence')) == 0
   if implementation != 'auto':
-    return implementation
+    is_uneven = implementation == 'splash' and not is_even
+    return 'xla' if is_uneven else implementation
   backend = layout.platform()
-  if backend == 'tpu' and length % 128 == 0 and head_size % 64 == 0:
+  if backend == 'tpu' and is_even and size % 64 == 0:
     return 'splash'
   if backend == 'gpu' and dtype in (jnp.bfloat16, jnp.float16):
     return 'cudnn'
@@ -142,13 +151,16 @@ def splash(
   )
 
   heads, repeat = q.shape[2], q.shape[2] // k.shape[2]
-  one = (
-    masks.FullMask(visible.shape) if visible.all() else masks.NumpyMask(visible)
-  )
-  shards = layout.size_of('tensor'), layout.size_of('sequence')
+  across, along = layout.size_of('tensor'), layout.size_of('sequence')
+  is_full = bool(visible.all())
+  if is_full:  # every shard's part is alike, and the kernel splits none of it
+    rows, heads = visible.shape[0] // along, heads // across
+    one, shards = masks.FullMask((rows, visible.shape[1])), (1, 1)
+  else:
+    one, shards = masks.NumpyMask(visible), (across, along)
   kernel = kernels.make_splash_mha(
     masks.MultiHeadMask([one] * heads),
-    block_sizes=_blocks(visible.shape, shards[1]),
+    block_sizes=_blocks(visible.shape, along),
     head_shards=shards[0],
     q_seq_shards=shards[1],
     interpret=interpret,
@@ -176,7 +188,9 @@ def splash(
     run,
     mesh=mesh,
     in_specs=(
-      kernel.manual_sharding_spec(own),
+      jax.tree.map(lambda _: spec(), kernel)
+      if is_full
+      else kernel.manual_sharding_spec(own),
       of_queries,
       of_keys,
       of_keys,

@@ -168,7 +168,7 @@ class Attention(nn.Module):
     if cfg.qk_norm:
       q = RMSNorm(dtype=cfg.compute_dtype, name='q_norm')(q)
       k = RMSNorm(dtype=cfg.compute_dtype, name='k_norm')(k)
-    kind = resolve(cfg.attention, q.dtype, length, cfg.head_size)
+    kind = resolve(cfg.attention, q.dtype, q.shape)
     if not self.is_cross:
       q = rotate(q, context.positions, cfg.rope_base)
       k = rotate(k, context.positions, cfg.rope_base)

@@ -124,7 +124,8 @@ class Transformer(nn.Module):
     if positions is None:
       first = 0 if start is None else start
       positions = jnp.broadcast_to(first + jnp.arange(length)[None], ids.shape)
-    kind = resolve(cfg.attention, cfg.compute_dtype, length, cfg.head_size)
+    shape = (*ids.shape, cfg.num_heads, cfg.head_size)
+    kind = resolve(cfg.attention, cfg.compute_dtype, shape)
     mask = None
     if start is None and (kind != 'splash' or condition.mask is not None):
       mask = attention_mask(

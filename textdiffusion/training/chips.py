@@ -122,10 +122,14 @@ def heard() -> Generator[Callable[[], str], None, None]:
   kept, heard = os.dup(2), []
   with tempfile.TemporaryFile() as file:
     os.dup2(file.fileno(), 2)
+    is_done = False
     try:
       yield lambda: ''.join(heard)
+      is_done = True
     finally:
       os.dup2(kept, 2)
       os.close(kept)
       file.seek(0)
       heard.append(file.read().decode(errors='replace'))
+      if not is_done:  # it may say why
+        sys.stderr.write(heard[0])

@@ -1,7 +1,8 @@
 """What a compiled program sends between devices, read off its text.
 
 XLA's own count takes the body of a loop once. Here each collective counts as
-often as it runs: by the trip counts of the loops around it.
+often as it runs: by the trip counts of the loops around it. Of a condition all
+branches count, as if each were taken.
 """
 
 import collections
@@ -27,8 +28,8 @@ _COLLECTIVE = re.compile(rf'= (.*?) ({"|".join(KINDS)})(-start)?\(')
 # where it goes on and where it ends.
 _GOES_ON = re.compile(r'%async-collective-done|calls=%async_collective_fusion')
 _CALLED = re.compile(
-  r'(?:calls|to_apply|body|called_computations=\{|branch_computations=\{)'
-  r'=?%?([\w.\-]+)'
+  r'(?:calls|to_apply|body|called_computations|branch_computations'
+  r'|true_computation|false_computation)=\{?((?:%?[\w.\-]+(?:, )?)+)'
 )
 
 
@@ -89,9 +90,10 @@ def _visit(
     here = count
     if ' while(' in line:
       here *= _trips(bodies, line)
-    for called in _CALLED.findall(line):
-      if called in bodies:
-        _visit(bodies, called, here, times)
+    for names in _CALLED.findall(line):
+      for called in re.findall(r'[\w.\-]+', names):
+        if called in bodies:
+          _visit(bodies, called, here, times)
 
 
 def _trips(bodies: dict[str, list[str]], line: str) -> int:

@@ -1,0 +1,82 @@
+"""The TPU kernel, interpreted, in shards over each kind of mesh."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import json
+
+import jax
+import jax.numpy as jnp
+
+from textdiffusion.nn.attention import attend, resolve, splash, static_mask
+from textdiffusion.training.mesh import MeshConfig, make_mesh
+
+B, L, H, D = 4, 512, 4, 128
+q, k, v = (
+  jax.random.normal(jax.random.key(i), (B, L, h, D))
+  for i, h in enumerate((H, 2, 2))
+)
+segments = jnp.tile(jnp.repeat(jnp.array([[1, 2]]), L // 2, axis=1), (B, 1))
+told = {}
+for kind in ('bidirectional', 'causal'):
+  seen = static_mask(L, kind, 0)
+  mask = (segments[:, :, None] == segments[:, None])[:, None] & seen
+  plain = attend(q, k, v, mask)
+  of = lambda q, k, v: (splash(q, k, v, segments, seen, True) ** 2).sum()
+  slope = jax.grad(lambda *x: (attend(*x, mask) ** 2).sum(), (0, 1, 2))(q, k, v)
+  for name, config in (
+    ('fsdp', MeshConfig(1, 4)),
+    ('tensor', MeshConfig(1, 2, 2)),
+    ('sequence', MeshConfig(2, 1, 1, 2)),
+  ):
+    with jax.set_mesh(make_mesh(config, jax.devices()[:4])):
+      made = jax.jit(lambda q, k, v: splash(q, k, v, segments, seen, True))
+      out, grad = made(q, k, v), jax.jit(jax.grad(of, (0, 1, 2)))(q, k, v)
+    told[f'{kind} {name}'] = [
+      float(abs(out - plain).max()),
+      max(float(abs(a - b).max()) for a, b in zip(grad, slope)),
+    ]
+with jax.set_mesh(make_mesh(MeshConfig(2, 1, 1, 2), jax.devices()[:4])):
+  told['chosen'] = [
+    resolve('splash', q.dtype, shape)
+    for shape in ((4, 512, 4, 64), (3, 512, 4, 64), (4, 128, 4, 64))
+  ]
+print('RESULT', json.dumps(told))
+"""
+
+
+@pytest.fixture(scope='module')
+def told():
+  flags = '--xla_force_host_platform_device_count=4'
+  out = subprocess.run(
+    [sys.executable, '-c', PROGRAM],
+    cwd=ROOT,
+    env={
+      **os.environ,
+      'XLA_FLAGS': f'{os.environ["XLA_FLAGS"]} {flags}',
+      'JAX_PLATFORMS': 'cpu',
+    },
+    capture_output=True,
+    text=True,
+  )
+  assert out.returncode == 0, out.stderr[-3000:]
+  return json.loads(re.search('RESULT (.*)', out.stdout)[1])
+
+
+@pytest.mark.parametrize('mesh', ['fsdp', 'tensor', 'sequence'])
+@pytest.mark.parametrize('kind', ['bidirectional', 'causal'])
+def test_shards_are_plain_attention(told, kind, mesh):
+  value, slope = told[f'{kind} {mesh}']
+  assert value < 2e-3 and slope < 2e-2
+
+
+def test_what_does_not_divide_takes_another(told):
+  assert told['chosen'] == ['splash', 'xla', 'xla']
