@@ -6,13 +6,13 @@ python -m launch.evaluate --workdir=runs/demo --set=evaluate.draws=32
 import json
 from pathlib import Path
 
+import jax
 from absl import flags
 
 from launch import common, heldout
 from launch.restored import restore
 from textdiffusion.core.types import UserError
 from textdiffusion.data.pipeline import open_data
-from textdiffusion.training.mesh import make_mesh
 from textdiffusion.viz.page import write
 
 CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'A workdir or a step.')
@@ -25,9 +25,10 @@ def main() -> None:
   if not len(data.heldout):
     raise UserError('no document is held out: raise data.holdout')
   report = heldout.evaluator(
-    made.config, data, made.method, made.denoiser, make_mesh(made.config.mesh)
+    made.config, data, made.method, made.denoiser, made.mesh
   )
-  result = report(made.params, made.method_state)
+  with jax.set_mesh(made.mesh):
+    result = report(made.params, made.method_state)
   result = {
     **result,
     **heldout.truth(made.config, data, result),

@@ -25,6 +25,7 @@ class Restored(NamedTuple):
   params: Any
   step: int
   method_state: Any
+  mesh: Any
 
 
 def restore(path: str | None, overrides: Sequence[str] = ()) -> Restored:
@@ -51,12 +52,13 @@ def restore(path: str | None, overrides: Sequence[str] = ()) -> Restored:
   refuse_other(config.data.tokenizer, tokenizer)
   counts = loaded.run.data.get('token_counts')
   method, denoiser = config_lib.build(config, tokenizer, counts)
-  shardings = param_shardings(make_mesh(config.mesh), loaded.params)
+  mesh = make_mesh(config.mesh)
+  shardings = param_shardings(mesh, loaded.params)
   params = jax.device_put(loaded.params, shardings)
   like = jax.eval_shape(
     lambda params: remembered(method, denoiser, params), params
   )
   state = checkpoint.load_method_state(loaded, like)
   return Restored(
-    config, tokenizer, method, denoiser, params, loaded.step, state
+    config, tokenizer, method, denoiser, params, loaded.step, state, mesh
   )

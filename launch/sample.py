@@ -9,10 +9,11 @@
 import json
 import sys
 
+import jax
 from absl import flags
 
 from launch import answer, common
-from launch.restored import restore
+from launch.restored import Restored, restore
 from textdiffusion.core.types import UserError
 from textdiffusion.evals.generation import fill
 from textdiffusion.sampling.prompts import blank, continuation, infilling
@@ -41,6 +42,11 @@ def main() -> None:
     if flag.value is not None
   ]
   made = restore(CHECKPOINT.value, settings)
+  with jax.set_mesh(made.mesh):
+    _sample(made)
+
+
+def _sample(made: Restored) -> None:
   if answer.SOURCE.value:
     return answer.run(made, SEED.value, FORMAT.value)
   config = made.config.sample
@@ -61,8 +67,7 @@ def main() -> None:
       print(f'--- {i + 1}\n{text}')
   refused = generated.samples.refused
   if refused is not None and refused.sum():
-    told = f'{refused.sum()} insertions found no room: raise --length'
-    print(told, file=sys.stderr)
+    print(f'{refused.sum()} found no room: raise --length', file=sys.stderr)
   if TRACE.value:
     told = {'sampler': config.sampler, 'temperature': config.temperature}
     told = {'step': made.step, 'seed': SEED.value, **told}

@@ -25,9 +25,10 @@ from jax.experimental import multihost_utils
 
 from textdiffusion.core.types import Array, PyTree, UserError
 from textdiffusion.training.state import TrainState
-from textdiffusion.training.workdir import CHECKPOINTS, Run
+from textdiffusion.training.workdir import CHECKPOINTS, Run, write_whole
 
 _DAMAGED = 'damaged-'  # what a step is called once it was passed over
+_TRIES = 2  # starts of several hosts that a checkpoint may end
 
 
 def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
@@ -55,6 +56,7 @@ class Checkpointer:
   def __init__(self, workdir: str | os.PathLike, keep: int):
     self._folder = Path(workdir).expanduser().absolute() / CHECKPOINTS
     self._manager = _manager(self._folder, max_to_keep=keep, create=True)
+    self._tries = self._folder.parent / 'restoring.json'
     self._saving, self.failed = 0, ''
 
   def save(
@@ -95,18 +97,53 @@ class Checkpointer:
     """The newest state, laid out as `like` (arrays or shapes with shardings),
     and the data iterator's. Damaged ones are passed over, told and renamed.
 
+    Of several hosts one that cannot read its part can tell the others only by
+    its end, for they wait for it within Orbax. So the first host notes what is
+    tried, and what has ended a start twice is passed over in the third.
+
     Raises UserError where none can be read.
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
-    got, passed = _newest(steps, lambda step: self._read(step, like))
+    read = lambda step: self._read(step, like)
+    if jax.process_count() == 1:
+      got, passed = _newest(steps, read)
+    else:
+      passed = self._given_up(steps)
+      got = read(steps[len(passed)])
+      multihost_utils.sync_global_devices('restored')
+    if jax.process_index() == 0:
+      self._tries.unlink(missing_ok=True)
+      for step in passed:
+        _set_aside(self._folder / str(step))
     if passed:
-      if jax.process_index() == 0:
-        for step in passed:
-          _set_aside(self._folder / str(step))
       if jax.process_count() > 1:
         multihost_utils.sync_global_devices('damaged checkpoints')
       self._manager.reload()
     return got
+
+  def _given_up(self, steps: list[int]) -> list[int]:
+    """Of several hosts: the steps before the one to try, which is noted."""
+    count = 0
+    if jax.process_index() == 0:
+      tries: dict[str, int] = {}
+      with contextlib.suppress(OSError, ValueError):
+        tries = json.loads(self._tries.read_text())
+      while (
+        count < len(steps) - 1 and tries.get(str(steps[count]), 0) >= _TRIES
+      ):
+        count += 1
+      step = str(steps[count])
+      write_whole(
+        self._tries, json.dumps({**tries, step: tries.get(step, 0) + 1})
+      )
+      for passed in steps[:count]:
+        print(
+          f'warning: the checkpoint {self._folder / str(passed)} ended '
+          f'{_TRIES} starts: it is damaged; going on from step {step}',
+          file=sys.stderr,
+        )
+    count = int(multihost_utils.broadcast_one_to_all(np.asarray(count)))
+    return steps[:count]
 
   def _read(
     self, step: int, like: TrainState
@@ -223,29 +260,19 @@ def _sums(tree: PyTree) -> PyTree:
 def _newest(steps: list[int], read: Callable[[int], Any]) -> tuple[Any, list]:
   """What `read` makes of the first step that it can, and those before it.
 
-  Hosts agree on which. Raises the first UserError where there is none.
+  Raises the first UserError where there is none.
   """
-  passed, refusals = [], []
+  refusals: list[UserError] = []
   for step in steps:
-    got, refusal = None, None
     try:
       got = read(step)
     except UserError as error:
-      refusal = error
-    if not _any_host(refusal is not None):
-      for error in refusals:
-        print(f'warning: {error}; going on from step {step}', file=sys.stderr)
-      return got, passed
-    passed.append(step)
-    refusals.append(refusal or f'another host cannot read step {step}')
-  first = refusals[0]
-  raise first if isinstance(first, UserError) else UserError(first)
-
-
-def _any_host(is_so: bool) -> bool:
-  if jax.process_count() == 1:
-    return is_so
-  return bool(multihost_utils.process_allgather(np.asarray(is_so)).any())
+      refusals.append(error)
+      continue
+    for error in refusals:
+      print(f'warning: {error}; going on from step {step}', file=sys.stderr)
+    return got, steps[: len(refusals)]
+  raise refusals[0]
 
 
 def _set_aside(path: Path) -> None:

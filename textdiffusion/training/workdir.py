@@ -134,7 +134,7 @@ def _prepare(
         )
   path.mkdir(parents=True, exist_ok=True)
   for name, value in run._asdict().items():
-    _write(path / f'{name}.json', json.dumps(value, indent=2))
+    write_whole(path / f'{name}.json', json.dumps(value, indent=2))
 
 
 def _saved(path: Path) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def _differences(old: Any, new: Any, name: str) -> list[tuple[str, str]]:
   return [(name, f'{name}: {old!r} -> {new!r}')]
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
   """Whole or not at all."""
   scratch = path.with_name(path.name + '.tmp')
   scratch.write_text(text)
