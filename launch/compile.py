@@ -36,8 +36,7 @@ SWEEP = flags.DEFINE_bool('sweep', False, 'Try meshes and batch sizes.')
 def main() -> None:
   if not common.CONFIG.value or not TOPOLOGY.value:
     raise UserError('--config=FILE and --topology=v5p:8x8x8 are both needed')
-  # A program out of the cache was compiled without a word.
-  jax.config.update('jax_enable_compilation_cache', False)
+  jax.config.update('jax_enable_compilation_cache', False)  # else no warning
   config = config_lib.load(common.CONFIG.value, common.SET.value)
   chip, devices = slice_of(TOPOLOGY.value)
   if MESH.value:
