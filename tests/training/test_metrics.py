@@ -43,12 +43,10 @@ def test_what_is_not_finite_is_null(tmp_path, value):
 def test_tensorboard_hides_the_steps_after_the_restored(tmp_path, monkeypatch):
   opened = []
 
-  class Writer:
-    def __init__(self, folder, purge_step):
+  class Writer(tensorboardX.SummaryWriter):
+    def __init__(self, folder, purge_step, **rest):
       opened.append(purge_step)
-
-    def close(self):
-      pass
+      super().__init__(folder, purge_step=purge_step, **rest)
 
   monkeypatch.setattr(tensorboardX, 'SummaryWriter', Writer)
   MetricsLog(tmp_path, step=3).close()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import jax
 import numpy as np
@@ -122,9 +123,12 @@ def damage(folder):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path):
+def test_damaged_checkpoints_are_named_in_one_line(tmp_path):
+  """All of them; see tests/faults for one of several."""
   toy.run(workdir=tmp_path)
   damage(tmp_path / 'checkpoints' / '6')
+  shutil.copytree(tmp_path / 'checkpoints' / '3', tmp_path / 'sound')
+  damage(tmp_path / 'checkpoints' / '3')
   for use in (
     lambda: load(str(tmp_path)),
     lambda: toy.run(workdir=tmp_path),
@@ -134,7 +138,9 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     ) as told:
       use()
     assert '\n' not in str(told.value)
-  assert load(str(tmp_path / 'checkpoints' / '3')).step == 3
+  shutil.rmtree(tmp_path / 'checkpoints' / '3')
+  (tmp_path / 'sound').rename(tmp_path / 'checkpoints' / '3')
+  assert load(str(tmp_path)).step == 3
 
 
 def test_a_kill_during_a_save_leaves_the_one_before_it(tmp_path):
