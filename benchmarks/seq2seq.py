@@ -247,7 +247,9 @@ def curve(asked: argparse.Namespace) -> list[dict[str, Any]]:
   method = method._replace(sampler=sampler)
   lines = []
   for steps in CURVE:
-    for name in ('ddim', 'published'):
+    # At the full number of steps a stride is one: both are the same chain.
+    is_full = steps == method.process.schedule.num_steps
+    for name in ('ddim',) if is_full else ('ddim', 'published'):
       sample = dataclasses.replace(config.sample, steps=steps, sampler=name)
       made = answers(
         method,
@@ -300,13 +302,12 @@ def table(lines: list[dict[str, Any]]) -> None:
     (line['steps'], line['sampler']): line for line in lines if 'steps' in line
   }
   for steps in CURVE:
-    told = [by_place.get((steps, name)) for name in ('ddim', 'published')]
-    cells = [
-      f'{one[name]:.{digits}f}'
-      for one in told
-      if one
-      for name, digits in (('bleu', 2), ('rouge_l', 3))
-    ]
+    cells = []
+    for name in ('ddim', 'published'):
+      one = by_place.get((steps, name))
+      cells += (
+        [f'{one["bleu"]:.2f}', f'{one["rouge_l"]:.3f}'] if one else ['', '']
+      )
     print(f'| {steps} | ' + ' | '.join(cells) + ' |')
 
 
