@@ -1,6 +1,6 @@
 """Several processes as one program, on one machine or many.
 
-Cloud TPU, SLURM and Open MPI tell a process of the others; elsewhere flags do:
+GKE, SLURM and Open MPI tell a process of the others; elsewhere flags do:
 
   python -m launch.train ... --coordinator=HOST:PORT --processes=4 --process=0
 """

@@ -12,7 +12,7 @@ needed name
 where=()
 if [ -n "$partition" ]; then where+=(--partition="$partition"); fi
 if [ -n "$account" ]; then where+=(--account="$account"); fi
-# SIGTERM comes `warn` seconds before the end: a checkpoint, then the queue again.
+# SIGTERM comes `warn` seconds before the end, in time for a checkpoint.
 run sbatch --job-name="$name" --nodes="$nodes" --ntasks-per-node="$gpus" \
   --gpus-per-node="$gpus" --time="$hours:00:00" --exclusive "${where[@]}" \
   --requeue --signal="TERM@$warn" --open-mode=append \
