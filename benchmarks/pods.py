@@ -8,12 +8,14 @@ finished ones are skipped. --table prints them as the page has them.
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks import common
+from textdiffusion.training.chips import CHIPS
 
 RESULTS = Path(__file__).parent / 'results' / 'pods.jsonl'
 # config, slice, rows of a device
@@ -35,21 +37,16 @@ SLICES = (
 
 def devices(topology: str) -> int:
   kind, _, shape = topology.partition(':')
-  count = 2 if kind == 'tpu7x' else 1
-  for size in shape.split('x'):
-    count *= int(size)
-  return count
+  return CHIPS[kind].devices * math.prod(map(int, shape.split('x')))
 
 
 def compiled(config: str, topology: str, rows: int) -> dict[str, Any]:
   """One line of the results."""
-  count = devices(topology)
   command = [
     *(sys.executable, '-m', 'launch.compile', '--json'),
     f'--config=configs/{config}.py',
     f'--topology={topology}',
-    f'--mesh=fsdp={count}',
-    f'--set=data.batch_size={rows * count}',
+    f'--set=data.batch_size={rows * devices(topology)}',
   ]
   out = subprocess.run(command, capture_output=True, text=True)
   if out.returncode not in (0, 3):

@@ -356,6 +356,8 @@ def main() -> None:
     return table(finished(asked.results))
   if asked.picture:
     return picture(finished(asked.results), asked.picture)
+  if not asked.data or not asked.workdir:
+    parser.error('--data=FOLDER and --workdir=FOLDER are both needed')
   add = lambda line: asked.results.open('a').write(json.dumps(line) + '\n')
   for task in asked.tasks.split(','):
     for name in asked.methods.split(';'):

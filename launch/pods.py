@@ -39,27 +39,15 @@ def tell(
   check_batch(mesh, data.batch_size, train.accumulate)
   made: Any = _Tokenizer(size)
   method, denoiser = config_lib.build(config, made)
-  whole = data.batch_size, data.length
-  shapes = dict.fromkeys(('ids', 'segments', 'positions'), whole)
-  if data.rows == 'joined':
-    shapes['is_given'] = whole
-  if data.rows == 'separate':
-    read = data.batch_size, data.source_length
-    shapes |= {'source': read, 'source_segments': read}
-  count = num_params(denoiser)
-  is_training = what == 'train'
-  step = ahead.work(
-    config.model, method.width, count, mesh, *whole, is_training
-  )
+  count, is_training = num_params(denoiser), what == 'train'
+  step = ahead.work(config.model, method, count, mesh, data, is_training)
 
   def lower() -> Any:
-    if not is_training:
-      plan = config.sample
-      return ahead.lower_sample(method, denoiser, plan, mesh, *whole)
-    rows = {**shapes, 'rows': whole[:1]}
-    return ahead.lower_train(method, denoiser, train, mesh, rows)
+    if is_training:
+      return ahead.lower_train(method, denoiser, train, mesh, data)
+    return ahead.lower_sample(method, denoiser, config.sample, mesh, data)
 
-  told = ahead.report(lower, chip, mesh, step)
+  told = ahead.report(lower, chip, mesh, step, method.width)
   facts = {
     'parameters': count,
     'mesh': {name: mesh.shape[name] for name in mesh.axis_names},

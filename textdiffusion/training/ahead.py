@@ -9,7 +9,7 @@ the compiled program.
 import collections
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from textdiffusion.core.binding import bind
 from textdiffusion.core.types import Array, Denoiser, PyTree
+from textdiffusion.data.pipeline import DataConfig
 from textdiffusion.methods.method import Method
 from textdiffusion.nn.layout import BATCH
 from textdiffusion.nn.transformer import TransformerConfig, flops_per_token
@@ -53,9 +54,18 @@ def lower_train(
   denoiser: Denoiser,
   config: TrainConfig,
   mesh: Mesh,
-  shapes: Mapping[str, tuple[int, ...]],
+  data: DataConfig,
 ) -> jax.stages.Lowered:
-  """The true training step, of batches with int32 arrays of these shapes."""
+  """The true training step, of the batches that `data` would give."""
+  rows, length = data.batch_size, data.length
+  names = 'ids', 'segments', 'positions'
+  shapes: dict[str, tuple[int, ...]] = dict.fromkeys(names, (rows, length))
+  shapes |= {'rows': (rows,), 'stop': (rows,)}
+  if data.rows == 'joined':
+    shapes['is_given'] = rows, length
+  if data.rows == 'separate':
+    read = rows, data.source_length
+    shapes |= dict.fromkeys(('source', 'source_segments'), read)
   optimizer = build_optimizer(config.optimizer, config.steps)
   sharding = NamedSharding(mesh, PartitionSpec(BATCH))
   with jax.set_mesh(mesh):
@@ -64,7 +74,7 @@ def lower_train(
       name: jax.ShapeDtypeStruct(
         shape, bool if name == 'is_given' else jnp.int32, sharding=sharding
       )
-      for name, shape in {**shapes, 'stop': shapes['rows']}.items()
+      for name, shape in shapes.items()
     }
     return placed.step.lower(placed.state, batch)
 
@@ -74,15 +84,15 @@ def lower_sample(
   denoiser: Denoiser,
   config: SampleConfig,
   mesh: Mesh,
-  rows: int,
-  length: int,
+  data: DataConfig,
 ) -> jax.stages.Lowered:
-  """One step of sampling, of rows of `length` without a prompt."""
+  """One step of sampling, of a batch of rows without prompt or source."""
   config = dataclasses.replace(config, steps=1)
 
   def step(params: PyTree, seed: Array) -> Array:
     model = bind(denoiser, params, method.head)
-    canvas, key = blank(rows, length), jax.random.key(seed)
+    canvas = blank(data.batch_size, data.length)
+    key = jax.random.key(seed)
     sampled = generate(
       method.sampler, model, key, canvas, config, block=method.block
     )
@@ -104,15 +114,14 @@ def lower_sample(
 
 def work(
   model: TransformerConfig,
-  width: int,
+  method: Method,
   num_params: int,
   mesh: Mesh,
-  rows: int,
-  length: int,
+  data: DataConfig,
   is_training: bool = True,
 ) -> Work:
-  """Of a step of training, or of sampling, of [rows, length] tokens; width: of
-  the outputs.
+  """Of a step of training, or of sampling, of a batch. A network that is also
+  shown its own estimate is called more often than is counted here.
 
   Memory: every use of a gathered kernel writes and reads it once, a product
   reads its input and writes its output, logits are passed over six times, and
@@ -120,37 +129,32 @@ def work(
   of what a compiler makes, not a measurement.
   """
   axes = mesh.shape
-  tokens = rows * length
+  tokens, width = data.batch_size * data.length, method.width
   own = tokens / (axes['data'] * axes['fsdp'] * axes['sequence'])
-  each = flops_per_token(model, width, length)
+  each = flops_per_token(
+    model, width, data.length, method.features, data.source_length
+  )
   head = 2 * model.d_model * width
-  seen = length / 2 if model.attend == 'causal' else length
+  seen = data.length / (2 if model.attend == 'causal' else 1)
   again = {
     'none': 0.0,
     'full': each - head,
     'dots': model.num_layers * 4 * model.d_model * seen,
   }[model.remat]
   again += head if model.loss_chunk else 0.0
+  again = again if is_training else 0.0
   is_again = is_training and model.remat != 'none'
   passes = 3 if is_training else 1
-  again = again if is_training else 0.0
+  uses = passes + is_again
   d, hidden = model.d_model, model.hidden
   kv = model.kv_heads * model.head_size
   matrices = 3 if model.mlp == 'swiglu' else 2
   through = 6 * d + 2 * kv + matrices * (d + hidden) + 6 * d
   kernels = 2 * num_params / axes['tensor']  # bytes of bfloat16
-  uses = passes + is_again
-  memory = (
-    2 * kernels * uses
-    + 2
-    * model.num_layers
-    * through
-    * own
-    / axes['tensor']
-    * (passes + is_again)
-    + 2 * passes * 4 * own * width / axes['tensor']
-    + is_training * 10 * 4 * num_params / mesh.size
-  )
+  moved = 2 * model.num_layers * through * own / axes['tensor']
+  logits = 2 * passes * 4 * own * width / axes['tensor']
+  optimizer = is_training * 10 * 4 * num_params / mesh.size
+  memory = (2 * kernels + moved) * uses + logits + optimizer
   share = lambda axis: (axes[axis] - 1) / axes[axis]
   gathers = passes * kernels * share('fsdp')
   own_params = num_params / (axes['fsdp'] * axes['tensor'])
@@ -171,9 +175,13 @@ def work(
 
 
 def report(
-  lower: Callable[[], jax.stages.Lowered], chip: Chip, mesh: Mesh, step: Work
+  lower: Callable[[], jax.stages.Lowered],
+  chip: Chip,
+  mesh: Mesh,
+  step: Work,
+  width: int,
 ) -> dict[str, Any]:
-  """Compiles and tells, as a dict that JSON takes.
+  """Compiles and tells, as a dict that JSON takes; width: of the outputs.
 
   fits, reason: whether a chip's memory holds it. chips. bytes_per_chip: in
   all, and by argument, temporary, program. flops_per_chip, model_flops: of a
@@ -221,7 +229,8 @@ def report(
       f'{total / 2**30:.1f} GiB a chip, which has {chip.memory / 2**30:.0f}'
     )
   sent = hlo.collectives(compiled.as_text() or '')
-  return told | _times(sent, chip, chips, step) | _warned(sent, step, said())
+  warned = _warned(sent, step, said(), width)
+  return told | _times(sent, chip, chips, step) | warned
 
 
 def _times(
@@ -255,7 +264,7 @@ def _times(
 
 
 def _warned(
-  sent: list[hlo.Collective], step: Work, said: str
+  sent: list[hlo.Collective], step: Work, said: str, width: int
 ) -> dict[str, list[str]]:
   warnings = []
   total = sum(one.bytes for one in sent)
@@ -269,6 +278,13 @@ def _warned(
       warnings.append(
         f'{one.bytes / 1e9:.2f} GB by an all-reduce of {one.shapes[0]}, run '
         f'{one.count} times, of {one.where or "no named operation"}'
+      )
+    # A kernel's gather follows its cast, or what says where a table lies.
+    is_kernel = one.where.endswith(('convert_element_type', 'constraint'))
+    has_all = any(sizes and sizes[-1] >= width for _, sizes in one.shapes)
+    if one.kind == 'all-gather' and has_all and not is_kernel:
+      warnings.append(
+        f'{one.bytes / 1e9:.2f} GB gathered over the vocabulary, of {one.where}'
       )
   remade = said.count('nvoluntary full rematerialization')
   if remade:
