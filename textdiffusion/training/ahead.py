@@ -27,7 +27,7 @@ from textdiffusion.sampling.prompts import blank
 from textdiffusion.sampling.settings import SampleConfig
 from textdiffusion.training import hlo
 from textdiffusion.training.chips import Chip, compiler_options, heard
-from textdiffusion.training.mesh import param_shardings, replicated
+from textdiffusion.training.mesh import laid, param_shardings, replicated
 from textdiffusion.training.optim import build_optimizer
 from textdiffusion.training.state import TrainConfig
 from textdiffusion.training.step import placed_step
@@ -100,13 +100,7 @@ def lower_sample(
 
   with jax.set_mesh(mesh):
     shapes = jax.eval_shape(lambda: denoiser.init(jax.random.key(0)))
-    params = jax.tree.map(
-      lambda x, sharding: jax.ShapeDtypeStruct(
-        x.shape, x.dtype, sharding=sharding
-      ),
-      shapes,
-      param_shardings(mesh, shapes),
-    )
+    params = laid(shapes, param_shardings(mesh, shapes))
     seed = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
     options = compiler_options(mesh.devices.flat[0])
     return jax.jit(step, compiler_options=options).lower(params, seed)

@@ -24,6 +24,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from textdiffusion.core.types import Array, PyTree, UserError
+from textdiffusion.training.mesh import laid
 from textdiffusion.training.state import TrainState
 from textdiffusion.training.workdir import CHECKPOINTS, Run, write_whole
 
@@ -353,14 +354,7 @@ def _loaded(
   if shardings is None:
     one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shardings = jax.tree.map(lambda _: one, shapes)
-  like = jax.tree.map(
-    lambda leaf, sharding: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=sharding
-    ),
-    shapes,
-    shardings,
-  )
-  args = {'ema': ocp.args.StandardRestore(like)}
+  args = {'ema': ocp.args.StandardRestore(laid(shapes, shardings))}
   got = _restored(item, path, args, ('run',))
   return Loaded(got['ema'], step, Run(**got['run']), folder.parent)
 

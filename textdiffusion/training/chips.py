@@ -119,17 +119,17 @@ def slice_of(topology: str) -> tuple[Chip, list[Any]]:
 def heard() -> Generator[Callable[[], str], None, None]:
   """What the compiler, which is no Python, writes to stderr meanwhile."""
   sys.stderr.flush()
-  kept, heard = os.dup(2), []
+  kept, words = os.dup(2), []
   with tempfile.TemporaryFile() as file:
     os.dup2(file.fileno(), 2)
     is_done = False
     try:
-      yield lambda: ''.join(heard)
+      yield lambda: ''.join(words)
       is_done = True
     finally:
       os.dup2(kept, 2)
       os.close(kept)
       file.seek(0)
-      heard.append(file.read().decode(errors='replace'))
+      words.append(file.read().decode(errors='replace'))
       if not is_done:  # it may say why
-        sys.stderr.write(heard[0])
+        sys.stderr.write(words[0])

@@ -127,6 +127,17 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
+def laid(shapes: PyTree, shardings: PyTree) -> PyTree:
+  """Arrays or their shapes -> shapes that lie so."""
+  return jax.tree.map(
+    lambda x, sharding: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=sharding
+    ),
+    shapes,
+    shardings,
+  )
+
+
 def param_shardings(mesh: Mesh, params: PyTree) -> PyTree:
   """Parameters or their shapes -> shardings; a dimension that an axis does
   not divide stays whole."""

@@ -13,7 +13,7 @@ from textdiffusion.core.keys import row_keys, strata, stream
 from textdiffusion.core.types import Array, Batch, Denoiser, Key, PyTree
 from textdiffusion.methods.method import Method
 from textdiffusion.training.chips import compiler_options
-from textdiffusion.training.mesh import replicated, state_shardings
+from textdiffusion.training.mesh import laid, replicated, state_shardings
 from textdiffusion.training.optim import Optimizer
 from textdiffusion.training.state import TrainConfig, TrainState, init_state
 
@@ -117,13 +117,7 @@ def placed_step(
       compiler_options=compiler_options(mesh.devices.flat[0]),
     ),
     jax.jit(init, out_shardings=shardings),
-    jax.tree.map(
-      lambda x, sharding: jax.ShapeDtypeStruct(
-        x.shape, x.dtype, sharding=sharding
-      ),
-      shapes,
-      shardings,
-    ),
+    laid(shapes, shardings),
   )
 
 
