@@ -1,9 +1,11 @@
 """metrics.jsonl and TensorBoard."""
 
 import json
+import struct
 
 import pytest
-import tensorboardX
+from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import masked_crc32c
 
 from textdiffusion.training.metrics import MetricsLog, read
 
@@ -40,14 +42,27 @@ def test_what_is_not_finite_is_null(tmp_path, value):
   assert read(tmp_path / 'metrics.jsonl') == [{'step': 1, 'loss': None}]
 
 
-def test_tensorboard_hides_the_steps_after_the_restored(tmp_path, monkeypatch):
-  opened = []
+def test_tensorboard_reads_the_figures_and_hides_the_steps_after_the_restored(
+  tmp_path,
+):
+  log = MetricsLog(tmp_path, step=3)
+  log.write(4, {'loss': 0.5, 'evaluation/bound': float('nan')})
+  log.close()
+  version, start, row = events(tmp_path / 'tensorboard')
+  assert version.file_version == 'brain.Event:2'
+  assert start.session_log.status == start.session_log.START
+  assert start.step == 4, 'the restored step itself stays'
+  assert row.step == 4 and row.wall_time >= start.wall_time > 0
+  assert [v.tag for v in row.summary.value] == ['loss', 'evaluation/bound']
+  assert row.summary.value[0].simple_value == 0.5
 
-  class Writer(tensorboardX.SummaryWriter):
-    def __init__(self, folder, purge_step, **rest):
-      opened.append(purge_step)
-      super().__init__(folder, purge_step=purge_step, **rest)
 
-  monkeypatch.setattr(tensorboardX, 'SummaryWriter', Writer)
-  MetricsLog(tmp_path, step=3).close()
-  assert opened == [4], 'the restored step itself stays'
+def events(folder):
+  """TensorFlow's records: length, its sum, the message, its sum."""
+  (path,) = folder.iterdir()
+  data = path.read_bytes()
+  while data:
+    (size,) = struct.unpack('<Q', data[:8])
+    assert struct.unpack('<I', data[8:12])[0] == masked_crc32c(data[:8])
+    yield event_pb2.Event.FromString(data[12 : 12 + size])
+    data = data[16 + size :]

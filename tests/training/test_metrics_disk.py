@@ -9,7 +9,6 @@ PROGRAM = """
 import resource, signal, sys
 from textdiffusion.training.metrics import MetricsLog, read
 log = MetricsLog(sys.argv[1])
-log._board.file_writer.event_writer._worker._flush_secs = 0
 log.write(1, {'loss': 1.0})
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
@@ -30,3 +29,5 @@ def test_a_full_disk_stops_no_figures_for_ever(tmp_path):
   )
   assert out.returncode == 0 and 'ended' in out.stdout, out.stderr
   assert out.stderr.count('metrics.jsonl cannot be written') == 1
+  assert out.stderr.count('tensorboard cannot be written') == 1
+  assert 'Traceback' not in out.stderr

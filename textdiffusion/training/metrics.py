@@ -5,6 +5,7 @@ import json
 import math
 import os
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,11 @@ class MetricsLog:
   """Appends rows to WORKDIR/metrics.jsonl and to TensorBoard's files.
 
   Opened at a restored step, it drops the rows after it, so that the file reads
-  as one run. `seconds` is how long the kept rows say it has taken.
+  as one run. `seconds` is how long the kept rows say it has taken. A file that
+  cannot be written (a full disk) is told of once and left; no run ends of it.
   """
 
   def __init__(self, workdir: str | os.PathLike, step: int = 0):
-    # Imported here: it takes a second, and only the first process writes.
-    from tensorboardX import SummaryWriter
-
     folder = Path(workdir).expanduser()
     path = folder / 'metrics.jsonl'
     kept = [row for row in read(path) if row['step'] <= step]
@@ -28,51 +27,78 @@ class MetricsLog:
     scratch.write_text(''.join(json.dumps(row) + '\n' for row in kept))
     os.replace(scratch, path)
     self.seconds = max((row.get('seconds') or 0.0 for row in kept), default=0.0)
-    self._file = path.open('a')
-    # Hides what an earlier process wrote from this step on.
-    self._board: Any = SummaryWriter(
-      str(folder / 'tensorboard'), purge_step=step + 1, max_queue=10_000
-    )
+    self._files: list[_Rows | _Board] = [
+      _Rows(path),
+      _Board(folder / 'tensorboard', step),
+    ]
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """One row; a value that is not finite becomes null, which JSON has."""
-    row: dict[str, Any] = {'step': step}
-    for name, value in values.items():
-      value = float(value)
-      row[name] = value if math.isfinite(value) else None
-    if not self._file.closed:
+    values = {name: float(value) for name, value in values.items()}
+    for file in list(self._files):
       try:
-        self._file.write(json.dumps(row) + '\n')
-        self._file.flush()
-      except OSError as error:  # a full disk ends no run
+        file.write(step, values)
+      except OSError as error:
         print(
-          f'warning: {self._file.name} cannot be written ({error.strerror}): '
+          f'warning: {file.path} cannot be written ({error.strerror}): '
           f'the figures from step {step} on are not in it',
           file=sys.stderr,
         )
-        with contextlib.suppress(OSError):
-          self._file.close()
-    if self._is_board_alive():
-      for name, value in values.items():
-        self._board.add_scalar(name, float(value), step)
+        self._files.remove(file)
+        file.close()
+
+  def close(self) -> None:
+    for file in self._files:
+      file.close()
+
+
+class _Rows:
+  def __init__(self, path: Path):
+    self.path = path
+    self._file = path.open('a')
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    row = {k: v if math.isfinite(v) else None for k, v in values.items()}
+    self._file.write(json.dumps({'step': step, **row}) + '\n')
+    self._file.flush()
 
   def close(self) -> None:
     with contextlib.suppress(OSError):
       self._file.close()
-    if self._is_board_alive():
-      with contextlib.suppress(OSError):
-        self._board.close()
 
-  def _is_board_alive(self) -> bool:
-    """TensorBoard's files are written by a thread, which dies of a full disk;
-    from then on whoever gave it more would wait for ever."""
-    if self._board is None:
-      return False
-    writer: Any = self._board.file_writer
-    if not writer.event_writer._worker.is_alive():
-      writer.event_writer._event_queue.cancel_join_thread()
-      self._board = None
-    return self._board is not None
+
+class _Board:
+  """TensorBoard's events, written by the caller: the thread of SummaryWriter
+  dies of a full disk, and whoever gives it more then waits for ever."""
+
+  def __init__(self, folder: Path, step: int):
+    # Imported here: it takes a second, and only the first process writes.
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto import event_pb2, summary_pb2
+
+    self.path = folder
+    # Their classes are made at import, where no type checker sees them.
+    self._events: Any = event_pb2
+    self._summaries: Any = summary_pb2
+    folder.mkdir(parents=True, exist_ok=True)
+    self._writer: Any = EventsWriter(str(folder / 'events'), f'.{os.getpid()}')
+    # Hides what an earlier process wrote from this step on.
+    log = self._events.SessionLog
+    self._add(step + 1, session_log=log(status=log.START))
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    one = self._summaries.Summary.Value
+    value = [one(tag=k, simple_value=v) for k, v in values.items()]
+    self._add(step, summary=self._summaries.Summary(value=value))
+    self._writer.flush()
+
+  def close(self) -> None:
+    with contextlib.suppress(OSError):
+      self._writer.close()
+
+  def _add(self, step: int, **what: Any) -> None:
+    event = self._events.Event(wall_time=time.time(), step=step, **what)
+    self._writer.write_event(event)
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
