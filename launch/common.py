@@ -1,6 +1,7 @@
 """What launchers share: flags, and errors as one line."""
 
 import contextlib
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -50,6 +51,16 @@ def run(main: Callable[[], None]) -> None:
     sys.exit(code)
 
   app.run(guarded, flags_parser=_parsed)
+
+
+def ended(is_early: bool) -> None:
+  """After a run: one that a signal ended early exits with the code that
+  TEXTDIFFUSION_STOPPED_CODE gives, where a cluster restarts what fails."""
+  code = os.environ.get('TEXTDIFFUSION_STOPPED_CODE', '0')
+  if not code.isdecimal() or int(code) > 255:
+    raise UserError(f'TEXTDIFFUSION_STOPPED_CODE={code}: must be 0 to 255')
+  if is_early and int(code):
+    sys.exit(int(code))
 
 
 def _remember_compiled() -> None:

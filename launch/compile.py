@@ -8,7 +8,6 @@ step does not fit into the memory of a chip. --sweep tries meshes and batches.
 """
 
 import dataclasses
-import itertools
 import json
 import sys
 from typing import Any
@@ -20,7 +19,7 @@ from launch import common, pods
 from textdiffusion import config as config_lib
 from textdiffusion.core.types import UserError
 from textdiffusion.training.chips import slice_of
-from textdiffusion.training.mesh import MeshConfig, candidates
+from textdiffusion.training.mesh import MeshConfig
 from textdiffusion.viz import pods as show
 
 TOPOLOGY = flags.DEFINE_string('topology', None, 'Such as v5p:8x8x8.')
@@ -45,12 +44,7 @@ def main() -> None:
     config, chip, devices, VOCAB.value, WHAT.value
   )
   if SWEEP.value:
-    parts = config.train.accumulate
-    told = [
-      tell(pods.changed(config, mesh, rows * len(devices) * parts))
-      for mesh, rows in itertools.product(candidates(len(devices)), (1, 2, 4))
-    ]
-    told.sort(key=lambda one: -(one.get('tokens_per_s_per_chip') or 0.0))
+    told = pods.sweep(config, len(devices), tell)
   else:
     told = [tell(config)]
   if JSON.value:

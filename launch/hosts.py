@@ -1,8 +1,11 @@
 """Several processes as one program, on one machine or many.
 
-GKE, SLURM and Open MPI tell a process of the others; elsewhere flags do:
+GKE, SLURM and Open MPI tell a process of the others, on other slices of Cloud
+TPU JAX finds them (--coordinator=auto); elsewhere flags do:
 
   python -m launch.train ... --coordinator=HOST:PORT --processes=4 --process=0
+
+TEXTDIFFUSION_COORDINATOR in the environment is the default of --coordinator.
 """
 
 import os
@@ -14,7 +17,11 @@ from absl import flags
 
 from textdiffusion.core.types import UserError
 
-COORDINATOR = flags.DEFINE_string('coordinator', '', 'HOST:PORT of the first.')
+COORDINATOR = flags.DEFINE_string(
+  'coordinator',
+  os.environ.get('TEXTDIFFUSION_COORDINATOR', ''),
+  'HOST:PORT of the first process, or auto.',
+)
 PROCESSES = flags.DEFINE_integer('processes', 0, 'How many there are.')
 PROCESS = flags.DEFINE_integer('process', -1, 'Which of them this is, from 0.')
 PATIENCE = flags.DEFINE_integer(
@@ -27,12 +34,13 @@ def join() -> None:
 
   From then on all of them end within --patience of the death of one.
   """
-  given = bool(COORDINATOR.value), PROCESSES.value > 0, PROCESS.value >= 0
+  address, is_auto = COORDINATOR.value, COORDINATOR.value == 'auto'
+  given = bool(address) and not is_auto, PROCESSES.value > 0, PROCESS.value >= 0
   if any(given) and not all(given):
     raise UserError(
       '--coordinator=HOST:PORT, --processes=N and --process=I belong together'
     )
-  if not any(given) and not _are_many(os.environ):
+  if not any(given) and not is_auto and not _are_many(os.environ):
     return
   if PROCESS.value >= PROCESSES.value > 0:
     raise UserError(
@@ -42,7 +50,7 @@ def join() -> None:
   jax.config.update('jax_cpu_collectives_implementation', 'gloo')
   try:
     jax.distributed.initialize(
-      COORDINATOR.value or None,
+      None if is_auto else address or None,
       PROCESSES.value or None,
       PROCESS.value if PROCESS.value >= 0 else None,
       initialization_timeout=5 * PATIENCE.value,
@@ -51,16 +59,19 @@ def join() -> None:
     )
   except (RuntimeError, ValueError) as error:
     why = ' '.join(str(error).split())[:200]
-    raise UserError(f'the other processes were not found: {why}') from None
+    raise UserError(
+      f'the other processes were not found: {why}; name them by '
+      '--coordinator=HOST:PORT, --processes=N and --process=I'
+    ) from None
 
 
 def _are_many(environment: os._Environ | dict[str, str]) -> bool:
   """Whether a launcher started more than this process."""
   count = lambda name: int(environment.get(name) or 1)
   hosts = environment.get('TPU_WORKER_HOSTNAMES', '').split(',')
+  counts = ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE')
   return (
-    max(count('SLURM_STEP_NUM_TASKS'), count('OMPI_COMM_WORLD_SIZE')) > 1
-    or len(hosts) > 1
+    max(map(count, (*counts, 'MEGASCALE_NUM_SLICES'))) > 1 or len(hosts) > 1
   )
 
 

@@ -1,7 +1,9 @@
 """For `launch.compile`: a config and a slice to a report."""
 
 import dataclasses
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from textdiffusion import config as config_lib
@@ -9,7 +11,7 @@ from textdiffusion.core.types import UserError, Vocab
 from textdiffusion.nn.transformer import num_params
 from textdiffusion.training import ahead
 from textdiffusion.training.chips import Chip
-from textdiffusion.training.mesh import MeshConfig, check_batch, make_mesh
+from textdiffusion.training.mesh import candidates, check_batch, make_mesh
 
 _SIZES = {'bytes': 256, 'characters': 27}
 
@@ -60,9 +62,33 @@ def tell(
   return {**facts, **told}
 
 
-def changed(
-  config: config_lib.Config, mesh: MeshConfig, rows: int
-) -> config_lib.Config:
-  """The same on another mesh, with another global batch."""
-  data = dataclasses.replace(config.data, batch_size=rows)
-  return dataclasses.replace(config, mesh=mesh, data=data)
+def sweep(
+  config: config_lib.Config, count: int, tell: Callable[..., dict[str, Any]]
+) -> list[dict[str, Any]]:
+  """What `tell` says of meshes of `count` devices with 1, 2 and 4 rows for
+  each, the most tokens a second first; each is told on stderr when it is done.
+  More rows than what does not fit are not tried.
+  """
+  found = []
+  meshes = list(candidates(count))
+  for number, mesh in enumerate(meshes, 1):
+    for each in (1, 2, 4):
+      rows = each * count * config.train.accumulate
+      data = dataclasses.replace(config.data, batch_size=rows)
+      began = time.monotonic()
+      one: dict[str, Any]
+      try:
+        one = tell(dataclasses.replace(config, mesh=mesh, data=data))
+      except UserError as error:  # this mesh cannot hold this network
+        one = {'mesh': dataclasses.asdict(mesh), 'rows': rows, 'fits': False}
+        one['reason'] = str(error)
+      found.append(one)
+      print(
+        f'mesh {number} of {len(meshes)}, {rows} rows: '
+        + ('fits' if one['fits'] else one['reason'])
+        + f' ({time.monotonic() - began:.0f} s)',
+        file=sys.stderr,
+      )
+      if not one['fits']:
+        break
+  return sorted(found, key=lambda one: -one.get('tokens_per_s_per_chip', 0.0))

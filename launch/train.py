@@ -60,7 +60,7 @@ def run(
     f'{counts["tokens"]:,} tokens; {num_params(denoiser):,} parameters; '
     f'{jax.device_count()} {jax.default_backend()} device(s)'
   )
-  train(
+  state = train(
     method,
     denoiser,
     train_iterator(data.train, rows.batch_size, rows.seed, *host, rows.buckets),
@@ -72,6 +72,7 @@ def run(
     flops_per_token(config.model, method.width, *sizes),
     traced,
   )
+  common.ended(int(state.step) < config.train.steps)
   return data
 
 

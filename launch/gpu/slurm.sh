@@ -12,9 +12,9 @@ needed name
 where=()
 if [ -n "$partition" ]; then where+=(--partition="$partition"); fi
 if [ -n "$account" ]; then where+=(--account="$account"); fi
-# SIGTERM comes `warn` seconds before the end, in time for a checkpoint.
+# The job is warned `warn` seconds before its end, in time for a checkpoint.
 run sbatch --job-name="$name" --nodes="$nodes" --ntasks-per-node="$gpus" \
   --gpus-per-node="$gpus" --time="$hours:00:00" --exclusive "${where[@]}" \
-  --requeue --signal="TERM@$warn" --open-mode=append \
+  --requeue --signal="B:USR1@$warn" --open-mode=append \
   --output="$name.%j.log" --chdir="$(cd "$here/../.." && pwd)" \
-  --wrap="srun --kill-on-bad-exit=1 $(printf '%q ' "${command[@]}")"
+  "$here/job.sh" "${command[@]}"

@@ -6,13 +6,15 @@ here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=launch/common.sh
 source "$here/../common.sh"
 
-name='' cluster='' type='' zone='' project='' slices=1 image=python:3.12
-flags name cluster type zone project slices image -- "$@"
+name='' cluster='' type='' zone='' project='' slices=1 image=python:3.12 grace=120
+flags name cluster type zone project slices image grace -- "$@"
 needed name cluster type zone project
-# xpk puts the checkout on top of the image and works in it.
+# xpk puts the checkout on top of the image and works in it. It signals the
+# process it started, hence exec; and it restarts what fails, so that a run which
+# a preemption ended, with its state saved, must not look like a finished one.
 run xpk workload create \
   --workload="$name" --cluster="$cluster" --tpu-type="$type" \
   --num-slices="$slices" --zone="$zone" --project="$project" \
   --base-docker-image="$image" --script-dir="$(cd "$here/../.." && pwd)" \
-  --max-restarts=100 \
-  --command="pip install --quiet -e '.[tpu]' && $(printf '%q ' "${command[@]}")"
+  --max-restarts=100 --termination-grace-period-seconds="$grace" \
+  --command="export TEXTDIFFUSION_STOPPED_CODE=75; pip install --quiet -e '.[tpu]' && exec $(printf '%q ' "${command[@]}")"

@@ -1,5 +1,6 @@
 """A real size compiled for slices that are not there."""
 
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -7,6 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from launch import pods
+from textdiffusion.config import load
+from textdiffusion.core.types import UserError
 
 ROOT = Path(__file__).parents[2]
 needs_libtpu = pytest.mark.skipif(
@@ -79,3 +84,29 @@ def test_mistakes_end_in_one_line(flags, told):
     pytest.skip('libtpu is not installed, which is told first')
   assert out.returncode == 2 and told in out.stderr, out.stderr
   assert len(out.stderr.splitlines()) == 1
+
+
+def test_a_sweep_tells_of_all_the_fastest_first(capsys):
+  """Not more rows where fewer do not fit; a refused mesh is a line."""
+
+  def tell(config):
+    mesh, rows = dataclasses.asdict(config.mesh), config.data.batch_size
+    if mesh['tensor'] == 2:
+      raise UserError('no such heads')
+    told = {'mesh': mesh, 'rows': rows, 'fits': rows < 32}
+    rate = {'tokens_per_s_per_chip': rows + mesh['data']}
+    return told | (rate if told['fits'] else {'reason': 'much too large'})
+
+  config = load('configs/mdlm/toy_grammar_tiny.py', ['train.accumulate=2'])
+  found = pods.sweep(config, 8, tell)
+  seen = [
+    (one['mesh']['data'], one['mesh']['tensor'], one['rows']) for one in found
+  ]
+  # fsdp alone; 2 x tensor, refused at once; 2 and 4 x data; 4 x tensor.
+  assert seen[0] == (4, 1, 16) and found[0]['fits']
+  assert len(seen) == 1 + 2 * 4 and not found[-1]['fits']
+  assert seen.count((1, 2, 16)) == 1 and (1, 1, 64) not in seen
+  rates = [one['tokens_per_s_per_chip'] for one in found if one['fits']]
+  assert rates == sorted(rates, reverse=True)
+  told = capsys.readouterr().err
+  assert 'mesh 2 of 5, 16 rows: no such heads' in told

@@ -140,6 +140,8 @@ def test_mistakes_in_training(tmp_path):
     (('--set=mesh.data=3',), 'does not cover'),
     (('--set=train.accumulate=3',), 'not divisible'),
     (('--nosuchflag',), 'nosuchflag'),
+    (('--coordinator=auto',), 'other processes were not found'),
+    (('--coordinator=localhost:1',), 'belong together'),
   ]
   for args, told in cases:
     assert re.search(told, refused('train', CONFIG, *SETS, *args, to)), args

@@ -1,6 +1,6 @@
 """Trains and samples in a process of its own; prints JSON.
 
-python -m tests.multi_device.child MESH [WORKDIR PORT COUNT INDEX]
+python -m tests.multi_device.child MESH
 """
 
 import json
@@ -9,38 +9,15 @@ import sys
 import jax
 
 
-def main(mesh: str, workdir: str = '', port: str = '', count='1', index='0'):
-  if port:
-    jax.config.update('jax_cpu_collectives_implementation', 'gloo')
-    jax.distributed.initialize(f'127.0.0.1:{port}', int(count), int(index))
+def main(mesh: str):
   from tests.training import tiny
   from textdiffusion.core.binding import bind
   from textdiffusion.sampling.generate import SampleConfig, generate
   from textdiffusion.sampling.prompts import blank
   from textdiffusion.training.mesh import MeshConfig, make_mesh
-  from textdiffusion.training.workdir import Run
 
-  losses = []
-  share = tiny.ROWS // int(count)
-  mine = slice(int(index) * share, (int(index) + 1) * share)
-  batches = tiny.Batches(
-    lambda _, batch: {name: value[mine] for name, value in batch.items()}
-  )
-  # The loop prints its figures; they are read from the run's file.
   made = make_mesh(MeshConfig(*map(int, mesh.split('x'))))
-  steps = 1 if port else 5
-  run = Run({}, {}, {'fingerprint': ''}) if workdir else None
-  state = tiny.run(
-    batches,
-    made,
-    steps=steps,
-    workdir=workdir or None,
-    run=run,
-    checkpoint_every=steps,
-    evaluate=lambda params, step: losses.append(step) or {},
-  )
-  if port:
-    return
+  state = tiny.run(tiny.Batches(), made, steps=5)
 
   def sample(params):
     model = bind(tiny.DENOISER, params, tiny.METHOD.head)

@@ -8,7 +8,6 @@ import json
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -19,7 +18,7 @@ from textdiffusion.sampling.generate import SampleConfig, generate
 from textdiffusion.sampling.prompts import blank
 from textdiffusion.training.mesh import MeshConfig, make_mesh, put_batch
 from textdiffusion.training.optim import Optimizer
-from textdiffusion.training.state import TrainConfig
+from textdiffusion.training.state import TrainConfig, init_state
 from textdiffusion.training.step import placed_step
 
 ROWS, LENGTH = 8, 8
@@ -77,24 +76,33 @@ def network(name, method, attention='auto'):
   return method.extend(made)
 
 
-def told(name, mesh):
+def begun(name):
+  """The state of a network that is not at its beginning, on the host: heads
+  begin at zero, where gradients of what is before them vanish."""
+  method = CONFIGS[name].build(VOCAB)
+  init = lambda key: init_state(network(name, method), PLAIN, key, method)
+  state = jax.device_get(jax.jit(init)(jax.random.key(3)))
+  moved = jax.tree.map(
+    lambda x: (
+      x + 0.1 * np.sin(np.arange(x.size, dtype=x.dtype)).reshape(x.shape)
+    ),
+    state.params,
+  )
+  return state._replace(params=moved)
+
+
+def told(name, mesh, state):
   """Loss, gradient as one vector, ids of samples, share of a kernel."""
   method = CONFIGS[name].build(VOCAB)
   denoiser = network(name, method)
   config = TrainConfig(steps=1)
+  before = state.params
   with jax.set_mesh(mesh):
     placed = placed_step(method, denoiser, PLAIN, config, mesh)
-    state = placed.init(jax.random.key(3))
-    # Heads begin at zero, where gradients of what is before them vanish.
-    moved = jax.tree.map(
-      lambda x: x + 0.1 * jnp.sin(jnp.arange(x.size) * 1.0).reshape(x.shape),
-      state.params,
-    )
-    moved = jax.device_put(
-      moved, jax.tree.map(lambda x: x.sharding, state.params)
-    )
-    state = state._replace(params=moved)
-    before = jax.device_get(moved)
+    laid = jax.tree.map(lambda x: x.sharding, placed.state)
+    # Of copies: what is donated may lie where numpy has it.
+    state = jax.device_put(jax.tree.map(np.array, state), laid)
+    moved = state.params
     kernel = next(
       leaf
       for path, leaf in jax.tree_util.tree_leaves_with_path(moved)
@@ -121,14 +129,15 @@ def told(name, mesh):
 def main(part: str, parts: str) -> None:
   result = {}
   for name in METHODS[int(part) :: int(parts)]:
-    one = told(name, make_mesh(MESHES['one'], jax.devices()[:1]))
+    state = begun(name)
+    one = told(name, make_mesh(MESHES['one'], jax.devices()[:1]), state)
     size = float(np.abs(one[1]).max())
     assert size > 1e-3, name
     rows = {'loss': one[0], 'largest': size, 'meshes': {}}
     for kind, config in MESHES.items():
       if kind == 'one' or (kind == 'all' and name != 'mdlm'):
         continue
-      loss, grads, ids, share = told(name, make_mesh(config))
+      loss, grads, ids, share = told(name, make_mesh(config), state)
       rows['meshes'][kind] = {
         'loss': loss,
         'error': float(np.abs(grads - one[1]).max()),

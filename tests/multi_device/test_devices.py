@@ -3,15 +3,11 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-
-from tests.training import tiny
-from textdiffusion.training.checkpoint import load
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,22 +59,3 @@ def test_an_encoder_and_a_fitted_schedule_on_eight_devices():
   for name in ('params', 'remembered'):
     np.testing.assert_allclose(eight[name], one[name], rtol=1e-4)
   assert eight['ids'] == one['ids'], 'samples'
-
-
-def test_two_processes_save_what_one_restores(tmp_path):
-  with socket.socket() as probe:
-    probe.bind(('127.0.0.1', 0))
-    port = probe.getsockname()[1]
-  both = [start('2x1x1', tmp_path, port, 2, i) for i in range(2)]
-  for process in both:
-    finish(process)
-  loaded = load(str(tmp_path))
-  assert loaded.step == 1
-  alone = tiny.run(steps=1)
-  import jax
-
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
-    loaded.params,
-    alone.ema,
-  )

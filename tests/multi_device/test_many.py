@@ -9,10 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from tests.training.compiled import compiled  # noqa: F401 a fixture
+from textdiffusion.training.checkpoint import load
 from textdiffusion.training.metrics import read
 
 ROOT = Path(__file__).parents[2]
@@ -34,8 +36,9 @@ SETTINGS = {
 }
 
 
-def start(workdir, count, resume=False, **settings):
-  """`count` processes of `launch.train` with four devices in all."""
+def start(workdir, count, resume=False, told_by=None, **settings):
+  """`count` processes of `launch.train` with four devices in all; told of each
+  other by flags, or by what `told_by` puts into their environments."""
   with socket.socket() as probe:
     probe.bind(('127.0.0.1', 0))
     port = probe.getsockname()[1]
@@ -48,16 +51,23 @@ def start(workdir, count, resume=False, **settings):
   ]
   devices = f'--xla_force_host_platform_device_count={4 // count}'
   flags = f'{os.environ["XLA_FLAGS"]} {devices}'
-  many = [
-    f'--coordinator=127.0.0.1:{port}',
-    f'--processes={count}',
-    f'--patience={PATIENCE}',
-  ]
+
+  def many(index):
+    if count == 1 or told_by:
+      return []
+    address = f'--coordinator=127.0.0.1:{port}'
+    return [address, f'--processes={count}', f'--process={index}']
+
   return [
     subprocess.Popen(
-      command + ([*many, f'--process={i}'] if count > 1 else []),
+      [*command, f'--patience={PATIENCE}', *many(i)],
       cwd=ROOT,
-      env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags},
+      env={
+        **os.environ,
+        'JAX_PLATFORMS': 'cpu',
+        'XLA_FLAGS': flags,
+        **(told_by(i, count) if told_by else {}),
+      },
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
@@ -93,12 +103,13 @@ def until(process, line):
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-  """Losses of each number of processes, undisturbed."""
+  """Losses of each number of processes, undisturbed, and what they saved."""
   told = {}
   for count in (1, 2, 4):
     workdir = tmp_path_factory.mktemp('whole')
     finish(start(workdir, count))
     told[count] = losses(workdir)
+    told[count, 'saved'] = load(str(workdir))
   return told
 
 
@@ -119,6 +130,13 @@ def killed(tmp_path_factory):
 def test_many_processes_are_one(whole, count):
   assert len(whole[count]) == SETTINGS['train.steps']
   np.testing.assert_allclose(whole[count], whole[1], rtol=1e-5)
+  alone, many = whole[1, 'saved'], whole[count, 'saved']
+  assert many.step == alone.step == SETTINGS['train.steps']
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    many.params,
+    alone.params,
+  )
 
 
 def test_the_death_of_one_ends_all_in_time(killed):
@@ -140,27 +158,27 @@ def test_a_killed_run_goes_on(whole, killed, count, tmp_path):
 
 
 def test_a_damaged_part_of_four_ends_two_starts(whole, killed, tmp_path):
-  """Only one host reads it, and can tell the others by its end alone; the third
-  start goes on from the checkpoint before, which is told and renamed."""
+  """Only one of two reads it, and can tell the other by its end alone; the
+  third goes on from the checkpoint before, which is told and renamed."""
   workdir = tmp_path / 'run'
   shutil.copytree(killed[0], workdir)
   steps = saved(workdir)
   folder = workdir / 'checkpoints' / str(steps[-1]) / 'state'
-  parts = [p for p in folder.rglob('ocdbt.process_1/d/*') if p.is_file()]
+  parts = [p for p in folder.rglob('ocdbt.process_3/d/*') if p.is_file()]
   part = max(parts, key=lambda p: p.stat().st_size)
   data = bytearray(part.read_bytes())
   for place in range(200, len(data), 200):  # some of it nobody reads
     data[place] ^= 1
   part.write_bytes(bytes(data))
   for _ in range(2):
-    processes = start(workdir, 4, resume=True)
+    processes = start(workdir, 2, resume=True)
     assert all(p.wait(timeout=120) for p in processes)
-  processes = start(workdir, 4, resume=True)
+  processes = start(workdir, 2, resume=True)
   errors = [p.communicate(timeout=300)[1] for p in processes]
   assert not any(p.returncode for p in processes), errors[0][-3000:]
   assert f'going on from step {steps[-2]}' in errors[0]
   assert (workdir / 'checkpoints' / f'damaged-{steps[-1]}.0').exists()
-  assert losses(workdir) == whole[4]
+  np.testing.assert_allclose(losses(workdir), whole[4], rtol=1e-5)
 
 
 def test_a_host_that_hangs_ends_all_in_time(tmp_path):
@@ -175,3 +193,27 @@ def test_a_host_that_hangs_ends_all_in_time(tmp_path):
     processes[1].send_signal(signal.SIGKILL)
   assert processes[0].returncode, out
   assert time.monotonic() - began < 6 * PATIENCE
+
+
+def by_open_mpi(index, count):
+  """What mpirun tells a process; JAX reads a port off the number of the job."""
+  return {
+    'OMPI_MCA_orte_hnp_uri': f'{4096 * (os.getpid() % 4000)}.0;tcp://127.0.0.1:1',
+    'OMPI_COMM_WORLD_SIZE': str(count),
+    'OMPI_COMM_WORLD_RANK': str(index),
+    'OMPI_COMM_WORLD_LOCAL_RANK': str(index),
+    'TEXTDIFFUSION_STOPPED_CODE': '75',
+  }
+
+
+def test_processes_of_a_cluster_stop_together_with_its_code(whole, tmp_path):
+  """A signal to one, as before a preemption; then the same command goes on."""
+  processes = start(tmp_path, 2, told_by=by_open_mpi)
+  until(processes[0], 'step 12/')
+  processes[1].send_signal(signal.SIGTERM)
+  outs = [p.communicate(timeout=120) for p in processes]
+  assert [p.returncode for p in processes] == [75, 75], outs
+  step = saved(tmp_path)[-1]
+  assert f'stopped after step {step} of' in outs[0][0]
+  finish(start(tmp_path, 2, resume=True, told_by=by_open_mpi))
+  assert losses(tmp_path) == whole[2]

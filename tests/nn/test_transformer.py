@@ -99,7 +99,7 @@ def test_scanned_layers_equal_unrolled_ones(form):
   close(out(denoiser, params), out(scanned, stacked))
 
 
-@pytest.mark.parametrize('remat', ['full', 'dots'])
+@pytest.mark.parametrize('remat', ['full', 'dots', 'offload'])
 @pytest.mark.parametrize('scan', ['scan', 'unroll'])
 def test_remat_changes_no_gradient(remat, scan):
   plain, params = made(scan=scan)

@@ -35,11 +35,12 @@ class TransformerConfig:
   8/3 of it for SwiGLU, which has three matrices. time: how t enters.
   attend: who sees whom; block_size is of block_causal. scan: `auto` unrolls up
   to 8 layers. remat: what is computed again in the backward pass, all or all
-  but the matrix products. dtype: of the computation; parameters, norms,
-  softmax and logits are float32. attention: the kernel. encoder_layers: of an
-  encoder of the same width that reads a source, which every block then sees
-  (Vaswani et al. 2017); 0 for none. loss_chunk: tokens of a row whose logits
-  stand in memory at once in a loss; 0 for all of them.
+  but the matrix products, which offload keeps in the memory of the host.
+  dtype: of the computation; parameters, norms, softmax and logits are float32.
+  attention: the kernel. encoder_layers: of an encoder of the same width that
+  reads a source, which every block then sees (Vaswani et al. 2017); 0 for
+  none. loss_chunk: tokens of a row whose logits stand in memory at once in a
+  loss; 0 for all of them.
   """
 
   num_layers: int = 6
@@ -57,7 +58,7 @@ class TransformerConfig:
   block_size: int = 0
   rope_base: float = 10_000.0
   scan: Literal['auto', 'scan', 'unroll'] = 'auto'
-  remat: Literal['none', 'full', 'dots'] = 'none'
+  remat: Literal['none', 'full', 'dots', 'offload'] = 'none'
   dtype: Literal['float32', 'bfloat16'] = 'float32'
   attention: Implementation = 'auto'
   encoder_layers: int = 0

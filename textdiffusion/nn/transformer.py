@@ -35,6 +35,9 @@ from textdiffusion.nn.layers import Dense, RMSNorm, TimeEmbedding, product
 _REMAT = {
   'full': jax.checkpoint_policies.nothing_saveable,
   'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'offload': jax.checkpoint_policies.offload_dot_with_no_batch_dims(
+    'device', 'pinned_host'
+  ),
 }
 
 

@@ -120,7 +120,8 @@ def work(
   Memory: every use of a gathered kernel writes and reads it once, a product
   reads its input and writes its output, logits are passed over six times, and
   the optimiser reads five and writes five numbers a parameter. It is a floor
-  of what a compiler makes, not a measurement.
+  of what a compiler makes, not a measurement. What goes to the host's memory
+  and back (remat `offload`) is not counted.
   """
   axes = mesh.shape
   tokens, width = data.batch_size * data.length, method.width
@@ -133,8 +134,7 @@ def work(
   again = {
     'none': 0.0,
     'full': each - head,
-    'dots': model.num_layers * 4 * model.d_model * seen,
-  }[model.remat]
+  }.get(model.remat, model.num_layers * 4 * model.d_model * seen)
   again += head if model.loss_chunk else 0.0
   again = again if is_training else 0.0
   is_again = is_training and model.remat != 'none'

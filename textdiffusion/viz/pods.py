@@ -55,7 +55,7 @@ def table(rows: Sequence[dict[str, Any]]) -> None:
   for told in rows:
     start = _mesh(told), str(told['rows'])
     if not told['fits']:
-      made.add_row(*start, told['reason'][:40])
+      made.add_row(*start, told['reason'])
       continue
     made.add_row(
       *start,
