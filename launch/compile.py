@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from launch import common, pods
+from launch import common, pods, sweep
 from textdiffusion import config as config_lib
 from textdiffusion.core.types import UserError
 from textdiffusion.training.chips import slice_of
@@ -44,7 +44,7 @@ def main() -> None:
     config, chip, devices, VOCAB.value, WHAT.value
   )
   if SWEEP.value:
-    told = pods.sweep(config, len(devices), tell)
+    told = sweep.sweep(config, len(devices), tell)
   else:
     told = [tell(config)]
   if JSON.value:

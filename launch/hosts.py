@@ -1,11 +1,9 @@
 """Several processes as one program, on one machine or many.
 
-GKE, SLURM and Open MPI tell a process of the others, on other slices of Cloud
-TPU JAX finds them (--coordinator=auto); elsewhere flags do:
+GKE, SLURM and Open MPI tell a process of the others; JAX finds those of another
+Cloud TPU slice (--coordinator=auto, or TEXTDIFFUSION_COORDINATOR); else flags:
 
   python -m launch.train ... --coordinator=HOST:PORT --processes=4 --process=0
-
-TEXTDIFFUSION_COORDINATOR in the environment is the default of --coordinator.
 """
 
 import os
@@ -34,7 +32,8 @@ def join() -> None:
 
   From then on all of them end within --patience of the death of one.
   """
-  address, is_auto = COORDINATOR.value, COORDINATOR.value == 'auto'
+  address = COORDINATOR.value
+  is_auto = address == 'auto'
   given = bool(address) and not is_auto, PROCESSES.value > 0, PROCESS.value >= 0
   if any(given) and not all(given):
     raise UserError(
@@ -69,10 +68,8 @@ def _are_many(environment: os._Environ | dict[str, str]) -> bool:
   """Whether a launcher started more than this process."""
   count = lambda name: int(environment.get(name) or 1)
   hosts = environment.get('TPU_WORKER_HOSTNAMES', '').split(',')
-  counts = ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE')
-  return (
-    max(map(count, (*counts, 'MEGASCALE_NUM_SLICES'))) > 1 or len(hosts) > 1
-  )
+  names = 'SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE', 'MEGASCALE_NUM_SLICES'
+  return len(hosts) > 1 or max(map(count, names)) > 1
 
 
 def leave(code: int) -> NoReturn:

@@ -26,7 +26,10 @@ def get_config() -> Config:
     data=DataConfig(
       source='tfds:c4/train?key=text',
       tokenizer=TokenizerConfig(
-        'huggingface', path='tokenizer.json', vocab_size=126_464
+        'huggingface',
+        path='tokenizer.json',
+        vocab_size=126_349,
+        multiple=128,
       ),
       length=4096,
       batch_size=1024,

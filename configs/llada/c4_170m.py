@@ -26,7 +26,10 @@ def get_config() -> Config:
     data=DataConfig(
       source='tfds:c4/train?key=text',
       tokenizer=TokenizerConfig(
-        'huggingface', path='tokenizer.json', vocab_size=50_257
+        'huggingface',
+        path='tokenizer.json',
+        vocab_size=50_257,
+        multiple=128,
       ),
       length=1024,
       batch_size=512,

@@ -5,11 +5,12 @@
 set -euo pipefail
 
 is_warned=0 step=''
-# srun passes SIGTERM on to every process.
-trap 'is_warned=1; kill -TERM "$step"' USR1
+# srun passes SIGTERM on to every process. Without a step yet, below does it.
+trap 'is_warned=1; if [ -n "$step" ]; then kill -TERM "$step" || true; fi' USR1
 
 srun --kill-on-bad-exit=1 "$@" &
 step=$!
+if [ "$is_warned" = 1 ]; then kill -TERM "$step" || true; fi
 code=0
 wait "$step" || code=$?
 # A signal ends the waiting, not the step.

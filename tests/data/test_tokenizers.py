@@ -148,12 +148,33 @@ def test_bytes_survive_what_is_no_utf8():
   assert tokenizer.pieces([0xC3, 65]) == ['\\xc3', 'A']
 
 
+@pytest.mark.parametrize('kind', [*KINDS, 'characters'])
+def test_unused_ids_fill_it_up(kind):
+  plain = {**KINDS, 'characters': Characters}[kind]()
+  filled = plain.filled(64)
+  size, base = filled.vocab.size, plain.base_size
+  assert size % 64 == 0 and 0 < size - plain.vocab.size < 64
+  assert filled.encode('a cat').tolist() == plain.encode('a cat').tolist()
+  unused = np.arange(base, base + size - plain.vocab.size)
+  assert not set(unused) & set(filled.special_ids.values())
+  ids = np.concatenate([filled.encode('a'), unused, [filled.vocab.mask_id]])
+  assert filled.decode(ids) == 'a' and (filled.byte_lengths[unused] == 0).all()
+  assert filled.pieces(ids)[1:3] == ['<unused0>', '<unused1>']
+  appended = [i for i in filled.special_ids.values() if i >= base]
+  assert appended == list(range(size - len(appended), size))
+  again = from_json(json.loads(json.dumps(filled.to_json())))
+  assert again == filled != plain and again.vocab == filled.vocab
+  assert filled.filled(1) == plain, 'an old file has no multiple'
+  assert 'multiple' not in plain.to_json()
+
+
 @pytest.mark.parametrize(
   'config, told',
   [
     ({'specials': ('mask', 'cls')}, "'cls'"),
     ({'specials': ('mask', 'mask')}, 'repeats'),
     ({'kind': 'byte'}, "kind='byte': must be one of bytes"),
+    ({'multiple': 0}, 'multiple=0: must be at least 1'),
     ({'kind': 'huggingface'}, 'needs data.tokenizer.path'),
     ({'kind': 'sentencepiece'}, 'data.tokenizer.vocab_size'),
   ],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import pods
+from launch import sweep
 from textdiffusion.config import load
 from textdiffusion.core.types import UserError
 
@@ -41,14 +41,14 @@ def test_170m_on_four_chips():
   assert out.returncode == 0, out.stderr
   told = json.loads(out.stdout)
   assert told['fits'] and told['chips'] == 4 and not told['warnings']
-  assert told['parameters'] == 162_154_752
+  assert told['parameters'] == 162_220_800
   # Four numbers of four bytes a parameter, on four chips.
   state = 16 * told['parameters'] / 4
   assert state < told['bytes_by_kind']['arguments'] < 1.01 * state
   assert told['bytes_per_chip'] < told['chip_bytes'] == 16 * 2**30
   # 6 N D and attention.
   assert told['flops_per_chip'] == pytest.approx(
-    3 * 284_818_944 * 32 * 1024 / 4
+    3 * 284_884_992 * 32 * 1024 / 4
   )
   # Kernels gathered once or twice, their gradients scattered once.
   kernels = 2 * told['parameters'] * 3 / 4
@@ -98,7 +98,7 @@ def test_a_sweep_tells_of_all_the_fastest_first(capsys):
     return told | (rate if told['fits'] else {'reason': 'much too large'})
 
   config = load('configs/mdlm/toy_grammar_tiny.py', ['train.accumulate=2'])
-  found = pods.sweep(config, 8, tell)
+  found = sweep.sweep(config, 8, tell)
   seen = [
     (one['mesh']['data'], one['mesh']['tensor'], one['rows']) for one in found
   ]

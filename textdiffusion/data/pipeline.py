@@ -143,7 +143,8 @@ def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
   """
   source = open_source(config.source, config.holdout)
   if tokenizer is None:
-    tokenizer = _tokenizer(config.tokenizer, source)
+    multiple = config.tokenizer.multiple
+    tokenizer = _tokenizer(config.tokenizer, source).filled(multiple)
   else:
     refuse_other(config.tokenizer, tokenizer)
   folder = cache_dir() / 'tokens'
@@ -255,8 +256,10 @@ def _tokenizer(config: TokenizerConfig, source: Source) -> Tokenizer:
 
 def refuse_other(config: TokenizerConfig, tokenizer: Tokenizer) -> None:
   """Raises UserError where the config asks for another tokenizer."""
-  is_other = config.kind != tokenizer.kind or (
-    set(config.specials) != set(tokenizer.specials)
+  is_other = (
+    config.kind != tokenizer.kind
+    or config.multiple != tokenizer.multiple
+    or set(config.specials) != set(tokenizer.specials)
   )
   if not is_other and config.path:
     is_other = build(config, ()) != tokenizer

@@ -1,11 +1,13 @@
 """Tokenizers: bytes, characters, words, SentencePiece, Hugging Face.
 
-Ids 0 ... are the base vocabulary; special tokens follow, the mask last, unless
-a model file already has a piece of that name. Text never encodes to a special.
+Ids 0 ... are the base vocabulary; then come ids that nothing uses, if asked
+for, and special tokens, the mask last, unless a model file already has a piece
+of that name. Text never encodes to a special.
 """
 
 import base64
 import collections
+import copy
 import dataclasses
 import hashlib
 import io
@@ -43,15 +45,21 @@ class TokenizerConfig:
   file at `path`. Without a path, SentencePiece is trained on the training
   split with `vocab_size` pieces. words: what stands between spaces, at least
   `min_count` times in the training split, the `vocab_size` commonest (0: all).
-  specials: appended in this order."""
+  specials: appended in this order. multiple: ids that nothing uses fill the
+  vocabulary up to a multiple of it, so that tables divide among chips."""
 
   kind: Kind = 'bytes'
   path: str = ''
   vocab_size: int = 0
   specials: tuple[str, ...] = SPECIALS
   min_count: int = 1
+  multiple: int = 1
 
   def __post_init__(self) -> None:
+    if self.multiple < 1:
+      raise UserError(
+        f'data.tokenizer.multiple={self.multiple}: must be at least 1'
+      )
     kinds = get_args(Kind)
     if self.kind not in kinds:
       raise UserError(
@@ -82,18 +90,25 @@ class Tokenizer:
 
   vocab: sizes and special ids. byte_lengths: [vocab.size] UTF-8 bytes of each
   token, 0 for specials. base_size: ids without the appended specials. own: ids
-  of the specials that the model file already has.
+  of the specials that the model file already has. multiple: of what the size is
+  one, by ids that nothing uses; they read as specials do.
   """
 
   kind = ''
 
   def __init__(
-    self, base_size: int, specials: Sequence[str], own: dict[str, int]
+    self,
+    base_size: int,
+    specials: Sequence[str],
+    own: dict[str, int],
+    multiple: int = 1,
   ):
     self.base_size = base_size
+    self.multiple = multiple
     self.specials = tuple(specials)
     self.special_ids: dict[str, int] = {}
-    size = base_size
+    unused = -(base_size + len(set(specials) - set(own))) % multiple
+    size = base_size + unused
     for name in self.specials:
       if name in own:
         self.special_ids[name] = own[name]
@@ -104,8 +119,9 @@ class Tokenizer:
       f'{name}_id': self.special_ids.get(name) for name in SPECIALS
     }
     self.vocab = Vocab(size, **ids)
-    self._names = {i: f'<{name}>' for name, i in self.special_ids.items()}
-    self._own = list(own.values())
+    self._names = {base_size + i: f'<unused{i}>' for i in range(unused)}
+    self._names |= {i: f'<{name}>' for name, i in self.special_ids.items()}
+    self._own = own
     lengths = np.zeros(size, np.int32)
     lengths[:base_size] = self._base_lengths()
     lengths[list(self._names)] = 0
@@ -113,14 +129,20 @@ class Tokenizer:
 
   def encode(self, text: str) -> np.ndarray:
     """Text -> int32 ids, none of a special even if text spells one."""
-    ids = self._encode(text)
-    if self._own and np.isin(ids, self._own).any():
+    ids, own = self._encode(text), list(self._own.values())
+    if own and np.isin(ids, own).any():
       # This model takes the spelling in a text for the special: encode it in
       # two parts, and should a part still be a special, leave that out.
       parts = re.split(_INSIDE_SPECIAL, text)
       ids = np.concatenate([self._encode(part) for part in parts])
-      ids = ids[~np.isin(ids, self._own)]
+      ids = ids[~np.isin(ids, own)]
     return ids
+
+  def filled(self, multiple: int) -> 'Tokenizer':
+    """The same, with unused ids up to a multiple."""
+    made = copy.copy(self)
+    Tokenizer.__init__(made, self.base_size, self.specials, self._own, multiple)
+    return made
 
   def decode(self, ids: Iterable[int]) -> str:
     """Ids -> text; specials are left out."""
@@ -141,11 +163,12 @@ class Tokenizer:
 
   def to_json(self) -> dict[str, Any]:
     """All there is to it, model file included."""
-    return {
+    told = {
       'kind': self.kind,
       'specials': list(self.specials),
       'model': base64.b64encode(self.model).decode(),
     }
+    return told | ({'multiple': self.multiple} if self.multiple > 1 else {})
 
   def __eq__(self, other: object) -> bool:
     return (
@@ -425,6 +448,10 @@ class HuggingFace(Tokenizer):
 
 def from_json(saved: dict[str, Any]) -> Tokenizer:
   """The inverse of `Tokenizer.to_json`."""
+  return _plain(saved).filled(saved.get('multiple', 1))
+
+
+def _plain(saved: dict[str, Any]) -> Tokenizer:
   specials = tuple(saved['specials'])
   model = base64.b64decode(saved['model'])
   match saved['kind']:
@@ -443,6 +470,10 @@ def from_json(saved: dict[str, Any]) -> Tokenizer:
 
 def build(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
   """Loads what the config names, or learns a vocabulary of `texts`."""
+  return _built(config, texts).filled(config.multiple)
+
+
+def _built(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
   if config.kind == 'bytes':
     return Bytes(config.specials)
   if config.kind == 'characters':
