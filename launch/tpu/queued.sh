@@ -64,6 +64,9 @@ while true; do
   if [ "$code" = 0 ]; then exit; fi
   # The command's own failure, or the slice was taken away?
   sleep "$wait"
-  if [ "$(state)" = ACTIVE ]; then exit "$code"; fi
-  echo "$(date +%T) $name was taken away; asking again"
+  case "$(state || true)" in
+    FAILED | SUSPENDING | SUSPENDED)
+      echo "$(date +%T) $name was taken away; asking again" ;;
+    *) exit "$code" ;;
+  esac
 done

@@ -140,11 +140,12 @@ case "$*" in
   *launch.train*)
     n=$(grep -c launch.train calls)
     if [ "$n" = 1 ]; then echo SUSPENDED > state; exit 255; fi
-    exit "${ENDS:-0}" ;;
+    if [ "$ENDS" = 9 ]; then rm state; fi  # somebody deleted it
+    exit "$ENDS" ;;
 esac"""
 
 
-@pytest.mark.parametrize('ends', [0, 4])
+@pytest.mark.parametrize('ends', [0, 4, 9])
 def test_a_slice_that_was_taken_away_is_asked_for_again(tmp_path, ends):
   """The first run loses its slice, the second ends by itself."""
   environment = programs(tmp_path, gcloud=GCLOUD)

@@ -36,6 +36,7 @@ METHODS = (
   *('autoregressive', 'flexmdm', 'edit-flows', 'diffusion_lm', 'cdcd'),
   *('flow_lm', 'plaid', 'ar_diffusion', 'diffusion_lm-bound'),
 )
+ATTEND = {'gidd': 'block_causal'}  # not what it does to GIDD, but to a mesh
 SAMPLED = ('mdlm', 'autoregressive', 'diffusion_lm')
 # Gradients as they are: what a step takes off the parameters.
 PLAIN = Optimizer(optax.identity(), lambda step: 1.0)
@@ -64,7 +65,8 @@ def network(name, method, attention='auto'):
     mlp='swiglu' if name < 'e' else 'gelu',
     use_bias=name < 'e',
     time='none' if method.causal else 'adaln',
-    attend='causal' if method.causal else 'bidirectional',
+    attend='causal' if method.causal else ATTEND.get(name, 'bidirectional'),
+    block_size=4 if name in ATTEND else 0,
     scan='scan' if name == 'mdlm' else 'unroll',
     remat='full' if name == 'mdlm' else 'none',
     attention=attention,
