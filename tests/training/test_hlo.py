@@ -140,3 +140,32 @@ def test_the_dialect_of_tpus():
   assert (scatter.count, scatter.group) == (32, 4)
   assert scatter.bytes == 32 * 64 * 4096 * 2 * 3
   assert found['collective-permute'].bytes == 64 * 32 * 4
+
+
+# Shards that rotate around a product, as the compiler of TPUs writes it: an
+# unsigned counter, here 0, 2, 4, 6, in the third place of what the loop holds.
+ROTATES = """
+%turns (p: (bf16[8,4], bf16[8,4], u32[])) -> (bf16[8,4], bf16[8,4], u32[]) {
+  %two = u32[]{:T(128)} constant(2)
+  %at = u32[]{:T(128)} get-tuple-element(%p), index=2
+  %sent = (bf16[8,4]{1,0}, bf16[8,4]{1,0}, u32[], u32[]) collective-permute-start(%x), source_target_pairs={{0,1},{1,0}}
+  %next = u32[]{:T(128)} add(%at, %two), metadata={op_name="a"}
+  ROOT %all = (bf16[8,4]{1,0}, /*index=1*/bf16[8,4]{1,0}, u32[]) tuple(%x, %y, %next)
+}
+
+%tests (p: (bf16[8,4], bf16[8,4], u32[])) -> pred[] {
+  %bound = u32[]{:T(128)} constant(8)
+  %now = u32[]{:T(128)} get-tuple-element(%p), index=2
+  ROOT %less = pred[] compare(%now, %bound), direction=LT
+}
+
+ENTRY %main (a: bf16[8,4]) -> bf16[8,4] {
+  %loop = (bf16[8,4], bf16[8,4], u32[]) while(%t), condition=%tests, body=%turns
+}
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize(('step', 'count'), [(2, 4), (1, 8), (3, 3)])
+def test_a_loop_that_does_several_turns_at_a_time(step, count):
+  (one,) = collectives(ROTATES.replace('constant(2)', f'constant({step})'))
+  assert (one.count, one.bytes) == (count, count * 8 * 4 * 2)

@@ -97,18 +97,41 @@ def _visit(
 
 
 def _trips(bodies: dict[str, list[str]], line: str) -> int:
-  """Of a loop: what the compiler knows, or the bound its condition tests."""
+  """Of a loop: what the compiler knows, or the bound its condition tests over
+  what its body adds to the counter, which begins at 0."""
   known = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
   if known:
     return int(known[1])
-  condition = re.search(r'condition=%?([\w.\-]+)', line)
-  lines = bodies.get(condition[1], []) if condition else []
+  named = re.search(r'condition=%?([\w.\-]+), body=%?([\w.\-]+)', line)
+  if not named:
+    return 1
+  condition, body = (bodies.get(name, []) for name in named.groups())
   bounds = [
     int(n)
-    for text in lines
-    for n in re.findall(r's32\[\]\S* constant\((\d+)\)', text)
+    for text in condition
+    for n in re.findall(r'[su]32\[\]\S* constant\((\d+)\)', text)
   ]
-  return max(bounds, default=1)
+  counter = re.search(
+    r'get-tuple-element\(.*\), index=(\d+)', ' '.join(condition)
+  )
+  step = _added(body, int(counter[1])) if counter else 1
+  return -(-max(bounds, default=1) // step)
+
+
+def _added(body: list[str], place: int) -> int:
+  """What a loop's body adds to one of its values; 1 where that is not told. Of
+  shards that rotate around a product XLA does two turns at a time."""
+  made = dict(re.findall(r'%([\w.\-]+) = (.*)', '\n'.join(body)))
+  root = next((text for text in body if 'ROOT' in text), '')
+  values = re.findall(r'%([\w.\-]+)', root.rpartition(' tuple(')[2])
+  if place >= len(values):
+    return 1
+  sum_of = re.search(r'add\((.*?)\)', made.get(values[place], ''))
+  for name in re.findall(r'%([\w.\-]+)', sum_of[1] if sum_of else ''):
+    number = re.search(r'constant\((\d+)\)', made.get(name, ''))
+    if number:
+      return max(int(number[1]), 1)
+  return 1
 
 
 def _collective(line: str, made: re.Match, count: int) -> Collective:
