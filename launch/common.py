@@ -1,7 +1,6 @@
 """What launchers share: flags, and errors as one line."""
 
 import contextlib
-import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -9,7 +8,7 @@ from collections.abc import Callable
 import jax
 from absl import app, flags, logging
 
-from launch import hosts
+from launch import codes, hosts
 from textdiffusion.core.types import UserError
 from textdiffusion.data.corpora import cache_dir
 
@@ -35,15 +34,16 @@ def run(main: Callable[[], None]) -> None:
     try:
       if len(argv) > 1:
         raise UserError(f'unexpected argument {argv[1]!r}: flags begin with --')
+      codes.stopped()  # told now if it is none, not after hours
       hosts.join()
       main()
     except UserError as error:
       code = _say(error)
-    except Exception:
+    except Exception as error:
       if not jax.distributed.is_initialized():
         raise
       traceback.print_exc()
-      code = 1
+      code = codes.of(error)
     else:
       return
     if jax.distributed.is_initialized():
@@ -51,13 +51,6 @@ def run(main: Callable[[], None]) -> None:
     sys.exit(code)
 
   app.run(guarded, flags_parser=_parsed)
-
-
-def ended(is_early: bool) -> None:
-  """One that a signal ended exits with a code for what starts it again."""
-  code = os.environ.get('TEXTDIFFUSION_STOPPED_CODE', '')
-  if is_early and code:
-    sys.exit(int(code) if code.isdecimal() else f'error: no code: {code}')
 
 
 def _remember_compiled() -> None:

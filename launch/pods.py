@@ -48,9 +48,10 @@ def tell(
     return ahead.lower_sample(method, denoiser, config.sample, mesh, data)
 
   told = ahead.report(lower, chip, mesh, step, method.width)
-  if 'warnings' in told and method.width % 128 and method.width > 1024:
+  tokens = made.vocab.size
+  if 'warnings' in told and tokens % 128 and tokens > 1024:
     told['warnings'].append(
-      f'{method.width:,} outputs divide badly among chips: '
+      f'a vocabulary of {tokens:,} divides badly among chips: '
       '--set=data.tokenizer.multiple=128'
     )
   if 'warnings' in told and is_training and config.model.remat == 'offload':

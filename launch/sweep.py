@@ -40,4 +40,6 @@ def sweep(
       )
       if not one['fits']:
         break
+  if all('chips' not in one for one in found):  # no fault of the meshes
+    raise UserError(found[0]['reason'])
   return sorted(found, key=lambda one: -one.get('tokens_per_s_per_chip', 0.0))

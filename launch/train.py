@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from launch import common, heldout
+from launch import codes, common, heldout
 from textdiffusion import config as config_lib
 from textdiffusion.data.pipeline import Data, open_data, train_iterator
 from textdiffusion.nn.transformer import flops_per_token, num_params
@@ -72,7 +72,7 @@ def run(
     flops_per_token(config.model, method.width, *sizes),
     traced,
   )
-  common.ended(int(state.step) < config.train.steps)
+  codes.ended(int(state.step) < config.train.steps)
   return data
 
 

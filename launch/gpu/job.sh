@@ -4,21 +4,19 @@
 # end, and goes back into the queue.
 set -euo pipefail
 
-is_warned=0 step=''
-# srun passes SIGTERM on to every process. Without a step yet, below does it.
-trap 'is_warned=1; if [ -n "$step" ]; then kill -TERM "$step" || true; fi' USR1
+is_warned=0
+# To the processes themselves: srun would kill them for a SIGTERM of its own.
+trap 'is_warned=1; scancel --signal=TERM "$SLURM_JOB_ID" || true' USR1
 
 srun --kill-on-bad-exit=1 "$@" &
 step=$!
-if [ "$is_warned" = 1 ]; then kill -TERM "$step" || true; fi
+while kill -0 "$step" 2>/dev/null; do
+  wait "$step" || true  # which a signal to this script interrupts
+done
 code=0
 wait "$step" || code=$?
-# A signal ends the waiting, not the step.
-while kill -0 "$step" 2>/dev/null; do
-  code=0
-  wait "$step" || code=$?
-done
-if [ "$is_warned" = 1 ] && [ "$code" = 0 ]; then
+# Ended as asked to, or by the signal before it listened.
+if [ "$is_warned" = 1 ] && { [ "$code" = 0 ] || [ "$code" -gt 128 ]; }; then
   exec scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

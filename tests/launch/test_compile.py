@@ -93,7 +93,7 @@ def test_a_sweep_tells_of_all_the_fastest_first(capsys):
     mesh, rows = dataclasses.asdict(config.mesh), config.data.batch_size
     if mesh['tensor'] == 2:
       raise UserError('no such heads')
-    told = {'mesh': mesh, 'rows': rows, 'fits': rows < 32}
+    told = {'mesh': mesh, 'rows': rows, 'fits': rows < 32, 'chips': 8}
     rate = {'tokens_per_s_per_chip': rows + mesh['data']}
     return told | (rate if told['fits'] else {'reason': 'much too large'})
 
@@ -110,3 +110,12 @@ def test_a_sweep_tells_of_all_the_fastest_first(capsys):
   assert rates == sorted(rates, reverse=True)
   told = capsys.readouterr().err
   assert 'mesh 2 of 5, 16 rows: no such heads' in told
+
+
+def test_a_sweep_of_what_no_mesh_can_mend_is_a_mistake():
+  def tell(config):
+    raise UserError('--vocab_size is missing')
+
+  config = load('configs/mdlm/toy_grammar_tiny.py', [])
+  with pytest.raises(UserError, match='vocab_size is missing'):
+    sweep.sweep(config, 8, tell)

@@ -55,6 +55,8 @@ def test_they_are_sound():
       [
         'xpk workload create --workload=a --cluster=c',
         '--num-slices=1',
+        '--restart-on-exit-codes=75',
+        'TEXTDIFFUSION_STOPPED_CODE=75',
         'exec\\ python\\ -m\\ launch.train',
       ],
     ),
@@ -100,22 +102,31 @@ def programs(folder, **texts):
   return {**os.environ, 'PATH': f'{folder}:{os.environ["PATH"]}'}
 
 
+# As SLURM's: a SIGTERM to itself kills what it started; scancel reaches that.
+SRUN = """
+trap 'kill -9 $!; exit 137' TERM
+( trap 'sleep 0.5; echo "$2 $3" > saved; exit {code}' TERM
+  echo started
+  for i in {{1..{turns}}}; do sleep 0.1; done; exit {code} ) &
+echo $! > task
+wait $!"""
+SCANCEL = '[ "$*" = "--signal=TERM 7" ] && kill -TERM "$(cat task)"'
+
+
 @pytest.mark.parametrize('is_warned', [True, False])
 @pytest.mark.parametrize('code', [0, 3])
 def test_a_warned_job_saves_and_is_queued_again(tmp_path, is_warned, code):
-  """What srun starts is told by SIGTERM, and all of it ends first."""
+  """The processes are told, and end first."""
   saved, queued = tmp_path / 'saved', tmp_path / 'queued'
   environment = programs(
     tmp_path,
-    srun=f"""
-trap 'sleep 0.5; echo "$2 $3" > {saved}; exit {code}' TERM
-echo started
-for i in {{1..{100 if is_warned else 2}}}; do sleep 0.1; done
-exit {code}""",
-    scontrol=f'[ -e {saved} ] && echo "$@" > {queued}',
+    srun=SRUN.format(code=code, turns=100 if is_warned else 2),
+    scancel=SCANCEL,
+    scontrol='[ -e saved ] && echo "$@" > queued',
   )
   job = subprocess.Popen(
     [JOB, 'train', 'a b'],
+    cwd=tmp_path,
     env={**environment, 'SLURM_JOB_ID': '7'},
     stdout=subprocess.PIPE,
     text=True,
@@ -131,40 +142,56 @@ exit {code}""",
   assert not queued.exists() or queued.read_text() == 'requeue 7\n'
 
 
+# Of a slice of one host, which is this machine; of its runs `codes` tells how
+# they end, and what becomes of the slice.
 GCLOUD = """
 echo "$*" >> calls
 case "$*" in
   *describe*) if [ -e state ]; then cat state; else exit 1; fi ;;
   *create*) echo ACTIVE > state ;;
   *delete*) rm state ;;
-  *launch.train*)
-    n=$(grep -c launch.train calls)
-    if [ "$n" = 1 ]; then echo SUSPENDED > state; exit 255; fi
-    if [ "$ENDS" = 9 ]; then rm state; fi  # somebody deleted it
-    exit "$ENDS" ;;
+  *launch.train*) for last; do :; done; bash -c "${last#--command=}" ;;
 esac"""
+PYTHON = """
+echo "$TEXTDIFFUSION_COORDINATOR $*" >> ../runs
+code=$(sed -n "$(wc -l < ../runs)p" ../codes)
+case $code in
+  255) printf 'SUSPENDED\\tSERVICE\\n' > ../state ;;
+  254) printf 'SUSPENDED\\tUSER\\n' > ../state ;;
+  253) rm ../state ;;
+esac
+exit $code"""
 
 
-@pytest.mark.parametrize('ends', [0, 4, 9])
-def test_a_slice_that_was_taken_away_is_asked_for_again(tmp_path, ends):
-  """The first run loses its slice, the second ends by itself."""
-  environment = programs(tmp_path, gcloud=GCLOUD)
+@pytest.mark.parametrize(
+  ('codes', 'asked'),
+  [
+    ([0], 1),
+    ([4], 1),  # the run's own failure
+    ([255, 0], 2),  # the slice was taken away
+    ([254], 1),  # somebody took it
+    ([253], 1),  # and it is gone
+    ([75, 75, 3], 1),  # a run that may go on, and at last fails
+  ],
+)
+def test_a_slice_is_asked_for_again_and_a_run_goes_on(tmp_path, codes, asked):
+  environment = programs(tmp_path, gcloud=GCLOUD, python=PYTHON)
+  activate = tmp_path / 'textdiffusion' / '.venv' / 'bin' / 'activate'
+  activate.parent.mkdir(parents=True)
+  activate.write_text('')
+  (tmp_path / 'codes').write_text('\n'.join(map(str, codes)))
   flags = ['--name=a', '--type=v5p-8', '--zone=z', '--runtime=r', '--wait=0']
   out = subprocess.run(
     [ROOT / 'launch' / 'tpu' / 'queued.sh', *flags, *TRAIN],
     cwd=tmp_path,
-    env={**environment, 'ENDS': str(ends)},
+    env=environment,
     capture_output=True,
     text=True,
     timeout=60,
   )
-  assert out.returncode == ends, out.stderr
+  assert out.returncode == codes[-1], out.stderr
+  runs = (tmp_path / 'runs').read_text().splitlines()
+  assert runs == ['auto -m launch.train --set=a=b c'] * len(codes)
   calls = (tmp_path / 'calls').read_text()
-  counts = {
-    name: calls.count(name)
-    for name in ('create a', 'delete a', 'scp', 'uv venv', 'launch.train')
-  }
-  assert counts == {
-    'create a': 2, 'delete a': 1, 'scp': 2, 'uv venv': 2, 'launch.train': 2
-  }  # fmt: skip
-  assert 'TEXTDIFFUSION_COORDINATOR=auto' in calls
+  assert calls.count('create a') == calls.count('uv venv') == asked
+  assert calls.count('delete a') == asked - 1

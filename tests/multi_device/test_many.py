@@ -209,7 +209,7 @@ def by_open_mpi(index, count):
 def test_processes_of_a_cluster_stop_together_with_its_code(whole, tmp_path):
   """A signal to one, as before a preemption; then the same command goes on."""
   processes = start(tmp_path, 2, told_by=by_open_mpi)
-  until(processes[0], 'step 12/')
+  until(processes[0], 'step 2/')
   processes[1].send_signal(signal.SIGTERM)
   outs = [p.communicate(timeout=120) for p in processes]
   assert [p.returncode for p in processes] == [75, 75], outs

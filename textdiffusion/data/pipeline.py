@@ -266,10 +266,12 @@ def refuse_other(config: TokenizerConfig, tokenizer: Tokenizer) -> None:
   elif not is_other and config.kind == 'sentencepiece':
     is_other = config.vocab_size != tokenizer.base_size
   if is_other:
+    asked = f'{config.kind} {config.path}'.strip()
     raise UserError(
       f'the checkpoint has a {tokenizer.kind} tokenizer '
-      f'({tokenizer.fingerprint}), the data ask for another '
-      f'({config.kind} {config.path}): leave data.tokenizer as it was'
+      f'({tokenizer.fingerprint}, multiple of {tokenizer.multiple}), the data '
+      f'ask for another ({asked}, multiple of {config.multiple}): leave '
+      'data.tokenizer as it was'
     )
 
 

@@ -4,11 +4,14 @@ import contextlib
 import json
 import math
 import os
+import socket
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+_FLUSH_SECONDS = 60.0  # of what TensorBoard reads
 
 
 class MetricsLog:
@@ -73,15 +76,19 @@ class _Board:
 
   def __init__(self, folder: Path, step: int):
     # Imported here: it takes a second, and only the first process writes.
-    from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto import event_pb2, summary_pb2
+    from tensorboardX.record_writer import RecordWriter
 
     self.path = folder
     # Their classes are made at import, where no type checker sees them.
     self._events: Any = event_pb2
     self._summaries: Any = summary_pb2
     folder.mkdir(parents=True, exist_ok=True)
-    self._writer: Any = EventsWriter(str(folder / 'events'), f'.{os.getpid()}')
+    name = f'{int(time.time())}.{socket.gethostname()}.{os.getpid()}'
+    path = folder / f'events.out.tfevents.{name}'
+    self._file: Any = RecordWriter(str(path))
+    self._flushed = time.monotonic()
+    self._add(0, file_version='brain.Event:2')
     # Hides what an earlier process wrote from this step on.
     log = self._events.SessionLog
     self._add(step + 1, session_log=log(status=log.START))
@@ -90,15 +97,18 @@ class _Board:
     one = self._summaries.Summary.Value
     value = [one(tag=k, simple_value=v) for k, v in values.items()]
     self._add(step, summary=self._summaries.Summary(value=value))
-    self._writer.flush()
+    # Which waits for the disk; of a mounted bucket it sends the whole file.
+    if time.monotonic() > self._flushed + _FLUSH_SECONDS:
+      self._file.flush()
+      self._flushed = time.monotonic()
 
   def close(self) -> None:
     with contextlib.suppress(OSError):
-      self._writer.close()
+      self._file.close()
 
   def _add(self, step: int, **what: Any) -> None:
     event = self._events.Event(wall_time=time.time(), step=step, **what)
-    self._writer.write_event(event)
+    self._file.write(event.SerializeToString())
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:

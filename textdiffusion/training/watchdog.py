@@ -39,4 +39,4 @@ class Watchdog:
       file=sys.stderr,
       flush=True,
     )
-    os._exit(1)
+    os._exit(os.EX_TEMPFAIL)
