@@ -106,9 +106,8 @@ def programs(folder, **texts):
 SRUN = """
 trap 'kill -9 $!; exit 137' TERM
 ( trap 'sleep 0.5; echo "$2 $3" > saved; exit {code}' TERM
-  echo started
+  echo $BASHPID > task; echo started
   for i in {{1..{turns}}}; do sleep 0.1; done; exit {code} ) &
-echo $! > task
 wait $!"""
 SCANCEL = '[ "$*" = "--signal=TERM 7" ] && kill -TERM "$(cat task)"'
 
