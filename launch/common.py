@@ -34,11 +34,12 @@ def run(main: Callable[[], None]) -> None:
     try:
       if len(argv) > 1:
         raise UserError(f'unexpected argument {argv[1]!r}: flags begin with --')
-      codes.stopped()  # told now if it is none, not after hours
+      codes.stopped(), codes.tries()  # told now if wrong, not after hours
       hosts.join()
       main()
     except UserError as error:
-      code = _say(error)
+      _say(error)
+      code = codes.of(error)
     except Exception as error:
       if not jax.distributed.is_initialized():
         raise

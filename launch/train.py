@@ -41,17 +41,15 @@ def run(
   mesh = make_mesh(config.mesh)
   check_batch(mesh, config.data.batch_size, config.train.accumulate)
   data = open_data(config.data)
-  told: dict[str, Any] = {
-    'fingerprint': data.fingerprint,
-    'counts': data.counts,
-  }
+  told: dict[str, Any] = dict(fingerprint=data.fingerprint, counts=data.counts)
   if config_lib.needs_counts(config):
     told['token_counts'] = data.token_counts()
   method, denoiser = config_lib.build(
     config, data.tokenizer, told.get('token_counts')
   )
   facts = Run(config_lib.to_json(config), data.tokenizer.to_json(), told)
-  prepare_workdir(workdir, facts, resume, overwrite, config_lib.completed)
+  older, tries = config_lib.completed, codes.tries()
+  prepare_workdir(workdir, facts, resume, overwrite, older, tries)
   counts = data.counts['train']
   rows, host = config.data, (jax.process_index(), jax.process_count())
   sizes = config.data.length, method.features, config.data.source_length

@@ -17,4 +17,4 @@ run sbatch --job-name="$name" --nodes="$nodes" --ntasks-per-node="$gpus" \
   --gpus-per-node="$gpus" --time="$hours:00:00" --exclusive "${where[@]}" \
   --requeue --signal="B:USR1@$warn" --open-mode=append \
   --output="$name.%j.log" --chdir="$(cd "$here/../.." && pwd)" \
-  "$here/job.sh" "${command[@]}"
+  "$here/job.sh" "$warn" "${command[@]}"

@@ -14,32 +14,40 @@ if [ -n "$project" ]; then place+=(--project="$project"); fi
 ask=(--node-id="$name" --accelerator-type="$type" --runtime-version="$runtime")
 if [ "$spot" = true ]; then ask+=(--spot); fi
 
-state() {  # and by whom it was suspended
-  gcloud compute tpus queued-resources describe "$name" "${place[@]}" \
-    --format='value(state.state,state.stateInitiator)' 2>/dev/null | tr '\t' ' '
+folder=$(mktemp -d)
+
+# Of the slice, and by whom it was suspended; GONE, or UNKNOWN where gcloud fails.
+state() {
+  local told
+  if told=$(gcloud compute tpus queued-resources describe "$name" \
+    "${place[@]}" --format='value(state.state,state.stateInitiator)' \
+    2>"$folder/errors"); then
+    echo "${told//$'\t'/ }"
+  elif grep -qi 'not.found' "$folder/errors"; then
+    echo GONE
+  else
+    echo UNKNOWN
+  fi
 }
 all=(gcloud compute tpus tpu-vm ssh "$name" "${place[@]}" --worker=all)
 
 # Waits for the slice: one that is there is used again, one that was taken away
 # is asked for anew.
 acquire() {
-  local now='' asked=0 lost=0
+  local now=GONE asked=0
   while true; do
-    if [ "$is_dry" = 0 ]; then now=$(state || true); fi
+    if [ "$is_dry" = 0 ]; then now=$(state); fi
     case "$now" in
       ACTIVE*) return ;;
       FAILED* | SUSPENDED*)
-        if [ "$asked" = 1 ]; then fail "the queued resource $name is $now"; fi
         run gcloud compute tpus queued-resources delete "$name" \
-          "${place[@]}" --force --quiet ;;
-      '')
-        if [ "$asked" = 0 ]; then
-          run gcloud compute tpus queued-resources create "$name" \
-            "${place[@]}" "${ask[@]}"
-          asked=1
-        elif [ $((lost += 1)) -gt 20 ]; then
-          fail "the queued resource $name is not to be found"
-        fi ;;
+          "${place[@]}" --force --quiet || true ;;
+      GONE)
+        if [ $((asked += 1)) -gt 3 ]; then
+          fail "the queued resource $name was asked for 3 times, in vain"
+        fi
+        run gcloud compute tpus queued-resources create "$name" \
+          "${place[@]}" "${ask[@]}" || true ;;
     esac
     if [ "$is_dry" = 1 ]; then return; fi
     echo "$(date +%T) $name: $now"
@@ -51,13 +59,12 @@ acquire() {
 is_taken() {
   local look now
   for look in {1..10}; do
-    now=$(state || true)
+    now=$(state)
     case "$now" in
-      SUSPEND*USER) return 1 ;;  # somebody has deleted it
+      SUSPEND*USER | GONE | DELETING*) return 1 ;;  # somebody deletes it
       FAILED* | SUSPEND*) return 0 ;;
-      ACTIVE*) echo "$(date +%T) $name: $now ($look of 10)" ;;
-      *) return 1 ;;
     esac
+    echo "$(date +%T) $name: $now ($look of 10)"
     sleep "$wait"
   done
   return 1
@@ -65,13 +72,15 @@ is_taken() {
 
 # The images' own Python may be older than what the program needs.
 setup='tar -xzf textdiffusion.tar.gz && cd textdiffusion && python3 -m pip install --quiet --user uv && python3 -m uv venv --quiet --allow-existing --python 3.12 .venv && python3 -m uv pip install --quiet --python .venv/bin/python -e ".[tpu]"'
-# 75: a run that saved its state, or lost a host. On a slice that stays it goes on.
-started="cd textdiffusion && source .venv/bin/activate && export TEXTDIFFUSION_COORDINATOR=auto TEXTDIFFUSION_STOPPED_CODE=75 && for try in 1 2 3 4 5; do $(printf '%q ' "${command[@]}"); code=\$?; [ \$code = 75 ] || break; done; exit \$code"
+# One at a time, for gcloud starts it again where its connection breaks. What was
+# killed, lost a host or saved its state (75) goes on, on a slice that stays; a
+# run that starts five times from one checkpoint is refused.
+started="exec 9>textdiffusion.lock && flock 9 && cd textdiffusion && source .venv/bin/activate && export TEXTDIFFUSION_COORDINATOR=auto TEXTDIFFUSION_STOPPED_CODE=75 TEXTDIFFUSION_TRIES=5 && for try in {1..20}; do $(printf '%q ' "${command[@]}"); code=\$?; [ \$code = 75 ] || [ \$code -ge 128 ] || break; done; exit \$code"
 
 if [ -n "$(git -C "$here/../.." status --porcelain)" ]; then
   echo 'warning: what is not committed here does not go to the slice' >&2
 fi
-packed=$(mktemp -d)/textdiffusion.tar.gz
+packed=$folder/textdiffusion.tar.gz
 run git -C "$here/../.." archive --prefix=textdiffusion/ -o "$packed" HEAD
 while true; do
   acquire

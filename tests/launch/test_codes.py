@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from launch import codes
-from textdiffusion.core.types import UserError
+from textdiffusion.core.types import Interrupted, UserError
 
 NAME = 'TEXTDIFFUSION_STOPPED_CODE'
 
@@ -24,10 +24,15 @@ def test_what_is_no_code_is_told_at_once(monkeypatch, code):
   monkeypatch.setenv(NAME, code)
   with pytest.raises(UserError, match=f'{NAME}={code}: must be 0 to 255'):
     codes.stopped()
+  monkeypatch.setenv('TEXTDIFFUSION_TRIES', code)
+  with pytest.raises(UserError, match=f'TRIES={code}: must be'):
+    codes.tries()
 
 
 def test_of_many_the_loss_of_another_is_no_defect():
   lost = jax.errors.JaxRuntimeError('UNAVAILABLE: connection closed by peer')
   full = jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: out of memory')
   assert codes.of(lost) == 75
+  assert codes.of(Interrupted('a host is gone')) == 75
+  assert codes.of(UserError('a mistake')) == 2
   assert codes.of(full) == codes.of(ValueError('a defect')) == 1

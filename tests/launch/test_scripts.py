@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def test_they_are_sound():
       [
         'sbatch --job-name=a --nodes=4 --ntasks-per-node=8',
         '--partition=big --requeue --signal=B:USR1@120',
-        'gpu/job.sh python -m launch.train --set=a=b\\ c',
+        'gpu/job.sh 120 python -m launch.train --set=a=b\\ c',
       ],
     ),
   ],
@@ -112,20 +113,18 @@ wait $!"""
 SCANCEL = '[ "$*" = "--signal=TERM 7" ] && kill -TERM "$(cat task)"'
 
 
-@pytest.mark.parametrize('is_warned', [True, False])
-@pytest.mark.parametrize('code', [0, 3])
-def test_a_warned_job_saves_and_is_queued_again(tmp_path, is_warned, code):
-  """The processes are told, and end first."""
-  saved, queued = tmp_path / 'saved', tmp_path / 'queued'
+def a_job(folder, code, is_warned, state='RUNNING', turns=None, warn=40):
+  turns = turns or (100 if is_warned else 2)
   environment = programs(
-    tmp_path,
-    srun=SRUN.format(code=code, turns=100 if is_warned else 2),
+    folder,
+    srun=SRUN.format(code=code, turns=turns),
     scancel=SCANCEL,
-    scontrol='[ -e saved ] && echo "$@" > queued',
+    squeue=f'echo {state}',
+    scontrol='echo "$@" >> queued',
   )
   job = subprocess.Popen(
-    [JOB, 'train', 'a b'],
-    cwd=tmp_path,
+    [JOB, str(warn), 'train', 'a b'],
+    cwd=folder,
     env={**environment, 'SLURM_JOB_ID': '7'},
     stdout=subprocess.PIPE,
     text=True,
@@ -134,46 +133,86 @@ def test_a_warned_job_saves_and_is_queued_again(tmp_path, is_warned, code):
   assert job.stdout.readline() == 'started\n'
   if is_warned:
     job.send_signal(signal.SIGUSR1)
-  assert job.wait(30) == code
-  assert saved.exists() == is_warned
+  return job
+
+
+@pytest.mark.parametrize(
+  ('code', 'is_warned', 'is_queued'),
+  [
+    (0, False, False),  # done
+    (0, True, True),  # saved in time
+    (2, True, False),  # a mistake
+    (1, False, False),  # a defect
+    (137, False, True),  # killed, or a host was lost
+    (75, False, True),  # it hung
+  ],
+)
+def test_a_job_is_queued_again_where_it_may_go_on(
+  tmp_path, code, is_warned, is_queued
+):
+  saved, queued = tmp_path / 'saved', tmp_path / 'queued'
+  job = a_job(tmp_path, code, is_warned)
+  assert job.wait(30) == (0 if is_queued else code)  # that of scontrol
+  assert saved.exists() == is_warned, 'the processes are told, and end first'
   assert not is_warned or saved.read_text() == 'train a b\n'
-  assert queued.exists() == (is_warned and code == 0)
-  assert not queued.exists() or queued.read_text() == 'requeue 7\n'
+  assert queued.exists() == is_queued
+  assert not is_queued or queued.read_text() == 'requeue 7\n'
+
+
+def test_a_cancelled_job_is_not_queued_again(tmp_path):
+  job = a_job(tmp_path, 137, False, state='COMPLETING')
+  assert job.wait(30) == 137 and not (tmp_path / 'queued').exists()
+
+
+def test_a_job_that_does_not_end_in_time_is_queued_before_it_is_over(tmp_path):
+  queued = tmp_path / 'queued'
+  job = a_job(tmp_path, 0, True, turns=300, warn=1)
+  (tmp_path / 'task').write_text('')
+  began = time.monotonic()
+  while not queued.exists() and time.monotonic() - began < 20:
+    time.sleep(0.1)
+  assert queued.exists()
+  job.kill()
 
 
 # Of a slice of one host, which is this machine; of its runs `codes` tells how
-# they end, and what becomes of the slice.
+# they end, and what becomes of the slice. At first nobody answers.
 GCLOUD = """
 echo "$*" >> calls
 case "$*" in
-  *describe*) if [ -e state ]; then cat state; else exit 1; fi ;;
+  *describe*)
+    if [ ! -e tried ]; then touch tried; echo UNAVAILABLE >&2; exit 1; fi
+    if [ -e state ]; then cat state; else echo NOT_FOUND >&2; exit 1; fi ;;
   *create*) echo ACTIVE > state ;;
   *delete*) rm state ;;
   *launch.train*) for last; do :; done; bash -c "${last#--command=}" ;;
 esac"""
-PYTHON = """
+PYTHON = r"""
 echo "$TEXTDIFFUSION_COORDINATOR $*" >> ../runs
 code=$(sed -n "$(wc -l < ../runs)p" ../codes)
 case $code in
-  255) printf 'SUSPENDED\\tSERVICE\\n' > ../state ;;
-  254) printf 'SUSPENDED\\tUSER\\n' > ../state ;;
-  253) rm ../state ;;
+  taken) printf 'SUSPENDED\tSERVICE\n' > ../state; rm ../tried ;;
+  deleted) printf 'SUSPENDED\tUSER\n' > ../state ;;
+  gone) rm ../state ;;
+  *) exit "$code" ;;
 esac
-exit $code"""
+kill -9 $PPID"""
 
 
 @pytest.mark.parametrize(
-  ('codes', 'asked'),
+  ('codes', 'asked', 'code'),
   [
-    ([0], 1),
-    ([4], 1),  # the run's own failure
-    ([255, 0], 2),  # the slice was taken away
-    ([254], 1),  # somebody took it
-    ([253], 1),  # and it is gone
-    ([75, 75, 3], 1),  # a run that may go on, and at last fails
+    ([0], 1, 0),
+    ([4], 1, 4),  # the run's own failure
+    (['taken', 0], 2, 0),
+    (['deleted'], 1, 137),
+    (['gone'], 1, 137),
+    ([75, 134, 3], 1, 3),  # a run that goes on twice, and then fails
   ],
 )
-def test_a_slice_is_asked_for_again_and_a_run_goes_on(tmp_path, codes, asked):
+def test_a_slice_is_asked_for_again_and_a_run_goes_on(
+  tmp_path, codes, asked, code
+):
   environment = programs(tmp_path, gcloud=GCLOUD, python=PYTHON)
   activate = tmp_path / 'textdiffusion' / '.venv' / 'bin' / 'activate'
   activate.parent.mkdir(parents=True)
@@ -188,9 +227,23 @@ def test_a_slice_is_asked_for_again_and_a_run_goes_on(tmp_path, codes, asked):
     text=True,
     timeout=60,
   )
-  assert out.returncode == codes[-1], out.stderr
+  assert out.returncode == code, out.stderr
   runs = (tmp_path / 'runs').read_text().splitlines()
   assert runs == ['auto -m launch.train --set=a=b c'] * len(codes)
   calls = (tmp_path / 'calls').read_text()
   assert calls.count('create a') == calls.count('uv venv') == asked
   assert calls.count('delete a') == asked - 1
+
+
+def test_a_slice_that_cannot_be_had_is_told(tmp_path):
+  gcloud = 'case "$*" in *describe*) echo NOT_FOUND >&2;; esac; exit 1'
+  flags = ['--name=a', '--type=v5p-8', '--zone=z', '--runtime=r', '--wait=0']
+  out = subprocess.run(
+    [ROOT / 'launch' / 'tpu' / 'queued.sh', *flags, *TRAIN],
+    env=programs(tmp_path, gcloud=gcloud),
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+  assert out.returncode == 2
+  assert 'error: the queued resource a was asked for 3 times' in out.stderr

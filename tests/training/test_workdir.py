@@ -182,3 +182,25 @@ def test_a_checkpoint_holds_all_of_a_run(tmp_path):
     (tmp_path / 'checkpoints' / '6' / 'iterator' / 'metadata').read_text()
   )
   assert stored == {'next_index': 6}
+
+
+def test_starts_from_one_checkpoint_are_counted(tmp_path):
+  """Progress begins the count anew; what refuses is a file that can go."""
+  start = lambda tries=3: prepare_workdir(
+    str(tmp_path), toy.RUN, resume=True, tries=tries
+  )
+  for _ in range(3):
+    start()
+  with pytest.raises(
+    UserError, match='3 starts .* after step 0: .*starts.json'
+  ):
+    start()
+  start(tries=0)  # by hand
+  (tmp_path / 'checkpoints' / '5').mkdir(parents=True)
+  (tmp_path / 'checkpoints' / '7.orbax-checkpoint-tmp').mkdir()
+  for _ in range(3):
+    start()
+  with pytest.raises(UserError, match='after step 5'):
+    start()
+  (tmp_path / 'starts.json').unlink()
+  start()

@@ -23,6 +23,10 @@ class UserError(ValueError):
   """A mistake the user can mend: launchers print it as one line, exit 2."""
 
 
+class Interrupted(UserError):
+  """What another start may get past: launchers exit 75."""
+
+
 class Posterior(NamedTuple):
   """p(x_i | z), what cross-entropy learns. logits: [L, K], unnormalised."""
 

@@ -23,7 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from textdiffusion.core.types import Array, PyTree, UserError
+from textdiffusion.core.types import Array, Interrupted, PyTree, UserError
 from textdiffusion.training.mesh import laid
 from textdiffusion.training.state import TrainState
 from textdiffusion.training.workdir import CHECKPOINTS, Run, write_whole
@@ -110,7 +110,10 @@ class Checkpointer:
       got, passed = _newest(steps, read)
     else:
       passed = self._given_up(steps)
-      got = read(steps[len(passed)])
+      try:
+        got = read(steps[len(passed)])
+      except UserError as error:
+        raise Interrupted(error) from None
       multihost_utils.sync_global_devices('restored')
     if jax.process_index() == 0:
       self._tries.unlink(missing_ok=True)

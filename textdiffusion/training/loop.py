@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from textdiffusion.core.keys import stream
-from textdiffusion.core.types import Denoiser, UserError
+from textdiffusion.core.types import Denoiser, Interrupted, UserError
 from textdiffusion.methods.method import Method
 from textdiffusion.training import progress as progress_lib
 from textdiffusion.training.checkpoint import Checkpointer
@@ -92,6 +92,8 @@ def train(
     step_fn, init, _ = placed_step(method, denoiser, optimizer, config, mesh)
     state = init(stream(jax.random.key(config.seed), 'init'))
     saver, start = None, 0
+    watchdog = Watchdog(config.patience)
+    stack.callback(watchdog.close)
     if workdir:
       saver = Checkpointer(workdir, config.keep)
       stack.callback(saver.close)
@@ -102,8 +104,7 @@ def train(
     watch = _Watch(config, start, workdir, flops_per_token)
     stack.callback(watch.close)
     is_stopped = stack.enter_context(_stop_signals())
-    watchdog = Watchdog(config.patience)
-    stack.callback(watchdog.close)
+    watchdog.beat(start)
     profiler = Profiler(profile, workdir)
     stack.callback(profiler.close)
     for step in range(start + 1, config.steps + 1):
@@ -154,7 +155,8 @@ def train(
     if saver is not None:
       saver.wait()
       if saver.failed:
-        raise UserError(
+        # Of many hosts it may be another that is gone.
+        raise (UserError if is_alone else Interrupted)(
           f'the last checkpoint was not written ({saver.failed}): make room in '
           f'{workdir}, and go on from step {saver.latest_step() or 0} by the '
           'same command with --resume'

@@ -47,6 +47,7 @@ def prepare_workdir(
   resume: bool = False,
   overwrite: bool = False,
   complete: Callable[[dict[str, Any]], dict[str, Any]] = lambda saved: saved,
+  tries: int = 0,
 ) -> None:
   """Makes the folder of a run, or checks that this run may go on in it.
 
@@ -54,9 +55,11 @@ def prepare_workdir(
   the first looks and writes; all of them call this, and share its verdict.
 
   complete: a config of an older version -> one with the fields of this one.
+  tries: starts from the same checkpoint, where they are counted.
 
   Raises:
-    UserError: it holds another run, or this one and no flag says what to do.
+    UserError: it holds another run, or this one and no flag says what to do;
+      or there were so many starts.
   """
   error = None
   if '://' in workdir:
@@ -67,6 +70,7 @@ def prepare_workdir(
   if jax.process_index() == 0:
     try:
       _prepare(workdir, run, resume, overwrite, complete)
+      _count(Path(workdir).expanduser(), tries)
     except UserError as refusal:
       error = refusal
     except OSError as problem:
@@ -135,6 +139,24 @@ def _prepare(
   path.mkdir(parents=True, exist_ok=True)
   for name, value in run._asdict().items():
     write_whole(path / f'{name}.json', json.dumps(value, indent=2))
+
+
+def _count(path: Path, tries: int) -> None:
+  """Notes a start from the newest checkpoint; refuses one too many."""
+  if not tries:
+    return
+  file, newest = (
+    path / 'starts.json',
+    max(_steps(path / CHECKPOINTS), default=0),
+  )
+  told = _saved(file) if file.exists() else {}
+  starts = told.get('starts', 0) + 1 if told.get('step') == newest else 1
+  if starts > tries:
+    raise UserError(
+      f'{tries} starts have ended without a checkpoint after step {newest}: '
+      f'mend what their logs tell, and remove {file}'
+    )
+  write_whole(file, json.dumps({'step': newest, 'starts': starts}))
 
 
 def _saved(path: Path) -> dict[str, Any]:
