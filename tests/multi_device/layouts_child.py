@@ -5,6 +5,7 @@ python -m tests.multi_device.layouts_child PART PARTS
 """
 
 import json
+import os
 import sys
 
 import jax
@@ -38,8 +39,19 @@ METHODS = (
 )
 ATTEND = {'gidd': 'block_causal'}  # not what it does to GIDD, but to a mesh
 SAMPLED = ('mdlm', 'autoregressive', 'diffusion_lm')
+# 8 x data and 8 x fsdp for every method (continuous integration); else only
+# where samples are compared: all have both axes in `tensor`, 2 x 2 x 2.
+IS_WHOLE = os.environ.get('TEXTDIFFUSION_ALL_MESHES') == '1'
 # Gradients as they are: what a step takes off the parameters.
 PLAIN = Optimizer(optax.identity(), lambda step: 1.0)
+
+
+def meshes_of(name):
+  """Of those beside one device."""
+  if name == 'mdlm':
+    return set(MESHES) - {'one'}
+  every = IS_WHOLE or name in SAMPLED
+  return {'tensor', 'sequence', *(('data', 'fsdp') if every else ())}
 
 
 def batch():
@@ -137,7 +149,7 @@ def main(part: str, parts: str) -> None:
     assert size > 1e-3, name
     rows = {'loss': one[0], 'largest': size, 'meshes': {}}
     for kind, config in MESHES.items():
-      if kind == 'one' or (kind == 'all' and name != 'mdlm'):
+      if kind not in meshes_of(name):
         continue
       loss, grads, ids, share = told(name, make_mesh(config), state)
       rows['meshes'][kind] = {

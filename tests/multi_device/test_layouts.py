@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tests.multi_device.layouts_child import MESHES, METHODS, SAMPLED
+from tests.multi_device.layouts_child import METHODS, SAMPLED, meshes_of
 from tests.multi_device.test_devices import start
 
 # Of a kernel of an MLP, on one device: fsdp and tensor split it.
@@ -24,7 +24,7 @@ def told():
 @pytest.mark.parametrize('name', METHODS)
 def test_a_mesh_changes_nothing(told, name):
   one = told[name]
-  assert set(SHARES) <= set(one['meshes']) < set(MESHES)
+  assert set(one['meshes']) == meshes_of(name)
   for mesh, seen in one['meshes'].items():
     assert seen['loss'] == pytest.approx(one['loss'], rel=1e-5), mesh
     assert seen['error'] < 1e-5 * max(one['largest'], 1), mesh

@@ -141,7 +141,8 @@ def test_many_processes_are_one(whole, count):
 
 def test_the_death_of_one_ends_all_in_time(killed):
   _, codes, seconds = killed
-  assert all(codes), codes
+  assert codes[3] == -signal.SIGKILL
+  assert set(codes[:3]) <= {-signal.SIGABRT, os.EX_TEMPFAIL}, codes  # go on
   assert seconds < 6 * PATIENCE, seconds
 
 
@@ -165,14 +166,16 @@ def test_a_damaged_part_of_four_ends_two_starts(whole, killed, tmp_path):
   steps = saved(workdir)
   folder = workdir / 'checkpoints' / str(steps[-1]) / 'state'
   parts = [p for p in folder.rglob('ocdbt.process_3/d/*') if p.is_file()]
-  part = max(parts, key=lambda p: p.stat().st_size)
-  data = bytearray(part.read_bytes())
-  for place in range(200, len(data), 200):  # some of it nobody reads
-    data[place] ^= 1
-  part.write_bytes(bytes(data))
+  assert parts
+  for part in parts:  # some nobody reads, and of others not all
+    data = bytearray(part.read_bytes())
+    for place in range(0, len(data), 100):
+      data[place] ^= 1
+    part.write_bytes(bytes(data))
   for _ in range(2):
     processes = start(workdir, 2, resume=True)
-    assert all(p.wait(timeout=120) for p in processes)
+    codes = [p.wait(timeout=120) for p in processes]
+    assert all(codes), (codes, steps, [p.communicate() for p in processes])
   processes = start(workdir, 2, resume=True)
   errors = [p.communicate(timeout=300)[1] for p in processes]
   assert not any(p.returncode for p in processes), errors[0][-3000:]
