@@ -26,7 +26,7 @@ def needed() -> tuple[str, str]:
 
 
 def run(main: Callable[[], None]) -> None:
-  """Runs main; a user's error ends as one line on stderr and exit code 2."""
+  """Runs main; a user's error is one line on stderr, and a code of `codes`."""
 
   def guarded(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)

@@ -111,6 +111,14 @@ def test_remat_changes_no_gradient(remat, scan):
   jax.tree.map(lambda a, b: close(a, b, 1e-3), *grads)
 
 
+@pytest.mark.parametrize('remat', ['dots', 'offload'])
+def test_only_offload_sends_to_the_memory_of_the_host(remat):
+  denoiser, params = made(remat=remat)
+  gradient = jax.grad(lambda p: (out(denoiser, p) ** 2).sum())
+  program = str(jax.make_jaxpr(gradient)(params))  # a CPU has one memory
+  assert ('MemorySpace.Host' in program) == (remat == 'offload')
+
+
 def test_bfloat16_is_near():
   denoiser, params = made()
   half, _ = made(dtype='bfloat16')

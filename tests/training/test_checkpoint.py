@@ -41,6 +41,8 @@ def test_another_config_is_refused_by_name(tmp_path):
 def test_how_often_to_log_may_change(tmp_path):
   prepare_workdir(str(tmp_path), RUN)
   prepare_workdir(str(tmp_path), changed(log_every=7), resume=True)
+  kept = json.loads((tmp_path / 'config.json').read_text())
+  assert kept['train']['log_every'] == 7
 
 
 def test_other_data_are_refused(tmp_path):

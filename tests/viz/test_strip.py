@@ -94,6 +94,7 @@ def test_dollars_and_foreign_letters_are_text(tmp_path):
   with warnings.catch_warnings():
     warnings.simplefilter('error')
     trace_png(trace, tmp_path / 'strip.png', rows=2)
+  assert (tmp_path / 'strip.png').read_bytes().startswith(b'\x89PNG')
 
 
 def test_a_changed_token_keeps_to_its_room():

@@ -140,6 +140,8 @@ class Tokenizer:
 
   def filled(self, multiple: int) -> 'Tokenizer':
     """The same, with unused ids up to a multiple."""
+    if multiple == self.multiple:
+      return self
     made = copy.copy(self)
     Tokenizer.__init__(made, self.base_size, self.specials, self._own, multiple)
     return made

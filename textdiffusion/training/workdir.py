@@ -145,10 +145,8 @@ def _count(path: Path, tries: int) -> None:
   """Notes a start from the newest checkpoint; refuses one too many."""
   if not tries:
     return
-  file, newest = (
-    path / 'starts.json',
-    max(_steps(path / CHECKPOINTS), default=0),
-  )
+  file = path / 'starts.json'
+  newest = max(_steps(path / CHECKPOINTS), default=0)
   told = _saved(file) if file.exists() else {}
   starts = told.get('starts', 0) + 1 if told.get('step') == newest else 1
   if starts > tries:
