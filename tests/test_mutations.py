@@ -1,4 +1,4 @@
-"""The table of mutations fits today's code; `python -m tests.mutate` runs it."""
+"""The mutations fit today's code; `python -m tests.mutate` runs them."""
 
 import re
 
