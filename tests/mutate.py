@@ -1,7 +1,7 @@
 """Mutation testing: break the code on purpose, run the test that should fail.
 
   python -m tests.mutate                    # every mutation, about 20 s each
-  python -m tests.mutate nelbo numerics   # only those whose file or test matches
+  python -m tests.mutate nelbo numerics   # whose file or test matches
   python -m tests.mutate --write            # also update notes/testing.md
 
 Each table `[[mutation]]` in tests/mutations/*.toml has
