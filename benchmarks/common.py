@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -96,12 +97,13 @@ def facts() -> dict[str, Any]:
 
 
 def _cores() -> int:
-  import os
-
   return len(os.sched_getaffinity(0))
 
 
 def _commit() -> str:
+  """The commit, also of a copy without a repository, by the environment."""
+  if given := os.environ.get('TEXTDIFFUSION_COMMIT'):
+    return given
   done = subprocess.run(
     ['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True
   )

@@ -2,7 +2,7 @@
 
   python -m benchmarks.discrete_methods --workdir=runs/discrete
   python -m benchmarks.discrete_methods --workdir=runs/discrete \
-    --corpus=text8 --dump=enwiki.xml.bz2 --seeds=0
+    --corpus=enwiki27 --dump=enwiki.xml.bz2 --seeds=0
 
 Each run trains, evaluates the held-out bound, samples, and adds a line to the
 results; finished runs are skipped and a broken one resumes, so that the command
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks import common, text8
+from benchmarks import common, wikipedia
 from launch import train as launcher
 from launch.heldout import evaluator
 from textdiffusion.config import Config, build
@@ -95,7 +95,7 @@ def config_of(name: str, corpus: str, seed: int, text: str = '') -> Config:
       tokenizer=TokenizerConfig('sentencepiece', vocab_size=1024),
       length=64,
     ),
-    'text8': DataConfig(
+    'enwiki27': DataConfig(
       source=f'files:{text}?split=line',
       tokenizer=TokenizerConfig('characters'),
       length=128,
@@ -220,18 +220,20 @@ def finished(results: Path) -> list[dict[str, Any]]:
 def main() -> None:
   parser = argparse.ArgumentParser(prog='python -m benchmarks.discrete_methods')
   parser.add_argument('--workdir', type=Path, required=True)
-  parser.add_argument('--corpus', choices=('python_docs', 'text8'))
-  parser.add_argument('--dump', type=Path, help='MediaWiki .xml.bz2 of text8')
+  parser.add_argument('--corpus', choices=('python_docs', 'enwiki27'))
+  parser.add_argument(
+    '--dump', type=Path, help='MediaWiki .xml.bz2 of enwiki27'
+  )
   parser.add_argument('--methods', default=','.join(METHODS))
   parser.add_argument('--seeds', default='0,1,2')
   parser.add_argument('--results', type=Path, default=RESULTS)
   asked = parser.parse_args()
   corpus = asked.corpus or 'python_docs'
-  if corpus == 'text8' and not asked.dump:
-    parser.error('--corpus=text8 needs --dump=FILE.xml.bz2')
+  if corpus == 'enwiki27' and not asked.dump:
+    parser.error('--corpus=enwiki27 needs --dump=FILE.xml.bz2')
   text = ''
   if asked.dump:
-    text = str(text8.prepare(asked.dump, asked.workdir / 'text8.txt'))
+    text = str(wikipedia.prepare(asked.dump, asked.workdir / 'enwiki27.txt'))
   for seed in map(int, asked.seeds.split(',')):
     for name in asked.methods.split(','):
       done = {

@@ -68,46 +68,69 @@ TASKS = {
 }
 
 
-def _seqdiffuseq(**kwargs: Any) -> SeqDiffuSeq:
-  return SeqDiffuSeq(size=64, std=1.0, length=HALF, bins=50, **kwargs)
+def variants(size: int, length: int, num_steps: int = 2000) -> dict[str, Any]:
+  """The methods that are compared, by name.
+
+  The refits of SeqDiffuSeq are at thirds of its run, see `config_of`.
+
+  Args:
+    size: features of an embedding.
+    length: tokens of a target.
+    num_steps: T of the embeddings' noise.
+  """
+
+  def seqdiffuseq(**kwargs: Any) -> SeqDiffuSeq:
+    return SeqDiffuSeq(
+      size=size, std=1.0, num_steps=num_steps, length=length, bins=50, **kwargs
+    )
+
+  return {
+    'autoregressive': Autoregressive(),
+    'mdlm': MDLM(),
+    'diffuseq': DiffuSeq(size=size, num_steps=num_steps),
+    'seqdiffuseq': seqdiffuseq(),
+    'seqdiffuseq, fixed noise': seqdiffuseq(adaptive=False),
+    'seqdiffuseq, no self-conditioning': seqdiffuseq(self_condition=None),
+    'seqdiffuseq, neither': seqdiffuseq(adaptive=False, self_condition=None),
+  }
 
 
-# The refits of SeqDiffuSeq are at thirds of its run, see `config_of`.
-METHODS: dict[str, Any] = {
-  'autoregressive': Autoregressive(),
-  'mdlm': MDLM(),
-  'diffuseq': DiffuSeq(size=64),
-  'seqdiffuseq': _seqdiffuseq(),
-  'seqdiffuseq, fixed noise': _seqdiffuseq(adaptive=False),
-  'seqdiffuseq, no self-conditioning': _seqdiffuseq(self_condition=None),
-  'seqdiffuseq, neither': _seqdiffuseq(adaptive=False, self_condition=None),
-}
+def is_joined(name: str) -> bool:
+  """Whether source and target share a row."""
+  return name in ('mdlm', 'diffuseq')
+
+
+def is_causal(name: str) -> bool:
+  """Whether the network attends to the left only."""
+  return name == 'autoregressive'
+
+
+METHODS = variants(size=64, length=HALF)
 
 
 def config_of(name: str, task: str, root: str, budget: float) -> Config:
   """One size: four layers for joined rows, two and two with an encoder."""
   method = METHODS[name]
-  is_joined = name in ('mdlm', 'diffuseq')
-  is_causal = name == 'autoregressive'
+  joined, causal = is_joined(name), is_causal(name)
   source, _, vocab_size = TASKS[task]
   paths = ','.join(f'{root}/{part}' for part in source.split(','))
   data = DataConfig(
     source=f'pairs:{paths}',
     tokenizer=TokenizerConfig('sentencepiece', vocab_size=vocab_size),
-    length=2 * HALF if is_joined else HALF,
-    source_length=0 if is_joined else HALF,
+    length=2 * HALF if joined else HALF,
+    source_length=0 if joined else HALF,
     batch_size=BATCH,
-    rows='joined' if is_joined else 'separate',
+    rows='joined' if joined else 'separate',
     model_padding=True,
     long='drop',
   )
   model = TransformerConfig(
-    num_layers=4 if is_joined else 2,
+    num_layers=4 if joined else 2,
     d_model=192,
     num_heads=6,
-    time='none' if is_causal else 'adaln',
-    attend='causal' if is_causal else 'bidirectional',
-    encoder_layers=0 if is_joined else 2,
+    time='none' if causal else 'adaln',
+    attend='causal' if causal else 'bidirectional',
+    encoder_layers=0 if joined else 2,
   )
   features = getattr(method, 'size', 0)
   width = features or vocab_size
@@ -140,7 +163,7 @@ def config_of(name: str, task: str, root: str, budget: float) -> Config:
       steps=STEPS if features else HALF,
       grid='uniform' if features else 'cosine',
       latent=Latent(clamp=1.0) if features else Latent(),
-      stop_early=is_causal,
+      stop_early=causal,
     ),
   )
 

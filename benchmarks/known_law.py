@@ -1,0 +1,371 @@
+"""Every method on a grammar whose law is known exactly.
+
+  python -m benchmarks.known_law --workdir=runs/known_law --scale=cpu
+  python -m benchmarks.known_law --workdir=runs/known_law --scale=gpu \
+    --parallel=12 --minutes=8
+  python -m benchmarks.known_law --table
+
+A row is one sentence of `toy_grammar`, a token a word, padding modelled. A run
+reports the bound beside -log p of the same sentences, and samples whose
+validity and -log p come from the grammar, by number of steps. See `runs` for
+the flags and benchmarks/results/known_law.md for the results.
+"""
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import runs
+from benchmarks.discrete_methods import METHODS as DISCRETE
+from launch.heldout import truth
+from textdiffusion.config import Config
+from textdiffusion.core.binding import bind
+from textdiffusion.core.keys import stream
+from textdiffusion.data.grammar import toy_grammar
+from textdiffusion.data.pipeline import DataConfig
+from textdiffusion.data.tokenizers import Tokenizer, TokenizerConfig
+from textdiffusion.evals.likelihood import EvaluateConfig
+from textdiffusion.methods.ar_diffusion import ARDiffusion
+from textdiffusion.methods.autoregressive import Autoregressive
+from textdiffusion.methods.cdcd import CDCD
+from textdiffusion.methods.diffusion_lm import DiffusionLM
+from textdiffusion.methods.duo import Duo
+from textdiffusion.methods.edit_flows import EditFlows
+from textdiffusion.methods.flexmdm import FlexMDM
+from textdiffusion.methods.flow_lm import FlowLM
+from textdiffusion.methods.plaid import Plaid
+from textdiffusion.methods.ssd_lm import SSDLM
+from textdiffusion.nn.transformer import TransformerConfig
+from textdiffusion.sampling.prompts import blank
+from textdiffusion.sampling.settings import Latent, Remask, SampleConfig
+from textdiffusion.training.optim import OptimizerConfig
+from textdiffusion.training.state import TrainConfig
+
+LENGTH = 12  # the longest sentence has 11 words, and an end follows
+SHORT = 8  # a short run for the learning rate has 1 / SHORT of the steps
+
+
+class Scale(NamedTuple):
+  """A preset.
+
+  Attributes:
+    layers, width, heads: of the network.
+    steps: training steps.
+    batch: sentences in a batch.
+    sentences: training sentences that are drawn.
+    rows, draws: of the held-out evaluation.
+    eval_batch: rows in a call of the evaluation.
+    rates: learning rates that are tried.
+    samples: sentences sampled by each sampler.
+    grids: numbers of sampling steps.
+  """
+
+  layers: int
+  width: int
+  heads: int
+  steps: int
+  batch: int
+  sentences: int
+  rows: int
+  draws: int
+  eval_batch: int
+  rates: tuple[float, ...]
+  samples: int
+  grids: tuple[int, ...]
+
+
+RATES = (1e-3, 2e-3, 4e-3)
+GRIDS = (4, 8, 16, 32, 64, 128, 256)
+SCALES = {
+  'smoke': Scale(1, 32, 2, 16, 16, 400, 32, 4, 16, (2e-3,), 16, (4, 8)),
+  'cpu': Scale(3, 128, 4, 6000, 128, 200_000, 4096, 64, 64, RATES, 2048, GRIDS),
+  'gpu': Scale(
+    3, 128, 4, 6000, 512, 200_000, 4096, 64, 512, RATES, 2048, GRIDS
+  ),
+}
+
+_LATENT = SampleConfig(grid='uniform', latent=Latent(clamp=1.0))
+_DDIM = SampleConfig(grid='uniform', sampler='ddim')
+_RENOISE = SampleConfig(
+  grid='uniform', sampler='renoise', latent=Latent(clamp=1.0)
+)
+# Methods whose noise is continuous, and how their configs sample.
+LATENT: dict[str, tuple[Any, SampleConfig]] = {
+  'diffusion_lm': (DiffusionLM(size=32, num_steps=500), _LATENT),
+  'diffusion_lm, bound': (
+    DiffusionLM(size=32, num_steps=500, loss='bound'),
+    _LATENT,
+  ),
+  'ar_diffusion': (ARDiffusion(size=32, num_steps=500), _LATENT),
+  'cdcd': (CDCD(size=32, refit_every=200), _DDIM),
+  'plaid': (Plaid(), SampleConfig(grid='uniform')),
+  'flow_lm': (FlowLM(size=32), _DDIM),
+  'ssd_lm': (SSDLM(num_steps=1000), _RENOISE),
+}
+GROWING: dict[str, Any] = {'flexmdm': FlexMDM(), 'edit_flows': EditFlows()}
+METHODS: dict[str, Any] = {
+  **{name: entry.method for name, entry in DISCRETE.items()},
+  **GROWING,
+  **{name: method for name, (method, _) in LATENT.items()},
+}
+# Samplers whose errors are compared by number of steps.
+SAMPLERS: dict[str, SampleConfig] = {
+  'ancestral': SampleConfig(),
+  'first_hitting': SampleConfig(sampler='first_hitting'),
+  'remdm': SampleConfig(sampler='remask', remask=Remask('cap', 0.02)),
+  'psi': SampleConfig(sampler='psi', remask=Remask('constant', 0.1)),
+  'euler': SampleConfig(sampler='euler'),
+}
+# By method; all others have the one sampler of their config.
+SWEEPS = {
+  'mdlm': tuple(SAMPLERS),
+  'udlm': ('ancestral', 'psi', 'euler'),
+}
+
+
+def config_of(
+  name: str,
+  scale: Scale,
+  seed: int,
+  words: str,
+  rate: float,
+  steps: int | None = None,
+) -> Config:
+  """A whole run; only the method, and what it needs, differ between runs.
+
+  Args:
+    name: in METHODS.
+    scale: the preset.
+    seed: of data order, parameters and noise.
+    words: path of the list of the grammar's words.
+    rate: peak learning rate.
+    steps: in place of the preset's, for short runs.
+  """
+  method, total = METHODS[name], steps or scale.steps
+  if isinstance(method, Duo):
+    method = dataclasses.replace(method, curriculum_steps=total // 2)
+  is_causal = isinstance(method, Autoregressive)
+  return Config(
+    method=method,
+    data=DataConfig(
+      source=f'toy_grammar:{scale.sentences}',
+      tokenizer=TokenizerConfig('words', path=words),
+      length=LENGTH,
+      batch_size=scale.batch,
+      rows='document',
+      model_padding=True,
+      seed=seed,
+    ),
+    model=TransformerConfig(
+      num_layers=scale.layers,
+      d_model=scale.width,
+      num_heads=scale.heads,
+      time='adaln',
+      attend='causal' if is_causal else 'bidirectional',
+    ),
+    train=TrainConfig(
+      steps=total,
+      seed=seed,
+      optimizer=OptimizerConfig(
+        peak_lr=rate, warmup_steps=min(200, total // 10), final_lr_ratio=0.0
+      ),
+      ema=0.998 if total > 1000 else 0.99,
+      log_every=max(total // 50, 1),
+      # Quarters of the run show whether the bound still falls.
+      eval_every=max(total // 4, 1),
+      checkpoint_every=max(total // 4, 1),
+      keep=1,
+    ),
+    evaluate=EvaluateConfig(
+      rows=min(512, scale.rows),
+      draws=min(16, scale.draws),
+      batch_size=scale.eval_batch,
+    ),
+  )
+
+
+def words_file(options: argparse.Namespace) -> str:
+  """Path of the grammar's words, one a line, in alphabetical order."""
+  return str(options.workdir / 'words.txt')
+
+
+def prepare(options: argparse.Namespace) -> None:
+  """Writes the words, and reads the sentences once, which caches their ids."""
+  path = options.workdir / 'words.txt'
+  if not path.exists():
+    grammar = toy_grammar()
+    words = sorted(
+      {
+        symbol
+        for rules in grammar.rules.values()
+        for _, symbols in rules
+        for symbol in symbols
+        if symbol not in grammar.rules
+      }
+    )
+    scratch = path.with_suffix('.tmp')
+    scratch.write_text('\n'.join(words))
+    scratch.replace(path)
+  if options.prepare:
+    scale = SCALES[options.scale]
+    from textdiffusion.data.pipeline import open_data
+
+    open_data(config_of('mdlm', scale, 0, str(path), scale.rates[0]).data)
+
+
+def chain(
+  trained: runs.Trained, rows: int, sample: SampleConfig, seed: int
+) -> Any:
+  """A function: number of steps -> (ids [rows, L], network calls).
+
+  The samples are those of `generate`. One step is compiled and called from
+  Python, so that all numbers of steps share one program.
+  """
+  method, state = trained.method, trained.method_state
+  canvas = blank(rows, trained.config.data.length)
+  key = stream(jax.random.key(seed), 'sample')
+
+  def plan(params: Any, config: SampleConfig) -> Any:
+    model = bind(trained.denoiser, params, method.head, method_state=state)
+    return method.sampler(model, stream(key, 'start'), canvas, config)
+
+  first = jax.jit(lambda params: plan(params, sample).start)
+
+  @jax.jit
+  def step(params: Any, index: Any, carry: Any, s: Any, t: Any) -> Any:
+    key_step = jax.random.fold_in(stream(key, 'loop'), index)
+    return plan(params, sample).step(key_step, carry, s, t)
+
+  @jax.jit
+  def ids(params: Any, carry: Any) -> Any:
+    return plan(params, sample).show(carry).ids
+
+  def run(steps: int) -> tuple[np.ndarray, int]:
+    config = dataclasses.replace(sample, steps=steps)
+    grid = jax.jit(lambda params: plan(params, config).grid)(trained.params)
+    carry = first(trained.params)
+    for i in range(len(grid) - 1):
+      carry = step(trained.params, jnp.asarray(i), carry, grid[i + 1], grid[i])
+    return np.asarray(ids(trained.params, carry)), int(carry.calls)
+
+  return run
+
+
+def sentences(ids: np.ndarray, tokenizer: Tokenizer) -> Iterator[str]:
+  """The text of each row, '' where it is no text, an end and padding."""
+  vocab = tokenizer.vocab
+  for row in ids:
+    ends = np.flatnonzero(row == vocab.eos_id)
+    if not len(ends) or (row[ends[0] + 1 :] != vocab.pad_id).any():
+      yield ''
+      continue
+    body = row[: ends[0]]
+    text = tokenizer.decode(body)
+    yield text if np.array_equal(tokenizer.encode(text), body) else ''
+
+
+def under_the_law(texts: list[str]) -> dict[str, float]:
+  """What the grammar says of sentences.
+
+  Returns:
+    valid, valid_se: share of sentences with a positive probability.
+    nats, nats_se: mean of -log p of the valid ones; the entropy of the grammar
+      for samples of its own law.
+    distinct: share of different sentences.
+  """
+  grammar = toy_grammar()
+  known = {text: grammar.log_prob(text) for text in set(texts)}
+  nats = -np.asarray([known[text] for text in texts])
+  is_valid = np.isfinite(nats)
+  share, count = float(is_valid.mean()), len(texts)
+  some = nats[is_valid]
+  error = some.std(ddof=1) / math.sqrt(len(some)) if len(some) > 1 else math.nan
+  return {
+    'valid': share,
+    'valid_se': math.sqrt(share * (1 - share) / count),
+    'nats': float(some.mean()) if len(some) else math.nan,
+    'nats_se': float(error),
+    'distinct': len(known) / count,
+  }
+
+
+def sampled(job: runs.Job, trained: runs.Trained) -> list[dict[str, Any]]:
+  """Validity and -log p of samples by sampler and number of steps."""
+  scale, name = SCALES[job.scale], job.method
+  seed = runs.evaluation_seed(job)
+  own = {'default': LATENT[name][1] if name in LATENT else SampleConfig()}
+  chosen = {n: SAMPLERS[n] for n in SWEEPS[name]} if name in SWEEPS else own
+  lines = []
+  for sampler, sample in chosen.items():
+    run = chain(trained, scale.samples, sample, seed)
+    # Left to right and first hitting walk no grid.
+    is_fixed = name == 'autoregressive' or sampler == 'first_hitting'
+    for steps in scale.grids[-1:] if is_fixed else scale.grids:
+      ids, calls = run(steps)
+      texts = list(sentences(ids, trained.data.tokenizer))
+      lines.append(
+        {
+          'sampler': sampler if sampler != 'default' else sample.sampler,
+          'steps': LENGTH if is_fixed else steps,
+          'calls': calls,
+          **under_the_law(texts),
+          'sample': texts[:3],
+        }
+      )
+  return lines
+
+
+def run(job: runs.Job) -> dict[str, Any]:
+  """One line of the results."""
+  scale, words = SCALES[job.scale], words_file(job.options)
+  short = max(scale.steps // SHORT, 4)
+  nats = runs.pick_rate(
+    job,
+    scale.rates,
+    lambda rate: config_of(job.method, scale, 0, words, rate, short),
+  )
+  rate = runs.best_rate(nats)
+  config = config_of(job.method, scale, job.seed, words, rate)
+  trained = runs.train(config, job.folder)
+  settings = EvaluateConfig(
+    rows=scale.rows,
+    draws=scale.draws,
+    batch_size=scale.eval_batch,
+    seed=runs.evaluation_seed(job),
+  )
+  bound = runs.held_out(trained, settings)
+  law = truth(trained.config, trained.data, bound)
+  heldout = [
+    text for text, _ in zip(trained.data.texts('heldout'), range(scale.samples))
+  ]
+  return {
+    'peak_lr': rate,
+    'rates': runs.nats_by_rate(nats),
+    'bound': bound,
+    **law,
+    'gap_nats_per_sentence': law['gap_nats_per_token']
+    * bound['tokens']
+    / bound['rows'],
+    'curve': trained.curve,
+    'loss': trained.loss,
+    'train_seconds': trained.seconds,
+    'train_tokens': scale.steps * scale.batch * LENGTH,
+    'parameters': sum(x.size for x in jax.tree.leaves(trained.params)),
+    'samples': sampled(job, trained),
+    'heldout_under_the_law': under_the_law(heldout),
+    'entropy': toy_grammar().entropy(),
+  }
+
+
+EXPERIMENT = runs.Experiment(
+  'known_law', tuple(METHODS), run, seeds='0,1,2', prepare=prepare
+)
+
+if __name__ == '__main__':
+  runs.start(EXPERIMENT)

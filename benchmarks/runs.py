@@ -1,0 +1,419 @@
+"""What the drivers of experiments share: one line of JSON a run, runs that
+resume, learning rates picked on short runs, and several processes at once.
+
+A driver describes itself by an `Experiment` and calls `main`. Its flags:
+
+  --scale=smoke|cpu|gpu   sizes and steps, fixed by name
+  --methods=a;b           which methods, all by default
+  --seeds=0,1             which seeds; all methods of the first seed run first
+  --workdir=FOLDER        checkpoints, logs and learning rates
+  --results=FILE.jsonl    where finished runs are written
+  --parallel=N            N processes at once, one run each
+  --minutes=M             start no run after M minutes
+
+Lines of finished runs are skipped and a broken run resumes from its last
+checkpoint, so the same command may be repeated until all is there. SIGTERM
+saves every training under way and ends the command with exit code 75.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import fcntl
+import importlib.metadata
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from benchmarks import common
+from launch import train as launcher
+from launch.heldout import evaluator
+from textdiffusion.config import Config, build
+from textdiffusion.core.types import UserError
+from textdiffusion.data.pipeline import Data
+from textdiffusion.evals.likelihood import EvaluateConfig
+from textdiffusion.training import checkpoint
+from textdiffusion.training.mesh import make_mesh
+from textdiffusion.training.metrics import read
+from textdiffusion.training.state import remembered
+
+SCALES = ('smoke', 'cpu', 'gpu')
+RESULTS = Path(__file__).parent / 'results'
+
+
+class Job(NamedTuple):
+  """One run.
+
+  Attributes:
+    method: name in the experiment's list of methods.
+    seed: seed of the data order, the parameters and the evaluation.
+    scale: name of the preset.
+    workdir: folder of the whole experiment.
+    options: the driver's own flags.
+  """
+
+  method: str
+  seed: int
+  scale: str
+  workdir: Path
+  options: argparse.Namespace
+
+  @property
+  def folder(self) -> Path:
+    """Workdir of this run's training."""
+    return self.workdir / f'{self.scale}-{slug(self.method)}-{self.seed}'
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+  """A driver.
+
+  Attributes:
+    module: name below `benchmarks`, as in `python -m benchmarks.MODULE`.
+    methods: names, in the order in which they run.
+    run: computes the line of a job.
+    seeds: default of --seeds.
+    prepare: writes the data files that all jobs share, before the first one.
+    add_flags: declares the driver's own flags.
+    forward: names of those flags, which are handed on to child processes.
+  """
+
+  module: str
+  methods: Sequence[str]
+  run: Callable[[Job], dict[str, Any]]
+  seeds: str = '0,1,2'
+  prepare: Callable[[argparse.Namespace], None] = lambda options: None
+  add_flags: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+  forward: tuple[str, ...] = ()
+
+
+class Trained(NamedTuple):
+  """A finished training.
+
+  Attributes:
+    config: the config of the run.
+    data: the opened data.
+    method, denoiser: as `textdiffusion.config.build` returns them.
+    params: the averaged parameters.
+    method_state: state that the method keeps beside the parameters.
+    seconds: training time, without compilation and evaluation.
+    loss: training loss of the last logged step.
+    curve: (step, held-out nats per token) of the evaluations while training.
+  """
+
+  config: Config
+  data: Data
+  method: Any
+  denoiser: Any
+  params: Any
+  method_state: Any
+  seconds: float
+  loss: float
+  curve: list[tuple[int, float]]
+
+
+def slug(name: str) -> str:
+  """A method's name as part of a file name."""
+  return name.replace(', ', '_').replace(' ', '_')
+
+
+def train(config: Config, workdir: Path) -> Trained:
+  """Trains a config in a workdir, from its last checkpoint if it has one.
+
+  Raises:
+    SystemExit: with code 75, where a signal ended the training early. The
+      state is saved.
+  """
+  is_old = (workdir / 'config.json').exists()
+  data = launcher.run(config, str(workdir), resume=is_old, overwrite=False)
+  method, denoiser = build(config, data.tokenizer)
+  loaded = checkpoint.load(str(workdir))
+  if loaded.step < config.train.steps:
+    raise SystemExit(os.EX_TEMPFAIL)
+  state = ()
+  if method.state is not None:
+    shapes = jax.eval_shape(
+      lambda params: remembered(method, denoiser, params), loaded.params
+    )
+    state = checkpoint.load_method_state(loaded, shapes)
+  rows = list(read(workdir / 'metrics.jsonl'))
+  last = [row for row in rows if 'loss' in row][-1]
+  name = 'eval/nats_per_token'
+  curve = [
+    (row['step'], row[name]) for row in rows if row.get(name) is not None
+  ]
+  return Trained(
+    config,
+    data,
+    method,
+    denoiser,
+    loaded.params,
+    state,
+    last['seconds'],
+    last['loss'],
+    curve,
+  )
+
+
+def held_out(run: Trained, settings: EvaluateConfig) -> dict[str, Any]:
+  """Report of `evals.likelihood` for a finished training.
+
+  The report of the training loop itself may use fewer rows and draws.
+  """
+  config = dataclasses.replace(run.config, evaluate=settings)
+  mesh = make_mesh(config.mesh)
+  report = evaluator(config, run.data, run.method, run.denoiser, mesh)
+  with jax.set_mesh(mesh):
+    return report(run.params, run.method_state)
+
+
+def evaluation_seed(job: Job) -> int:
+  """Seed of a run's evaluation draws: another one for each method and seed, so
+  that the draws of two runs are independent."""
+  return zlib.crc32(f'{job.method}/{job.seed}'.encode())
+
+
+def pick_rate(
+  job: Job, rates: Sequence[float], short_run: Callable[[float], Config]
+) -> dict[str, float]:
+  """Held-out nats per token of a short run by learning rate, {rate: nats}.
+
+  All seeds of a method share the short runs: one process trains them and
+  writes WORKDIR/rates, the others wait for it. A rate whose run diverges
+  counts as infinite.
+  """
+  folder = job.workdir / 'rates'
+  folder.mkdir(parents=True, exist_ok=True)
+  name = f'{job.scale}-{slug(job.method)}'
+  path = folder / f'{name}.json'
+  with _locked(folder / f'{name}.lock'):
+    if path.exists():
+      return json.loads(path.read_text())
+    nats = {}
+    for rate in rates:
+      print(f'--- {job.method}: short run at learning rate {rate:g}')
+      run = train(short_run(rate), folder / f'{name}-{rate:g}')
+      value = run.curve[-1][1] if run.curve else math.inf
+      nats[f'{rate:g}'] = value if math.isfinite(value) else math.inf
+    scratch = path.with_suffix('.tmp')
+    scratch.write_text(json.dumps(nats))
+    scratch.replace(path)
+  return nats
+
+
+def best_rate(nats: Mapping[str, float]) -> float:
+  """The learning rate with the least held-out nats."""
+  return float(min(nats, key=lambda rate: nats[rate]))
+
+
+def nats_by_rate(nats: Mapping[str, float]) -> dict[str, float | None]:
+  """`pick_rate`'s result for a line of JSON, which has no infinity."""
+  return {k: v if math.isfinite(v) else None for k, v in nats.items()}
+
+
+def finished(results: Path) -> list[dict[str, Any]]:
+  """All lines of a results file, [] where there is none."""
+  if not results.exists():
+    return []
+  return [json.loads(line) for line in results.read_text().splitlines()]
+
+
+def append(results: Path, line: dict[str, Any]) -> None:
+  """Adds a line under a lock; several processes may write one file."""
+  results.parent.mkdir(parents=True, exist_ok=True)
+  with results.open('a') as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    file.write(json.dumps(_plain(line)) + '\n')
+    file.flush()
+
+
+def start(experiment: Experiment) -> None:
+  """`main` as a program: a user's mistake is one line and exit code 2."""
+  try:
+    main(experiment)
+  except UserError as error:
+    print(f'error: {error}', file=sys.stderr)
+    raise SystemExit(2) from None
+
+
+def main(experiment: Experiment, argv: Sequence[str] | None = None) -> None:
+  """Parses the flags and runs what is not finished yet."""
+  options = _parser(experiment).parse_args(argv)
+  options.workdir.mkdir(parents=True, exist_ok=True)
+  methods, seeds = options.methods.split(';'), options.seeds.split(',')
+  if unknown := set(methods) - set(experiment.methods):
+    raise UserError(
+      f'--methods: no {", ".join(sorted(unknown))}; there are '
+      + ';'.join(experiment.methods)
+    )
+  jax.config.update(
+    'jax_compilation_cache_dir', str(options.workdir / 'compiled')
+  )
+  experiment.prepare(options)
+  if options.prepare:
+    return
+  jobs = [
+    Job(method, int(seed), options.scale, options.workdir, options)
+    for seed, method in itertools.product(seeds, methods)
+  ]
+  deadline = time.monotonic() + 60 * options.minutes
+  if options.parallel > 1:
+    _pool(experiment, jobs, options, deadline)
+    return
+  for job in jobs:
+    if time.monotonic() > deadline:
+      print(f'--- out of time before {job.method}, seed {job.seed}')
+      raise SystemExit(os.EX_TEMPFAIL)
+    if _is_finished(job):
+      continue
+    print(f'--- {job.method}, seed {job.seed}', flush=True)
+    began = time.monotonic()
+    line = {
+      'method': job.method,
+      'seed': job.seed,
+      'scale': job.scale,
+      **experiment.run(job),
+      'seconds': round(time.monotonic() - began, 1),
+      'command': f'python -m benchmarks.{experiment.module} '
+      f'--scale={job.scale} --methods="{job.method}" --seeds={job.seed}',
+      **common.facts(),
+      'versions': {
+        name: importlib.metadata.version(name)
+        for name in ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
+      },
+    }
+    append(options.results, line)
+    jax.clear_caches()
+
+
+def _parser(experiment: Experiment) -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog=f'python -m benchmarks.{experiment.module}'
+  )
+  add = parser.add_argument
+  add('--scale', choices=SCALES, default='cpu')
+  add('--workdir', type=Path, required=True)
+  add('--methods', default=';'.join(experiment.methods), help='a;b;c')
+  add('--seeds', default=experiment.seeds, help='0,1,2')
+  add('--results', type=Path, default=RESULTS / f'{experiment.module}.jsonl')
+  add('--parallel', type=int, default=1, help='processes at once')
+  add('--minutes', type=float, default=math.inf, help='start no run after')
+  add('--prepare', action='store_true', help='write the data files and end')
+  experiment.add_flags(parser)
+  return parser
+
+
+def _is_finished(job: Job) -> bool:
+  key = job.method, job.seed, job.scale
+  return any(
+    (line.get('method'), line.get('seed'), line.get('scale')) == key
+    for line in finished(job.options.results)
+  )
+
+
+def _pool(
+  experiment: Experiment,
+  jobs: Sequence[Job],
+  options: argparse.Namespace,
+  deadline: float,
+) -> None:
+  """Runs each job in a process of its own, `options.parallel` at once.
+
+  SIGTERM and SIGINT are handed on to the processes under way, which save their
+  state. Raises SystemExit where a job failed (1) or is left to do (75).
+  """
+  waiting = [job for job in jobs if not _is_finished(job)]
+  running: dict[subprocess.Popen, Job] = {}
+  failed, stopped = [], []
+
+  def stop(number: int, frame: Any) -> None:
+    del number, frame
+    stopped.append(True)
+    for process in running:
+      process.send_signal(signal.SIGTERM)
+
+  # Processes on one accelerator must not each reserve most of its memory.
+  environment = {**os.environ, 'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
+  logs = options.workdir / 'logs'
+  logs.mkdir(exist_ok=True)
+  old = {n: signal.signal(n, stop) for n in (signal.SIGTERM, signal.SIGINT)}
+  try:
+    while waiting or running:
+      is_open = not stopped and time.monotonic() < deadline
+      while is_open and waiting and len(running) < options.parallel:
+        job = waiting.pop(0)
+        log = logs / f'{job.scale}-{slug(job.method)}-{job.seed}.log'
+        with log.open('a') as file:
+          process = subprocess.Popen(
+            _command(experiment, job),
+            env=environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+          )
+        running[process] = job
+      if not is_open and not running:
+        break
+      time.sleep(0.2)
+      for process in [p for p in running if p.poll() is not None]:
+        job, code = running.pop(process), process.returncode
+        print(f'{job.method}, seed {job.seed}: exit code {code}', flush=True)
+        if code:
+          failed.append(code)
+  finally:
+    for number, handler in old.items():
+      signal.signal(number, handler)
+  if waiting or stopped:
+    print(f'{len(waiting)} runs not started; repeat the command to go on')
+    raise SystemExit(os.EX_TEMPFAIL)
+  if failed:
+    raise SystemExit(1)
+
+
+def _command(experiment: Experiment, job: Job) -> list[str]:
+  """The command of one job, for a process of its own."""
+  options = job.options
+  own = {name: getattr(options, name) for name in experiment.forward}
+  flags = {
+    'scale': job.scale,
+    'workdir': job.workdir,
+    'methods': job.method,
+    'seeds': job.seed,
+    'results': options.results,
+    **{name: value for name, value in own.items() if value is not None},
+  }
+  return [
+    *(sys.executable, '-m', f'benchmarks.{experiment.module}'),
+    *(f'--{name}={value}' for name, value in flags.items()),
+  ]
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Generator[None, None, None]:
+  with path.open('w') as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
+def _plain(value: Any) -> Any:
+  """JSON has no arrays of NumPy and no infinity."""
+  if isinstance(value, dict):
+    return {key: _plain(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [_plain(item) for item in value]
+  if isinstance(value, np.generic | jax.Array):
+    value = value.item()
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
