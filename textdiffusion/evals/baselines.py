@@ -12,6 +12,7 @@ import numpy as np
 
 from textdiffusion.core.types import is_counted
 from textdiffusion.data.packing import PairRows, Rows
+from textdiffusion.data.pipeline import Data
 from textdiffusion.data.tokenizers import Tokenizer
 from textdiffusion.evals.statistics import cluster_ratio, cluster_sums
 
@@ -164,6 +165,22 @@ def token_baselines(
       'tenth of these rows'
     ),
   }
+
+
+def reference_bits(tokens: dict[str, Any], data: Data) -> dict[str, float]:
+  """Name -> bits per byte of the baselines to show beside a bound.
+
+  Args:
+    tokens: the report of `token_baselines`.
+    data: whose documents the bigram over bytes is fitted and scored on, all of
+      them.
+  """
+  named = {
+    f'token {name}': tokens[name]['bits_per_byte']
+    for name in ('unigram', 'bigram')
+  }
+  by_byte = byte_bigram(data.texts('train'), data.texts('heldout'))
+  return {**named, 'byte bigram': by_byte}
 
 
 def training_pairs(
