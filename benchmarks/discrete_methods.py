@@ -21,13 +21,18 @@ import numpy as np
 
 from benchmarks import common, wikipedia
 from launch import train as launcher
-from launch.heldout import evaluator
+from launch.heldout import baselines, evaluator
 from textdiffusion.config import Config, build
 from textdiffusion.data.pipeline import Data, DataConfig
 from textdiffusion.data.tokenizers import TokenizerConfig
 from textdiffusion.evals.generation import fill
 from textdiffusion.evals.likelihood import EvaluateConfig
 from textdiffusion.evals.quality import judged, report
+from textdiffusion.evals.statistics import (
+  Combined,
+  combine_seeds,
+  compare_seeds,
+)
 from textdiffusion.methods.autoregressive import Autoregressive
 from textdiffusion.methods.d3pm import D3PM
 from textdiffusion.methods.dfm import DFM
@@ -52,6 +57,17 @@ from textdiffusion.training.state import TrainConfig
 
 RESULTS = Path(__file__).parent / 'results' / 'discrete_methods.jsonl'
 STEPS, BATCH_TOKENS, SAMPLES = 400, 2048, 64
+KEPT = (  # of the report of a bound
+  'bits_per_byte',
+  'bits_per_byte_se',
+  'bits_per_byte_monte_carlo_se',
+  'bits_per_token',
+  'nats_per_token',
+  'terms',
+  'documents',
+  'rows',
+  'heldout_rows',
+)
 JUDGE = 'judge'  # an autoregressive model trained four times as long
 
 
@@ -158,14 +174,23 @@ def run(name: str, corpus: str, seed: int, root: Path, text: str) -> dict:
   judge = trained(judge_run, root / f'{corpus}-{JUDGE}')
   ids = np.asarray(made.samples.ids)
   last = [row for row in read(workdir / 'metrics.jsonl') if 'loss' in row][-1]
-  kept = ('bits_per_byte', 'bits_per_byte_se', 'bits_per_token', 'terms')
+  real, documents = real_rows(config, data)
+  score = lambda ids: judged(judge[1], judge[2], judge[3], ids)
+  steps = judge_run.train.steps
   return {
     'method': name,
     'corpus': corpus,
     'seed': seed,
-    **{key: bound[key] for key in kept},
-    'monte_carlo_se': bound['monte_carlo_se'],
-    **report(judged(judge[1], judge[2], judge[3], ids), ids),
+    **{key: bound[key] for key in KEPT},
+    'baselines': baselines(config, data),
+    **report(
+      score(ids),
+      ids,
+      f'autoregressive, {steps:,} steps, seed {judge_run.train.seed}',
+      score(real),
+      real,
+      documents,
+    ),
     'network_calls': int(made.samples.calls),
     'train_seconds': last['seconds'],
     'train_tokens': STEPS * config.data.batch_size * config.data.length,
@@ -175,40 +200,129 @@ def run(name: str, corpus: str, seed: int, root: Path, text: str) -> dict:
   }
 
 
+def real_rows(config: Config, data: Data) -> tuple[np.ndarray, np.ndarray]:
+  """(ids, documents), [SAMPLES, L] each, of full rows that are evaluated."""
+  settings = dataclasses.replace(config.evaluation, rows=2 * SAMPLES)
+  batches = list(settings.batches(data.heldout))
+  ids, documents, segments = (
+    np.concatenate([batch[name] for batch in batches])
+    for name in ('ids', 'documents', 'segments')
+  )
+  full = np.flatnonzero((segments > 0).all(-1))[:SAMPLES]
+  return ids[full], documents[full]
+
+
+def errors(rows: list[dict[str, Any]]) -> Combined:
+  """The bound of a method over its seeds, see `combine_seeds`.
+
+  Older lines have no number of held-out rows: all seeds had the same 512 rows
+  and draws, and an error over these.
+  """
+  first = rows[0]
+  share = min(1.0, first['rows'] / first.get('heldout_rows', first['rows']))
+  names = ('bits_per_byte', 'bits_per_byte_se', 'bits_per_byte_monte_carlo_se')
+  values, row_ses, draw_ses = (
+    [row[key] or 0.0 for row in rows] for key in names
+  )
+  documents = min(row['documents'] for row in rows)
+  return combine_seeds(values, row_ses, draw_ses, documents, share)
+
+
+def compared(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> str:
+  """Bits per byte of `rows` minus those of `others` at equal seeds, with the
+  half-width of the interval; bold where that leaves out 0."""
+  of = lambda lines: {row['seed']: row['bits_per_byte'] for row in lines}
+  ours, theirs = of(rows), of(others)
+  seeds = sorted(set(ours) & set(theirs))
+  if len(seeds) < 2 or ours == theirs:
+    return ''
+  gap = compare_seeds([ours[s] for s in seeds], [theirs[s] for s in seeds])
+  text = f'{gap.mean:+.3f} ± {gap.high - gap.mean:.3f}'
+  return f'**{text}**' if gap.is_significant else text
+
+
 def table(lines: list[dict[str, Any]]) -> str:
-  """Mean over seeds, in Markdown; the error is the larger of that over seeds
-  and that over rows, which all seeds share."""
+  """One line a method, in Markdown, the best bound first.
+
+  Bounds have a 95 % interval (Student's t over seeds) and the standard errors
+  over seeds, documents and draws by themselves. The unigram and bigram of the
+  same tokens stand among the methods.
+  """
   out = []
   for corpus in sorted({line['corpus'] for line in lines}):
-    here = [line for line in lines if line['corpus'] == corpus]
-    out += [
-      f'\n## {corpus}\n',
-      '| method | bits per byte (bound) | generative perplexity | entropy | '
-      'calls | training s | million tokens | seeds |',
-      '|---|---|---|---|---|---|---|---|',
-    ]
+    here = [{**FORMER, **line} for line in lines if line['corpus'] == corpus]
     groups = {
       name: [line for line in here if line['method'] == name]
       for name in METHODS
     }
-    mean = lambda rows, key: float(np.mean([row[key] for row in rows]))
-    for name, rows in sorted(
-      ((n, r) for n, r in groups.items() if r),
-      key=lambda item: mean(item[1], 'bits_per_byte'),
-    ):
-      values = [row['bits_per_byte'] for row in rows]
-      error = max(
-        mean(rows, 'bits_per_byte_se'),
-        float(np.std(values, ddof=1) / len(rows) ** 0.5) if rows[1:] else 0.0,
-      )
-      out.append(
-        f'| {name} | {np.mean(values):.3f} ± {error:.3f} '
-        f'| {mean(rows, "generative_perplexity"):.1f} '
-        f'| {mean(rows, "entropy"):.2f} | {rows[0]["network_calls"]} '
-        f'| {mean(rows, "train_seconds"):.0f} '
-        f'| {mean(rows, "train_tokens") / 1e6:.2f} | {len(rows)} |'
-      )
+    masked = groups['mdlm']
+    entries = []
+    for name, rows in groups.items():
+      if rows:
+        entries.append((errors(rows).mean, table_row(name, rows, masked)))
+    entries += baseline_rows(here)
+    out += [f'\n## {corpus}\n', *judge_note(here), HEADER]
+    out += [text for _, text in sorted(entries)]
   return '\n'.join(out) + '\n'
+
+
+HEADER = (
+  '| method | bits per byte (bound), 95 % | error over seeds | documents '
+  '| draws | minus MDLM, 95 % | generative perplexity | entropy | calls '
+  '| training s | million tokens | seeds |\n' + '|---' * 12 + '|'
+)
+# What lines of before evaluations differed by seed do not hold.
+FORMER = {'bits_per_byte_monte_carlo_se': None, 'documents': 512, 'rows': 512}
+
+
+def table_row(
+  name: str, rows: list[dict[str, Any]], masked: list[dict[str, Any]]
+) -> str:
+  mean = lambda key: float(np.mean([row[key] for row in rows]))
+  got = errors(rows)
+  half = '' if got.high != got.high else f' ± {got.high - got.mean:.3f}'
+  seed_error = '' if got.seeds < 2 else f'{got.seed_se:.3f}'
+  draw_error = f'{got.monte_carlo_se:.3f}' if got.monte_carlo_se else ''
+  spread = ''
+  if 'generative_perplexity_se' in rows[0]:
+    spread = f' ± {mean("generative_perplexity_se"):.1f}'
+  return (
+    f'| {name} | {got.mean:.3f}{half} | {seed_error} | {got.row_se:.3f} '
+    f'| {draw_error} | {compared(rows, masked)} '
+    f'| {mean("generative_perplexity"):.1f}{spread} '
+    f'| {mean("entropy"):.2f} | {rows[0]["network_calls"]} '
+    f'| {mean("train_seconds"):.0f} '
+    f'| {mean("train_tokens") / 1e6:.2f} | {len(rows)} |'
+  )
+
+
+def baseline_rows(lines: list[dict[str, Any]]) -> list[tuple[float, str]]:
+  """(bits per byte, line) of the unigram and the bigram, mean over seeds."""
+  by_seed = {
+    line['seed']: line['baselines'] for line in lines if 'baselines' in line
+  }
+  entries = []
+  for name in ('unigram', 'bigram') if by_seed else ():
+    bits, error = (
+      float(np.mean([found[name][key] or 0.0 for found in by_seed.values()]))
+      for key in ('bits_per_byte', 'bits_per_byte_se')
+    )
+    text = f'| *token {name}* | {bits:.3f} | | {error:.3f} |' + ' |' * 8
+    entries.append((bits, text))
+  return entries
+
+
+def judge_note(lines: list[dict[str, Any]]) -> list[str]:
+  """The judge of generative perplexity and what it gives real text."""
+  found = [line for line in lines if 'judge' in line]
+  if not found:
+    return []
+  mean = lambda key: float(np.mean([line[key] or 0.0 for line in found]))
+  return [
+    f'Judge: {found[0]["judge"]}. Real text: perplexity '
+    f'{mean("real_perplexity"):.1f} ± {mean("real_perplexity_se"):.1f}, '
+    f'entropy {mean("real_entropy"):.2f}.\n'
+  ]
 
 
 def finished(results: Path) -> list[dict[str, Any]]:

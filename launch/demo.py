@@ -1,7 +1,6 @@
 """The demo: trains on the bundled text, samples, fills in, writes a report.
 
-  python -m launch.demo --config=configs/mdlm/python_docs_demo.py \
-    --workdir=runs/demo
+python -m launch.demo --config=configs/mdlm/python_docs_demo.py --workdir=W
 """
 
 import sys
@@ -9,11 +8,11 @@ from pathlib import Path
 
 import jax
 
-from launch import common, train
+from launch import common, heldout, train
 from launch.restored import restore
 from textdiffusion import config as config_lib
 from textdiffusion.core.types import UserError
-from textdiffusion.evals.baselines import byte_bigram
+from textdiffusion.evals.baselines import reference_bits
 from textdiffusion.evals.generation import fill
 from textdiffusion.sampling.prompts import blank, infilling
 from textdiffusion.training.metrics import read
@@ -31,7 +30,6 @@ def main() -> None:
     raise UserError('data.holdout=0: the demo compares on held-out text')
   resume = train.RESUME.value and Path(workdir, 'config.json').exists()
   data = train.run(config, workdir, resume, train.OVERWRITE.value)
-  bigram = byte_bigram(data.texts('train'), data.texts('heldout'))
   made = restore(workdir)
   if made.step < config.train.steps:  # stopped; the loop said how to go on
     return
@@ -39,7 +37,9 @@ def main() -> None:
   bound = [row for row in metrics if 'eval/bits_per_byte' in row][-1]
   bits = f'{bound["eval/bits_per_byte"]:.3f}'
   bits += f' ± {bound["eval/bits_per_byte_se"]:.3f}'
-  print(f'held-out bits per byte: {bits}, of a byte bigram: {bigram:.3f}')
+  others = reference_bits(heldout.baselines(config, data), data)
+  beside = ''.join(f'; {name} {value:.3f}' for name, value in others.items())
+  print(f'held-out bits per byte: {bits}{beside}')
   ask = lambda canvas: fill(
     *made[2:5], made.tokenizer, canvas, config.sample, trace=True
   )
@@ -62,7 +62,7 @@ def main() -> None:
     metrics,
     {
       'held-out bits per byte (bound)': bits,
-      'byte bigram, same split': f'{bigram:.3f}',
+      **others,
       'steps': f'{last["step"]:,}',
       'minutes of training': f'{last["seconds"] / 60:.1f}',
     },
@@ -71,7 +71,7 @@ def main() -> None:
     config_lib.to_json(config),
     {'python': sys.version.split()[0], 'jax': f'{jax.__version__}, {devices}'},
     played,
-    {'eval/bits_per_byte': ('byte bigram', bigram)},
+    {'eval/bits_per_byte': list(others.items())},
   )
   write(f'{workdir}/report.html', page)
 

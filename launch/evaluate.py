@@ -32,6 +32,7 @@ def main() -> None:
   result = {
     **result,
     **heldout.truth(made.config, data, result),
+    'baselines': heldout.baselines(made.config, data),
     'step': made.step,
     'data_fingerprint': data.fingerprint,
   }

@@ -1,6 +1,5 @@
 """The held-out split, evaluated: for the training loop and by itself."""
 
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -9,28 +8,27 @@ import jax
 from jax.sharding import Mesh
 
 from textdiffusion.config import Config
-from textdiffusion.data.pipeline import Data, eval_batches
-from textdiffusion.evals.likelihood import evaluate, row_totals
+from textdiffusion.data.pipeline import Data
+from textdiffusion.evals.baselines import token_baselines
+from textdiffusion.evals.likelihood import evaluate, token_nats
 from textdiffusion.training.mesh import put_whole, replicated
 
 
 def evaluator(
   config: Config, data: Data, method: Any, denoiser: Any, mesh: Mesh
 ) -> Callable[..., dict[str, Any]]:
-  """(parameters, what the method remembers) -> the report of
-  `evals.likelihood`, compiled once."""
+  """Compiles (parameters, method state) -> the report of `evals.likelihood`."""
+  settings = config.evaluation
   totals = jax.jit(
-    row_totals(method, denoiser, config.evaluate),
-    out_shardings=replicated(mesh),
+    token_nats(method, denoiser, settings), out_shardings=replicated(mesh)
   )
 
   def report(params: Any, method_state: Any = ()) -> dict[str, Any]:
-    settings = config.evaluate
     return evaluate(
       method,
       denoiser,
       params,
-      eval_batches(data.heldout, settings.batch_size, settings.rows),
+      settings.batches(data.heldout),
       data.tokenizer.byte_lengths,
       settings,
       config.data.protocol(),
@@ -38,20 +36,26 @@ def evaluator(
       totals,
       data.tokenizer.vocab.pad_id,
       method_state,
-    )
+    ) | {'heldout_rows': len(data.heldout)}
 
   return report
 
 
+def baselines(config: Config, data: Data) -> dict[str, Any]:
+  """A unigram and a bigram of the same tokens, on the rows of `evaluator`."""
+  batches = config.evaluation.batches(data.heldout)
+  return token_baselines(data.train, batches, data.tokenizer)
+
+
 def truth(config: Config, data: Data, result: dict[str, Any]) -> dict[str, Any]:
-  """What the law of the data says of the rows of a report, where it is known:
-  no bound on whole documents can be below it but by chance. Nothing where a
-  network is told the length by the padding it does not see."""
+  """-log p of a report's documents under a known law, which a bound exceeds but
+  for chance. Empty where unmodelled padding gives the network the length."""
   log_prob = data.source.log_prob
   is_told = config.model.attend != 'causal' and not config.data.model_padding
   if log_prob is None or config.data.rows != 'document' or is_told:
     return {}
-  texts = itertools.islice(data.texts('heldout'), result['rows'])
+  chosen = set(config.evaluation.chosen(len(data.heldout)).tolist())
+  texts = (t for i, t in enumerate(data.texts('heldout')) if i in chosen)
   nats = -sum(map(log_prob, texts)) / result['tokens']
   return {
     'true_nats_per_token': nats,

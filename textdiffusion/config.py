@@ -40,6 +40,11 @@ class Config:
   evaluate: EvaluateConfig = EvaluateConfig()
   mesh: MeshConfig = MeshConfig()
 
+  @property
+  def evaluation(self) -> EvaluateConfig:
+    """`evaluate` with the seed of this run."""
+    return self.evaluate.with_seed(self.train.seed)
+
 
 class Experiment(NamedTuple):
   """What a config builds once the tokenizer is known."""

@@ -156,7 +156,7 @@ def test_jit_is_at_the_callers():
 
   def totals(params, batch, method_state):
     seen.append(len(batch['ids']))
-    return jnp.ones((1, 64)), {'diffusion': jnp.ones((1, 64))}
+    return jnp.full((1, 64, 2), 0.5), {'diffusion': jnp.ones((1, 64))}
 
   got = evaluate(
     method,

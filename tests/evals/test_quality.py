@@ -32,12 +32,11 @@ def test_a_bigram_judge_gives_its_log_probability(batch):
   nats = judged(method, JUDGE, BIGRAM, ids, batch)
   before = jnp.concatenate([jnp.full((3, 1), 3), ids[:, :-1]], 1)
   np.testing.assert_allclose(nats, -BIGRAM[before, ids].sum(1), rtol=1e-6)
-  told = report(nats, np.asarray(ids))
+  figures = report(nats, np.asarray(ids), 'a bigram', nats, np.asarray(ids))
   mean = -BIGRAM[before, ids].mean()
-  np.testing.assert_allclose(
-    told['generative_perplexity'], math.exp(mean), 1e-6
-  )
-  assert told['samples'] == 3 and told['generative_nats_per_token_se'] > 0
+  for name in ('generative_perplexity', 'real_perplexity'):
+    np.testing.assert_allclose(figures[name], math.exp(mean), 1e-6)
+  assert figures['samples'] == 3 and figures['judge'] == 'a bigram'
 
 
 def test_a_judge_with_a_bound_only_is_refused():

@@ -27,6 +27,13 @@ SETTINGS = {
 }
 
 
+RULES = [
+  ('token bigram', 2.39),
+  ('token unigram', 3.22),
+  ('byte bigram', 3.774),
+]
+
+
 def full(**fields) -> str:
   return report_html(
     'A run',
@@ -37,7 +44,7 @@ def full(**fields) -> str:
     SETTINGS,
     {'jax': '0.10.2'},
     [fakes.denoising(), fakes.restless()],
-    {'eval/bits_per_byte': ('byte bigram', 3.774)},
+    {'eval/bits_per_byte': RULES},
     **fields,
   )
 
@@ -64,7 +71,12 @@ def test_curves_hold_the_metrics():
   assert [p[1] for p in points] == pytest.approx([r['loss'] for r in rows])
   assert len(curves['Gradient norm']['points']) == len(rows) - 1
   bound = curves['Held-out bound']
-  assert bound['rule'] == ['byte bigram', 3.774]
+  assert bound['rules'] == [
+    ['byte bigram', 3.774],
+    ['token unigram', 3.22],
+    ['token bigram', 2.39],
+  ]
+  assert curves['Speed']['rules'] == []
   assert [p[2] for p in bound['points']] == [0.03] * 9
 
 

@@ -59,7 +59,15 @@ def test_the_baseline_and_the_band_are_drawn(browser, tmp_path):
   with browser_lib.opened(browser, tmp_path / 'r.html', full()) as page:
     bound = page.locator('.chart').nth(1)
     assert bound.locator('.band').count() == 1
-    assert bound.locator('.rule-name').text_content() == 'byte bigram 3.774'
+    names = bound.locator('.rule-name')
+    assert names.all_text_contents() == [
+      'byte bigram 3.774',
+      'token unigram 3.22',
+      'token bigram 2.39',
+    ]
+    boxes = [name.bounding_box() for name in names.all()]
+    tops = [box['y'] for box in boxes]
+    assert all(b - a > 12 for a, b in zip(tops, tops[1:])), 'names overlap'
     assert page.locator('.chart').first.locator('.band, .rule').count() == 0
 
 

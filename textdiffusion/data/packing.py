@@ -149,6 +149,18 @@ class Rows:
       positions[:count] -= np.maximum(begin - start, 0).astype(np.int32)
     return {'ids': ids, 'segments': segments, 'positions': positions}
 
+  def documents(self, index: int) -> np.ndarray:
+    """[L] the number in the split of each token's document.
+
+    Modelled padding belongs to the document of its row; what stands at other
+    padding means nothing.
+    """
+    if self.kind == 'document':
+      return np.full(self.length, int(index))
+    start = int(index) * self.length
+    places = np.arange(start, start + self.length)
+    return np.searchsorted(self.tokens.ends, places, side='right')
+
 
 class PairRows:
   """Random access to rows of a source and a target, each with its eos.
@@ -184,6 +196,7 @@ class PairRows:
     self.tokens, self.sources, self.length = targets, sources, length
     self._kind, self._model_padding, self._pad_id = kind, model_padding, pad_id
     self._room = source_length
+    self._first_of: dict[bytes, int] = {}
     sizes = [np.diff(side.ends, prepend=0) for side in (sources, targets)]
     if kind == 'joined':
       is_long = sizes[0] + sizes[1] > length
@@ -236,6 +249,17 @@ class PairRows:
       'source': seen,
       'source_segments': is_there.astype(np.int32),
     }
+
+  def documents(self, place: int) -> np.ndarray:
+    """[L] one number for all pairs of the same source.
+
+    Their targets are not independent. The number is that of the pair of this
+    source for which this function was called first.
+    """
+    index = self.index[int(place)]
+    source = _document(self.sources, index).tobytes()
+    number = self._first_of.setdefault(source, int(index))
+    return np.full(self.length, number)
 
   def _padded(self, ids: np.ndarray, length: int) -> dict[str, np.ndarray]:
     row = np.full(length, self._pad_id, np.int32)

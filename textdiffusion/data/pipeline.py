@@ -338,16 +338,40 @@ def _buckets(
   return [lengths[i] for i in some], [members[i] for i in some]
 
 
+def eval_rows(
+  count: int, limit: int = 0, seed: int | None = None
+) -> np.ndarray:
+  """Which of `count` rows are evaluated, in order.
+
+  All for limit=0; else the first `limit`, or with a seed as many at random.
+  """
+  if not limit or limit >= count:
+    return np.arange(count)
+  if seed is None:
+    return np.arange(limit)
+  chosen = np.random.default_rng(seed).choice(count, limit, replace=False)
+  return np.sort(chosen)
+
+
 def eval_batches(
-  rows: Rows | PairRows, batch_size: int, limit: int = 0
+  rows: Rows | PairRows,
+  batch_size: int,
+  limit: int = 0,
+  seed: int | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """The first `limit` rows (0: all) in order; a last batch is filled up with
-  rows of padding."""
-  count = min(len(rows), limit) if limit else len(rows)
-  for start in range(0, count, batch_size):
-    taken = [rows[i] for i in range(start, min(start + batch_size, count))]
-    blank = {k: np.zeros_like(v) for k, v in taken[0].items()} if taken else {}
+  """The rows of `eval_rows`; a last batch is filled up with rows of padding.
+
+  Beside the arrays of a row there are `rows` [B], its place in the order, and
+  `documents` [B, L], the document of each token, -1 at padding.
+  """
+  order = eval_rows(len(rows), limit, seed)
+  for start in range(0, len(order), batch_size):
+    places = order[start : start + batch_size]
+    taken = [{**rows[i], 'documents': rows.documents(i)} for i in places]
+    blank = {k: np.zeros_like(v) for k, v in taken[0].items()}
     taken += [blank] * (batch_size - len(taken))
     batch = {k: np.stack([row[k] for row in taken]) for k in taken[0]}
     batch['rows'] = np.arange(start, start + batch_size, dtype=np.int32)
+    is_padding = batch['segments'] == 0
+    batch['documents'] = np.where(is_padding, -1, batch['documents'])
     yield batch

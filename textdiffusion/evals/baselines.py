@@ -1,11 +1,225 @@
-"""Models without a network, to set beside a trained one."""
+"""Models without a network, to set beside a trained one.
+
+`token_baselines` has the tokens, the training split and the rows of the model
+that it is set beside. `byte_bigram` is over bytes and whole documents.
+"""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from textdiffusion.core.types import is_counted
+from textdiffusion.data.packing import PairRows, Rows
+from textdiffusion.data.pipeline import Data
+from textdiffusion.data.tokenizers import Tokenizer
+from textdiffusion.evals.statistics import cluster_ratio, cluster_sums
+
 _END = 256  # the end of a document
+# Rows and tokens of the training split that are counted at most, spread evenly
+# over it: some seconds and half a GiB. The report states how many were counted.
+MAX_ROWS, MAX_TOKENS = 1 << 18, 1 << 24
+_SLICE = 10  # one part of the training rows in so many chooses the smoothing
+_STRENGTHS = 2.0 ** np.arange(-4, 17)
+
+
+class Pairs(NamedTuple):
+  """Tokens with the one before each.
+
+  Attributes:
+    before: [N] the previous token of the row, or `vocab_size` at its start.
+    tokens: [N].
+  """
+
+  before: np.ndarray
+  tokens: np.ndarray
+
+
+def row_pairs(batch: Mapping[str, np.ndarray], vocab_size: int) -> Pairs:
+  """Every counted token of the rows [B, L] with the one before it.
+
+  Given tokens, a source say, are contexts but not predicted.
+  """
+  ids = batch['ids']
+  before = np.full_like(ids, vocab_size)
+  before[..., 1:] = ids[..., :-1]
+  counted = is_counted(batch['segments'], batch.get('is_given'))
+  return Pairs(before[counted], ids[counted])
+
+
+class Bigram:
+  """Token frequencies, and those after each token, smoothed.
+
+  p(b) = (count(b) + k / V) / (N + k) and
+  p(b | a) = (count(a, b) + m p(b)) / (count(a) + m), an interpolation whose
+  weight of p(b) falls with the count of the context (MacKay & Peto 1995). k and
+  m are those of `_STRENGTHS` with the highest likelihood of a tenth of the
+  training rows, under counts of the others; then all rows are counted.
+
+  Args:
+    rows: pairs of batches of training rows.
+    vocab_size: V.
+
+  Attributes:
+    unigram_strength, bigram_strength: k and m.
+  """
+
+  def __init__(self, rows: Iterable[Pairs], vocab_size: int):
+    self.vocab_size = vocab_size
+    parts = list(rows)
+    held = [part for i, part in enumerate(parts) if i % _SLICE == _SLICE - 1]
+    rest = [part for i, part in enumerate(parts) if i % _SLICE != _SLICE - 1]
+    self.unigram_strength = self.bigram_strength = 1.0
+    if held:
+      self._count(rest)
+      slice_ = _joined(held)
+
+      def best(name: str, score: Any) -> None:
+        losses = []
+        for strength in _STRENGTHS:
+          setattr(self, name, strength)
+          losses.append(score(slice_).sum())
+        setattr(self, name, float(_STRENGTHS[int(np.argmin(losses))]))
+
+      best('unigram_strength', self.unigram_nats)
+      best('bigram_strength', self.bigram_nats)
+    self._count(parts)
+
+  def _count(self, parts: list[Pairs]) -> None:
+    whole, size = _joined(parts), self.vocab_size
+    self._tokens = np.bincount(whole.tokens, minlength=size)
+    self._contexts = np.bincount(whole.before, minlength=size + 1)
+    self._pairs, self._pair_counts = np.unique(
+      self._key(whole), return_counts=True
+    )
+
+  def _key(self, pairs: Pairs) -> np.ndarray:
+    return pairs.before.astype(np.int64) * self.vocab_size + pairs.tokens
+
+  def unigram_nats(self, pairs: Pairs) -> np.ndarray:
+    """[N] -log p(token)."""
+    k, size = self.unigram_strength, self.vocab_size
+    counts = self._tokens[pairs.tokens]
+    return np.log(self._tokens.sum() + k) - np.log(counts + k / size)
+
+  def bigram_nats(self, pairs: Pairs) -> np.ndarray:
+    """[N] -log p(token | the one before)."""
+    m, key = self.bigram_strength, self._key(pairs)
+    places = np.searchsorted(self._pairs, key)
+    places = np.minimum(places, len(self._pairs) - 1)
+    is_known = self._pairs[places] == key
+    counts = np.where(is_known, self._pair_counts[places], 0)
+    back_off = m * np.exp(-self.unigram_nats(pairs))
+    return np.log(self._contexts[pairs.before] + m) - np.log(counts + back_off)
+
+
+def token_baselines(
+  train: Rows | PairRows,
+  batches: Iterable[dict[str, np.ndarray]],
+  tokenizer: Tokenizer,
+) -> dict[str, Any]:
+  """A unigram and a bigram of the model's tokens, fitted on its training rows
+  and scored on the rows that it is evaluated on.
+
+  What a model scores is scored here: ends of documents and modelled padding
+  too, which adds its nats and is no token to divide by. The first token of a
+  row is predicted from the start of a row.
+
+  Args:
+    train: the training split.
+    batches: of `data.pipeline.eval_batches`, the same as the model's.
+    tokenizer: of both.
+
+  Returns:
+    'unigram' and 'bigram', each with bits_per_byte, nats_per_token and the
+    standard errors over documents; 'fitted_on', in words. JSON takes it.
+  """
+  chosen, vocab_size = _spread(train), tokenizer.vocab.size
+  pad_id = tokenizer.vocab.pad_id
+  model = Bigram(training_pairs(train, chosen, vocab_size), vocab_size)
+  labels: list[np.ndarray] = []
+  columns: list[np.ndarray] = []
+  for batch in batches:
+    pairs = row_pairs(batch, vocab_size)
+    counted = is_counted(batch['segments'], batch.get('is_given'))
+    inside = batch['documents'][counted]
+    is_token = pairs.tokens != (-1 if pad_id is None else pad_id)
+    values = np.stack(
+      [
+        model.unigram_nats(pairs),
+        model.bigram_nats(pairs),
+        is_token,
+        tokenizer.byte_lengths[pairs.tokens],
+      ]
+    )
+    labels.append(np.unique(inside))
+    columns.append(cluster_sums(inside, values))
+  sums = cluster_sums(np.concatenate(labels), np.concatenate(columns, 1))
+  return {
+    'unigram': _figures(sums[0], sums[2], sums[3]),
+    'bigram': _figures(sums[1], sums[2], sums[3]),
+    'fitted_on': (
+      f'{len(chosen):,} of {len(train):,} training rows; bigram interpolated '
+      f'with the unigram, {model.bigram_strength:g} pseudo-counts fitted on a '
+      'tenth of these rows'
+    ),
+  }
+
+
+def reference_bits(tokens: dict[str, Any], data: Data) -> dict[str, float]:
+  """Name -> bits per byte of the baselines to show beside a bound.
+
+  Args:
+    tokens: the report of `token_baselines`.
+    data: whose documents the bigram over bytes is fitted and scored on, all of
+      them.
+  """
+  named = {
+    f'token {name}': tokens[name]['bits_per_byte']
+    for name in ('unigram', 'bigram')
+  }
+  by_byte = byte_bigram(data.texts('train'), data.texts('heldout'))
+  return {**named, 'byte bigram': by_byte}
+
+
+def training_pairs(
+  train: Rows | PairRows, chosen: np.ndarray, vocab_size: int
+) -> Iterator[Pairs]:
+  """Pairs of the chosen rows, about a thousand tokens at a time."""
+  size = max(1, 1024 // train.length)
+  for start in range(0, len(chosen), size):
+    rows = [train[i] for i in chosen[start : start + size]]
+    names = [
+      name for name in ('ids', 'segments', 'is_given') if name in rows[0]
+    ]
+    batch = {name: np.stack([row[name] for row in rows]) for name in names}
+    yield row_pairs(batch, vocab_size)
+
+
+def _spread(train: Rows | PairRows) -> np.ndarray:
+  """Indices of all rows, or of as many as are counted at most."""
+  count = min(len(train), MAX_ROWS, max(1, MAX_TOKENS // train.length))
+  return np.arange(count) * len(train) // count
+
+
+def _joined(parts: list[Pairs]) -> Pairs:
+  return Pairs(*(np.concatenate(column) for column in zip(*parts)))
+
+
+def _figures(
+  nats: np.ndarray, tokens: np.ndarray, num_bytes: np.ndarray
+) -> dict[str, float | None]:
+  """Per token and per byte, of sums by document."""
+  per_token, per_byte = (cluster_ratio(nats, n) for n in (tokens, num_bytes))
+  bits = 1 / math.log(2)
+  figures = {
+    'bits_per_byte': per_byte.value * bits,
+    'bits_per_byte_se': per_byte.se * bits,
+    'nats_per_token': per_token.value,
+    'nats_per_token_se': per_token.se,
+  }
+  return {k: None if math.isnan(v) else v for k, v in figures.items()}
 
 
 def byte_bigram(

@@ -1,10 +1,10 @@
-"""How good samples are by a judge, beside how varied they are.
+"""Generative perplexity of samples under a judge, with the entropy of samples.
 
-A low generative perplexity alone says little: dull, repeating text has one.
-Always read it with the entropy.
+Dull, repeating text has a low generative perplexity, and the figure depends on
+the judge. So a report always holds the judge's name, the entropy of the samples
+and both figures of real text.
 """
 
-import math
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ import numpy as np
 
 from textdiffusion.core.binding import bind
 from textdiffusion.core.types import Array, Batch, Denoiser, PyTree, UserError
+from textdiffusion.evals.statistics import Estimate, cluster_ratio, cluster_sums
 from textdiffusion.methods.method import Method
 
 
@@ -67,19 +68,69 @@ def judged(
   return np.concatenate(jax.device_get(parts))[: len(rows)]
 
 
-def report(nats: np.ndarray, ids: np.ndarray) -> dict[str, Any]:
-  """Generative perplexity, exp of the mean nats per token, with its standard
-  error over rows, and the mean unigram entropy of a row in nats."""
-  length = ids.shape[1]
-  per_row = np.asarray(nats, np.float64) / length
-  mean = float(per_row.mean())
-  error = float(per_row.std(ddof=1) / math.sqrt(len(per_row)))
-  entropy = unigram_entropy(ids)
-  return {
-    'generative_nats_per_token': mean,
-    'generative_nats_per_token_se': error,
-    'generative_perplexity': math.exp(mean),
-    'entropy': float(entropy.mean()),
-    'entropy_se': float(entropy.std(ddof=1) / math.sqrt(len(entropy))),
-    'samples': len(ids),
+def report(
+  nats: np.ndarray,
+  ids: np.ndarray,
+  judge: str,
+  real_nats: np.ndarray,
+  real_ids: np.ndarray,
+  real_documents: np.ndarray | None = None,
+) -> dict[str, Any]:
+  """Generative perplexity with all that it must be read with.
+
+  Args:
+    nats: [B] -log p of the samples, see `judged`.
+    ids: [B, L] the samples.
+    judge: name of the judge.
+    real_nats, real_ids: [R] and [R, L], the same of held-out rows of the same
+      length.
+    real_documents: [R, L] the document of each token; without it the rows
+      count as independent.
+
+  Returns:
+    Perplexity (exp of the mean nats per token) and mean unigram entropy of a
+    row in nats, of the samples and of real text, with standard errors over
+    samples and over documents; the judge; None for an error that one sample or
+    document does not determine.
+  """
+  ids, real_ids = np.asarray(ids), np.asarray(real_ids)
+  lengths = np.full(len(ids), ids.shape[1])
+  figures = {
+    **_perplexity('generative_', cluster_ratio(np.asarray(nats), lengths)),
+    **_entropy('', unigram_entropy(ids)),
+    **_perplexity(
+      'real_', _real_ratio(real_nats, real_ids.shape[1], real_documents)
+    ),
+    **_entropy('real_', unigram_entropy(real_ids)),
   }
+  return {
+    **{k: None if v != v else v for k, v in figures.items()},
+    'judge': judge,
+    'samples': len(ids),
+    'real_rows': len(real_ids),
+  }
+
+
+def _real_ratio(
+  nats: np.ndarray, length: int, documents: np.ndarray | None
+) -> Estimate:
+  """Nats per token of rows. A row of several documents belongs to the first,
+  as the judge scores whole rows; a document of several rows is one cluster."""
+  labels = np.arange(len(nats)) if documents is None else documents[:, 0]
+  values = np.stack([np.asarray(nats, np.float64), np.full(len(nats), length)])
+  return cluster_ratio(*cluster_sums(labels, values))
+
+
+def _perplexity(name: str, per_token: Estimate) -> dict[str, float]:
+  value = float(np.exp(per_token.value))
+  return {
+    f'{name}nats_per_token': per_token.value,
+    f'{name}nats_per_token_se': per_token.se,
+    f'{name}perplexity': value,
+    f'{name}perplexity_se': value * per_token.se,
+  }
+
+
+def _entropy(name: str, rows: np.ndarray) -> dict[str, float]:
+  mean = cluster_ratio(rows, np.ones(len(rows)))
+  return {f'{name}entropy': mean.value, f'{name}entropy_se': mean.se}

@@ -66,7 +66,7 @@ def report_html(
   settings: Mapping[str, Any] | None = None,
   environment: Mapping[str, Any] | None = None,
   traces: Sequence[Trace] = (),
-  rules: Mapping[str, tuple[str, float]] | None = None,
+  rules: Mapping[str, Sequence[tuple[str, float]]] | None = None,
   links: Mapping[str, str] | None = None,
 ) -> str:
   """A self-contained page; what is empty is left out.
@@ -80,7 +80,7 @@ def report_html(
     settings: the config as nested JSON.
     environment: versions, devices.
     traces: samples to play.
-    rules: metric -> (name, value), lines to compare a curve with.
+    rules: metric -> (name, value) of each line to compare its curve with.
     links: name -> address of what belongs to the run, relative or https.
 
   Raises UserError for an address of another kind.
@@ -124,7 +124,7 @@ def _number(value: Any) -> float | None:
 
 def _curves(
   metrics: Sequence[Mapping[str, Any]],
-  rules: Mapping[str, tuple[str, float]],
+  rules: Mapping[str, Sequence[tuple[str, float]]],
 ) -> list[dict[str, Any]]:
   """What report.js draws, one entry for each chart that has points.
 
@@ -147,7 +147,7 @@ def _curves(
         'title': chart.title,
         'unit': chart.unit,
         'wide': chart.is_wide,
-        'rule': rules.get(chart.key),
+        'rules': sorted(rules.get(chart.key, ()), key=lambda rule: -rule[1]),
         'points': [
           [*map(_short, points[i]), _short(means[i]) if is_smoothed else None]
           for i in thinned([value for _, value, _ in points])

@@ -35,10 +35,11 @@
   const last = Math.max(...curves.map((curve) => curve.points.at(-1)[0]), first + 1);
 
   const charts = curves.map((curve) => {
-    const { points, rule } = curve;
+    const { points, rules } = curve;
+    const levels = rules.map(([, level]) => level);
     const isSmoothed = points[0][3] !== null;
-    let low = Math.min(...points.map(([, y, e]) => y - 2 * e), rule ? rule[1] : Infinity);
-    let high = Math.max(...points.map(([, y, e]) => y + 2 * e), rule ? rule[1] : -Infinity);
+    let low = Math.min(...points.map(([, y, e]) => y - 2 * e), ...levels);
+    let high = Math.max(...points.map(([, y, e]) => y + 2 * e), ...levels);
     const room = (high - low || Math.abs(high) || 1) * 0.06;
     // A quantity that is never negative keeps its zero, where that is near.
     low = low >= 0 && low < 0.35 * high ? 0 : low - room;
@@ -52,7 +53,7 @@
       make('figcaption', {}, curve.title, make('small', {}, curve.unit)), readout, plot);
     const [x0, y0] = points[0], [x1, y1] = points.at(-1);
     const label = `${curve.title} ${curve.unit}, ${short(y0)} at step ${whole(x0)}, ${short(y1)} at step ${whole(x1)}` +
-      (rule ? `; ${rule[0]} ${short(rule[1])}` : '');
+      rules.map(([name, level]) => `; ${name} ${short(level)}`).join('');
 
     let X, marks = [];
     function draw() {
@@ -72,15 +73,19 @@
         const lower = points.map(([x, y, e]) => [x, y - 2 * e]).reverse();
         chart.append(svg('path', { class: 'band', d: `${line(upper)}${line(lower).replace('M', 'L')}Z` }));
       }
-      if (rule) chart.append(svg('line', { class: 'rule', x1: LEFT, x2: width - RIGHT, y1: Y(rule[1]), y2: Y(rule[1]) }));
+      for (const level of levels)
+        chart.append(svg('line', { class: 'rule', x1: LEFT, x2: width - RIGHT, y1: Y(level), y2: Y(level) }));
       chart.append(svg('path', { class: isSmoothed ? 'raw' : 'curve', d: line(points) }));
       if (isSmoothed) chart.append(svg('path', { class: 'curve', d: line(points.map(([x, , , mean]) => [x, mean])) }));
       if (points.length < 30 && !isSmoothed)
         for (const [x, y] of points) chart.append(svg('circle', { class: 'dot', cx: X(x), cy: Y(y), r: 2.8 }));
-      if (rule) {
-        const up = Y(rule[1]) - 6 > TOP + 4 ? -6 : 14;
-        chart.append(svg('text', { class: 'rule-name', x: width - RIGHT, y: Y(rule[1]) + up, 'text-anchor': 'end' },
-          `${rule[0]} ${short(rule[1])}`));
+      // From the top down, each name above its line, or below it where a name stands there.
+      let taken = TOP - 10;
+      for (const [name, level] of rules) {
+        const y = Y(level) - 6 >= taken + 14 ? Y(level) - 6 : Math.max(Y(level), taken) + 14;
+        taken = y;
+        chart.append(svg('text', { class: 'rule-name', x: width - RIGHT, y, 'text-anchor': 'end' },
+          `${name} ${short(level)}`));
       }
       const cursor = svg('line', { class: 'cursor', y1: TOP, y2: height - BOTTOM });
       const here = svg('circle', { class: 'here', r: 4 });
