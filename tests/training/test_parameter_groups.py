@@ -77,6 +77,17 @@ def test_a_group_keeps_the_decay_of_the_run():
   assert found['embedding'] == pytest.approx(1 + 0.1 * 2)
 
 
+def test_paths_do_not_depend_on_what_a_method_learns():
+  """Methods with parameters of their own keep the network's under `network`."""
+  config = OptimizerConfig(
+    weight_decay=0.0, clip=0.0, groups=(ParameterGroup('head/kernel', 2.0),)
+  )
+  transform = build_optimizer(config, 10).transform
+  params = {'network': {'head': {'kernel': jnp.ones(2)}}, 'method': {}}
+  found, _ = transform.update(params, transform.init(params), params)
+  np.testing.assert_allclose(found['network']['head']['kernel'], 2, rtol=1e-5)
+
+
 def test_the_linear_schedule_may_outlast_the_run():
   """Falls over decay_steps after the warm-up, by default to the run's end."""
   rate = lambda **kw: (

@@ -17,7 +17,8 @@ class ParameterGroup:
 
   Attributes:
     path: regular expression that matches the whole path of a parameter, such
-      as `layers/mlp/up/kernel` or `embedding`.
+      as `layers/mlp/up/kernel`, `embedding` or, of what a method learns beside
+      the network, `method/noise/ends`.
     lr_ratio: learning rate of the group over that of the run.
     weight_decay: coefficient for every parameter of the group, multiplied by
       the learning rate of the group; None keeps that of the run.
@@ -132,7 +133,7 @@ def _grouped(config: OptimizerConfig) -> optax.GradientTransformation:
 
   def settings(path: tuple[Any, ...]) -> tuple[int | None, float, float]:
     """The group of a parameter, its relative learning rate and its decay."""
-    name = '/'.join(str(part.key) for part in path)
+    name = '/'.join(str(part.key) for part in path).removeprefix('network/')
     is_matrix = path[-1].key == 'kernel'
     decay = config.weight_decay if config.decay_all or is_matrix else 0.0
     for number, group in enumerate(config.groups):
