@@ -113,6 +113,7 @@ def test_options_of_published_networks_have_their_parameters():
     ('swiglu', jax.nn.silu),
     ('geglu', jax.nn.gelu),
   ],
+  ids=['glu', 'swiglu', 'geglu'],
 )
 def test_gated_mlps_by_hand(kind, gate):
   x = jax.random.normal(jax.random.key(0), (1, 2, 4))

@@ -153,7 +153,9 @@ def _grouped(config: OptimizerConfig) -> optax.GradientTransformation:
         )
     return optax.EmptyState()
 
-  def update(updates: PyTree, state: Any, params: PyTree) -> tuple[PyTree, Any]:
+  def update(
+    updates: PyTree, state: Any, params: PyTree = None
+  ) -> tuple[PyTree, Any]:
     def scaled(path: tuple[Any, ...], update: Any, param: Any) -> Any:
       _, ratio, decay = settings(path)
       return ratio * (update + decay * param if decay else update)
