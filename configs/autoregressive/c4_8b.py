@@ -12,8 +12,8 @@ Parameters: 8,015.6M, embeddings and head included.
 Source: Nie et al. 2025 (LLaDA) for the shape; b2 of ML-GSAI/SMDM 583aa47,
 pretrain/train_mdm.py, by the same authors. No paper has trained this model.
 Differences: the data are C4; the paper's run has 1,280 rows a step, and a
-learning rate that falls to 1e-4 after 1.2 trillion tokens and to 1e-5 over the
-last 0.3 trillion, where this one falls linearly over the last fifth.
+learning rate that falls in stages, where this one falls linearly over the last
+fifth.
 """
 
 from textdiffusion.config import Config

@@ -16,8 +16,9 @@ Source: Austin et al. 2021; google-research/google-research,
 d3pm/text/configs.py (`lm1b_base`) at 30adf0e.
 Differences: the network of the paper is T5's, with relative position biases for
 rotary positions and a learnt table of the 1,000 times for sinusoids and an MLP;
-the released config has 10,000 steps of 8 rows a device, and the number of steps
-and rows here are those of its text8 runs.
+float32; the released config has 10,000 steps of 8 rows a device, and no source
+that was read has those of the reported runs: 1M steps of 512 rows are those of
+MDLM.
 """
 
 from textdiffusion.config import Config

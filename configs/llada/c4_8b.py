@@ -12,9 +12,8 @@ Parameters: 8,015.6M, embeddings and head included.
 Source: Nie et al. 2025 (LLaDA), whose training code is not public; b2 and
 weight decay of ML-GSAI/SMDM 583aa47, pretrain/train_mdm.py, by LLaDA's authors.
 Differences: the data are C4; the paper has 1,280 rows a step, times from 0.001
-on, 1% of rows shorter, and a learning rate that falls to 1e-4 after 1.2
-trillion tokens and to 1e-5 over the last 0.3 trillion, where this one falls
-linearly over the last fifth.
+on, 1% of rows shorter, and a learning rate that falls in stages, where this one
+falls linearly over the last fifth.
 """
 
 from textdiffusion.config import Config

@@ -11,9 +11,10 @@ Parameters: 51.7M, embeddings and head included.
 Source: Yuan et al. 2024; Yuanhy1997/SeqDiffuSeq 0d42870,
 train_scripts/iwslt_en_de.sh.
 Differences: officially byte-level BPE, and rows begin with a BOS whose position
-keeps its schedule; here they do not, so `keep_first` is off. The official
-network is BART's, with norms after each branch, norms with biases, learnt
-positions for rotary ones and a projection of the source of its own.
+keeps its schedule; here they do not, so `keep_first` is off. The script sets a
+dropout of 0.3 and does not pass it on, so as released there is none. The
+official network is BART's, with norms after each branch, norms with biases,
+learnt positions for rotary ones and a projection of the source of its own.
 """
 
 from textdiffusion.config import Config
