@@ -20,8 +20,8 @@ from textdiffusion.training.chips import CHIPS
 RESULTS = Path(__file__).parent / 'results' / 'pods.jsonl'
 # config, slice, rows of a device
 SLICES = (
-  ('llada/c4_170m', 'v5e:2x2', 8),
-  ('llada/c4_1b', 'v5e:4x4', 1),
+  ('llada/c4_162m', 'v5e:2x2', 8),
+  ('llada/c4_1650m', 'v5e:4x4', 1),
   ('llada/c4_8b', 'v5p:4x4x4', 2),
   ('llada/c4_8b', 'v5p:8x8x8', 2),
   ('llada/c4_8b', 'v6e:16x16', 1),

@@ -6,7 +6,14 @@
 
 TOKENIZER_JSON is the `tokenizer.json` of LLaDA. TFDS builds C4 on first use.
 Cost: 550,000 steps of 1,024 rows of 4,096 tokens, 2.3 trillion; not run here.
-`launch.compile` tells on which slices it fits, and how fast at best.
+`launch.compile` reports on which slices it fits, and how fast at best.
+
+Parameters: 8,015.6M, embeddings and head included.
+Source: Nie et al. 2025 (LLaDA) for the shape; b2 of ML-GSAI/SMDM 583aa47,
+pretrain/train_mdm.py, by the same authors. No paper has trained this model.
+Differences: the data are C4; the paper's run has 1,280 rows a step, and a
+learning rate that falls in stages, where this one falls linearly over the last
+fifth.
 """
 
 from textdiffusion.config import Config
@@ -52,7 +59,11 @@ def get_config() -> Config:
     train=TrainConfig(
       steps=550_000,
       optimizer=OptimizerConfig(
-        peak_lr=4e-4, warmup_steps=2000, schedule='wsd', weight_decay=0.1
+        peak_lr=4e-4,
+        warmup_steps=2000,
+        schedule='wsd',
+        weight_decay=0.1,
+        b2=0.95,
       ),
       ema=0.9999,
       log_every=100,

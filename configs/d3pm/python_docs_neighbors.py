@@ -26,6 +26,7 @@ def get_config() -> Config:
       LinearBetas(0.02, 0.2),
       num_steps=50,
       neighbors=8,
+      update_every=50,
       mask_last=True,
       all_steps=True,
     ),

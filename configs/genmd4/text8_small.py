@@ -8,7 +8,16 @@ The folder TEXT8 holds text8 in pieces: split -b 100k --additional-suffix=.txt
 text8 TEXT8/part_. Cost: 1M steps of 512 rows of 256 characters, 131 billion,
 each with two calls of the network; not run here. Reported: at most 1.34 bits
 per character on the last 5M characters (Shi et al. 2024), where MD4 has 1.37.
-Held out here are 5% of the pieces.
+
+Parameters: 88.6M, embeddings and head included.
+Source: Shi et al. 2024; google-deepmind/md4 b9fbf29,
+md4/configs/genmd4/text8.py with its sweep.
+Differences: the norms of the blocks have a learnt scale; the head has no adaLN
+before it; SiLU before the adaLN, officially a sigmoid; dropout falls on single
+numbers after each branch, officially on whole features, and on attention; the
+last matrix of each branch starts smaller; embeddings are 768 wide, officially
+64 and a matrix; bfloat16, officially float32; held out are 5% of the pieces by
+hash, officially the last 5M characters.
 """
 
 from textdiffusion.config import Config
@@ -38,16 +47,27 @@ def get_config() -> Config:
       num_layers=12,
       d_model=768,
       num_heads=12,
-      mlp='gelu',
-      d_ff=3072,
+      mlp='glu',
+      d_ff=2048,
       time='adaln',
       scan='scan',
       dtype='bfloat16',
+      qk_norm=False,
+      norm='layer',
+      time_size=64,
+      dropout=0.05,
     ),
     train=TrainConfig(
       steps=1_000_000,
       optimizer=OptimizerConfig(
-        peak_lr=3e-4, warmup_steps=2000, schedule='cosine', final_lr_ratio=0.0
+        peak_lr=3e-4,
+        warmup_steps=2000,
+        schedule='cosine',
+        final_lr_ratio=0.0,
+        b2=0.999,
+        weight_decay=0.03,
+        decay_all=True,
+        clip=0.0,
       ),
       ema=0.9999,
       times='shared_jitter',

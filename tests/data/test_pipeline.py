@@ -80,6 +80,27 @@ def test_a_document_a_row(source):
   assert (modelled.train[1]['segments'] == 1).all()
 
 
+def test_long_documents_are_cut_or_left_out(source):
+  """Rows of 5 with ends: aaaa$ bb$ cc|cccc$ d$ eee$."""
+  whole = opened(source, rows='document', length=7)
+  cut = opened(source, rows='document', long='cut')
+  assert (
+    cut.fingerprint != opened(source, rows='document', long='drop').fingerprint
+  )
+  vocab = cut.tokenizer.vocab
+  assert len(cut.train) == 5
+  row = cut.train[2]
+  assert row['ids'].tolist() == [
+    *whole.train[2]['ids'][:4].tolist(),
+    vocab.eos_id,
+  ]
+  assert row['segments'].tolist() == [1] * 5
+  dropped = opened(source, rows='document', long='drop')
+  sizes = [int((row['ids'] != vocab.pad_id).sum()) for row in dropped.train]
+  assert sizes == [5, 3, 2, 4] == dropped.train.needed.tolist()
+  assert cut.train.needed.tolist() == [5, 3, 5, 2, 4]
+
+
 def test_heldout_keeps_its_tail_padded(source):
   tokens = opened(source).train.tokens  # 21 of them
   rows = Rows(tokens, 8, 'packed', False, False, 7, keep_tail=True)
@@ -176,7 +197,7 @@ def test_tokens_are_cached(source, data_folder):
     ({'length': 1}, 'data.length=1'),
     ({'batch_size': 0}, 'data.batch_size=0'),
     ({'length': 100}, 'is too small'),
-    ({'rows': 'document'}, 'document 2 has 7 tokens.*the row 5'),
+    ({'rows': 'document'}, 'document 2 has 7 tokens.*row 5.*data.long=cut'),
     ({'model_padding': True}, 'data.rows=document'),
     ({'rows': 'lines'}, "data.rows='lines': must be packed or document or"),
     ({'seed': -1}, 'data.seed=-1'),

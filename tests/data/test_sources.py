@@ -152,18 +152,25 @@ def test_any_tfds_dataset(tmp_path):
       )
 
     def _split_generators(self, dl_manager):
-      return {'train': self._generate_examples()}
+      return {
+        'train': self._generate_examples('a b', 'ç'),
+        'test': self._generate_examples('', 'd'),
+      }
 
-    def _generate_examples(self):
-      yield 0, {'body': 'a b', 'label': 0}
-      yield 1, {'body': 'ç', 'label': 1}
+    def _generate_examples(self, *texts):
+      for label, text in enumerate(texts):
+        yield label, {'body': text, 'label': label}
 
   Letters.name = 'letters'
   Letters(data_dir=tmp_path, file_format='array_record').download_and_prepare()
   code = (
     'from textdiffusion.data.sources import open_source; '
     's = open_source("tfds:letters/train?key=body", 0.0); '
-    'assert sorted(s.documents("train")) == ["a b", "ç"], "texts"\n'
+    'assert sorted(s.documents("train")) == ["a b", "ç"], "texts"; '
+    's = open_source("tfds:letters/{split}?key=body&heldout=test", 0.5); '
+    'assert sorted(s.documents("train")) == ["a b", "ç"], "not by hash"; '
+    'assert list(s.documents("heldout")) == ["d"], "its own split"; '
+    'assert s.fingerprint.count("letters") == 2, s.fingerprint\n'
     'try: list(open_source("tfds:letters/train?key=label", 0.0)'
     '.documents("train")); raise SystemExit("read")\n'
     'except ValueError as e: assert "no text" in str(e), e\n'

@@ -30,9 +30,9 @@ def run(*flags):
 
 
 @needs_libtpu
-def test_170m_on_four_chips():
+def test_162m_on_four_chips():
   out = run(
-    '--config=configs/llada/c4_170m.py',
+    '--config=configs/llada/c4_162m.py',
     '--topology=v5e:2x2',
     '--mesh=fsdp=4',
     '--set=data.batch_size=32',
@@ -59,7 +59,7 @@ def test_170m_on_four_chips():
 @needs_libtpu
 def test_what_does_not_fit_ends_with_3_and_why():
   out = run(
-    '--config=configs/llada/c4_170m.py',
+    '--config=configs/llada/c4_162m.py',
     '--topology=v5e:2x2',
     '--mesh=fsdp=4',
     '--set=data.batch_size=256',

@@ -14,7 +14,7 @@ from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
 @pytest.mark.parametrize('scan', ['scan', 'unroll'])
 def test_every_parameter_has_a_rule(time, scan):
   for mlp, bias, tied, norm in itertools.product(
-    ('gelu', 'swiglu'), *[(False, True)] * 3
+    ('gelu', 'swiglu', 'glu'), *[(False, True)] * 3
   ):
     config = TransformerConfig(
       num_layers=2,

@@ -9,6 +9,7 @@ import pytest
 
 from textdiffusion.core.types import Condition, Mixture, UserError
 from textdiffusion.nn.attention import attend, splash, static_mask
+from textdiffusion.nn.layers import MLP, LayerNorm
 from textdiffusion.nn.transformer import (
   TransformerConfig,
   build_denoiser,
@@ -22,6 +23,14 @@ TINY = TransformerConfig(num_layers=2, d_model=16, num_heads=2, d_ff=24)
 FORMS = {
   'plain': {},
   'gelu-bias': {'mlp': 'gelu', 'use_bias': True, 'qk_norm': False},
+  'ddit': {
+    'mlp': 'gelu',
+    'mlp_bias': True,
+    'qk_norm': False,
+    'norm': 'layer',
+    'time': 'adaln',
+    'time_size': 6,
+  },
   'grouped-tied': {'num_kv_heads': 1, 'tied': True},
   'additive': {'time': 'additive'},
   'adaln-scan': {'time': 'adaln', 'scan': 'scan'},
@@ -78,6 +87,54 @@ def test_output_and_causality_by_gradients(form, attention):
     seen = (jnp.abs(grad) > 0).any(-1)[:LENGTH]
     want = jnp.arange(LENGTH) <= (place if attention == 'causal' else LENGTH)
     np.testing.assert_array_equal(seen, want)
+
+
+def test_options_of_published_networks_have_their_parameters():
+  """Shapes: biases of the MLP alone, adaLN at the width of the time's
+  embedding, gated kinds with three matrices."""
+  shapes = jax.eval_shape(
+    build_denoiser(dataclasses.replace(TINY, **FORMS['ddit']), STATES).init,
+    jax.random.key(0),
+  )
+  layer = shapes['layers_0']
+  assert layer['mlp']['up']['bias'].shape == (24,)
+  assert 'bias' not in layer['attention']['q'] and 'gate' not in layer['mlp']
+  assert layer['adaln']['kernel'].shape == (6, 6 * 16)
+  assert shapes['time']['out']['kernel'].shape == (6, 6)
+  assert list(layer['attention_norm']) == ['scale']
+  _, params = made(mlp='glu')
+  assert set(params['layers_0']['mlp']) == {'gate', 'up', 'down'}
+
+
+@pytest.mark.parametrize(
+  ('kind', 'gate'),
+  [
+    ('glu', jax.nn.sigmoid),
+    ('swiglu', jax.nn.silu),
+    ('geglu', jax.nn.gelu),
+  ],
+  ids=['glu', 'swiglu', 'geglu'],
+)
+def test_gated_mlps_by_hand(kind, gate):
+  x = jax.random.normal(jax.random.key(0), (1, 2, 4))
+  module = MLP(6, kind)
+  params = module.init(jax.random.key(1), x)
+  kernel = lambda name: params['params'][name]['kernel']
+  want = (gate(x @ kernel('gate')) * (x @ kernel('up'))) @ kernel('down')
+  close(module.apply(params, x), want)
+
+
+def test_layer_norm_by_hand():
+  x = 3 + 2 * jax.random.normal(jax.random.key(0), (1, 2, 8))
+  params = {'params': {'scale': jnp.arange(8.0)}}
+  want = (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)
+  close(LayerNorm().apply(params, x), want * jnp.arange(8.0), atol=1e-4)
+
+
+def test_a_time_size_without_adaln_is_refused():
+  for time in ('none', 'additive'):
+    with pytest.raises(UserError, match='model.time_size=4 with model.time'):
+      TransformerConfig(time=time, time_size=4)
 
 
 def test_training_starts_at_the_uniform_distribution():

@@ -85,6 +85,9 @@ class Rows:
     model_padding: padding is part of the text, segment 1.
     pad_id: what padding is.
     keep_tail: whether a last packed row that is not full stays, padded.
+    long: what becomes of a document that does not fit a row of its own:
+      `refuse` raises UserError, `drop` leaves it out, `cut` shortens it from
+      its end, its eos aside.
   """
 
   def __init__(
@@ -96,29 +99,34 @@ class Rows:
     model_padding: bool,
     pad_id: int,
     keep_tail: bool,
+    long: Literal['refuse', 'cut', 'drop'] = 'refuse',
   ):
     self.tokens, self.length, self.kind = tokens, length, kind
     self._respect, self._model_padding = respect_documents, model_padding
     self._pad_id = pad_id
     whole, rest = divmod(len(tokens.ids), length)
     self._packed = whole + (keep_tail and rest > 0)
-    if kind == 'document':
-      sizes = np.diff(tokens.ends, prepend=0)
-      if len(sizes) and sizes.max() > length:
-        worst = int(sizes.argmax())
-        raise UserError(
-          f'document {worst} has {sizes[worst]} tokens, its end included, and '
-          f'the row {length}: raise data.length or use data.rows=packed'
-        )
+    sizes = np.diff(tokens.ends, prepend=0)
+    is_refused = kind == 'document' and long == 'refuse' and len(sizes) > 0
+    if is_refused and sizes.max() > length:
+      worst = int(sizes.argmax())
+      raise UserError(
+        f'document {worst} has {sizes[worst]} tokens, its end included, and '
+        f'the row {length}: raise data.length, set data.long=cut or drop, or '
+        'use data.rows=packed'
+      )
+    fits = sizes <= length if long == 'drop' else np.ones_like(sizes, bool)
+    self._index = np.flatnonzero(fits)  # of the documents that have a row
+    self._sizes = np.minimum(sizes[self._index], length)
 
   def __len__(self) -> int:
-    return len(self.tokens.ends) if self.kind == 'document' else self._packed
+    return len(self._index) if self.kind == 'document' else self._packed
 
   @property
   def needed(self) -> np.ndarray:
     """[rows] the least length that holds each."""
     if self.kind == 'document':
-      return np.diff(self.tokens.ends, prepend=0)
+      return self._sizes
     return np.full(len(self), self.length)
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
@@ -129,16 +137,17 @@ class Rows:
     index = int(index)
     if not 0 <= index < len(self):
       raise IndexError(index)
-    ends = self.tokens.ends
+    ends, start, stop = self.tokens.ends, 0, 0
     if self.kind == 'document':
-      start = int(ends[index - 1]) if index else 0
-      stop = int(ends[index])
+      document = _document(self.tokens, int(self._index[index]))
+      taken = _shortened(document, self.length)
     else:
       start = index * self.length
       stop = min(start + self.length, len(self.tokens.ids))
-    count = stop - start
+      taken = self.tokens.ids[start:stop]
+    count = len(taken)
     ids = np.full(length, self._pad_id, np.int32)
-    ids[:count] = self.tokens.ids[start:stop]
+    ids[:count] = taken
     segments = np.full(length, int(self._model_padding), np.int32)
     positions = np.arange(length, dtype=np.int32)
     segments[:count] = 1

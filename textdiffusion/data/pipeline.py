@@ -35,7 +35,8 @@ _FOREVER = 1 << 48  # rows; a run ends by its steps, never by its data
 class DataConfig:
   """source: see `sources`. length: tokens in a row. batch_size: rows of the
   global batch. rows, respect_documents, model_padding: see `packing.Rows`;
-  joined and separate rows, long and source_length: see `packing.PairRows`.
+  joined and separate rows and source_length: see `packing.PairRows`. long: of
+  pairs, and of documents in rows of their own.
   buckets: shorter lengths. A batch of training is as long as the first of them,
   or `length`, that holds its rows, which it shares with no longer ones; each
   length is compiled once. A loss is a mean over the tokens of its batch, so
@@ -197,6 +198,7 @@ def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
       config.model_padding,
       0 if pad is None else pad,
       keep_tail=split == 'heldout',
+      long=config.long,
     )
 
   train = rows('train')
@@ -212,7 +214,10 @@ def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
       + mend
     )
   settings = dataclasses.asdict(config)
-  of_pairs = () if paired is not None else ('source_length', 'long')
+  of_pairs: tuple[str, ...] = ()
+  if paired is None:  # `refuse` leaves fingerprints as they were before `long`
+    is_cut = kind == 'document' and config.long != 'refuse'
+    of_pairs = ('source_length',) if is_cut else ('source_length', 'long')
   of_order = ('batch_size', 'seed', 'buckets')
   for name in (*of_order, 'tokenizer', 'source', *of_pairs):
     del settings[name]

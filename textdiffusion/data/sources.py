@@ -2,7 +2,10 @@
 
 python_docs, python_source        bundled, of the running interpreter
 toy_grammar[:COUNT]               sentences of a known law
-tfds:NAME[:CONFIG]/SPLIT?key=text any TFDS dataset with a text feature
+tfds:NAME[:CONFIG]/SPLIT?key=text any TFDS dataset with a text feature; with
+                                  {split} for SPLIT what is held out is the
+                                  dataset's own split `valid`, or that named
+                                  by ?heldout=test
 files:GLOB[?key=text]             .txt and .txt.gz (a file is a document; with
                                   ?split=line a line is, with ?split=blank
                                   what stands between blank lines), .jsonl (a
@@ -85,6 +88,8 @@ def open_source(name: str, holdout: float) -> Source:
   if name in BUNDLED:
     texts = lambda: (_text(row['text']) for row in bundled(name))
     return _by_hash(bundled_fingerprint(name), texts, holdout)
+  if kind == 'tfds' and '{split}' in rest:
+    return _own_splits(rest)
   if kind == 'tfds' and rest:
     return _by_hash(*_tfds(rest), holdout)
   if kind == 'files' and rest:
@@ -192,6 +197,18 @@ def _reversals(sentences: Source) -> Source:
 
   documents = lambda split: (target for _, target in pairs(split))
   return Source(f'toy_pairs/{sentences.fingerprint}', documents, pairs=pairs)
+
+
+def _own_splits(spec: str) -> Source:
+  """`NAME[:CONFIG]/{split}` -> the train and held-out splits of a dataset."""
+  path, options = _options(spec, {'key', 'train', 'heldout'})
+  key = options.get('key', 'text')
+  opened = {
+    split: _tfds(f'{named_split(path, options, split)}?key={key}')
+    for split in ('train', 'heldout')
+  }
+  prints = '/'.join(fingerprint for fingerprint, _ in opened.values())
+  return Source(prints, lambda split: filter(None, opened[split][1]()))
 
 
 def _tfds(spec: str) -> tuple[str, Callable[[], Iterator[str]]]:

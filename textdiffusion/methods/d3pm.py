@@ -61,7 +61,7 @@ class D3PM:
   kernel: Literal['structured', 'dense'] = 'structured'
   width: int = 5
   neighbors: int = 20
-  update_every: int = 50
+  update_every: int = 200
   mask_last: bool = False
   all_steps: bool = False
 

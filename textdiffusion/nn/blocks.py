@@ -22,7 +22,14 @@ from textdiffusion.nn.attention import (
   splash,
   static_mask,
 )
-from textdiffusion.nn.layers import MLP, Dense, RMSNorm, rotate
+from textdiffusion.nn.layers import (
+  MLP,
+  NORMS,
+  Dense,
+  MLPKind,
+  RMSNorm,
+  rotate,
+)
 
 _UNROLLED = 8  # up to here XLA schedules unrolled layers better than a loop
 
@@ -32,7 +39,10 @@ class TransformerConfig:
   """Sizes and choices; None takes the usual value.
 
   num_kv_heads: fewer than num_heads groups the queries. d_ff: 4 d_model, or
-  8/3 of it for SwiGLU, which has three matrices. time: how t enters.
+  8/3 of it for gated kinds, which have three matrices. mlp_bias: biases of the
+  MLP where they differ from use_bias. norm: with or without the mean. time: how
+  t enters. time_size: width of the embedding of t that adaLN reads; d_model if
+  None, and 128 in the networks of SEDD, MDLM and Duo.
   attend: who sees whom; block_size is of block_causal. scan: `auto` unrolls up
   to 8 layers. remat: what is computed again in the backward pass, all or all
   but the matrix products, which offload keeps in the memory of the host.
@@ -48,7 +58,7 @@ class TransformerConfig:
   num_heads: int = 8
   num_kv_heads: int | None = None
   d_ff: int | None = None
-  mlp: Literal['gelu', 'swiglu'] = 'swiglu'
+  mlp: MLPKind = 'swiglu'
   qk_norm: bool = True
   use_bias: bool = False
   tied: bool = False
@@ -63,6 +73,9 @@ class TransformerConfig:
   attention: Implementation = 'auto'
   encoder_layers: int = 0
   loss_chunk: int = 0
+  norm: Literal['rms', 'layer'] = 'rms'
+  mlp_bias: bool | None = None
+  time_size: int | None = None
 
   def __post_init__(self) -> None:
     for name in ('num_layers', 'd_model', 'num_heads'):
@@ -87,6 +100,14 @@ class TransformerConfig:
         raise UserError(
           f'model.{name}={getattr(self, name)}: must be at least 0'
         )
+    if self.time_size is not None and self.time_size < 1:
+      raise UserError(f'model.time_size={self.time_size}: must be at least 1')
+    if self.time_size is not None and self.time != 'adaln':
+      raise UserError(
+        f'model.time_size={self.time_size} with model.time={self.time}: only '
+        'adaLN reads an embedding of another width; set model.time=adaln, or '
+        'model.time_size=None'
+      )
     if (self.attend == 'block_causal') != (self.block_size > 0):
       raise UserError(
         f'model.block_size={self.block_size} with model.attend='
@@ -103,12 +124,16 @@ class TransformerConfig:
 
   @property
   def hidden(self) -> int:
-    """Width of the MLP; of SwiGLU a multiple of 64 near 8/3 d_model."""
+    """Width of the MLP; if gated, a multiple of 64 near 8/3 d_model."""
     if self.d_ff is not None:
       return self.d_ff
     if self.mlp == 'gelu':
       return 4 * self.d_model
     return max(64, round(8 * self.d_model / 3 / 64) * 64)
+
+  @property
+  def mlp_matrices(self) -> int:
+    return 2 if self.mlp == 'gelu' else 3
 
   @property
   def is_scanned(self) -> bool:
@@ -123,7 +148,7 @@ class TransformerConfig:
 
 @pytree
 class Context:
-  """What every layer sees. time: [B, 1 or L, D] or None. memory: [B, S, D] of
+  """What every layer sees. time: [B, 1 or L, T] or None. memory: [B, S, D] of
   a source, memory_mask: [B, 1, 1, S] or None."""
 
   positions: Array
@@ -217,7 +242,7 @@ class Block(nn.Module):
       return layout.rows(x)
 
     def normed(x: Array, name: str, index: int) -> Array:
-      x = RMSNorm(dtype=cfg.compute_dtype, name=name)(x)
+      x = NORMS[cfg.norm](dtype=cfg.compute_dtype, name=name)(x)
       if shift is None:
         return x
       move, scale = shift[index]
@@ -235,7 +260,7 @@ class Block(nn.Module):
     branch = MLP(
       cfg.hidden,
       cfg.mlp,
-      cfg.use_bias,
+      cfg.use_bias if cfg.mlp_bias is None else cfg.mlp_bias,
       cfg.compute_dtype,
       1 / (2 * cfg.num_layers),
       name='mlp',

@@ -66,11 +66,34 @@ class RMSNorm(nn.Module):
     return (x * scale).astype(self.dtype)
 
 
+class LayerNorm(nn.Module):
+  """[..., D] -> [..., D], in float32, with a learnt scale and no bias, as in
+  the networks of SEDD, MDLM and Duo."""
+
+  eps: float = 1e-5
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    scale = self.param('scale', nn.initializers.ones_init(), (x.shape[-1],))
+    x = x.astype(jnp.float32)
+    x = x - x.mean(-1, keepdims=True)
+    x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
+    scale = scale.reshape((1,) * (x.ndim - 1) + scale.shape)
+    return (x * scale).astype(self.dtype)
+
+
+NORMS = {'rms': RMSNorm, 'layer': LayerNorm}
+MLPKind = Literal['gelu', 'swiglu', 'geglu', 'glu']
+_GATES = {'swiglu': nn.silu, 'geglu': nn.gelu, 'glu': nn.sigmoid}
+
+
 class MLP(nn.Module):
-  """[B, L, D] -> [B, L, D]: SwiGLU (Shazeer 2020) or GELU."""
+  """[B, L, D] -> [B, L, D]: GELU, or gated by SiLU (`swiglu`), GELU (`geglu`)
+  or a sigmoid (`glu`) (Shazeer 2020)."""
 
   d_ff: int
-  kind: Literal['gelu', 'swiglu'] = 'swiglu'
+  kind: MLPKind = 'swiglu'
   use_bias: bool = False
   dtype: jnp.dtype = jnp.float32
   out_scale: float = 1.0
@@ -79,10 +102,10 @@ class MLP(nn.Module):
   def __call__(self, x: Array) -> Array:
     d_model = x.shape[-1]
     dense = lambda name: Dense(self.d_ff, self.use_bias, self.dtype, name=name)
-    if self.kind == 'swiglu':
-      x = nn.silu(dense('gate')(x)) * dense('up')(x)
-    else:
+    if self.kind == 'gelu':
       x = nn.gelu(dense('up')(x))
+    else:
+      x = _GATES[self.kind](dense('gate')(x)) * dense('up')(x)
     x = layout.rows(x, 'tensor')
     return Dense(
       d_model, self.use_bias, self.dtype, self.out_scale, name='down'

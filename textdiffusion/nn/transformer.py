@@ -30,7 +30,7 @@ from textdiffusion.nn.attention import attention_mask, resolve
 from textdiffusion.nn.blocks import Block, Context, TransformerConfig
 from textdiffusion.nn.chunks import by_chunks
 from textdiffusion.nn.latent import Projection, ends
-from textdiffusion.nn.layers import Dense, RMSNorm, TimeEmbedding, product
+from textdiffusion.nn.layers import NORMS, Dense, TimeEmbedding, product
 
 _REMAT = {
   'full': jax.checkpoint_policies.nothing_saveable,
@@ -71,7 +71,7 @@ class Transformer(nn.Module):
       assert context.time is not None
       x = x + context.time
     x, cache = self._layers(x, context, cache)
-    x = RMSNorm(dtype=cfg.compute_dtype, name='norm')(x)
+    x = NORMS[cfg.norm](dtype=cfg.compute_dtype, name='norm')(x)
     return self._outputs(x, table).astype(jnp.float32), cache
 
   def _inputs(self, ids: Any) -> tuple[Array, Array]:
@@ -142,7 +142,8 @@ class Transformer(nn.Module):
     if cfg.time != 'none':
       t = jnp.asarray(t, jnp.float32)
       t = jnp.broadcast_to(t, (ids.shape[0], t.shape[-1] if t.ndim == 2 else 1))
-      time = TimeEmbedding(cfg.d_model, dtype=cfg.compute_dtype, name='time')(t)
+      size = cfg.time_size or cfg.d_model
+      time = TimeEmbedding(size, dtype=cfg.compute_dtype, name='time')(t)
     memory = condition.memory
     if cfg.encoder_layers and memory is None:
       raise UserError(
@@ -203,6 +204,7 @@ def build_denoiser(
     config,
     num_layers=max(config.encoder_layers, 1),
     time='none',
+    time_size=None,
     attend='bidirectional',
     block_size=0,
     encoder_layers=0,
@@ -334,7 +336,7 @@ def flops_per_token(
   """
   d, kv = config.d_model, config.kv_heads * config.head_size
   attention = 2 * d * d + 2 * d * kv
-  mlp = (3 if config.mlp == 'swiglu' else 2) * d * config.hidden
+  mlp = config.mlp_matrices * d * config.hidden
   seen = length / 2 if config.attend == 'causal' else length
   per_layer = 2 * (attention + mlp) + 4 * d * seen
   total = config.num_layers * per_layer

@@ -142,8 +142,7 @@ def work(
   uses = passes + is_again
   d, hidden = model.d_model, model.hidden
   kv = model.kv_heads * model.head_size
-  matrices = 3 if model.mlp == 'swiglu' else 2
-  through = 6 * d + 2 * kv + matrices * (d + hidden) + 6 * d
+  through = 6 * d + 2 * kv + model.mlp_matrices * (d + hidden) + 6 * d
   kernels = 2 * num_params / axes['tensor']  # bytes of bfloat16
   moved = 2 * model.num_layers * through * own / axes['tensor']
   logits = 2 * passes * 4 * own * width / axes['tensor']

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -11,15 +12,53 @@ from textdiffusion.core.types import PyTree, UserError
 
 
 @dataclasses.dataclass(frozen=True)
+class ParameterGroup:
+  """Parameters with a learning rate or a weight decay of their own.
+
+  Attributes:
+    path: regular expression that matches the whole path of a parameter, such
+      as `layers/mlp/up/kernel`, `embedding` or, of what a method learns beside
+      the network, `method/noise/ends`.
+    lr_ratio: learning rate of the group over that of the run.
+    weight_decay: coefficient for every parameter of the group, multiplied by
+      the learning rate of the group; None keeps that of the run.
+  """
+
+  path: str
+  lr_ratio: float = 1.0
+  weight_decay: float | None = None
+
+  def __post_init__(self) -> None:
+    try:
+      re.compile(self.path)
+    except re.error as error:
+      raise UserError(
+        f'train.optimizer.groups: path={self.path!r} is no regular expression '
+        f'({error})'
+      ) from None
+    for name in ('lr_ratio', 'weight_decay'):
+      value = getattr(self, name)
+      if value is not None and not 0 <= value < math.inf:
+        raise UserError(
+          f'train.optimizer.groups: {name}={value} of {self.path!r}: must be a '
+          'number that is not negative'
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
   """peak_lr: after warmup_steps of linear warm-up. schedule: cosine to
-  final_lr_ratio of it; wsd stays and falls linearly over the last decay_steps
-  (0: a fifth of the run); constant stays. clip: of the global norm, 0 for
-  none. weight_decay: of matrices; norms, biases and embeddings have none."""
+  final_lr_ratio of it; linear falls to that over the decay_steps after the
+  warm-up (0: the rest of the run), which may end after the run does; wsd stays
+  and falls linearly over the last decay_steps (0: a fifth of the run); constant
+  stays. clip: of the global norm, 0 for none. weight_decay: of kernels;
+  decay_all: also of norms, biases, embeddings and what a method learns, as in
+  `optax.adamw` and PyTorch. groups: the first that matches a parameter counts.
+  """
 
   peak_lr: float = 1e-3
   warmup_steps: int = 100
-  schedule: Literal['cosine', 'wsd', 'constant'] = 'cosine'
+  schedule: Literal['cosine', 'linear', 'wsd', 'constant'] = 'cosine'
   final_lr_ratio: float = 0.1
   decay_steps: int = 0
   b1: float = 0.9
@@ -27,6 +66,8 @@ class OptimizerConfig:
   eps: float = 1e-8
   weight_decay: float = 0.01
   clip: float = 1.0
+  decay_all: bool = False
+  groups: tuple[ParameterGroup, ...] = ()
 
   def __post_init__(self) -> None:
     is_positive = lambda x: 0 <= x < math.inf
@@ -47,6 +88,11 @@ class OptimizerConfig:
         raise UserError(
           f'train.optimizer.{name}={getattr(self, name)}: must be {must}'
         )
+    if self.decay_all and not self.weight_decay:
+      raise UserError(
+        'train.optimizer.decay_all=True with weight_decay=0.0: nothing decays; '
+        'set train.optimizer.weight_decay, or decay_all=False'
+      )
 
 
 class Optimizer(NamedTuple):
@@ -65,8 +111,11 @@ def build_optimizer(config: OptimizerConfig, total_steps: int) -> Optimizer:
   if config.clip:
     parts.append(optax.clip_by_global_norm(config.clip))
   parts.append(optax.scale_by_adam(config.b1, config.b2, config.eps))
-  if config.weight_decay:
-    parts.append(optax.add_decayed_weights(config.weight_decay, is_decayed))
+  if config.groups:
+    parts.append(_grouped(config))
+  elif config.weight_decay:
+    mask = None if config.decay_all else is_decayed
+    parts.append(optax.add_decayed_weights(config.weight_decay, mask))
   return Optimizer(
     optax.chain(*parts), _learning_rate(config, max(total_steps, 1))
   )
@@ -79,6 +128,43 @@ def is_decayed(params: PyTree) -> PyTree:
   )
 
 
+def _grouped(config: OptimizerConfig) -> optax.GradientTransformation:
+  """Weight decay and relative learning rates by the path of a parameter."""
+
+  def settings(path: tuple[Any, ...]) -> tuple[int | None, float, float]:
+    """The group of a parameter, its relative learning rate and its decay."""
+    name = '/'.join(str(part.key) for part in path).removeprefix('network/')
+    is_matrix = path[-1].key == 'kernel'
+    decay = config.weight_decay if config.decay_all or is_matrix else 0.0
+    for number, group in enumerate(config.groups):
+      if re.fullmatch(group.path, name):
+        own = group.weight_decay
+        return number, group.lr_ratio, decay if own is None else own
+    return None, 1.0, decay
+
+  def init(params: PyTree) -> optax.EmptyState:
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    used = {settings(path)[0] for path, _ in leaves}
+    for number, group in enumerate(config.groups):
+      if number not in used:
+        raise UserError(
+          f'train.optimizer.groups: path={group.path!r} matches no parameter '
+          'that an earlier group leaves; leave it out or change it'
+        )
+    return optax.EmptyState()
+
+  def update(
+    updates: PyTree, state: Any, params: PyTree = None
+  ) -> tuple[PyTree, Any]:
+    def scaled(path: tuple[Any, ...], update: Any, param: Any) -> Any:
+      _, ratio, decay = settings(path)
+      return ratio * (update + decay * param if decay else update)
+
+    return jax.tree_util.tree_map_with_path(scaled, updates, params), state
+
+  return optax.GradientTransformation(init, update)
+
+
 def _learning_rate(config: OptimizerConfig, total: int) -> optax.Schedule:
   peak, last = config.peak_lr, config.peak_lr * config.final_lr_ratio
   warmup = min(config.warmup_steps, total)
@@ -89,6 +175,8 @@ def _learning_rate(config: OptimizerConfig, total: int) -> optax.Schedule:
     rest = optax.constant_schedule(peak)
   elif config.schedule == 'cosine':
     rest = optax.cosine_decay_schedule(peak, left, config.final_lr_ratio)
+  elif config.schedule == 'linear':
+    rest = optax.linear_schedule(peak, last, config.decay_steps or left)
   else:
     decay = min(config.decay_steps or max(total // 5, 1), left)
     rest = optax.linear_schedule(peak, last, decay, left - decay)

@@ -1,13 +1,22 @@
 """Uniform diffusion at the scale of the LM1B tables of UDLM and Duo.
 
-  python -m launch.train --config=configs/udlm/lm1b_110m.py \
+  python -m launch.train --config=configs/udlm/lm1b_139m.py \
     --workdir=/mnt/BUCKET/udlm_lm1b \
     --set=data.tokenizer.path=TOKENIZER_JSON
 
-TOKENIZER_JSON is the `tokenizer.json` of BERT-base-uncased. TFDS builds LM1B
-on first use. Cost: 1M steps of 512 rows of 128 tokens, 33 to 65 billion
-tokens; not run here. Reported perplexity: at most 31.3 on padded rows after 33
-billion tokens, 36.7 on packed rows after 65 billion (Sahoo et al. 2025).
+TOKENIZER_JSON is the `tokenizer.json` of BERT-base-uncased. TFDS builds LM1B on
+first use; its test split is held out. Cost: 1M steps of 512 rows of at most 128
+tokens, 33 billion tokens; not run here. Reported perplexity: at most 31.3 on
+these rows, 36.7 on packed rows after 65 billion tokens (Sahoo et al. 2025):
+--set=data.rows=packed.
+
+Parameters: 139.1M, embeddings and head included.
+Source: Schiff et al. 2025; kuleshov-group/discrete-diffusion-guidance edb0f8c,
+scripts/train_lm1b.sh (MODEL=udlm), configs/config.yaml,
+configs/model/small.yaml.
+Differences: the head has no bias and no adaLN before it; weights start from
+truncated normals, smaller in the last matrix of each branch; the time enters as
+1,000 t, officially as sigma; rows have an EOS and no BOS.
 """
 
 from textdiffusion.config import Config
@@ -25,12 +34,12 @@ def get_config() -> Config:
   return Config(
     method=UDLM(),
     data=DataConfig(
-      source='tfds:lm1b/train?key=text',
+      source='tfds:lm1b/{split}?key=text&heldout=test',
       tokenizer=TokenizerConfig('huggingface', path='tokenizer.json'),
       length=128,
       batch_size=512,
-      rows='packed',
-      holdout=0.01,
+      rows='document',
+      long='cut',
     ),
     model=TransformerConfig(
       num_layers=12,
@@ -42,11 +51,19 @@ def get_config() -> Config:
       time='adaln',
       scan='scan',
       dtype='bfloat16',
+      mlp_bias=True,
+      qk_norm=False,
+      norm='layer',
+      time_size=128,
     ),
     train=TrainConfig(
       steps=1_000_000,
       optimizer=OptimizerConfig(
-        peak_lr=3e-4, warmup_steps=2500, schedule='constant', weight_decay=0.0
+        peak_lr=3e-4,
+        warmup_steps=2500,
+        schedule='constant',
+        weight_decay=0.0,
+        b2=0.999,
       ),
       ema=0.9999,
       log_every=100,

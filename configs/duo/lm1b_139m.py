@@ -1,13 +1,24 @@
 """Uniform diffusion by duality, at the scale of the Duo paper's LM1B table.
 
-  python -m launch.train --config=configs/duo/lm1b_110m.py \
+  python -m launch.train --config=configs/duo/lm1b_139m.py \
     --workdir=/mnt/BUCKET/duo_lm1b \
     --set=data.tokenizer.path=TOKENIZER_JSON
 
-TOKENIZER_JSON is the `tokenizer.json` of BERT-base-uncased. TFDS builds LM1B
-on first use. Cost: 1M steps of 512 rows of 128 tokens, 65 billion tokens; not
-run here. Reported perplexity on packed rows: at most 33.7, and 35.0 without
-the curriculum, which is the first 500,000 steps (Sahoo et al. 2025).
+TOKENIZER_JSON is the `tokenizer.json` of BERT-base-uncased. TFDS builds LM1B on
+first use; its test split is held out. Cost: 1M steps of 512 rows of 128 tokens,
+65 billion tokens; not run here. Reported perplexity on packed rows: at most
+33.7, and 35.0 without the curriculum, which is the first 500,000 steps (Sahoo
+et al. 2025).
+
+Parameters: 139.1M, embeddings and head included.
+Source: Sahoo et al. 2025; s-sahoo/duo 7c9b498,
+scripts/train_lm1b_duo_sentencepacking.sh, configs/config.yaml,
+configs/model/small.yaml.
+Differences: the head has no bias and no adaLN before it; weights start from
+truncated normals, smaller in the last matrix of each branch; the time enters as
+1,000 t, officially as sigma; rows are running text with an EOS after each
+document, officially without the first and the last token, which are BOS and
+EOS.
 """
 
 from textdiffusion.config import Config
@@ -25,12 +36,11 @@ def get_config() -> Config:
   return Config(
     method=Duo(curriculum_steps=500_000, gamma_min=-3.5, gamma_max=-1.75),
     data=DataConfig(
-      source='tfds:lm1b/train?key=text',
+      source='tfds:lm1b/{split}?key=text&heldout=test',
       tokenizer=TokenizerConfig('huggingface', path='tokenizer.json'),
       length=128,
       batch_size=512,
       rows='packed',
-      holdout=0.01,
     ),
     model=TransformerConfig(
       num_layers=12,
@@ -42,11 +52,19 @@ def get_config() -> Config:
       time='adaln',
       scan='scan',
       dtype='bfloat16',
+      mlp_bias=True,
+      qk_norm=False,
+      norm='layer',
+      time_size=128,
     ),
     train=TrainConfig(
       steps=1_000_000,
       optimizer=OptimizerConfig(
-        peak_lr=3e-4, warmup_steps=2500, schedule='constant', weight_decay=0.0
+        peak_lr=3e-4,
+        warmup_steps=2500,
+        schedule='constant',
+        weight_decay=0.0,
+        b2=0.999,
       ),
       ema=0.9999,
       log_every=100,

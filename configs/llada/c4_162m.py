@@ -1,12 +1,19 @@
-"""Masked diffusion of 170 million parameters.
+"""Masked diffusion of 162 million parameters.
 
-  python -m launch.train --config=configs/llada/c4_170m.py \
+  python -m launch.train --config=configs/llada/c4_162m.py \
     --workdir=/mnt/BUCKET/llada_170m \
     --set=data.tokenizer.path=TOKENIZER_JSON
 
 TOKENIZER_JSON is the `tokenizer.json` of GPT-2. TFDS builds C4 on first use.
 Cost: 500,000 steps of 512 rows of 1,024 tokens, 262 billion; not run here.
-`launch.compile` tells on which slices it fits, and how fast at best.
+`launch.compile` reports on which slices it fits, and how fast at best.
+
+Parameters: 162.2M, embeddings and head included.
+Source: our own, a small sibling of c4_8b.py; b2 and weight decay of
+ML-GSAI/SMDM 583aa47, pretrain/train_mdm.py, by LLaDA's authors. No paper has
+trained this model.
+Differences: those of c4_8b.py; SMDM trains 170 million parameters beside
+embeddings, at a learning rate of 2e-4 with cosine decay.
 """
 
 from textdiffusion.config import Config
@@ -51,7 +58,11 @@ def get_config() -> Config:
     train=TrainConfig(
       steps=500_000,
       optimizer=OptimizerConfig(
-        peak_lr=4e-4, warmup_steps=2000, schedule='wsd', weight_decay=0.1
+        peak_lr=4e-4,
+        warmup_steps=2000,
+        schedule='wsd',
+        weight_decay=0.1,
+        b2=0.95,
       ),
       ema=0.9999,
       log_every=100,

@@ -1,11 +1,19 @@
 """CDCD at a scale near that of its paper.
 
-  python -m launch.train --config=configs/cdcd/c4_140m.py \
+  python -m launch.train --config=configs/cdcd/c4_126m.py \
     --workdir=runs/cdcd_c4
 
 C4 is built by TFDS; tokenizer.json has 32,000 pieces. Cost: 1M steps of 1,024
 rows of 64 tokens, 66 billion; not run here. The paper's models have 120 to
 1,300 million parameters (Dieleman et al. 2022).
+
+Parameters: 125.9M, embeddings and head included.
+Source: Dieleman et al. 2022, which has no public code; igul222/plaid e7d5cf8,
+train_cdcd.py, is a reimplementation by others.
+Differences: layers, widths, learning rate and the number of steps are ours, of
+a network as GPT-2 small, for no source that was read has those of the paper;
+the reimplementation has 16 layers of 384 with the time as a bias of each norm,
+2 <= sigma <= 300, and muP.
 """
 
 from textdiffusion.config import Config
@@ -40,11 +48,18 @@ def get_config() -> Config:
       time='adaln',
       scan='scan',
       dtype='bfloat16',
+      qk_norm=False,
+      norm='layer',
+      time_size=128,
     ),
     train=TrainConfig(
       steps=1_000_000,
       optimizer=OptimizerConfig(
-        peak_lr=3e-4, warmup_steps=2500, schedule='constant', weight_decay=0.0
+        peak_lr=3e-4,
+        warmup_steps=2500,
+        schedule='constant',
+        weight_decay=0.0,
+        b2=0.999,
       ),
       ema=0.9999,
       log_every=100,

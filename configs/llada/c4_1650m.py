@@ -1,13 +1,19 @@
-"""Masked diffusion of 1.6 billion parameters.
+"""Masked diffusion of 1.65 billion parameters.
 
-  python -m launch.train --config=configs/llada/c4_1b.py \
+  python -m launch.train --config=configs/llada/c4_1650m.py \
     --workdir=/mnt/BUCKET/llada_1b \
     --set=data.tokenizer.path=TOKENIZER_JSON
 
 TOKENIZER_JSON is the `tokenizer.json` of LLaDA, whose vocabulary this is. TFDS
 builds C4 on first use. Cost: 500,000 steps of 256 rows of 4,096 tokens, 524
-billion; not run here.
-`launch.compile` tells on which slices it fits, and how fast at best.
+billion; not run here. `launch.compile` reports on which slices it fits, and how
+fast at best.
+
+Parameters: 1,648.5M, embeddings and head included.
+Source: our own, a small sibling of c4_8b.py; b2 and weight decay of
+ML-GSAI/SMDM 583aa47, pretrain/train_mdm.py, by LLaDA's authors. No paper has
+trained this model.
+Differences: those of c4_8b.py.
 """
 
 from textdiffusion.config import Config
@@ -52,7 +58,11 @@ def get_config() -> Config:
     train=TrainConfig(
       steps=500_000,
       optimizer=OptimizerConfig(
-        peak_lr=4e-4, warmup_steps=2000, schedule='wsd', weight_decay=0.1
+        peak_lr=4e-4,
+        warmup_steps=2000,
+        schedule='wsd',
+        weight_decay=0.1,
+        b2=0.95,
       ),
       ema=0.9999,
       log_every=100,
