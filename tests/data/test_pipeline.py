@@ -191,6 +191,25 @@ def test_tokens_are_cached(source, data_folder):
   assert set((data_folder / 'tokens').iterdir()) == made
 
 
+def test_tokenizers_do_not_share_cached_tokens(source, data_folder):
+  """One text and one folder of caches: each tokenizer reads its own tokens."""
+  specials = ('eos', 'mask', 'pad', 'bos')
+  kinds = [
+    TokenizerConfig(),
+    TokenizerConfig('characters'),
+    TokenizerConfig(specials=specials),
+  ]
+  for _ in range(2):  # written, then read
+    ids = []
+    for kind in kinds:
+      data = opened(source, tokenizer=kind)
+      ids.append(np.asarray(data.train.tokens.ids).tolist())
+      eos = data.tokenizer.vocab.eos_id
+      want = [[*data.tokenizer.encode(text), eos] for text in DOCUMENTS]
+      assert ids[-1] == list(itertools.chain(*want))
+    assert ids[0] != ids[1] and ids[0] != ids[2]
+
+
 @pytest.mark.parametrize(
   'settings, told',
   [

@@ -18,7 +18,8 @@ def signals(size):
 
 
 def test_adaptive_schedule():
-  g = Case('seqdiffuseq', 'adaptive_schedule', TABLES)
+  inputs = 'ts losses loss_masks'
+  g = Case('seqdiffuseq', 'adaptive_schedule', inputs, LEFT_OUT)
   size, length = g['before_alphas_cumprod'].shape
   bins = size // g.settings['loss_update_granu']
   history = empty_history(bins, length)
@@ -32,14 +33,13 @@ def test_adaptive_schedule():
   # The official class writes into the table it had, and the recorded one shows
   # it: only column 0, which a refit leaves alone, is as it was everywhere.
   before = jnp.tile(g['before_alphas_cumprod'][:, :1], (1, length))
-  close(before[:, 0], signals(size), **EXACT)
+  close(signals(size), g['before_alphas_cumprod'][:, 0], **EXACT)
   close(refit(before, history), g['after_alphas_cumprod'], **EXACT)
   close(empty_history(bins, length).total, g['after_history'], **EXACT)
-  g.assert_all_used()
+  g.assert_all_compared()
 
 
-# Follow from alpha by the formulas that test_diffusion_lm.py checks; the
-# variances with their clipped logarithm are flattened there, a defect.
+# The variances with their clipped logarithm are flattened, a defect.
 TABLES = {
   'before_betas',
   *(
@@ -59,10 +59,13 @@ TABLES = {
     )
   ),
 }
+LEFT_OUT = dict.fromkeys(
+  TABLES, 'follows from alpha by formulas that test_diffusion_lm.py compares'
+)
 
 
 def test_second_moment():
-  g = Case('diffuseq', 'lossaware_sampler')
+  g = Case('diffuseq', 'lossaware_sampler', 'ts losses')
   size = g.settings['num_timesteps']
   state = no_losses(size, g.settings['history_per_term'])
   np.testing.assert_array_equal(state.probs(), 1 / size)
@@ -71,4 +74,4 @@ def test_second_moment():
   close(p, g['p'], **EXACT)
   close(1 / (size * p), g['importance'], **EXACT)
   close(p, g['weights'] / g['weights'].sum(), **EXACT)
-  g.assert_all_used()
+  g.assert_all_compared()

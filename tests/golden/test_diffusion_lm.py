@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.golden.case import Case, close
+from tests.golden.case import Case, close, equal, within
 from textdiffusion.core.distributions import Categorical, Normal
 from textdiffusion.core.types import X0, Eps, Model
 from textdiffusion.objectives.end_to_end import EndToEnd
@@ -44,20 +44,18 @@ def test_schedules(method, name):
   """In float64; where a beta is 1 or more, as the linear one of few steps is,
   the signal is gone or, officially, negative."""
   g = Case(method, name)
-  for key in g:
-    if not key.endswith('betas'):
-      continue
-    kind, size = key.removesuffix('_betas'), g[key].size
+  for match in g.find('(.*)_betas'):
+    key, kind, size = match[0], match[1], g[match[0]].size
     kind = kind.removesuffix('_small').removesuffix('_large')
     mine = SCHEDULES[kind].betas(size)
     close(mine, g[key], rtol=1e-10, atol=1e-12)
-    is_proper = np.cumsum(g[key] >= 1) == 0
+    is_proper = np.cumsum(np.asarray(g[key]) >= 1) == 0
     alpha = np.exp(np.cumsum(np.log1p(-mine[is_proper])))
     signal = key.removesuffix('betas') + 'alphas_cumprod'
     close(alpha, g[signal][is_proper], rtol=1e-10, atol=1e-12)
     if f'{kind}_posterior_mean_coef1' in g:
       _coefficients(g, kind, size)
-  g.assert_all_used()
+  g.assert_all_compared()
 
 
 def _coefficients(g, kind, size):
@@ -87,31 +85,32 @@ def _second(values):
   return jnp.concatenate([values[1:2], values[1:]])
 
 
-def setting(method, name, left_out=()):
+def setting(method, name, inputs, left_out=None):
   """(case, process, s and t of its steps as [B, 1])."""
-  g = Case(method, name, left_out)
+  g = Case(method, name, inputs, left_out)
   size = g.settings['T']
   p = VariancePreserving(tabulated(SCHEDULES[g.settings['schedule']], size))
   t = (jnp.asarray(g['t']) + 1)[:, None] / size
   return g, p, t - 1 / size, t
 
 
+PREVIOUS = 'the network returned x_{t-1}, a parameterisation the paper drops'
 LEFT_OUT = {
-  # The network said x_{t-1}: a parameterisation the paper drops.
-  'e2e_PREVIOUS_X_mse',
-  'e2e_PREVIOUS_X_loss',
-  'noise_step',  # of the reverse steps, in the other case
+  'e2e_PREVIOUS_X_mse': PREVIOUS,
+  'e2e_PREVIOUS_X_loss': PREVIOUS,
+  'noise_step': 'used by the reverse steps, which are in the other case',
 }
+CORE = 'emb lm_bias input_ids model_output noise_x0 noise t x_t'
 
 
 def test_core():
-  g, p, s, t = setting('diffusion_lm', 'core', LEFT_OUT)
+  g, p, s, t = setting('diffusion_lm', 'core', CORE, LEFT_OUT)
   _forward(g, p, s, t)
   for head in ('START_X', 'EPSILON'):
     _losses(g, p, t, head)
   for size in ('LARGE', 'SMALL'):
     _bound(g, p, s, t, size)
-  g.assert_all_used()
+  g.assert_all_compared()
 
 
 def _bound(g, p, s, t, kind):
@@ -166,8 +165,11 @@ def _forward(g, p, s, t):
   out = g['model_output']
   close(to_eps(p, X0(out), x, t).value, g['eps_from_xstart'])
   close(to_x0(p, Eps(out), x, t).value, g['xstart_from_eps'])
-  back = p.bridge(X0(g['xstart_from_xprev']), x, s, t).mean
-  close(back, out, rtol=1e-4, atol=1e-5)  # a quotient by a small coefficient
+  one = jnp.ones_like(posterior.mean)
+  of_x0 = p.bridge(X0(one), 0 * one, s, t).mean
+  back = (out - p.bridge(X0(0 * one), x, s, t).mean) / of_x0
+  # A float32 difference, divided by a small coefficient.
+  within(back, g['xstart_from_xprev'], 1e-6 / of_x0 + 1e-5 * abs(back))
   embedded = jnp.asarray(g['emb'])[g['input_ids']]
   start = embedded + p.marginal(embedded, 1 / size).std * g['noise_x0']
   close(start, g['x_start'])
@@ -203,12 +205,17 @@ def clipped(p, t, size):
 
 
 def test_sampling():
-  left_out = {'input_ids', 'lm_bias', 'noise_x0', 'noise'}  # of the other case
-  g, p, s, t = setting('diffusion_lm', 'sampling', left_out)
+  left_out = dict.fromkeys(
+    ('input_ids', 'lm_bias', 'noise_x0', 'noise'), 'used by the other case'
+  )
+  spaced = ('10', '5_5', 'ddim10', '3_2_4', 'all')
+  steps = ' '.join(f'respace_{name}_steps' for name in spaced)
+  inputs = f'emb model_output t x_t noise_step {steps}'
+  g, p, s, t = setting('diffusion_lm', 'sampling', inputs, left_out)
   for head in ('START_X', 'EPSILON'):
     _reverse_steps(g, p, s, t, head)
   _strided_steps(g, p)
-  g.assert_all_used()
+  g.assert_all_compared()
 
 
 def _reverse_steps(g, p, s, t, head):
@@ -220,10 +227,8 @@ def _reverse_steps(g, p, s, t, head):
   distance = jnp.square(x0[..., None, :] - table).sum(-1)
   nearest = table[distance.argmin(-1)]
   variances = clipped(p, t, size)
-  for key in g:
-    if not key.startswith(head) or not key.endswith('_mean'):
-      continue
-    kind = key.removesuffix('_mean')
+  for match in g.find(f'({head}_.*)_mean'):
+    kind = match[1]
     value = nearest if 'round1' in kind else x0
     if 'clip1' in kind:
       value = (
@@ -251,23 +256,27 @@ def _reverse_steps(g, p, s, t, head):
 def _strided_steps(g, p):
   """The betas of fewer steps are ratios of alpha, whichever are chosen."""
   size = g.settings['T']
-  for key in g:
-    if not (key.startswith('respace') and key.endswith('_steps')):
-      continue
-    steps = g[key]
+  for match in g.find('(respace_.*)_steps'):
+    name, steps = match[1], g[match[0]]
     alpha = jnp.exp(p.schedule((steps + 1) / size).log_alpha[:, 0])
     before = jnp.concatenate([jnp.ones(1), alpha[:-1]])
-    name = key.removesuffix('_steps')
     close(1 - alpha / before, g[f'{name}_betas'], rtol=1e-10, atol=1e-12)
-    np.testing.assert_array_equal(g[f'{name}_map'], steps)
+    equal(steps, g[f'{name}_map'])
 
 
-@pytest.mark.parametrize('name', ['px1', 'px0'])
-def test_diffuseq_losses(name):
+def test_diffuseq():
+  inputs = f'{CORE} noise_step input_mask anchor'
+  g, p, s, t = setting('diffuseq', 'core', inputs)
+  for name in ('px1', 'px0'):
+    _diffuseq_losses(g, p, t, name)
+  _diffuseq_steps(g, p, s, t)
+  g.assert_all_compared()
+
+
+def _diffuseq_losses(g, p, t, name):
   """As released: noisy source, means over it too. In both cases the target is
   x_start; without predict_xstart what is said of the first step and of the
   tokens is read as noise."""
-  g, p, _, t = setting('diffuseq', 'core')
   size, ids = g.settings['T'], jnp.asarray(g['input_ids'])
   model = _model(g, X0)
   objective = EndToEnd(p, size)
@@ -290,13 +299,8 @@ def test_diffuseq_losses(name):
   close(total, g[f'{name}_loss'])
 
 
-def test_diffuseq_steps():
+def _diffuseq_steps(g, p, s, t):
   """A source at t = 0 is an anchor; official samples put it back by hand."""
-  left_out = {
-    'px1_mse', 'px1_nll', 'px1_loss', 'px0_mse', 'px0_nll', 'px0_loss',
-    'decoder_nll', 'input_ids', 'lm_bias', 'noise_x0',
-  }  # fmt: skip
-  g, p, s, t = setting('diffuseq', 'core', left_out)
   size, x, noise = g.settings['T'], g['x_t'], g['noise_step']
   is_source = (g['input_mask'] == 0)[..., None]
   at = lambda time: jnp.where(is_source[..., 0], 0.0, time)
@@ -324,11 +328,11 @@ def test_diffuseq_steps():
     anchor = p.bridge(X0(said), anchored, at(s), at(t), eta)
     drawn = jnp.where(is_source, anchor.mean, step.mean + step.std * noise)
     close(drawn, g[name])
-  g.assert_all_used()
 
 
 def test_seqdiffuseq():
-  g, p, s, t = setting('seqdiffuseq', 'core')
+  unused = {'noise_step': 'for steps that the case does not take'}
+  g, p, s, t = setting('seqdiffuseq', 'core', f'{CORE} loss_mask', unused)
   size, ids, x = g.settings['T'], jnp.asarray(g['input_ids']), g['x_t']
   model = _model(g, X0)
   objective = EndToEnd(p, size)
@@ -355,8 +359,7 @@ def test_seqdiffuseq():
   close(small, g['posterior_log_variance_clipped'])
   is_late = g['t'] > 1
   assert (abs(small / jnp.log(step.std**2) - 1)[is_late] > 0.01).all()
-  g.used.add('noise_step')  # of steps that the case does not take
-  g.assert_all_used()
+  g.assert_all_compared()
 
 
 def _model(g, make):

@@ -1,14 +1,12 @@
 """MD4 and GenMD4 against the numbers of their official code; see `case`."""
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.golden import case
-from tests.golden.case import close, number
+from tests.golden.case import close, equal, number, within
 from textdiffusion.core.types import Batch, Cavity, Model, Posterior, Vocab
 from textdiffusion.methods.genmd4 import GenMD4
 from textdiffusion.methods.md4 import MD4
@@ -30,7 +28,13 @@ from textdiffusion.schedules.noise import (
 from textdiffusion.schedules.times import discrete
 
 pytestmark = pytest.mark.usefixtures('x64', 'quick_compile')
-# Arrays that no test checks, and why.
+INPUTS = {
+  'schedules': 't',
+  'loss': 'x zt logits t',
+  'sampler': 'zt logits',
+  'genmd4': 'x zt_1 zt_2 logits t w grid',
+}
+# Arrays that no test compares, and why.
 LEFT_OUT = {
   'loss': {
     'latent_loss': 'officially 0, though the prior misses what alpha(1) = eps '
@@ -41,11 +45,11 @@ LEFT_OUT = {
 
 class Case(case.Case):
   def __init__(self, name):
-    super().__init__('md4', name, LEFT_OUT.get(name, ()))
+    super().__init__('md4', name, INPUTS[name], LEFT_OUT.get(name))
 
 
 def eps():
-  return case.Case('md4', 'schedules').settings['eps']
+  return Case('schedules').settings['eps']
 
 
 def schedule_of(name):
@@ -69,8 +73,7 @@ def with_mask(logits):
 
 def names(g, pattern):
   """The groups of every array name that is `pattern`."""
-  found = [re.fullmatch(pattern, name) for name in g]
-  return [match.groups() for match in found if match]
+  return [match.groups() for match in g.find(pattern)]
 
 
 @jax.jit
@@ -97,9 +100,9 @@ def test_schedules():
     ):
       finite = np.isfinite(official)
       np.testing.assert_array_equal(mine[~finite], official[~finite])
-      off = abs(mine - official)[finite]
-      assert (off <= 1e-6 + (rtol * np.maximum(abs(official), 1))[finite]).all()
-  g.assert_all_used()
+      atol = 1e-6 + rtol * np.maximum(abs(official), 1)
+      within(mine[finite], official[finite], atol[finite])
+  g.assert_all_compared()
 
 
 def test_loss():
@@ -139,10 +142,10 @@ def test_loss():
     rounded = 2 * 6e-8 * (np.maximum(abs(snr), abs(before)) + 1 / small)
     rtol = 1e-5 + rounded / abs(before - snr)
     official = g[f'loss_T{steps}_{name}']
-    assert (abs(mine - official) <= rtol * official).all()
+    within(mine, official, rtol * official)
   # loss2bpt: nats of a row -> bits per token.
   close(3.7 / (length * np.log(2)), g['loss2bpt_3p7'])
-  g.assert_all_used()
+  g.assert_all_compared()
 
 
 def test_sampler():
@@ -155,7 +158,6 @@ def test_sampler():
     close(grid[1:], g[f'grid_{name}_s'])
     close(grid[:-1], g[f'grid_{name}_t'])
   every = names(g, r'ancestral_probs_(\w+)_(uniform|cosine)_i(\d+)')
-  assert every
   for name, grid, i in every:
     t, s = grid_of[grid][int(i) : int(i) + 2]
     process = process_of(name, vocab)
@@ -163,9 +165,8 @@ def test_sampler():
     official = g[f'ancestral_probs_{name}_{grid}_i{i}']
     close(mine[is_masked], official[is_masked])
     best = np.where(is_masked, np.argmax(mine, -1), z)
-    np.testing.assert_array_equal(best, g[f'ancestral_zs_{name}_{grid}_i{i}'])
+    equal(best, g[f'ancestral_zs_{name}_{grid}_i{i}'])
   every = names(g, r'topp(\w+)_probs_(uniform|cosine)_i(\d+)')
-  assert every
   for p, grid, i in every:
     t, s = grid_of[grid][int(i) : int(i) + 2]
     process = process_of('linear', vocab)
@@ -177,8 +178,8 @@ def test_sampler():
   process = process_of('linear', vocab)
   greedy = filter_denoiser(process, lambda x, t: head, 0.0, 0, 1.0)
   last = np.argmax(greedy(z, 0.0).logits, -1)
-  np.testing.assert_array_equal(np.where(is_masked, last, z), g['decode'])
-  g.assert_all_used()
+  equal(np.where(is_masked, last, z), g['decode'])
+  g.assert_all_compared()
 
 
 def test_genmd4():
@@ -206,9 +207,9 @@ def test_genmd4():
   close(-level.rate[..., :-1], g['dalpha'])
   close(-process.schedule.reveal_rate(grid)[..., :-1], g['dgamma_times_alpha'])
   # 1 - alpha there is a float32 difference: 6e-8 of what is small.
-  off = (level.log_alpha - level.log_1m_alpha)[..., :-1] - g['logsnr']
+  logsnr = (level.log_alpha - level.log_1m_alpha)[..., :-1]
   small = np.minimum(alpha, noise)[..., :-1]
-  assert (abs(off) <= 1e-5 + 1.2e-7 / small).all()
+  within(logsnr, g['logsnr'], 1e-5 + 1.2e-7 / small)
 
   for z, name in zip(draws, ('loss_diff_1', 'loss_diff_2')):
     for bound in (vector_bound, rate_bound):
@@ -232,4 +233,4 @@ def test_genmd4():
   value, grad = jax.jit(jax.value_and_grad(loss))(jnp.asarray(g['w']))
   close(value + rloo.mean(), g['surrogate'])  # whose value is no bound
   close(grad, g['grad_w'])
-  g.assert_all_used()
+  g.assert_all_compared()

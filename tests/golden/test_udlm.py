@@ -1,7 +1,5 @@
 """UDLM and its guidance against the numbers of the official code."""
 
-import re
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -22,6 +20,11 @@ from textdiffusion.sampling.guidance import (
 )
 from textdiffusion.schedules.noise import Linear
 
+INPUTS = {
+  'uniform': 'x0 xt logits t s',
+  'guidance': 'xt xt_absorb t s logits logits_uncond logits_absorb '
+  'logits_uncond_absorb classifier_log_prob classifier_log_prob_absorb',
+}
 pytestmark = pytest.mark.usefixtures('x64')
 
 
@@ -34,7 +37,7 @@ def probs(dist):
 
 
 def test_loss_and_posteriors():
-  g = Case('udlm', 'uniform')
+  g = Case('udlm', 'uniform', INPUTS['uniform'])
   process = uniform(g.settings['V'], Linear())
   t, s = g['t'][:, None], g['s'][:, None]
   head, x0, xt = Cavity(g['logits']), g['x0'], g['xt']
@@ -50,31 +53,30 @@ def test_loss_and_posteriors():
   close(mine, g['loss_ct_zero_recon1'], rtol=2e-5)
   close(probs(process.bridge(process.clean(x0), xt, s, t)), g['posterior_true'])
   close(probs(process.bridge(head, xt, s, t)), g['posterior_model'])
-  for name in [k for k in g if re.fullmatch(r'diffusion_loss_T\d+', k)]:
-    steps = int(name.removeprefix('diffusion_loss_T'))
+  for match in g.find(r'diffusion_loss_T(\d+)'):
+    name, steps = match[0], int(match[1])
     index = np.floor(t.astype(np.float32) * np.float32(steps))
     t_T = jnp.minimum((index + 1) / steps, 1 - 1e-4)  # the official clamp
     kl = step_bound(process, x0, head, xt, t_T - 1 / steps, t_T)
     # T times a difference of logarithms of float32: T * 1e-6.
     close(steps * kl, g[name], rtol=1e-4, atol=1e-6 * steps)
     close(steps * kl + recon, g[f'loss_T{steps}'], rtol=1e-4, atol=1e-6 * steps)
-  g.assert_all_used()
+  g.assert_all_compared()
 
 
 def test_guidance():
   """Of the reverse step for uniform noise, of the head for absorbing; by a
   classifier, of the reverse step for both."""
-  g = Case('udlm', 'guidance')
+  g = Case('udlm', 'guidance', INPUTS['guidance'])
   t, s, size = g['t'][:, None], g['s'][:, None], g.settings['V']
   even, xt = uniform(size, Linear()), g['xt']
   heads = Cavity(g['logits']), Cavity(g['logits_uncond'])
   # Probabilities of float32 to powers up to 3, renormalised: 3e-5.
   rtol = 3e-5
   close(probs(even.bridge(heads[0], xt, s, t)), g['uniform_ddpm'])
-  for name in [k for k in g if k.startswith('uniform_cfg_')]:
-    weight = number(name.rsplit('_', 1)[1])
-    mine = guide_bridge(even.bridge, weight)(heads, xt, s, t)
-    close(probs(mine), g[name], rtol)
+  for match in g.find('uniform_cfg_(.*)'):
+    mine = guide_bridge(even.bridge, number(match[1]))(heads, xt, s, t)
+    close(probs(mine), g[match[0]], rtol)
 
   masked, xt_absorb = absorbing(size + 1, size, Linear()), g['xt_absorb']
   is_masked = xt_absorb == size
@@ -83,8 +85,9 @@ def test_guidance():
   close(unguided[is_masked], normalised(g['absorb_ddpm'])[is_masked])
   subs = masked.clean_log_probs(heads[0].logits)
   close(jnp.exp(subs)[is_masked], np.exp(g['subs_log_p'])[is_masked])
-  for name in [k for k in g if k.startswith('absorb_cfg_final_')]:
-    guided = extrapolate(*heads, number(name.rsplit('_', 1)[1]))
+  for match in g.find('absorb_cfg_final_(.*)'):
+    name, weight = match[0], number(match[1])
+    guided = extrapolate(*heads, weight)
     mine = probs(masked.bridge(guided, xt_absorb, s, t))
     close(mine, normalised(g[name]), rtol)
     # What is given to the draw; visible tokens are then copied over.
@@ -97,10 +100,10 @@ def test_guidance():
   ):
     suffix = '_absorb' if kind == 'absorb' else ''
     classifier = jnp.asarray(g[f'classifier_log_prob{suffix}'])
-    for name in [k for k in g if k.startswith(f'{kind}_cbg_')]:
-      weight = number(name.rsplit('_', 1)[1])
+    for match in g.find(f'{kind}_cbg_(.*)'):
+      name, weight = match[0], number(match[1])
       guided = guide_by_classifier(
         process.bridge, lambda x, t, c=classifier: c, weight
       )
       close(probs(guided(head, x, s, t)), g[name], rtol)
-  g.assert_all_used()
+  g.assert_all_compared()

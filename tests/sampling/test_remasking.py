@@ -154,9 +154,8 @@ def test_kappas_of_duo():
     times = g[f'psi_timesteps_{profile}']
     s, t = times[1:], times[:-1]
     for name, kind in kinds.items():
-      eta = [k for k in g if k.startswith(f'kappas_{profile}_{name}_0')]
-      for array in eta:
-        size = number(array.rsplit('_', 1)[1])
+      for match in g.find(f'kappas_{profile}_{name}_(0.*)'):
+        array, size = match[0], number(match[1])
         size = 1 - size if kind == 'constant' else size
         kappa = kappa_of(process, amount(process, Remask(kind, size)))
         # Float32 times of 1e-5 and 1 - alpha there.

@@ -94,3 +94,24 @@ def test_second_moments_weigh_times_without_bias():
   # No loss at all: even.
   none = no_losses(3, 1).add(jnp.arange(3), jnp.zeros(3))
   np.testing.assert_allclose(none.probs(), 1 / 3, rtol=1e-12)
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_a_refit_of_losses_that_fall_still_falls_in_time(seed):
+  """Losses of a few tokens rise and fall from bin to bin; the signal must not
+  rise with time, and the losses count by their running maximum."""
+  draw = np.random.default_rng(seed)
+  loss = np.linspace(0, 1, BINS)[:, None] + 0.4 * draw.standard_normal(
+    (BINS, 2)
+  )
+  assert (np.diff(loss, axis=0) < 0).mean() > 0.3
+  ones = jnp.ones((BINS, 2))
+  alpha = jnp.tile(SQRT, (1, 2))
+  have = refit(alpha, LossHistory(jnp.asarray(loss), ones), False)
+  assert jnp.isfinite(have).all()
+  assert (jnp.diff(have, axis=0) <= 0).all()
+  assert have.max() <= SQRT.max() and have.min() >= SQRT.min()
+  most = jnp.asarray(np.maximum.accumulate(loss, axis=0))
+  want = refit(alpha, LossHistory(most, ones), False)
+  # The running maximum rises by 1e-5 a bin where it would be flat.
+  np.testing.assert_allclose(have, want, atol=5e-3)

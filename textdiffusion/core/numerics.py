@@ -145,8 +145,9 @@ def fine_normal(key: Key, shape: tuple[int, ...]) -> Array:
 def draw(key: Key, logits: Array) -> Array:
   """[..., K] -> [...] ids. The only categorical draw of the package.
 
-  Gumbel-max keeping probabilities down to 1e-10; `jax.random.categorical`
-  loses those below 1e-7, and its mode='high' compiles 3 times slower.
+  Gumbel-max that keeps small probabilities: one of 1e-9 is drawn 0.2% too
+  rarely, one of 1e-10 19%. `jax.random.categorical` loses those below 1e-7,
+  and its mode='high' compiles 3 times slower.
   """
   exponential = fine_exponential(key, logits.shape)
   return jnp.argmax(logits - jnp.log(exponential), axis=-1)
@@ -184,5 +185,11 @@ def distinct(key: Key, shape: tuple[int, ...], count: int, size: int) -> Array:
 
 
 def flip(key: Key, log_p: Array) -> Array:
-  """True with probability exp(log_p), right down to 1e-10."""
-  return fine_uniform(key, log_p.shape) < jnp.exp(log_p)
+  """True with probability exp(log_p), also where that is 1e-10.
+
+  The steps of 2^-32 of `fine_uniform` would make 1e-10 a 0: eight bits more.
+  """
+  word = jax.random.bits(key, log_p.shape, 'uint32').astype('float32')
+  rest = jax.random.bits(jax.random.fold_in(key, 1), log_p.shape, 'uint8')
+  uniform = (word + (rest.astype('float32') + 0.5) / 256) * 2.0**-32
+  return jnp.minimum(uniform, 1 - 2.0**-24) < jnp.exp(log_p)
