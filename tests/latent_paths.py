@@ -7,6 +7,7 @@ no divergence in closed form, so that it shares no formula with the objectives.
 import jax
 import jax.numpy as jnp
 
+from tests.objectives.test_nelbo import batch_of
 from textdiffusion.core.distributions import Normal
 
 
@@ -54,6 +55,31 @@ def path_nats(clean, grid, signal, variance, estimate, token_nats, key):
   )
   nats -= Normal(jnp.zeros(()), jnp.ones(())).log_prob(end).sum((-1, -2))
   return nats, token_nats(start)
+
+
+def repeated_means(objective, model, law, rows, repeats, key):
+  """[repeats] means of nats a row, and of each term: each is of `rows` rows of
+  the law, whose places u are spread evenly over (0, 1)."""
+
+  def mean(key):
+    key_ids, key_noise = jax.random.split(key)
+    picked = jax.random.categorical(key_ids, law.log_p, shape=(rows,))
+    nats, terms = objective(model, key_noise, batch_of(law.ids[picked]))
+    return jax.tree.map(lambda x: x.sum(-1).mean(), (nats, terms))
+
+  keys = jax.random.split(key, repeats)
+  return jax.jit(lambda keys: jax.lax.map(mean, keys))(keys)
+
+
+def assert_same_mean(draws, others):
+  """Of two sets of independent draws: 5 standard errors, false alarm 6e-7.
+
+  Fails too where an error of 15% of the mean is under 10 standard errors.
+  """
+  (mean, error), (other, other_error) = map(mean_and_error, (draws, others))
+  error = float((error**2 + other_error**2) ** 0.5)
+  assert 10 * error < 0.15 * other, (error, other)
+  assert abs(mean - other) < 5 * error, (mean, other, error)
 
 
 def mean_and_error(values):

@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.latent_paths import mean_and_error, path_nats
+from tests.latent_paths import (
+  assert_same_mean,
+  mean_and_error,
+  path_nats,
+  repeated_means,
+)
 from tests.objectives.test_nelbo import batch_of
 from textdiffusion.core.distributions import Normal
 from textdiffusion.core.types import X0, Eps, Model, Velocity
@@ -79,19 +84,7 @@ KINDS = [(X0, False), (Eps, False), (Velocity, False), (X0, True)]
 
 
 def repeated(law, rows, repeats, kind=X0):
-  """[repeats] means of nats a row, and of each term: each is of `rows` rows
-  whose places u are spread evenly over all steps."""
-
-  def mean(key):
-    key_ids, key_noise = jax.random.split(key)
-    picked = jax.random.categorical(key_ids, law.log_p, shape=(rows,))
-    nats, terms = law.bound(
-      law.model(kind), key_noise, batch_of(law.ids[picked])
-    )
-    return jax.tree.map(lambda x: x.sum(-1).mean(), (nats, terms))
-
-  keys = jax.random.split(KEY, repeats)
-  return jax.jit(lambda keys: jax.lax.map(mean, keys))(keys)
+  return repeated_means(law.bound, law.model(kind), law, rows, repeats, KEY)
 
 
 @pytest.mark.parametrize(('kind', 'multi_level'), KINDS)
@@ -139,16 +132,9 @@ def test_the_terms_are_those_of_whole_paths(multi_level):
     )
 
   latents, tokens = jax.jit(draw)(KEY)
-  for got, want in (
-    (terms['diffusion'] + terms['prior'], latents),
-    (terms['rounding'], tokens),
-  ):
-    got, want = mean_and_error(got), mean_and_error(want)
-    error = float(np.hypot(got[1], want[1]))
-    assert error < 0.02
-    # Far less than an error of 15%, which must not pass.
-    assert 10 * error < 0.15 * want[0]
-    assert abs(got[0] - want[0]) < 5 * error
+  steps = terms['diffusion'] + terms['prior']
+  assert_same_mean(steps, latents)
+  assert_same_mean(terms['rounding'], tokens)
 
 
 def test_a_level_that_rests_costs_nothing():
