@@ -230,8 +230,9 @@ def test_an_objective_gives_the_time_of_its_noise(name):
   objective, head, expected = OBJECTIVES[name]
   spy = Spy(*HEADS[head])
   batch = batch_of(10**9)
-  _, calls = spy.run(lambda: objective(spy.model, KEY, batch))
+  (nats, terms), calls = spy.run(lambda: objective(spy.model, KEY, batch))
   assert_times(calls, expected)
+  np.testing.assert_allclose(nats, sum(terms.values()), rtol=1e-5, atol=1e-6)
   if isinstance(objective, Nelbo):
     t = jnp.asarray(expected[0])
     corrupt = jax.vmap(objective.process.corrupt)
