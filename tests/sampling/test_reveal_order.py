@@ -54,8 +54,8 @@ def test_every_order_is_as_likely(sampler, settings):
 
 
 def test_the_law_of_the_times_of_first_hitting():
-  """Noise at the k-th event of n is an order statistic of n uniforms: its powers
-  are uniform (Kolmogorov-Smirnov, false alarm 1e-5 each) and independent
+  """Noise at an event is the largest of n uniforms: its n-th power is uniform
+  (Kolmogorov-Smirnov, false alarm 1e-5 each), and the powers are independent
   (correlation, 5 standard errors)."""
   spied = []
 
