@@ -31,9 +31,10 @@ class LatentBound:
 
   self_condition: the network is shown its estimate from the same x_t: one more
   call, and still a Markov chain. multi_level: each position has its own times,
-  along `times.fine_walk`. A step that took a position from t = 0.2 to 0 would
-  cost its whole error over std_0^2, which grows with T: with steps of about one
-  level the bound of an exact denoiser tends to -log p(w).
+  those of `times.fine_walk`, whose steps move a position by one level or two. A
+  longer step to t = 0 would cost the squared error of the estimate over
+  std_0^2, which grows with T, and the bound of an exact denoiser would not tend
+  to -log p(w).
 
   The official bound (Diffusion-LM, `calc_bpd_loop_e2e`) takes x_start and x_1/T
   as independent given w.

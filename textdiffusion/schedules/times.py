@@ -50,13 +50,13 @@ def num_fine_steps(length: int, num_steps: int) -> int:
 
 
 def fine_walk(index: Array, length: int, num_steps: int) -> Array:
-  """Place 0 ... N of a walk in N = `num_fine_steps` -> t of each position,
-  [..., L]: `walk`, but no step takes a position from a first noisy level beyond
-  1 / T straight to 0.
+  """Times of each position, [..., L], after `index` of N = `num_fine_steps`
+  steps of a walk from no noise to all noise, in which no step is long.
 
-  While the point moves from (L - 1, 0) to (0, 0), one of its units moves a
-  position by up to (T - 1) / (L + 1) levels, so each unit is split into
-  ceil(T / (L + 1)) equal steps. On the way to (0, T - 1) a unit is one step.
+  While the point of `multi_level` moves from (L - 1, 0) to (0, 0), one unit of
+  its way moves a position by up to (T - 1) / (L + 1) levels, so each unit is
+  split into ceil(T / (L + 1)) equal steps. From (0, 0) to (0, T - 1) a unit is
+  one step. No step moves a position by more than two levels.
   """
   parts = _fine_parts(length, num_steps)
   begin = (length - 1) * parts
@@ -66,7 +66,7 @@ def fine_walk(index: Array, length: int, num_steps: int) -> Array:
 
 
 def _fine_parts(length: int, num_steps: int) -> int:
-  """Steps in which `fine_walk` goes one unit of its first way."""
+  """The number of steps into which `fine_walk` splits a unit."""
   return -(-num_steps // (length + 1))
 
 
