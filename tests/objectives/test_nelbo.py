@@ -193,6 +193,24 @@ def test_signal_left_at_the_end_and_noise_at_the_start_are_counted(name):
     np.testing.assert_allclose(prior, signal * jnp.log(3.0), rtol=1e-12)
 
 
+@pytest.mark.parametrize('num_steps', [0, 4])
+def test_the_objective_adds_both_ends(num_steps):
+  """Under a schedule that has both, each is a term and part of the total."""
+  process = uniform(4, LinearSigma(0.1, 1.5), mask_id=1)
+  batch = batch_of(Law(process, 2).ids)
+  model = Model(lambda x, t: Cavity(jnp.zeros((*x.shape, 4))))
+  objective = Nelbo(process, num_steps=num_steps)
+  nats, terms = jax.jit(lambda key: objective(model, key, batch))(
+    jax.random.key(0)
+  )
+  assert set(terms) == {'diffusion', 'prior', 'reconstruction'}
+  np.testing.assert_allclose(nats, sum(terms.values()), rtol=1e-12)
+  prior, decoder = prior_bound(process, batch.ids), process.decoder_bound()
+  assert prior.min() > 0.01 and decoder > 0.01
+  np.testing.assert_allclose(terms['prior'], prior, rtol=1e-9)
+  np.testing.assert_allclose(terms['reconstruction'], decoder, rtol=1e-9)
+
+
 @pytest.mark.parametrize('name', PROCESSES)
 def test_proper_schedules_have_no_ends(name):
   process = PROCESSES[name](3)

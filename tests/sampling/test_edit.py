@@ -31,12 +31,13 @@ from textdiffusion.sampling.generate import Canvas, SampleConfig, generate
 from textdiffusion.sampling.steps.edit import (
   count,
   fit,
+  grow,
   open_gaps,
   put,
   splice,
   start_draft,
 )
-from textdiffusion.schedules.noise import Linear
+from textdiffusion.schedules.noise import Linear, Polynomial
 
 pytestmark = pytest.mark.usefixtures('x64')
 KEY = jax.random.key(0)
@@ -170,6 +171,35 @@ def eager(p):
     return Edits(rates, rates, rates, logits, logits)
 
   return Model(denoise)
+
+
+@pytest.mark.usefixtures('quick_compile')
+def test_a_step_inserts_and_reveals_by_their_own_schedules():
+  """One step of a text that has one mask and room for more, of 20,000 rows: 5
+  standard errors, false alarm 6e-7 each."""
+  p = MaskedInsertion(Linear(), Polynomial(2.0), STATES, MASK, PAD)
+  s, t, missing, rows = 0.5, 0.8, 0.4, 20_000
+  shape = (rows, 4)
+
+  def denoise(x, t):
+    gaps = jnp.log(jnp.full(x.shape, missing))
+    return Growth(jnp.zeros((*x.shape, STATES)), gaps)
+
+  ids = jnp.full(shape, PAD).at[:, 0].set(MASK)
+  start = start_draft(ids, jnp.zeros(shape, bool).at[:, 0].set(True), PAD)
+  start = start._replace(is_joined=jnp.zeros(shape, bool))
+  step = grow(p, denoise, lambda logits: logits)
+  draft = jax.jit(lambda key: step(key, start, s, t))(KEY)
+  # 1 - (1 - alpha_s) / (1 - alpha_t) of alpha = 1 - t and of 1 - t^2.
+  insert, unmask = 1 - s / t, 1 - (s / t) ** 2
+  x, given = np.asarray(draft.x), np.asarray(draft.is_given)
+  assert (given.sum(-1) == 1).all()
+  share = (x[given] != MASK).mean()
+  assert abs(share - unmask) < 5 * (unmask * (1 - unmask) / rows) ** 0.5
+  # Two gaps, a Poisson number of masks in each; a row has room for three.
+  inserted = (x != PAD).sum(-1) - 1 + np.asarray(draft.refused)
+  mean = 2 * missing * insert
+  assert abs(inserted.mean() - mean) < 5 * (mean / rows) ** 0.5
 
 
 @pytest.mark.usefixtures('quick_compile')

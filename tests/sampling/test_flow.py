@@ -15,10 +15,14 @@ from tests.oracle import (
   total_variation,
 )
 from textdiffusion.core.numerics import log_one_hot
-from textdiffusion.core.types import X0, Posterior, UserError
+from textdiffusion.core.types import X0, Model, Posterior, UserError
 from textdiffusion.processes.bridge import to_posterior
 from textdiffusion.processes.rank_one import absorbing, uniform
+from textdiffusion.sampling.generate import diffusion_sampler, generate
 from textdiffusion.sampling.loop import sample
+from textdiffusion.sampling.plan import Canvas
+from textdiffusion.sampling.samplers import SAMPLERS, by_transition
+from textdiffusion.sampling.settings import Flow, SampleConfig
 from textdiffusion.sampling.steps.ancestral import (
   at_times_of,
   start_chain,
@@ -90,6 +94,31 @@ def test_a_step_is_draw_then_jump(name, corrector, frozen):
   np.testing.assert_allclose(
     jax.nn.logsumexp(dist.logits, axis=-1), 0, atol=1e-12
   )
+
+
+def test_the_powers_of_a_corrector():
+  """v(t) = scale t^noise_power (1 - t)^data_power, in `sample.flow` too."""
+  t = jnp.asarray([0.1, 0.4, 0.9])
+  v = lambda t: 3.0 * t**0.5 * (1 - t) ** 2.0
+  corrector = Corrector(3.0, data_power=2.0, noise_power=0.5)
+  np.testing.assert_allclose(corrector(t), v(t), rtol=1e-12)
+
+  process = PROCESSES['uniform'](3)
+  model = Model(Law(process, 2).denoise)
+  canvas = Canvas(jnp.zeros((200, 2), int), jnp.zeros((200, 2), bool))
+  own = by_transition(lambda process: flow(process, v))
+  sampler = diffusion_sampler(process, {**SAMPLERS, 'own': own})
+
+  def ids(**settings):
+    config = SampleConfig(4, **settings)
+    draw = lambda key: generate(sampler, model, key, canvas, config).ids
+    return jax.jit(draw)(jax.random.key(0))
+
+  want = ids(sampler='own')
+  got = ids(sampler='flow', flow=Flow(3.0, data_power=2.0, noise_power=0.5))
+  np.testing.assert_array_equal(got, want)
+  swapped = Flow(3.0, data_power=0.5, noise_power=2.0)
+  assert (ids(sampler='flow', flow=swapped) != want).any()
 
 
 @pytest.mark.parametrize('frozen', [False, True])

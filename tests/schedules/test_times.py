@@ -5,7 +5,11 @@ import numpy as np
 import pytest
 
 from textdiffusion.core.types import UserError
-from textdiffusion.schedules.times import multi_level
+from textdiffusion.schedules.times import (
+  fine_walk,
+  multi_level,
+  num_fine_steps,
+)
 from textdiffusion.schedules.variances import Rescaled, SquareRoot
 
 
@@ -27,6 +31,22 @@ def test_multi_level_goes_from_none_to_all_and_left_first():
   assert t.shape == (101, 9)
   assert (t[0] == 0).all() and (t[-1] == 1).all()
   assert (np.diff(t, axis=1) >= 0).all() and (np.diff(t, axis=0) >= -1e-6).all()
+
+
+@pytest.mark.parametrize('steps', [20, 400])
+@pytest.mark.parametrize('length', [1, 3, 9])
+def test_a_fine_walk_leaves_out_no_level_at_the_start(length, steps):
+  """From all clean to all noise, never back, at most two levels a step; each
+  position's first noisy level is 1 / T."""
+  index = jnp.arange(num_fine_steps(length, steps) + 1)
+  level = np.asarray(fine_walk(index, length, steps)) * steps
+  np.testing.assert_allclose(level, np.round(level), atol=1e-4)
+  level = np.round(level)
+  assert (level[0] == 0).all() and (level[-1] == steps).all()
+  moved = np.diff(level, axis=0)
+  assert (moved >= 0).all() and (moved <= 2).all()
+  first = np.where(level > 0, level, steps).min(0)
+  np.testing.assert_array_equal(first, 1)
 
 
 @pytest.mark.parametrize('factor', [1.0, 2.0, 4.0])

@@ -15,7 +15,7 @@ from textdiffusion.processes.variance_preserving import (
   VariancePreserving,
   estimate_of,
 )
-from textdiffusion.schedules.times import discrete, walk
+from textdiffusion.schedules.times import discrete, fine_walk, num_fine_steps
 
 
 @pytree
@@ -30,8 +30,11 @@ class LatentBound:
   is the embedding, as both are trained.
 
   self_condition: the network is shown its estimate from the same x_t: one more
-  call, and still a Markov chain. multi_level: positions go their own ways, see
-  `times.multi_level`, of which each of the L + T - 2 units is a step.
+  call, and still a Markov chain. multi_level: each position has its own times,
+  those of `times.fine_walk`, whose steps move a position by one level or two. A
+  longer step to t = 0 would cost the squared error of the estimate over
+  std_0^2, which grows with T, and the bound of an exact denoiser would not tend
+  to -log p(w).
 
   The official bound (Diffusion-LM, `calc_bpd_loop_e2e`) takes x_start and x_1/T
   as independent given w.
@@ -88,10 +91,10 @@ class LatentBound:
       s, t = discrete(batch.u[:, None], size)
       return size, s, t
     length = batch.ids.shape[1]
-    num_steps = length + size - 2
-    at = lambda u: at_rest(walk(u, length, size), batch)
-    s, t = map(at, discrete(batch.u, num_steps))
-    return num_steps, s, t
+    num_steps = num_fine_steps(length, size)
+    index = jnp.minimum(jnp.floor(batch.u * num_steps), num_steps - 1)
+    at = lambda index: at_rest(fine_walk(index, length, size), batch)
+    return num_steps, at(index), at(index + 1)
 
   def marginal(self, clean: Array, t: Time) -> Normal:
     """q(x_t | w) of embeddings [L, D]."""

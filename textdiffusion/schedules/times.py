@@ -44,6 +44,32 @@ def walk(u: Array | float, length: int, num_steps: int) -> Array:
   return place(multi_level(u, length, num_steps), num_steps) / num_steps
 
 
+def num_fine_steps(length: int, num_steps: int) -> int:
+  """The number of steps of `fine_walk`."""
+  return (length - 1) * _fine_parts(length, num_steps) + num_steps - 1
+
+
+def fine_walk(index: Array, length: int, num_steps: int) -> Array:
+  """Times of each position, [..., L], after `index` of N = `num_fine_steps`
+  steps of a walk from no noise to all noise, in which no step is long.
+
+  While the point of `multi_level` moves from (L - 1, 0) to (0, 0), one unit of
+  its way moves a position by up to (T - 1) / (L + 1) levels, so each unit is
+  split into ceil(T / (L + 1)) equal steps. From (0, 0) to (0, T - 1) a unit is
+  one step. No step moves a position by more than two levels.
+  """
+  parts = _fine_parts(length, num_steps)
+  begin = (length - 1) * parts
+  index = jnp.asarray(index)
+  moved = jnp.minimum(index, begin) / parts + jnp.maximum(index - begin, 0)
+  return walk(moved / (length + num_steps - 2), length, num_steps)
+
+
+def _fine_parts(length: int, num_steps: int) -> int:
+  """The number of steps into which `fine_walk` splits a unit."""
+  return -(-num_steps // (length + 1))
+
+
 def snapped(grid: Array, num_steps: int) -> Array:
   """Descending times from 1 to 0 -> each on the grid i / T, none twice.
 

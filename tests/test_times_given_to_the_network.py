@@ -1,0 +1,494 @@
+"""The time, and where it is cheap the input, of every call of a network.
+
+Each objective draws x_t at a time that is a function of `Batch.u`, and each
+sampler goes down a grid: the network must receive that time, and no other.
+"""
+
+import importlib
+import inspect
+import pkgutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import textdiffusion.objectives
+from tests.spy import SIZE, Spy
+from textdiffusion.core.keys import row_keys
+from textdiffusion.core.types import (
+  X0,
+  Batch,
+  Causal,
+  Cavity,
+  Edits,
+  Growth,
+  LogScore,
+  Posterior,
+  Vocab,
+  typed,
+)
+from textdiffusion.methods.ar_diffusion import ARDiffusion
+from textdiffusion.methods.duo import Duo
+from textdiffusion.objectives.any_order import AnyOrder
+from textdiffusion.objectives.autoregressive import Autoregressive
+from textdiffusion.objectives.d3pm import StepBound
+from textdiffusion.objectives.edit import EditNelbo
+from textdiffusion.objectives.end_to_end import EndToEnd
+from textdiffusion.objectives.flow_matching import FlowMatching
+from textdiffusion.objectives.latent_bound import LatentBound
+from textdiffusion.objectives.learnt_noise import LearntNoise
+from textdiffusion.objectives.nelbo import Nelbo, masked_bound
+from textdiffusion.objectives.plaid import ContinuousBound
+from textdiffusion.objectives.score_entropy import score_entropy
+from textdiffusion.objectives.score_interpolation import (
+  InterpolationBound,
+  ScoreInterpolation,
+)
+from textdiffusion.processes.edit import EditPath, MaskedInsertion
+from textdiffusion.processes.rank_one import absorbing, uniform
+from textdiffusion.processes.variance_preserving import VariancePreserving
+from textdiffusion.processes.vector import VectorAbsorbing
+from textdiffusion.sampling.edit import edit_sampler, growth_sampler
+from textdiffusion.sampling.generate import (
+  autoregressive_sampler,
+  diffusion_sampler,
+  generate,
+)
+from textdiffusion.sampling.latent import LATENT_SAMPLERS, latent_sampler
+from textdiffusion.sampling.plan import Canvas
+from textdiffusion.sampling.samplers import SAMPLERS
+from textdiffusion.sampling.settings import (
+  Corrector,
+  Flow,
+  Order,
+  Remask,
+  SampleConfig,
+  SelfCorrect,
+)
+from textdiffusion.schedules import grids, times
+from textdiffusion.schedules.adaptive import LeastNoise, no_losses
+from textdiffusion.schedules.noise import (
+  Cosine,
+  Linear,
+  LinearPath,
+  PolynomialPerToken,
+)
+from textdiffusion.schedules.variances import SquareRoot, tabulated
+
+pytestmark = pytest.mark.usefixtures('quick_compile')
+KEY = jax.random.key(0)
+ROWS, LENGTH, STATES, MASK, PAD, STEPS = 4, 3, 6, 4, 5, 8
+VOCAB = Vocab(STATES, mask_id=MASK, bos_id=0, eos_id=1, pad_id=PAD)
+U = np.array([0.08, 0.35, 0.55, 0.93], np.float32)
+INDEX = np.floor(U * STEPS)[:, None]  # of the step that u falls into
+IDS = jnp.arange(ROWS * LENGTH).reshape(ROWS, LENGTH) % MASK
+GIVEN = np.zeros((ROWS, LENGTH), bool)
+GIVEN[:, 0], GIVEN[1, 1] = True, True
+
+MASKS = absorbing(STATES, MASK, Cosine())
+EVEN = uniform(STATES, Cosine(), MASK)
+NOISE = VariancePreserving(tabulated(SquareRoot(), STEPS))
+GROW = MaskedInsertion(Linear(), Linear(), STATES, MASK, PAD)
+EDIT = EditPath(Linear(), STATES, PAD, MASK)
+DUO = Duo(largest=0).build(VOCAB).objective
+
+
+def log_score(raw, x, t):
+  del t
+  return LogScore(jnp.where(x[..., None] == jnp.arange(STATES), 0.0, raw))
+
+
+def edits(raw, x, t):
+  rates = raw[..., 0] + jnp.log(t)
+  return Edits(rates, rates, rates, raw, raw)
+
+
+def growth(raw, x, t):
+  return Growth(raw, raw[..., 0] + jnp.log(jnp.maximum(t, 1e-6)))
+
+
+HEADS = {
+  'cavity': (typed(Cavity), STATES),
+  'posterior': (typed(Posterior), STATES),
+  'score': (log_score, STATES),
+  'causal': (typed(Causal), STATES),
+  'growth': (growth, STATES),
+  'edits': (edits, STATES),
+  'x0': (typed(X0), SIZE),
+}
+CONTINUOUS, DISCRETE = [U[:, None]], [(INDEX + 1) / STEPS]
+WALK = np.asarray(times.walk(jnp.asarray(U), LENGTH, STEPS))
+FINE = times.num_fine_steps(LENGTH, STEPS)
+FINE_WALK = np.asarray(
+  times.fine_walk(jnp.floor(jnp.asarray(U) * FINE) + 1, LENGTH, STEPS)
+)
+# Objective, head, and the times of its calls, each [ROWS, 1 or LENGTH].
+OBJECTIVES = {
+  'nelbo': (Nelbo(EVEN), 'cavity', CONTINUOUS),
+  'nelbo-masks': (Nelbo(MASKS, masked_bound), 'cavity', CONTINUOUS),
+  'nelbo-score': (Nelbo(EVEN, score_entropy), 'score', CONTINUOUS),
+  'nelbo-steps': (Nelbo(EVEN, num_steps=STEPS), 'cavity', DISCRETE),
+  'steps': (StepBound(EVEN, STEPS, hybrid=0.1), 'cavity', DISCRETE),
+  'all-steps': (
+    StepBound(EVEN, STEPS, all_steps=True),
+    'cavity',
+    [np.full((ROWS, 1), (i + 1) / STEPS) for i in range(STEPS)],
+  ),
+  'learnt': (
+    LearntNoise(
+      VectorAbsorbing(PolynomialPerToken(jnp.ones(STATES)), STATES, MASK),
+      t1=0.1,
+    ),
+    'posterior',
+    [0.1 + 0.9 * U[:, None]] * 2,
+  ),
+  'any-order': (
+    AnyOrder(absorbing(STATES, MASK, Linear())),
+    'cavity',
+    [(np.floor(U * LENGTH)[:, None] + 1) / LENGTH],
+  ),
+  'flow': (FlowMatching(EVEN), 'posterior', CONTINUOUS),
+  'curriculum-after': (DUO, 'cavity', CONTINUOUS),
+  'left-to-right': (Autoregressive(0), 'causal', [np.zeros((1, 1))]),
+  'growth': (EditNelbo(GROW), 'growth', CONTINUOUS),
+  'edits': (EditNelbo(EDIT), 'edits', CONTINUOUS),
+  'end-to-end': (EndToEnd(NOISE, STEPS), 'x0', DISCRETE),
+  'end-to-end-shown': (
+    EndToEnd(NOISE, STEPS, self_condition=1.0),
+    'x0',
+    DISCRETE * 2,
+  ),
+  'end-to-end-walk': (EndToEnd(NOISE, STEPS, multi_level=True), 'x0', [WALK]),
+  'latent': (LatentBound(NOISE, STEPS), 'x0', DISCRETE),
+  'latent-shown': (LatentBound(NOISE, STEPS, True), 'x0', DISCRETE * 2),
+  'latent-walk': (
+    LatentBound(NOISE, STEPS, multi_level=True),
+    'x0',
+    [FINE_WALK],
+  ),
+  'plaid': (
+    ContinuousBound(VariancePreserving(LinearPath())),
+    'posterior',
+    [*CONTINUOUS, np.zeros((ROWS, 1))],
+  ),
+  'plaid-shown': (
+    ContinuousBound(VariancePreserving(LinearPath()), 1.0),
+    'posterior',
+    [*CONTINUOUS * 2, *[np.zeros((ROWS, 1))] * 2],
+  ),
+  'interpolation': (ScoreInterpolation(NOISE), 'posterior', CONTINUOUS),
+  'interpolation-steps': (
+    ScoreInterpolation(NOISE, STEPS, self_condition=1.0),
+    'posterior',
+    DISCRETE * 2,
+  ),
+  'interpolation-bound': (
+    InterpolationBound(NOISE, STEPS),
+    'posterior',
+    [
+      (2 + np.floor(U * (STEPS - 1))[:, None]) / STEPS,
+      np.full((ROWS, 1), 1 / STEPS),
+    ],
+  ),
+}
+
+
+def batch_of(step=0):
+  ones = jnp.ones_like(IDS)
+  places = jnp.tile(jnp.arange(LENGTH), (ROWS, 1))
+  steps = jnp.full(ROWS, step)
+  return Batch(IDS, ones, places, jnp.arange(ROWS), jnp.asarray(U), steps)
+
+
+def assert_times(calls, expected):
+  assert len(calls) == len(expected)
+  for (_, t), want in zip(calls, expected, strict=True):
+    np.testing.assert_allclose(
+      np.broadcast_to(t, (ROWS, LENGTH)),
+      np.broadcast_to(want, (ROWS, LENGTH)),
+      atol=2e-6,
+    )
+
+
+def classes_of_objectives():
+  package = textdiffusion.objectives
+  for found in pkgutil.iter_modules(package.__path__):
+    module = importlib.import_module(f'{package.__name__}.{found.name}')
+    for name, value in inspect.getmembers(module, inspect.isclass):
+      if value.__module__ == module.__name__ and hasattr(value, 'estimand'):
+        yield name
+
+
+def test_no_objective_is_left_out():
+  tested = {type(objective).__name__ for objective, *_ in OBJECTIVES.values()}
+  assert tested == set(classes_of_objectives())
+
+
+@pytest.mark.parametrize('name', OBJECTIVES)
+def test_an_objective_gives_the_time_of_its_noise(name):
+  objective, head, expected = OBJECTIVES[name]
+  spy = Spy(*HEADS[head])
+  batch = batch_of(10**9)
+  (nats, terms), calls = spy.run(lambda: objective(spy.model, KEY, batch))
+  assert_times(calls, expected)
+  np.testing.assert_allclose(nats, sum(terms.values()), rtol=1e-5, atol=1e-6)
+  if isinstance(objective, Nelbo):
+    t = jnp.asarray(expected[0])
+    corrupt = jax.vmap(objective.process.corrupt)
+    xt = corrupt(row_keys(KEY, batch.rows), IDS, t)
+    np.testing.assert_array_equal(calls[0][0], xt)
+  if isinstance(objective, AnyOrder):
+    share = (calls[0][0] == MASK).mean(-1, keepdims=True)
+    np.testing.assert_allclose(share, expected[0], atol=1e-6)
+
+
+def test_a_loss_in_chunks_gives_the_same_time():
+  spy = Spy(*HEADS['cavity'], in_chunks=True)
+  _, calls = spy.run(lambda: Nelbo(EVEN)(spy.model, KEY, batch_of()))
+  assert_times(calls, CONTINUOUS)
+
+
+def test_a_network_with_one_time_per_row_receives_the_largest():
+  spy = Spy(*HEADS['x0'], per_token=False)
+  objective = EndToEnd(NOISE, STEPS, multi_level=True)
+  _, calls = spy.run(lambda: objective(spy.model, KEY, batch_of()))
+  assert calls[0][1].shape == (ROWS, 1)
+  assert_times(calls, [WALK.max(-1, keepdims=True)])
+
+
+def test_given_tokens_are_at_time_0():
+  for objective, want in (
+    (EndToEnd(NOISE, STEPS, multi_level=True), WALK),
+    (LatentBound(NOISE, STEPS, multi_level=True), FINE_WALK),
+  ):
+    spy = Spy(*HEADS['x0'])
+    batch = batch_of()._replace(is_given=jnp.asarray(GIVEN))
+    _, calls = spy.run(lambda o=objective, s=spy, b=batch: o(s.model, KEY, b))
+    assert_times(calls, [np.where(GIVEN, 0.0, want)])
+  spy, flow = Spy(*HEADS['posterior']), FlowMatching(EVEN, prompt_rate=1.0)
+  _, ((_, t),) = spy.run(lambda: flow(spy.model, KEY, batch_of()))
+  is_prompt = t == 0
+  assert is_prompt[:, 0].all() and not is_prompt[:, -1].any()
+  assert (np.diff(is_prompt.astype(int), axis=1) <= 0).all()
+  assert_times([(None, t)], [np.where(is_prompt, 0.0, U[:, None])])
+
+
+def test_the_curriculum_gives_the_time_of_as_much_signal():
+  """In its first steps x_t is that of a Gaussian latent at u."""
+  spy = Spy(*HEADS['cavity'])
+  _, ((x, t),) = spy.run(lambda: DUO(spy.model, KEY, batch_of(0)))
+  assert x.shape == (ROWS, LENGTH, STATES)
+  signal = DUO.duality.discrete.schedule(jnp.asarray(U)).log_alpha[:, 0]
+  network = DUO.bound.process.schedule(jnp.asarray(t[:, 0])).log_alpha[:, 0]
+  np.testing.assert_allclose(network, signal, atol=1e-4)
+  assert np.abs(t[:, 0] - U).min() > 1e-3
+
+
+def test_times_that_training_chooses():
+  """Those drawn by loss, and those from the least noise on."""
+  spy, objective = Spy(*HEADS['x0']), EndToEnd(NOISE, STEPS)
+  state = no_losses(STEPS, 2)
+  model, want = spy.with_state(state), state.draw(jnp.asarray(U))[0]
+  _, calls = spy.run(lambda: objective(model, KEY, batch_of()))
+  assert_times(calls, [(np.asarray(want).reshape(-1, 1) + 1) / STEPS])
+  model = spy.with_state(LeastNoise(jnp.asarray(0.5)))
+  _, calls = spy.run(lambda: objective(model, KEY, batch_of()))
+  half = np.floor((0.5 + 0.5 * U) * STEPS)[:, None]
+  assert_times(calls, [(half + 1) / STEPS])
+
+
+# Sampler, head and settings: the network is called once a step, at grid[i].
+GRID = np.asarray(grids.cosine(3))
+ON_GRIDS = {
+  'ancestral': (MASKS, 'cavity', {}),
+  'ancestral-even': (EVEN, 'cavity', {}),
+  'ancestral-filtered': (EVEN, 'cavity', {'temperature': 0.7}),
+  'ancestral-greedy': (EVEN, 'posterior', {'final': 'greedy'}),
+  'euler': (EVEN, 'score', {}),
+  'tau_leaping': (MASKS, 'cavity', {}),
+  'tweedie': (uniform(STATES, Linear(1e-3), MASK), 'score', {}),
+  'flow': (EVEN, 'posterior', {'flow': Flow(2.0)}),
+  'remask': (MASKS, 'cavity', {'remask': Remask('rescale', 0.2)}),
+  'psi': (EVEN, 'cavity', {'remask': Remask('constant', 0.1)}),
+}
+OTHERS = {'skipping', 'first_hitting', 'ordered'}
+CANVAS = Canvas(IDS, jnp.asarray(GIVEN))
+FREE = np.where(GIVEN, 0.0, 1.0)
+
+
+def sampled(process, head, config, trace=True, **kwargs):
+  """-> the samples, and the calls of the network."""
+  spy = Spy(*HEADS[head])
+  sampler = diffusion_sampler(process)
+  return spy.run(
+    lambda: generate(
+      sampler, spy.model, KEY, CANVAS, config, trace=trace, **kwargs
+    )
+  )
+
+
+def assert_inputs(calls, samples):
+  """x of call i is the state after i steps."""
+  for (x, _), frame in zip(calls, samples.trace.ids, strict=False):
+    np.testing.assert_array_equal(x, frame)
+
+
+def test_no_sampler_is_left_out():
+  tested = {name.split('-')[0] for name in ON_GRIDS}
+  assert tested | OTHERS == set(SAMPLERS)
+
+
+@pytest.mark.parametrize('name', ON_GRIDS)
+def test_a_step_gives_the_time_at_which_it_begins(name):
+  process, head, settings = ON_GRIDS[name]
+  config = SampleConfig(3, sampler=name.split('-')[0], **settings)
+  samples, calls = sampled(process, head, config)
+  assert_times(calls, [t * FREE for t in GRID[:-1]])
+  assert_inputs(calls, samples)
+
+
+def test_rows_that_stop_early_have_the_same_times():
+  config = SampleConfig(3, stop_early=True)
+  _, calls = sampled(MASKS, 'cavity', config, trace=False)
+  assert_times(calls, [t * FREE for t in GRID[: len(calls)]])
+
+
+def test_correctors_give_the_time_they_redraw_at():
+  config = SampleConfig(3, corrector=Corrector(2))
+  want = [w for t, s in zip(GRID, GRID[1:], strict=False) for w in (t, s, s)]
+  _, calls = sampled(EVEN, 'cavity', config)
+  assert_times(calls, [t * FREE for t in want])
+
+
+def test_self_correction_gives_its_own_time():
+  config = SampleConfig(3, self_correct=SelfCorrect(1, time=0.02))
+  _, calls = sampled(EVEN, 'cavity', config)
+  assert_times(calls, [t * FREE for t in (*GRID[:-1], 0.02)])
+
+
+def test_a_loop_of_remasking_goes_along_its_plateau():
+  remask = Remask('loop', 0.2, t_on=0.6, t_off=0.2)
+  config = SampleConfig(6, sampler='remask', remask=remask)
+  samples, calls = sampled(MASKS, 'cavity', config)
+  want = np.asarray(samples.times[:-1])
+  assert_times(calls, [t * FREE for t in want])
+  assert np.sum(np.isclose(MASKS.schedule(want).log_alpha[:, 0], np.log(0.9)))
+
+
+def test_skipping_gives_the_time_of_the_steps_it_takes():
+  """A call where the next state differs from this one, and only there."""
+  config = SampleConfig(12, sampler='skipping')
+  samples, calls = sampled(MASKS, 'cavity', config)
+  frames = np.asarray(samples.trace.ids)
+  changes = (frames[1:] != frames[:-1]).any((1, 2))
+  assert 0 < len(calls) < 12
+  want = np.asarray(grids.cosine(12))[:-1][changes]
+  assert_times(calls, [t * FREE for t in want])
+  for (x, _), frame in zip(calls, frames[:-1][changes], strict=True):
+    np.testing.assert_array_equal(x, frame)
+
+
+def test_first_hitting_gives_the_time_of_the_event():
+  """Not that of the event before, at which the token was still hidden."""
+  spy = Spy(*HEADS['cavity'])
+  plan = diffusion_sampler(MASKS)(
+    spy.model, KEY, CANVAS, SampleConfig(sampler='first_hitting')
+  )
+  carry, before = plan.start, np.ones((ROWS, 1))
+  for i in range(2):
+    x, key = carry.x, jax.random.fold_in(KEY, i)
+    carry, ((seen, t),) = spy.run(lambda c=carry, k=key: plan.step(k, c, 0, 0))
+    np.testing.assert_array_equal(seen, x)
+    clock = t.max(-1, keepdims=True)
+    assert_times([(None, t)], [clock * FREE])
+    level = MASKS.schedule(jnp.asarray(clock[:, 0])).log_1m_alpha[:, 0]
+    np.testing.assert_allclose(level, carry.log_noise, rtol=1e-4, atol=1e-5)
+    assert (clock < before).all() and clock.min() > 0
+    before = clock
+
+
+def test_an_order_gives_the_time_of_as_many_masks():
+  """1 - alpha is the share of free tokens that are masked."""
+  config = SampleConfig(sampler='ordered', order=Order('random'))
+  samples, calls = sampled(MASKS, 'cavity', config)
+  assert len(calls) == 2
+  assert_inputs(calls, samples)
+  for x, t in calls:
+    share = (x == MASK).sum(-1) / (~GIVEN).sum(-1)
+    # A row that is finished counts as one with its last mask.
+    share = np.maximum(share, 1 / (~GIVEN).sum(-1))
+    clock = t.max(-1, keepdims=True)
+    level = MASKS.schedule(jnp.asarray(clock[:, 0])).log_1m_alpha[:, 0]
+    np.testing.assert_allclose(np.exp(level), share, rtol=1e-4)
+    assert_times([(None, t)], [clock * FREE])
+
+
+def test_blocks_have_the_grid_each():
+  """Tokens before a block are given; the block starts after the prompt."""
+  _, calls = sampled(EVEN, 'cavity', SampleConfig(3), trace=False, block=1)
+  place = np.arange(LENGTH)
+  begin = np.array([1, 2, 1, 1])[:, None]
+  want = [
+    np.where(GIVEN | (place < begin + block), 0.0, t)
+    for block in range(2)
+    for t in GRID[:-1]
+  ]
+  assert_times(calls, want)
+
+
+@pytest.mark.parametrize('name', LATENT_SAMPLERS)
+def test_a_chain_of_features_gives_the_time_at_which_it_begins(name):
+  spy = Spy(*HEADS['x0'])
+  config = SampleConfig(3, 'uniform', name)
+  sampler = latent_sampler(NOISE, STEPS, self_condition=True)
+  samples, calls = spy.run(
+    lambda: generate(sampler, spy.model, KEY, CANVAS, config, trace=True)
+  )
+  grid = np.asarray(times.snapped(grids.uniform(3), STEPS))
+  np.testing.assert_allclose(samples.times, grid)
+  assert_times(calls, [t * FREE for t in grid[:-1]])
+  for x, _ in calls:
+    clean = np.asarray(spy.model.embed(IDS))
+    np.testing.assert_allclose(x[..., :SIZE][GIVEN], clean[GIVEN], rtol=1e-6)
+
+
+def test_positions_with_times_of_their_own_walk():
+  spy, config = Spy(*HEADS['x0']), SampleConfig(3, 'uniform')
+  sampler = ARDiffusion(num_steps=STEPS, size=SIZE).build(VOCAB).sampler
+  _, calls = spy.run(lambda: generate(sampler, spy.model, KEY, CANVAS, config))
+  walk = np.asarray(times.walk(grids.uniform(3), LENGTH, STEPS))
+  assert_times(calls, [t * FREE for t in walk[:-1]])
+
+
+@pytest.mark.parametrize(
+  'make, process, head, want',
+  [
+    (growth_sampler, GROW, 'growth', [1.0, 0.5, 0.0]),
+    (edit_sampler, EDIT, 'edits', [1.0, 2 / 3, 1 / 3]),
+  ],
+  ids=['growth', 'edits'],
+)
+def test_a_text_that_grows_gives_the_time_at_which_a_step_begins(
+  make, process, head, want
+):
+  spy, config = Spy(*HEADS[head]), SampleConfig(3, 'uniform')
+  canvas = CANVAS._replace(is_given=jnp.zeros((ROWS, LENGTH), bool))
+  samples, calls = spy.run(
+    lambda: generate(make(process), spy.model, KEY, canvas, config, trace=True)
+  )
+  assert_times(calls, want)
+  assert_inputs(calls, samples)
+
+
+def test_left_to_right_gives_the_place():
+  """The prompt in one call, then the token before each place."""
+  spy = Spy(*HEADS['causal'])
+  sampler = autoregressive_sampler(VOCAB)
+  samples, calls = spy.run(
+    lambda: generate(sampler, spy.model, KEY, CANVAS, SampleConfig())
+  )
+  assert [int(t) for _, t in calls] == [0, 1, 2]
+  before = np.pad(np.asarray(samples.ids), ((0, 0), (1, 0)))
+  for place, (x, _) in enumerate(calls):
+    np.testing.assert_array_equal(x, before[:, place : place + 1])
