@@ -14,16 +14,23 @@ import numpy as np
 from textdiffusion.core.types import UserError
 from textdiffusion.data.tokenizers import Tokenizer
 
+_VERSION = 2  # of the files in the cache of tokens
+
 
 class Tokens(NamedTuple):
   """A split, tokenised. ids: [N] of all documents, each with its eos.
 
   ends: [documents] where each one ends in `ids`. num_bytes: of the texts.
+  unknown: ids that stand for unknown text. solid, lost: bytes of the texts
+  without blanks, and how many of them no id stands for.
   """
 
   ids: np.ndarray
   ends: np.ndarray
   num_bytes: int
+  unknown: int = 0
+  solid: int = 0
+  lost: int = 0
 
 
 def tokenize(
@@ -31,9 +38,11 @@ def tokenize(
 ) -> Tokens:
   """Tokens of a split, made once and kept in `folder` as memory maps.
 
+  name: of the texts and of all that they depend on.
   Written aside and renamed, so that processes that do it at once do no harm.
   """
-  digest = hashlib.sha256(f'{name}/{tokenizer.fingerprint}'.encode())
+  key = f'{_VERSION}/{name}/{tokenizer.fingerprint}/{tokenizer.reading}'
+  digest = hashlib.sha256(key.encode())
   final = folder / digest.hexdigest()[:24]
   if not final.exists():
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,22 +62,27 @@ def tokenize(
     if size
     else np.zeros(0, np.int32)
   )
-  return Tokens(ids, np.load(final / 'ends.npy'), facts['bytes'])
+  return Tokens(ids, np.load(final / 'ends.npy'), *facts['texts'])
 
 
 def _write(tokenizer: Tokenizer, texts: Iterable[str], folder: Path) -> None:
-  ends, total, num_bytes = [], 0, 0
+  ends, total = [], 0
+  num_bytes, unknown, solid, lost = 0, 0, 0, 0
   eos = tokenizer.vocab.eos_id
   tail = np.asarray([] if eos is None else [eos], np.int32)
   with open(folder / 'ids.bin', 'wb') as file:
     for text in texts:
-      ids = np.concatenate([tokenizer.encode(text), tail]).astype(np.int32)
+      own = tokenizer.encode(text)
+      ids = np.concatenate([own, tail]).astype(np.int32)
       file.write(ids.tobytes())
       total += len(ids)
+      unknown += tokenizer.count_unknown(own)
+      of_text = tokenizer.count_lost(text, own)
+      solid, lost = solid + of_text[0], lost + of_text[1]
       num_bytes += len(text.encode('utf-8', 'surrogatepass'))
       ends.append(total)
   np.save(folder / 'ends.npy', np.asarray(ends, np.int64))
-  facts = {'tokens': total, 'bytes': num_bytes}
+  facts = {'tokens': total, 'texts': [num_bytes, unknown, solid, lost]}
   (folder / 'facts.json').write_text(json.dumps(facts))
 
 

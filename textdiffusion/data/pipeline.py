@@ -22,6 +22,7 @@ from textdiffusion.data.corpora import cache_dir
 from textdiffusion.data.packing import PairRows, Rows, Tokens, tokenize
 from textdiffusion.data.sources import Source, Split, open_source
 from textdiffusion.data.tokenizers import (
+  VERSION,
   SentencePiece,
   Tokenizer,
   TokenizerConfig,
@@ -40,7 +41,9 @@ class DataConfig:
   or `length`, that holds its rows, which it shares with no longer ones; each
   length is compiled once. A loss is a mean over the tokens of its batch, so
   those of short rows weigh more. Evaluation has whole rows.
-  holdout: the share of documents kept for evaluation. seed: of the shuffle."""
+  holdout: the share of documents kept for evaluation. seed: of the shuffle.
+  max_unknown: the largest share of tokens that may stand for unknown text, and
+  of bytes that the tokenizer may lose, in each split; more is refused."""
 
   source: str = 'python_docs'
   tokenizer: TokenizerConfig = TokenizerConfig()
@@ -54,6 +57,7 @@ class DataConfig:
   buckets: tuple[int, ...] = ()
   holdout: float = 0.05
   seed: int = 0
+  max_unknown: float = 0.5
 
   def __post_init__(self) -> None:
     for name, least in (('length', 2), ('batch_size', 1)):
@@ -71,6 +75,10 @@ class DataConfig:
       )
     if not 0 <= self.seed < 2**32:
       raise UserError(f'data.seed={self.seed}: must be from 0 to 2**32 - 1')
+    if not 0 <= self.max_unknown <= 1:
+      raise UserError(
+        f'data.max_unknown={self.max_unknown}: must be a share, in [0, 1]'
+      )
     if self.model_padding and self.rows == 'packed':
       raise UserError(
         'data.model_padding needs rows of one text each: set data.rows=document'
@@ -108,7 +116,10 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """An opened source. fingerprint: of texts, tokenizer and row settings."""
+  """An opened source. fingerprint: of texts, tokenizer and row settings.
+
+  unknown: in words, which share of it the tokenizer does not know; '' for none.
+  """
 
   tokenizer: Tokenizer
   fingerprint: str
@@ -116,6 +127,7 @@ class Data:
   heldout: Rows | PairRows
   counts: dict[str, dict[str, int]]
   source: Source
+  unknown: str = ''
 
   def texts(self, split: Split) -> Iterator[str]:
     """The documents themselves, once more from the source."""
@@ -149,15 +161,14 @@ def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
     refuse_other(config.tokenizer, tokenizer)
   folder = cache_dir() / 'tokens'
 
+  texts = f'{source.fingerprint}/{source.reading}'
+
   def tokens(split: Split) -> Tokens:
-    return tokenize(
-      f'{source.fingerprint}/{split}',
-      tokenizer,
-      source.documents(split),
-      folder,
-    )
+    documents = source.documents(split)
+    return tokenize(f'{texts}/{split}', tokenizer, documents, folder)
 
   splits = {'train': tokens('train'), 'heldout': tokens('heldout')}
+  parts = {f'the {split} split': part for split, part in splits.items()}
   pad, kind = tokenizer.vocab.pad_id, config.rows
   if pad is None and kind != 'packed':
     raise UserError(
@@ -173,13 +184,15 @@ def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
 
   def rows(split: Split) -> Rows | PairRows:
     if paired is not None and (kind == 'joined' or kind == 'separate'):
+      sources = tokenize(
+        f'{texts}/{split}/source',
+        tokenizer,
+        (one for one, _ in paired(split)),
+        folder,
+      )
+      parts[f'the sources of the {split} split'] = sources
       return PairRows(
-        tokenize(
-          f'{source.fingerprint}/{split}/source',
-          tokenizer,
-          (one for one, _ in paired(split)),
-          folder,
-        ),
+        sources,
         splits[split],
         config.length,
         config.source_length,
@@ -199,7 +212,8 @@ def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
       keep_tail=split == 'heldout',
     )
 
-  train = rows('train')
+  train, heldout = rows('train'), rows('heldout')
+  unknown = _unknown(parts, config, tokenizer)
   if not len(train):
     mend = (
       'lower data.holdout, or cut files into documents with ?split=line'
@@ -213,7 +227,7 @@ def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
     )
   settings = dataclasses.asdict(config)
   of_pairs = () if paired is not None else ('source_length', 'long')
-  of_order = ('batch_size', 'seed', 'buckets')
+  of_order = ('batch_size', 'seed', 'buckets', 'max_unknown')
   for name in (*of_order, 'tokenizer', 'source', *of_pairs):
     del settings[name]
   told = (
@@ -228,7 +242,35 @@ def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
     for split, part in splits.items()
   }
   fingerprint = hashlib.sha256(told.encode()).hexdigest()[:16]
-  return Data(tokenizer, fingerprint, train, rows('heldout'), counts, source)
+  return Data(tokenizer, fingerprint, train, heldout, counts, source, unknown)
+
+
+def _unknown(
+  parts: dict[str, Tokens], config: DataConfig, tokenizer: Tokenizer
+) -> str:
+  """Which shares of the texts the tokenizer does not know, in words.
+
+  Raises:
+    UserError: a share above `data.max_unknown`.
+  """
+  told = []
+  for name, part in parts.items():
+    ends = 0 if tokenizer.vocab.eos_id is None else len(part.ends)
+    unknown = part.unknown / max(len(part.ids) - ends, 1)
+    lost = part.lost / max(part.solid, 1)
+    shares = (
+      f'{unknown:.2%} of the tokens of {name} are unknown to the '
+      f'{tokenizer.kind} tokenizer, which loses {lost:.2%} of its bytes'
+    )
+    if max(unknown, lost) > config.max_unknown:
+      raise UserError(
+        f'data.source={config.source}: {shares}; at most data.max_unknown='
+        f'{config.max_unknown:g} is allowed: choose another data.tokenizer, or '
+        '--set=data.max_unknown=1'
+      )
+    if part.unknown or part.lost:
+      told.append(shares)
+  return '; '.join(told)
 
 
 def _tokenizer(config: TokenizerConfig, source: Source) -> Tokenizer:
@@ -238,8 +280,8 @@ def _tokenizer(config: TokenizerConfig, source: Source) -> Tokenizer:
   if config.kind == 'words':
     return build(config, source.texts())
   told = (
-    f'{source.fingerprint}/{config.vocab_size}/'
-    + importlib.metadata.version('sentencepiece')
+    f'{source.fingerprint}/{source.reading}/{config.vocab_size}/'
+    f'{VERSION}/{importlib.metadata.version("sentencepiece")}'
   )
   folder = cache_dir() / 'tokenizers'
   path = folder / f'{hashlib.sha256(told.encode()).hexdigest()[:24]}.model'
