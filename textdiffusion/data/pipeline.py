@@ -17,6 +17,7 @@ from typing import Any, Literal
 import grain
 import numpy as np
 
+from textdiffusion.core.keys import check_seed
 from textdiffusion.core.types import UserError
 from textdiffusion.data.corpora import cache_dir
 from textdiffusion.data.packing import PairRows, Rows, Tokens, tokenize
@@ -73,8 +74,13 @@ class DataConfig:
         f'data.source_length={self.source_length} with data.rows={self.rows}: '
         'separate rows need a length of sources of at least 2, the others 0'
       )
-    if not 0 <= self.seed < 2**32:
-      raise UserError(f'data.seed={self.seed}: must be from 0 to 2**32 - 1')
+    check_seed('data.seed', self.seed)
+    if self.batch_size * (self.length + self.source_length) >= 2**31:
+      raise UserError(
+        f'data.length={self.length}, data.source_length={self.source_length} '
+        f'with data.batch_size={self.batch_size}: a batch must have fewer than '
+        '2**31 tokens'
+      )
     if not 0 <= self.max_unknown <= 1:
       raise UserError(
         f'data.max_unknown={self.max_unknown}: must be a share, in [0, 1]'

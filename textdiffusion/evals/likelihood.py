@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from textdiffusion.core.binding import anchored, bind
-from textdiffusion.core.keys import row_keys, stream
+from textdiffusion.core.keys import check_seed, row_keys, stream
 from textdiffusion.core.types import (
   Array,
   Batch,
@@ -46,6 +46,7 @@ class EvaluateConfig:
         raise UserError(
           f'evaluate.{name}={getattr(self, name)}: must be at least {least}'
         )
+    check_seed('evaluate.seed', self.seed)
 
 
 # (params, batch, what the method remembers)
