@@ -157,10 +157,8 @@ def quiet_tfds() -> Any:
   tfds.disable_progress_bar()
   tfds.core.utils.gcs_utils._is_gcs_disabled = True
   # Ten tries wait for three minutes in all where there is no network.
-  downloader = importlib.import_module(
-    'tensorflow_datasets.core.download.downloader'
-  )
-  downloader.MAX_RETRIES = 5
+  name = 'tensorflow_datasets.core.download.downloader'
+  vars(importlib.import_module(name))['MAX_RETRIES'] = 5
   logging.getLogger('urllib3').setLevel(logging.ERROR)
   return tfds
 

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from textdiffusion.core.types import UserError
+from textdiffusion.data.coverage import Coverage, measure
 from textdiffusion.data.tokenizers import Tokenizer
 
 _VERSION = 2  # of the files in the cache of tokens
@@ -21,16 +22,13 @@ class Tokens(NamedTuple):
   """A split, tokenised. ids: [N] of all documents, each with its eos.
 
   ends: [documents] where each one ends in `ids`. num_bytes: of the texts.
-  unknown: ids that stand for unknown text. solid, lost: bytes of the texts
-  without blanks, and how many of them no id stands for.
+  coverage: of the texts by the ids.
   """
 
   ids: np.ndarray
   ends: np.ndarray
   num_bytes: int
-  unknown: int = 0
-  solid: int = 0
-  lost: int = 0
+  coverage: Coverage = Coverage()
 
 
 def tokenize(
@@ -62,12 +60,12 @@ def tokenize(
     if size
     else np.zeros(0, np.int32)
   )
-  return Tokens(ids, np.load(final / 'ends.npy'), *facts['texts'])
+  ends, coverage = np.load(final / 'ends.npy'), Coverage(*facts['coverage'])
+  return Tokens(ids, ends, facts['bytes'], coverage)
 
 
 def _write(tokenizer: Tokenizer, texts: Iterable[str], folder: Path) -> None:
-  ends, total = [], 0
-  num_bytes, unknown, solid, lost = 0, 0, 0, 0
+  ends, total, num_bytes, coverage = [], 0, 0, Coverage()
   eos = tokenizer.vocab.eos_id
   tail = np.asarray([] if eos is None else [eos], np.int32)
   with open(folder / 'ids.bin', 'wb') as file:
@@ -76,13 +74,11 @@ def _write(tokenizer: Tokenizer, texts: Iterable[str], folder: Path) -> None:
       ids = np.concatenate([own, tail]).astype(np.int32)
       file.write(ids.tobytes())
       total += len(ids)
-      unknown += tokenizer.count_unknown(own)
-      of_text = tokenizer.count_lost(text, own)
-      solid, lost = solid + of_text[0], lost + of_text[1]
+      coverage = coverage.plus(measure(tokenizer, text, own))
       num_bytes += len(text.encode('utf-8', 'surrogatepass'))
       ends.append(total)
   np.save(folder / 'ends.npy', np.asarray(ends, np.int64))
-  facts = {'tokens': total, 'texts': [num_bytes, unknown, solid, lost]}
+  facts = {'tokens': total, 'bytes': num_bytes, 'coverage': coverage}
   (folder / 'facts.json').write_text(json.dumps(facts))
 
 

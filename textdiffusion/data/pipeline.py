@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import itertools
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -122,10 +123,7 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """An opened source. fingerprint: of texts, tokenizer and row settings.
-
-  unknown: in words, which share of it the tokenizer does not know; '' for none.
-  """
+  """An opened source. fingerprint: of texts, tokenizer and row settings."""
 
   tokenizer: Tokenizer
   fingerprint: str
@@ -133,7 +131,6 @@ class Data:
   heldout: Rows | PairRows
   counts: dict[str, dict[str, int]]
   source: Source
-  unknown: str = ''
 
   def texts(self, split: Split) -> Iterator[str]:
     """The documents themselves, once more from the source."""
@@ -154,6 +151,8 @@ def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
   Args:
     config: what to read and how to cut it.
     tokenizer: of a checkpoint; made from the config if absent.
+
+  Prints on stderr which share of the texts the tokenizer does not know.
 
   Raises:
     UserError: a source that cannot be read, or is empty, or does not suit the
@@ -219,7 +218,7 @@ def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
     )
 
   train, heldout = rows('train'), rows('heldout')
-  unknown = _unknown(parts, config, tokenizer)
+  _report_unknown(parts, config, tokenizer)
   if not len(train):
     mend = (
       'lower data.holdout, or cut files into documents with ?split=line'
@@ -248,35 +247,27 @@ def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
     for split, part in splits.items()
   }
   fingerprint = hashlib.sha256(told.encode()).hexdigest()[:16]
-  return Data(tokenizer, fingerprint, train, heldout, counts, source, unknown)
+  return Data(tokenizer, fingerprint, train, heldout, counts, source)
 
 
-def _unknown(
+def _report_unknown(
   parts: dict[str, Tokens], config: DataConfig, tokenizer: Tokenizer
-) -> str:
-  """Which shares of the texts the tokenizer does not know, in words.
+) -> None:
+  """Prints which share of each part the tokenizer does not know, if any.
 
   Raises:
     UserError: a share above `data.max_unknown`.
   """
-  told = []
   for name, part in parts.items():
-    ends = 0 if tokenizer.vocab.eos_id is None else len(part.ends)
-    unknown = part.unknown / max(len(part.ids) - ends, 1)
-    lost = part.lost / max(part.solid, 1)
-    shares = (
-      f'{unknown:.2%} of the tokens of {name} are unknown to the '
-      f'{tokenizer.kind} tokenizer, which loses {lost:.2%} of its bytes'
-    )
-    if max(unknown, lost) > config.max_unknown:
+    message = part.coverage.describe(name, tokenizer.kind)
+    if part.coverage.share > config.max_unknown:
       raise UserError(
-        f'data.source={config.source}: {shares}; at most data.max_unknown='
-        f'{config.max_unknown:g} is allowed: choose another data.tokenizer, or '
+        f'data.source={config.source}: {message}, and data.max_unknown='
+        f'{config.max_unknown:g}: choose another data.tokenizer, or '
         '--set=data.max_unknown=1'
       )
-    if part.unknown or part.lost:
-      told.append(shares)
-  return '; '.join(told)
+    if message:
+      print(message, file=sys.stderr)
 
 
 def _tokenizer(config: TokenizerConfig, source: Source) -> Tokenizer:

@@ -9,7 +9,7 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -153,7 +153,7 @@ def _open(path: str) -> Any:
 
 
 @contextlib.contextmanager
-def _errors(path: str) -> Iterator[None]:
+def _errors(path: str) -> Generator[None]:
   """Turns what reading a file raises into a UserError."""
   try:
     yield

@@ -153,15 +153,6 @@ class Tokenizer:
       ids = ids[~np.isin(ids, own)]
     return ids
 
-  def count_unknown(self, ids: np.ndarray) -> int:
-    """How many of the ids stand for unknown text."""
-    return 0 if self.unknown_id is None else int((ids == self.unknown_id).sum())
-
-  def count_lost(self, text: str, ids: np.ndarray) -> tuple[int, int]:
-    """Bytes of a text, blanks aside, and how many of them no id stands for."""
-    solid = len(''.join(text.split()).encode('utf-8', 'surrogatepass'))
-    return solid, max(solid - int(self.solid_lengths[ids].sum()), 0)
-
   def filled(self, multiple: int) -> 'Tokenizer':
     """The same, with unused ids up to a multiple."""
     if multiple == self.multiple:
@@ -341,10 +332,6 @@ class Words(Tokenizer):
 
   def _solid_lengths(self) -> np.ndarray:
     return np.maximum(self._base_lengths() - 1, 0)
-
-  def count_lost(self, text: str, ids: np.ndarray) -> tuple[int, int]:
-    """Nothing is lost without an unknown word in its place."""
-    return super().count_lost(text, ids)[0], 0
 
   @property
   def model(self) -> bytes:
