@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import track
 
 from textdiffusion.core.types import UserError
+from textdiffusion.data.coverage import warn_unknown
+from textdiffusion.data.text_files import read_lines
 from textdiffusion.data.tokenizers import Words
 from textdiffusion.evals.answers import answers
 from textdiffusion.evals.risk import gains, ranked
@@ -56,17 +58,13 @@ def run(made: Any, seed: int, form: str) -> None:
 def _read(path: str) -> list[str]:
   if not Path(path).is_file():
     raise UserError(f'--source={path}: no such file')
-  try:
-    lines = Path(path).read_text(encoding='utf-8').split('\n')
-  except UnicodeDecodeError as error:
-    raise UserError(f'--source={path} is not UTF-8 ({error.reason})') from None
-  return lines[:-1] if lines[-1] == '' else lines
+  return list(read_lines(path, aligned=True))
 
 
 def _tell_of_unknown_words(tokenizer: Any, sources: list[str]) -> None:
-  """They are read as <unk>: the user should know which."""
+  """Prints which words are read as <unk>, or which share of other tokens."""
   if not isinstance(tokenizer, Words):
-    return
+    return warn_unknown(tokenizer, sources, 'the sources')
   unknown = [word for text in sources for word in tokenizer.unknown(text)]
   if unknown:
     some = ', '.join(map(repr, dict.fromkeys(unknown[:5])))

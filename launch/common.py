@@ -11,6 +11,7 @@ from absl import app, flags, logging
 from launch import codes, hosts
 from textdiffusion.core.types import UserError
 from textdiffusion.data.corpora import cache_dir
+from textdiffusion.training.mesh import check_platforms
 
 CONFIG = flags.DEFINE_string('config', None, 'A config file.')
 SET = flags.DEFINE_multi_string('set', [], 'a.b=value; may be repeated.')
@@ -36,6 +37,7 @@ def run(main: Callable[[], None]) -> None:
         raise UserError(f'unexpected argument {argv[1]!r}: flags begin with --')
       codes.stopped(), codes.tries()  # told now if wrong, not after hours
       hosts.join()
+      check_platforms()
       main()
     except UserError as error:
       _say(error)

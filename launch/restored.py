@@ -43,7 +43,7 @@ def restore(path: str | None, overrides: Sequence[str] = ()) -> Restored:
   config = (
     config_lib.load(common.CONFIG.value) if common.CONFIG.value else saved
   )
-  config = config_lib.apply_overrides(config, [*common.SET.value, *overrides])
+  config = config_lib.override(config, [*common.SET.value, *overrides])
   for name in ('model', 'method'):
     if getattr(config, name) != getattr(saved, name):
       raise UserError(

@@ -12,7 +12,7 @@ LAYERS = [
   {'processes', 'nn'},
   {'objectives', 'sampling', 'interop'},
   {'methods'},
-  {'training', 'evals', 'viz'},
+  {'training', 'evals', 'viz', 'unused'},
   {'config'},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import importlib
 import runpy
+import traceback
 import types
 import typing
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from textdiffusion.objectives.score_interpolation import ScoreInterpolation
 from textdiffusion.sampling.generate import SampleConfig
 from textdiffusion.training.mesh import MeshConfig
 from textdiffusion.training.state import TrainConfig
+from textdiffusion.unused import refuse_unused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,23 +148,64 @@ def _check_chunks(config: Config, method: Method) -> None:
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> Config:
-  """Runs a config file and applies `a.b=value` overrides in order."""
+  """Runs a config file and applies `a.b=value` overrides in order.
+
+  Raises:
+    UserError: the file is no config, an override does not fit, or a setting
+      has no effect beside the others.
+  """
   if not Path(path).is_file():
     near = _nearest(path, [str(p) for p in Path('configs').rglob('*.py')])
     raise UserError(f'config file {path} does not exist{near}')
-  try:
-    get_config = runpy.run_path(path).get('get_config')
-  except SyntaxError as error:
+  if path.endswith('.json'):
     raise UserError(
-      f'config file {path}, line {error.lineno}: {error.msg}'
-    ) from None
-  if get_config is None:
-    raise UserError(f'config file {path} defines no get_config()')
-  config = get_config()
+      f'config file {path} is JSON, as a run saves it, and a config is a '
+      'Python file with get_config(): name the .py file that the run was '
+      'started with; --resume and its --workdir go on with the run'
+    )
+  config = _run(path)
   if not isinstance(config, Config):
     raise UserError(f'get_config() of {path} returns no textdiffusion Config')
   check(config)
-  return apply_overrides(config, overrides)
+  refuse_unused(config)
+  return override(config, overrides)
+
+
+def override(config: Config, overrides: Sequence[str]) -> Config:
+  """`apply_overrides` for a whole config.
+
+  Raises:
+    UserError: also for an override that has no effect.
+  """
+  changed = apply_overrides(config, overrides)
+  check(changed)
+  refuse_unused(changed, {text.partition('=')[0] for text in overrides})
+  return changed
+
+
+def _run(path: str) -> Any:
+  """What get_config() of a config file returns.
+
+  Raises:
+    UserError: for whatever the file raises, with its line.
+  """
+  try:
+    get_config = runpy.run_path(path).get('get_config')
+    if get_config is None:
+      raise UserError(f'config file {path} defines no get_config()')
+    return get_config()
+  except (UserError, KeyboardInterrupt):
+    raise
+  except SyntaxError as error:
+    line = f', line {error.lineno}' if error.lineno else ''
+    raise UserError(f'config file {path}{line}: {error.msg}') from None
+  except BaseException as error:  # the file is a program: also sys.exit()
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == path]
+    line = f', line {lines[-1]}' if lines else ''
+    raise UserError(
+      f'config file {path}{line}: {type(error).__name__}: {error}'
+    ) from None
 
 
 _PLAIN = (bool, int, float, str, tuple, type(None))
@@ -173,12 +216,18 @@ def check(node: Any, name: str = '') -> None:
   hints = typing.get_type_hints(type(node))
   for field in dataclasses.fields(node):
     value, full = getattr(node, field.name), f'{name}{field.name}'
+    hint = hints[field.name]
+    is_group = isinstance(hint, type) and dataclasses.is_dataclass(hint)
+    if isinstance(value, type) or (is_group and not isinstance(value, hint)):
+      raise _unexpected(hint, value, full)
+    if type(value) is int and not -(2**31) <= value < 2**32:
+      raise UserError(f'{full}={value}: must have at most 32 bits')
     if dataclasses.is_dataclass(value):
       check(value, f'{full}.')
     elif not isinstance(value, _PLAIN):
       continue  # an array of a schedule, say
-    elif _coerced(hints[field.name], value) is _REFUSED:
-      raise _unexpected(hints[field.name], value, full)
+    elif _coerced(hint, value) is _REFUSED:
+      raise _unexpected(hint, value, full)
 
 
 def apply_overrides(config: Any, overrides: Sequence[str]) -> Any:
@@ -293,7 +342,7 @@ def _parsed(hint: Any, text: str, full: str) -> Any:
   """`text` as the type a field declares."""
   try:
     value = ast.literal_eval(text)
-  except (ValueError, SyntaxError):
+  except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
     value = {'true': True, 'false': False}.get(text.lower(), text)
   for candidate in (value, text):
     result = _coerced(hint, candidate)
@@ -306,9 +355,13 @@ def _unexpected(hint: Any, value: Any, full: str) -> UserError:
   choices = typing.get_args(hint) if _is_literal(hint) else ()
   want = ' or '.join(map(repr, choices)) or getattr(hint, '__name__', str(hint))
   near = _nearest(str(value), [str(c) for c in choices])
-  return UserError(f'{full}={value}: expected {want}{near}')
+  shown = str(value)
+  if len(shown) > _LONGEST:
+    shown = f'{shown[:_LONGEST]}... ({len(shown):,} characters)'
+  return UserError(f'{full}={shown}: expected {want}{near}')
 
 
+_LONGEST = 80  # characters of a value in a message
 _REFUSED = object()
 
 

@@ -38,6 +38,6 @@ def get_config() -> Config:
       eval_every=300,
       checkpoint_every=300,
     ),
-    sample=SampleConfig(steps=48, temperature=0.8),
+    sample=SampleConfig(temperature=0.8),
     evaluate=EvaluateConfig(rows=256, draws=8, batch_size=32),
   )

@@ -109,7 +109,7 @@ def test_contents_make_the_fingerprint(files):
     ('all.jsonl,train.src,train.trg', 'names 3 patterns'),
     ('train.src,valid.trg', 'valid.trg ends after 1 lines and .*train.src'),
     ('broken.jsonl', 'broken.jsonl:1: not JSON'),
-    ('latin.jsonl', 'latin.jsonl: byte 0xe9 is not UTF-8'),
+    ('latin.jsonl', r'latin.jsonl: byte 9 \(0xe9\) is not UTF-8'),
     ('all.jsonl?colour=red', "unknown option 'colour'"),
   ],
 )

@@ -107,7 +107,7 @@ def test_two_processes_that_build_at_once(tmp_path):
   assert [process.returncode for process in processes] == [0, 0]
   assert told[0] == told[1] and "'documents': 500" in told[0]
   assert len(told[0].splitlines()) == 1
-  version = f'python-{platform.python_version()}'
+  version = f'python-{platform.python_version()}-{corpora.library_digest()}'
   assert [p.name for p in (tmp_path / 'tfds').iterdir()] == [version]
   assert [p.name for p in (tmp_path / 'tfds' / version).iterdir()] == [
     'python_docs'

@@ -20,7 +20,17 @@ C = TypeVar('C')
 
 
 class UserError(ValueError):
-  """A mistake the user can mend: launchers print it as one line, exit 2."""
+  """A mistake the user can mend: launchers print it as one line, exit 2.
+
+  Line ends and other control characters of what the user gave are escaped, so
+  that it is one line.
+  """
+
+  def __str__(self) -> str:
+    return ''.join(
+      c if c.isprintable() else c.encode('unicode_escape').decode()
+      for c in super().__str__()
+    )
 
 
 class Interrupted(UserError):

@@ -7,6 +7,8 @@ built once as a TFDS dataset of ArrayRecord files, without TensorFlow.
 
 import ast
 import contextlib
+import functools
+import hashlib
 import importlib
 import inspect
 import io
@@ -105,9 +107,25 @@ def bundled_fingerprint(name: str) -> str:
   return f'{name}/{VERSION}/{platform.python_version()}'
 
 
+@functools.cache
+def library_digest() -> str:
+  """Changes with the modules of the standard library.
+
+  Two builds of the same version, a distribution's and another, differ in what
+  they include.
+  """
+  root = Path(sysconfig.get_paths()['stdlib'])
+  sizes = [
+    (str(path.relative_to(root)), path.stat().st_size)
+    for path in library_files()
+  ]
+  return hashlib.sha256(repr(sizes).encode()).hexdigest()[:8]
+
+
 def bundled(name: str) -> Sequence[dict[str, Any]]:
   """The dataset's documents as {'name', 'text'} of bytes, built if needed."""
-  data_dir = cache_dir() / 'tfds' / f'python-{platform.python_version()}'
+  interpreter = f'python-{platform.python_version()}-{library_digest()}'
+  data_dir = cache_dir() / 'tfds' / interpreter
   builder = _builder(name, data_dir)
   if not builder.is_prepared():
     # Built aside and renamed, so that two processes cannot meet in it.
@@ -138,6 +156,10 @@ def quiet_tfds() -> Any:
   logging.getLogger('absl').setLevel(logging.ERROR)
   tfds.disable_progress_bar()
   tfds.core.utils.gcs_utils._is_gcs_disabled = True
+  # Ten tries wait for three minutes in all where there is no network.
+  name = 'tensorflow_datasets.core.download.downloader'
+  vars(importlib.import_module(name))['MAX_RETRIES'] = 5
+  logging.getLogger('urllib3').setLevel(logging.ERROR)
   return tfds
 
 

@@ -12,18 +12,23 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from textdiffusion.core.types import UserError
+from textdiffusion.data.coverage import Coverage, measure
 from textdiffusion.data.tokenizers import Tokenizer
+
+_VERSION = 2  # of the files in the cache of tokens
 
 
 class Tokens(NamedTuple):
   """A split, tokenised. ids: [N] of all documents, each with its eos.
 
   ends: [documents] where each one ends in `ids`. num_bytes: of the texts.
+  coverage: of the texts by the ids.
   """
 
   ids: np.ndarray
   ends: np.ndarray
   num_bytes: int
+  coverage: Coverage = Coverage()
 
 
 def tokenize(
@@ -31,9 +36,11 @@ def tokenize(
 ) -> Tokens:
   """Tokens of a split, made once and kept in `folder` as memory maps.
 
+  name: of the texts and of all that they depend on.
   Written aside and renamed, so that processes that do it at once do no harm.
   """
-  digest = hashlib.sha256(f'{name}/{tokenizer.fingerprint}'.encode())
+  key = f'{_VERSION}/{name}/{tokenizer.fingerprint}/{tokenizer.reading}'
+  digest = hashlib.sha256(key.encode())
   final = folder / digest.hexdigest()[:24]
   if not final.exists():
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,22 +60,25 @@ def tokenize(
     if size
     else np.zeros(0, np.int32)
   )
-  return Tokens(ids, np.load(final / 'ends.npy'), facts['bytes'])
+  ends, coverage = np.load(final / 'ends.npy'), Coverage(*facts['coverage'])
+  return Tokens(ids, ends, facts['bytes'], coverage)
 
 
 def _write(tokenizer: Tokenizer, texts: Iterable[str], folder: Path) -> None:
-  ends, total, num_bytes = [], 0, 0
+  ends, total, num_bytes, coverage = [], 0, 0, Coverage()
   eos = tokenizer.vocab.eos_id
   tail = np.asarray([] if eos is None else [eos], np.int32)
   with open(folder / 'ids.bin', 'wb') as file:
     for text in texts:
-      ids = np.concatenate([tokenizer.encode(text), tail]).astype(np.int32)
+      own = tokenizer.encode(text)
+      ids = np.concatenate([own, tail]).astype(np.int32)
       file.write(ids.tobytes())
       total += len(ids)
+      coverage = coverage.plus(measure(tokenizer, text, own))
       num_bytes += len(text.encode('utf-8', 'surrogatepass'))
       ends.append(total)
   np.save(folder / 'ends.npy', np.asarray(ends, np.int64))
-  facts = {'tokens': total, 'bytes': num_bytes}
+  facts = {'tokens': total, 'bytes': num_bytes, 'coverage': coverage}
   (folder / 'facts.json').write_text(json.dumps(facts))
 
 

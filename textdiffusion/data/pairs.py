@@ -14,15 +14,22 @@ targets is never on both sides.
 """
 
 import glob
-import gzip
 import hashlib
 import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from textdiffusion.core.types import UserError
+from textdiffusion.data.text_files import (
+  content_digest,
+  file_format,
+  parse_json,
+  read_lines,
+  refuse_options,
+  text_field,
+)
 
 Pair = tuple[str, str]
 Split = Literal['train', 'heldout']
@@ -40,14 +47,22 @@ def read_pairs(
 
 
 def fingerprint(path: str, options: dict[str, str]) -> str:
-  """Changes with the contents of the files of both splits."""
-  digest = hashlib.sha256(json.dumps([path, sorted(options.items())]).encode())
-  both: tuple[Split, Split] = ('train', 'heldout')
-  for split in both if '{split}' in path else both[:1]:
-    for part in path.split(','):
-      for name in _files(part, options, split):
-        with open(name, 'rb') as file:
-          digest.update(hashlib.file_digest(file, 'sha256').digest())
+  """Changes with the contents of the files of both splits and with how they
+  are read, not with where they are."""
+  usual: tuple[Split, Split] = ('train', 'heldout')
+  splits = usual if '{split}' in path else usual[:1]
+  reading = {k: v for k, v in sorted(options.items()) if k not in usual}
+  files = [
+    [
+      [
+        (file_format(name), content_digest(name).hex())
+        for name in _files(part, options, split)
+      ]
+      for part in path.split(',')
+    ]
+    for split in splits
+  ]
+  digest = hashlib.sha256(json.dumps([reading, files]).encode())
   return f'pairs/{digest.hexdigest()[:16]}'
 
 
@@ -65,13 +80,21 @@ def _all(path: str, options: dict[str, str], split: Split) -> Iterator[Pair]:
       'pairs, or SOURCES,TARGETS'
     )
   if len(parts) == 2:
+    why = 'the lines of two files are whole texts'
+    refuse_options(options, {'src', 'trg', 'sep'}, why)
     yield from _aligned(*(_files(part, options, split) for part in parts))
     return
-  for name in _files(path, options, split):
-    for number, line in enumerate(_lines(name), 1):
+  names = _files(path, options, split)
+  is_jsonl = [_is_jsonl(name) for name in names]
+  if all(is_jsonl):
+    refuse_options(options, {'sep'}, 'a line of .jsonl has fields')
+  if not any(is_jsonl):
+    refuse_options(options, {'src', 'trg'}, 'only lines of .jsonl have fields')
+  for name in names:
+    for number, line in enumerate(read_lines(name, aligned=True), 1):
       if not line.strip():
         continue
-      if '.jsonl' in Path(name).name:
+      if _is_jsonl(name):
         yield _fields(line, options, f'{name}:{number}')
       else:
         yield _divided(line, options, f'{name}:{number}')
@@ -79,13 +102,21 @@ def _all(path: str, options: dict[str, str], split: Split) -> Iterator[Pair]:
 
 def _files(pattern: str, options: dict[str, str], split: Split) -> list[str]:
   wanted = str(Path(named_split(pattern, options, split)).expanduser())
-  found = sorted(glob.glob(wanted, recursive=True))
+  found = [
+    name
+    for name in sorted(glob.glob(wanted, recursive=True))
+    if not Path(name).is_dir()
+  ]
   if not found:
     told = f' ({split})' if '{split}' in pattern else ''
     raise UserError(
       f'data.source=pairs:{pattern} matches no file{told}: {wanted}'
     )
   return found
+
+
+def _is_jsonl(name: str) -> bool:
+  return file_format(name).startswith('jsonl')
 
 
 def _aligned(sources: list[str], targets: list[str]) -> Iterator[Pair]:
@@ -97,7 +128,9 @@ def _aligned(sources: list[str], targets: list[str]) -> Iterator[Pair]:
   missing = object()
   for source, target in zip(sources, targets):
     both = itertools.zip_longest(
-      _lines(source), _lines(target), fillvalue=missing
+      read_lines(source, aligned=True),
+      read_lines(target, aligned=True),
+      fillvalue=missing,
     )
     for number, (one, other) in enumerate(both, 1):
       if not isinstance(one, str) or not isinstance(other, str):
@@ -112,22 +145,12 @@ def _aligned(sources: list[str], targets: list[str]) -> Iterator[Pair]:
 
 
 def _fields(line: str, options: dict[str, str], place: str) -> Pair:
-  try:
-    row = json.loads(line)
-  except json.JSONDecodeError as error:
-    raise UserError(f'{place}: not JSON ({error})') from None
-  values = []
-  for side in ('src', 'trg'):
-    key = options.get(side, side)
-    value = row.get(key) if isinstance(row, dict) else None
-    if not isinstance(value, str):
-      fields = ', '.join(row) if isinstance(row, dict) else 'none'
-      raise UserError(
-        f'{place}: no text in the field {key!r}; there are {fields}: name one '
-        f'with ?{side}=FIELD'
-      )
-    values.append(value.encode('utf-8', 'replace').decode())
-  return values[0], values[1]
+  row = parse_json(line, place)
+  source, target = (
+    text_field(row, options.get(side, side), place, side)
+    for side in ('src', 'trg')
+  )
+  return source, target
 
 
 def _divided(line: str, options: dict[str, str], place: str) -> Pair:
@@ -142,19 +165,3 @@ def _divided(line: str, options: dict[str, str], place: str) -> Pair:
   if not found:
     raise UserError(f'{place}: no {sep!r} in the line {line.strip()[:60]!r}')
   return source, target
-
-
-def _lines(path: str) -> Iterator[str]:
-  opener: Any = gzip.open if path.endswith('.gz') else open
-  try:
-    with opener(path, 'rt', encoding='utf-8', newline='\n') as file:
-      yield from (line.rstrip('\r\n') for line in file)
-  except UnicodeDecodeError as error:
-    raise UserError(
-      f'{path}: byte 0x{error.object[error.start]:02x} is not UTF-8; convert '
-      'the file, as with iconv'
-    ) from None
-  except (OSError, EOFError) as error:
-    raise UserError(
-      f'{path} cannot be read ({error}): mend or leave it out'
-    ) from None

@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import itertools
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -17,11 +18,13 @@ from typing import Any, Literal
 import grain
 import numpy as np
 
+from textdiffusion.core.keys import check_seed
 from textdiffusion.core.types import UserError
 from textdiffusion.data.corpora import cache_dir
 from textdiffusion.data.packing import PairRows, Rows, Tokens, tokenize
 from textdiffusion.data.sources import Source, Split, open_source
 from textdiffusion.data.tokenizers import (
+  VERSION,
   SentencePiece,
   Tokenizer,
   TokenizerConfig,
@@ -41,7 +44,9 @@ class DataConfig:
   or `length`, that holds its rows, which it shares with no longer ones; each
   length is compiled once. A loss is a mean over the tokens of its batch, so
   those of short rows weigh more. Evaluation has whole rows.
-  holdout: the share of documents kept for evaluation. seed: of the shuffle."""
+  holdout: the share of documents kept for evaluation. seed: of the shuffle.
+  max_unknown: the largest share of tokens that may stand for unknown text, and
+  of bytes that the tokenizer may lose, in each split; more is refused."""
 
   source: str = 'python_docs'
   tokenizer: TokenizerConfig = TokenizerConfig()
@@ -55,6 +60,7 @@ class DataConfig:
   buckets: tuple[int, ...] = ()
   holdout: float = 0.05
   seed: int = 0
+  max_unknown: float = 0.5
 
   def __post_init__(self) -> None:
     for name, least in (('length', 2), ('batch_size', 1)):
@@ -70,8 +76,17 @@ class DataConfig:
         f'data.source_length={self.source_length} with data.rows={self.rows}: '
         'separate rows need a length of sources of at least 2, the others 0'
       )
-    if not 0 <= self.seed < 2**32:
-      raise UserError(f'data.seed={self.seed}: must be from 0 to 2**32 - 1')
+    check_seed('data.seed', self.seed)
+    if self.batch_size * (self.length + self.source_length) >= 2**31:
+      raise UserError(
+        f'data.length={self.length}, data.source_length={self.source_length} '
+        f'with data.batch_size={self.batch_size}: a batch must have fewer than '
+        '2**31 tokens'
+      )
+    if not 0 <= self.max_unknown <= 1:
+      raise UserError(
+        f'data.max_unknown={self.max_unknown}: must be a share, in [0, 1]'
+      )
     if self.model_padding and self.rows == 'packed':
       raise UserError(
         'data.model_padding needs rows of one text each: set data.rows=document'
@@ -138,6 +153,8 @@ def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
     config: what to read and how to cut it.
     tokenizer: of a checkpoint; made from the config if absent.
 
+  Prints on stderr which share of the texts the tokenizer does not know.
+
   Raises:
     UserError: a source that cannot be read, or is empty, or does not suit the
       tokenizer.
@@ -150,15 +167,14 @@ def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
     refuse_other(config.tokenizer, tokenizer)
   folder = cache_dir() / 'tokens'
 
+  texts = f'{source.fingerprint}/{source.reading}'
+
   def tokens(split: Split) -> Tokens:
-    return tokenize(
-      f'{source.fingerprint}/{split}',
-      tokenizer,
-      source.documents(split),
-      folder,
-    )
+    documents = source.documents(split)
+    return tokenize(f'{texts}/{split}', tokenizer, documents, folder)
 
   splits = {'train': tokens('train'), 'heldout': tokens('heldout')}
+  parts = {f'the {split} split': part for split, part in splits.items()}
   pad, kind = tokenizer.vocab.pad_id, config.rows
   if pad is None and kind != 'packed':
     raise UserError(
@@ -174,13 +190,15 @@ def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
 
   def rows(split: Split) -> Rows | PairRows:
     if paired is not None and (kind == 'joined' or kind == 'separate'):
+      sources = tokenize(
+        f'{texts}/{split}/source',
+        tokenizer,
+        (one for one, _ in paired(split)),
+        folder,
+      )
+      parts[f'the sources of the {split} split'] = sources
       return PairRows(
-        tokenize(
-          f'{source.fingerprint}/{split}/source',
-          tokenizer,
-          (one for one, _ in paired(split)),
-          folder,
-        ),
+        sources,
         splits[split],
         config.length,
         config.source_length,
@@ -201,7 +219,8 @@ def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
       long=config.long,
     )
 
-  train = rows('train')
+  train, heldout = rows('train'), rows('heldout')
+  _report_unknown(parts, config, tokenizer)
   if not len(train):
     mend = (
       'lower data.holdout, or cut files into documents with ?split=line'
@@ -218,7 +237,7 @@ def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
   if paired is None:  # `refuse` leaves fingerprints as they were before `long`
     is_cut = kind == 'document' and config.long != 'refuse'
     of_pairs = ('source_length',) if is_cut else ('source_length', 'long')
-  of_order = ('batch_size', 'seed', 'buckets')
+  of_order = ('batch_size', 'seed', 'buckets', 'max_unknown')
   for name in (*of_order, 'tokenizer', 'source', *of_pairs):
     del settings[name]
   told = (
@@ -233,7 +252,27 @@ def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
     for split, part in splits.items()
   }
   fingerprint = hashlib.sha256(told.encode()).hexdigest()[:16]
-  return Data(tokenizer, fingerprint, train, rows('heldout'), counts, source)
+  return Data(tokenizer, fingerprint, train, heldout, counts, source)
+
+
+def _report_unknown(
+  parts: dict[str, Tokens], config: DataConfig, tokenizer: Tokenizer
+) -> None:
+  """Prints which share of each part the tokenizer does not know, if any.
+
+  Raises:
+    UserError: a share above `data.max_unknown`.
+  """
+  for name, part in parts.items():
+    message = part.coverage.describe(name, tokenizer.kind)
+    if part.coverage.share > config.max_unknown:
+      raise UserError(
+        f'data.source={config.source}: {message}, and data.max_unknown='
+        f'{config.max_unknown:g}: choose another data.tokenizer, or '
+        '--set=data.max_unknown=1'
+      )
+    if message:
+      print(message, file=sys.stderr)
 
 
 def _tokenizer(config: TokenizerConfig, source: Source) -> Tokenizer:
@@ -243,8 +282,8 @@ def _tokenizer(config: TokenizerConfig, source: Source) -> Tokenizer:
   if config.kind == 'words':
     return build(config, source.texts())
   told = (
-    f'{source.fingerprint}/{config.vocab_size}/'
-    + importlib.metadata.version('sentencepiece')
+    f'{source.fingerprint}/{source.reading}/{config.vocab_size}/'
+    f'{VERSION}/{importlib.metadata.version("sentencepiece")}'
   )
   folder = cache_dir() / 'tokenizers'
   path = folder / f'{hashlib.sha256(told.encode()).hexdigest()[:24]}.model'

@@ -8,8 +8,9 @@ tfds:NAME[:CONFIG]/SPLIT?key=text any TFDS dataset with a text feature; with
                                   by ?heldout=test
 files:GLOB[?key=text]             .txt and .txt.gz (a file is a document; with
                                   ?split=line a line is, with ?split=blank
-                                  what stands between blank lines), .jsonl (a
-                                  line is a document, its text in field `key`)
+                                  what stands between blank lines, its lines
+                                  ended by LF), .jsonl (a line is a document,
+                                  its text in field `key`)
 pairs:...                         see `pairs`; as documents, the targets
 toy_pairs[:COUNT]                 a sentence of the grammar -> its words in the
                                   opposite order
@@ -19,17 +20,14 @@ import contextlib
 import dataclasses
 import difflib
 import glob
-import gzip
 import hashlib
 import itertools
 import json
 import re
 import sys
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import parse_qsl
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -38,6 +36,7 @@ from textdiffusion.data.corpora import (
   BUNDLED,
   bundled,
   bundled_fingerprint,
+  library_digest,
   quiet_tfds,
 )
 from textdiffusion.data.grammar import toy_grammar
@@ -47,6 +46,17 @@ from textdiffusion.data.pairs import (
   named_split,
   read_pairs,
 )
+from textdiffusion.data.text_files import (
+  VERSION,
+  content_digest,
+  file_format,
+  parse_json,
+  read_lines,
+  read_text,
+  refuse_options,
+  split_options,
+  text_field,
+)
 
 Split = Literal['train', 'heldout']
 _SENTENCES = 50_000
@@ -54,22 +64,37 @@ _SENTENCES = 50_000
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """fingerprint: changes with the texts. documents: yields one split.
+  """Texts in two splits.
 
-  log_prob: nats of a document under the law it was drawn from, if known.
-  pairs: yields (source, target) of one split, the documents being targets.
+  Attributes:
+    fingerprint: changes with the texts; a run is resumed only on an equal one.
+    documents: yields the documents of one split.
+    log_prob: nats of a document under the law it was drawn from, if known.
+    pairs: yields (source, target) of one split, the documents being targets.
+    reading: what else the texts depend on, such as the version of the reader.
+      Caches have it in their keys; a fingerprint, which outlives versions and
+      machines, does not.
   """
 
   fingerprint: str
   documents: Callable[[Split], Iterator[str]]
   log_prob: Callable[[str], float] | None = None
   pairs: Callable[[Split], Iterator[Pair]] | None = None
+  reading: str = ''
 
   def texts(self) -> Iterator[str]:
     """All there is to learn a vocabulary from, sources too."""
     if self.pairs is None:
       return self.documents('train')
     return itertools.chain.from_iterable(self.pairs('train'))
+
+
+class _Texts(NamedTuple):
+  """All texts of a source. fingerprint, reading: as of `Source`."""
+
+  fingerprint: str
+  read: Callable[[], Iterator[str]]
+  reading: str
 
 
 def open_source(name: str, holdout: float) -> Source:
@@ -87,13 +112,14 @@ def open_source(name: str, holdout: float) -> Source:
     return _reversals(_sentences(rest))
   if name in BUNDLED:
     texts = lambda: (_text(row['text']) for row in bundled(name))
-    return _by_hash(bundled_fingerprint(name), texts, holdout)
+    fingerprint = bundled_fingerprint(name)
+    return _by_hash(_Texts(fingerprint, texts, library_digest()), holdout)
   if kind == 'tfds' and '{split}' in rest:
     return _own_splits(rest)
   if kind == 'tfds' and rest:
-    return _by_hash(*_tfds(rest), holdout)
+    return _by_hash(_tfds(rest), holdout)
   if kind == 'files' and rest:
-    return _by_hash(*_files(rest), holdout)
+    return _by_hash(_files(rest), holdout)
   if kind == 'pairs' and rest:
     return _paired(rest, holdout)
   known = [
@@ -111,15 +137,15 @@ def open_source(name: str, holdout: float) -> Source:
   )
 
 
-def _by_hash(
-  fingerprint: str, texts: Callable[[], Iterator[str]], holdout: float
-) -> Source:
+def _by_hash(texts: _Texts, holdout: float) -> Source:
   def documents(split: Split) -> Iterator[str]:
-    for text in texts():
+    for text in texts.read():
       if text and _is_heldout(text, holdout) == (split == 'heldout'):
         yield text
 
-  return Source(f'{fingerprint}/{holdout}', documents)
+  return Source(
+    f'{texts.fingerprint}/{holdout}', documents, reading=texts.reading
+  )
 
 
 def _is_heldout(text: str, holdout: float) -> bool:
@@ -131,12 +157,16 @@ def _is_heldout(text: str, holdout: float) -> bool:
 
 def _paired(spec: str, holdout: float) -> Source:
   """`pairs:` of files or of TFDS, held out by name or by hash of the source."""
-  path, options = _options(spec, {'src', 'trg', 'sep', 'train', 'heldout'})
+  path, options = split_options(spec, {'src', 'trg', 'sep', 'train', 'heldout'})
   is_named = '{split}' in path
+  if not is_named:
+    why = 'no {split} in the name'
+    refuse_options(options, {'train', 'heldout'}, why)
   if path.startswith('tfds:'):
-    told, read = _tfds_pairs(path.removeprefix('tfds:'), options)
+    refuse_options(options, {'sep'}, 'TFDS has fields')
+    print_, read, reading = _tfds_pairs(path.removeprefix('tfds:'), options)
   else:
-    told = fingerprint(path, options)
+    print_, reading = fingerprint(path, options), f'{VERSION}'
     read = lambda split: read_pairs(path, options, split)
 
   def pairs(split: Split) -> Iterator[Pair]:
@@ -148,26 +178,28 @@ def _paired(spec: str, holdout: float) -> Source:
         yield pair
 
   documents = lambda split: (target for _, target in pairs(split))
-  told = told if is_named else f'{told}/{holdout}'
-  return Source(told, documents, pairs=pairs)
+  print_ = print_ if is_named else f'{print_}/{holdout}'
+  return Source(print_, documents, pairs=pairs, reading=reading)
 
 
 def _tfds_pairs(
   path: str, options: dict[str, str]
-) -> tuple[str, Callable[[Split], Iterator[Pair]]]:
-  """`NAME[:CONFIG]/SPLIT` with {split} -> fingerprint, a split's pairs."""
+) -> tuple[str, Callable[[Split], Iterator[Pair]], str]:
+  """`NAME[:CONFIG]/SPLIT` with {split} -> fingerprint, a split's pairs, and
+  `Source.reading`."""
   sides = [options.get(side, side) for side in ('src', 'trg')]
 
-  def open_side(split: Split, key: str) -> Any:
+  def open_side(split: Split, key: str) -> _Texts:
     return _tfds(f'{named_split(path, options, split)}?key={key}')
 
-  prints = [open_side('train', key)[0] for key in sides]
+  opened = [open_side('train', key) for key in sides]
+  prints = [texts.fingerprint for texts in opened]
 
   def read(split: Split) -> Iterator[Pair]:
-    both = [open_side(split, key)[1]() for key in sides]
-    yield from zip(*both)
+    yield from zip(*(open_side(split, key).read() for key in sides))
 
-  return '/'.join(['pairs', *prints, options.get('heldout', '')]), read
+  fingerprint = '/'.join(['pairs', *prints, options.get('heldout', '')])
+  return fingerprint, read, opened[0].reading
 
 
 def _sentences(count: str) -> Source:
@@ -185,7 +217,12 @@ def _sentences(count: str) -> Source:
     for _ in range(total if split == 'train' else max(total // 10, 1)):
       yield grammar.sample(rng)[0]
 
-  return Source(f'toy_grammar/1/{total}', documents, grammar.log_prob)
+  # The rules and the stream of NumPy's generator, which may change, show in
+  # what is drawn first.
+  first = '\n'.join(itertools.islice(documents('train'), 20))
+  digest = hashlib.sha256(f'{grammar.rules}\n{first}'.encode()).hexdigest()
+  fingerprint = f'toy_grammar/1/{total}'
+  return Source(fingerprint, documents, grammar.log_prob, reading=digest[:16])
 
 
 def _reversals(sentences: Source) -> Source:
@@ -196,24 +233,28 @@ def _reversals(sentences: Source) -> Source:
       yield text, ' '.join(reversed(text.split()))
 
   documents = lambda split: (target for _, target in pairs(split))
-  return Source(f'toy_pairs/{sentences.fingerprint}', documents, pairs=pairs)
+  fingerprint = f'toy_pairs/{sentences.fingerprint}'
+  return Source(fingerprint, documents, None, pairs, sentences.reading)
 
 
 def _own_splits(spec: str) -> Source:
   """`NAME[:CONFIG]/{split}` -> the train and held-out splits of a dataset."""
-  path, options = _options(spec, {'key', 'train', 'heldout'})
+  path, options = split_options(spec, {'key', 'train', 'heldout'})
   key = options.get('key', 'text')
   opened = {
     split: _tfds(f'{named_split(path, options, split)}?key={key}')
     for split in ('train', 'heldout')
   }
-  prints = '/'.join(fingerprint for fingerprint, _ in opened.values())
-  return Source(prints, lambda split: filter(None, opened[split][1]()))
+  return Source(
+    '/'.join(texts.fingerprint for texts in opened.values()),
+    lambda split: filter(None, opened[split].read()),
+    reading='/'.join(texts.reading for texts in opened.values()),
+  )
 
 
-def _tfds(spec: str) -> tuple[str, Callable[[], Iterator[str]]]:
+def _tfds(spec: str) -> _Texts:
   """`NAME[:CONFIG]/SPLIT?key=text` -> fingerprint, texts."""
-  path, options = _options(spec, {'key'})
+  path, options = split_options(spec, {'key'})
   name, slash, split = path.partition('/')
   if not slash:
     raise UserError(
@@ -252,12 +293,25 @@ def _tfds(spec: str) -> tuple[str, Callable[[], Iterator[str]]]:
         )
       yield _text(row[key])
 
-  return fingerprint, texts
+  return _Texts(fingerprint, texts, _built_files(builder.data_path))
 
 
-def _files(spec: str) -> tuple[str, Callable[[], Iterator[str]]]:
+def _built_files(folder: Any) -> str:
+  """Changes when a dataset is built anew, under the same name and version too.
+
+  By name, size and time of its files: they can be too large to be read.
+  """
+  stats = [
+    (path.name, (stat := path.stat()).st_size, stat.st_mtime_ns)
+    for path in sorted(Path(folder).iterdir())
+    if path.is_file()
+  ]
+  return hashlib.sha256(repr((str(folder), stats)).encode()).hexdigest()[:16]
+
+
+def _files(spec: str) -> _Texts:
   """`GLOB[?key=field&split=line]` -> fingerprint of the contents, texts."""
-  pattern, options = _options(spec, {'key', 'split'})
+  pattern, options = split_options(spec, {'key', 'split'})
   if options.get('split', 'line') not in ('line', 'blank'):
     raise UserError(
       f'data.source=files:{spec}: split={options["split"]!r}, but only '
@@ -267,96 +321,46 @@ def _files(spec: str) -> tuple[str, Callable[[], Iterator[str]]]:
   paths = sorted(path for path in found if not Path(path).is_dir())
   if not paths:
     raise UserError(f'data.source=files:{pattern} matches no file')
-  digest = hashlib.sha256(json.dumps(sorted(options.items())).encode())
   for path in paths:
     if not path.endswith(('.txt', '.txt.gz', '.jsonl')):
       raise UserError(f'{path}: only .txt, .txt.gz and .jsonl are read')
-    try:
-      with open(path, 'rb') as file:
-        digest.update(hashlib.file_digest(file, 'sha256').digest())
-    except OSError as error:
-      raise UserError(
-        f'{path} cannot be read ({error.strerror}): mend or leave it out'
-      ) from None
+  is_jsonl = [path.endswith('.jsonl') for path in paths]
+  if not any(is_jsonl):
+    refuse_options(options, {'key'}, f'{pattern} matches no .jsonl file')
+  if all(is_jsonl):
+    refuse_options(options, {'split'}, 'a line of .jsonl is a document')
+  digest = hashlib.sha256(json.dumps(sorted(options.items())).encode())
+  for path in paths:
+    digest.update(content_digest(path))
+    kind = file_format(path)
+    if kind != 'txt':  # so that the fingerprints of older runs stay valid
+      digest.update(kind.encode())
 
   def texts() -> Iterator[str]:
     for path in paths:
-      yield from _read(path, options)
+      yield from _documents(path, options)
 
-  return f'files/{digest.hexdigest()[:16]}', texts
-
-
-def _read(path: str, options: dict[str, str]) -> Iterator[str]:
-  try:
-    yield from _parts(path, options)
-  except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-    raise UserError(f'{path} is no whole gzip file ({error})') from None
+  return _Texts(f'files/{digest.hexdigest()[:16]}', texts, f'{VERSION}')
 
 
-def _parts(path: str, options: dict[str, str]) -> Iterator[str]:
-  opener: Any = gzip.open if path.endswith('.gz') else open
+def _documents(path: str, options: dict[str, str]) -> Iterator[str]:
+  """The documents of one file."""
   if path.endswith('.jsonl'):
-    key, offset = options.get('key', 'text'), 0
-    with opener(path, 'rb') as file:
-      for number, line in enumerate(file, 1):
-        text = _decoded(line, path, offset)
-        offset += len(line)
-        if text.strip():
-          yield _field(text, key, f'{path}:{number}')
+    key = options.get('key', 'text')
+    for number, line in enumerate(read_lines(path), 1):
+      if line.strip():
+        place = f'{path}:{number}'
+        yield text_field(parse_json(line, place), key, place, 'key')
     return
-  with opener(path, 'rb') as file:
-    if options.get('split') != 'line':
-      text = _decoded(file.read(), path, 0)
-      if options.get('split') != 'blank':
-        yield text
-        return
+  match options.get('split'):
+    case 'line':
+      yield from read_lines(path)
+    case 'blank':
+      text = '\n'.join(read_lines(path))
       parts = re.split(r'\n(?:[^\S\n]*\n)+', text)
-      yield from (part.strip('\r\n') for part in parts if part.strip())
-      return
-    offset = 0
-    for line in file:
-      yield _decoded(line, path, offset).rstrip('\r\n')
-      offset += len(line)
-
-
-def _field(line: str, key: str, place: str) -> str:
-  try:
-    row = json.loads(line)
-  except json.JSONDecodeError as error:
-    raise UserError(f'{place}: not JSON ({error})') from None
-  if not isinstance(row, dict) or not isinstance(row.get(key), str):
-    fields = ', '.join(row) if isinstance(row, dict) else 'none'
-    raise UserError(
-      f'{place}: no text in the field {key!r}; there are {fields}: name one '
-      'with ?key=FIELD'
-    )
-  # JSON can spell half a surrogate pair, which is no text: it becomes '?'.
-  return row[key].encode('utf-8', 'replace').decode()
-
-
-def _decoded(data: bytes, path: str, offset: int) -> str:
-  try:
-    return data.decode('utf-8')
-  except UnicodeDecodeError as error:
-    raise UserError(
-      f'{path}: byte {offset + error.start} (0x{data[error.start]:02x}) is not '
-      'UTF-8; convert the file, as with iconv'
-    ) from None
-
-
-def _options(spec: str, known: set[str]) -> tuple[str, dict[str, str]]:
-  """`path?a=b&c=d` -> path, options."""
-  path, mark, query = spec.rpartition('?')
-  if not mark or '=' not in query:  # a ? of a glob
-    path, query = spec, ''
-  options = dict(parse_qsl(query))
-  for name in options:
-    if name not in known:
-      raise UserError(
-        f'data.source: unknown option {name!r} in {spec!r}; there are '
-        + ', '.join(sorted(known))
-      )
-  return path, options
+      yield from (part.strip('\n') for part in parts if part.strip())
+    case _:
+      yield read_text(path)
 
 
 def _text(value: Any) -> str:

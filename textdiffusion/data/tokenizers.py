@@ -10,9 +10,11 @@ import collections
 import copy
 import dataclasses
 import hashlib
+import importlib.metadata
 import io
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -36,6 +38,10 @@ _INSIDE_SPECIAL = '|'.join(
 )
 _UNKNOWN = '<unk>'
 _CHARACTERS = ' abcdefghijklmnopqrstuvwxyz'
+_BYTE_BLANKS = 'ĠĊĉč'  # space, LF, tab and CR of byte-level models
+# Part of the key of every cache that holds ids or models: raise it with any
+# change of the ids that the same text gives, or of how models are trained.
+VERSION = 2
 Kind = Literal['bytes', 'characters', 'words', 'sentencepiece', 'huggingface']
 
 
@@ -91,10 +97,14 @@ class Tokenizer:
   vocab: sizes and special ids. byte_lengths: [vocab.size] UTF-8 bytes of each
   token, 0 for specials. base_size: ids without the appended specials. own: ids
   of the specials that the model file already has. multiple: of what the size is
-  one, by ids that nothing uses; they read as specials do.
+  one, by ids that nothing uses; they read as specials do. unknown_id: what
+  unknown text becomes, if anything. solid_lengths: `byte_lengths` without
+  blanks, and 0 for unknown text.
   """
 
   kind = ''
+  library = ''  # the package that encodes, if any
+  unknown_id: int | None = None
 
   def __init__(
     self,
@@ -126,6 +136,11 @@ class Tokenizer:
     lengths[:base_size] = self._base_lengths()
     lengths[list(self._names)] = 0
     self.byte_lengths = lengths
+    self.solid_lengths = lengths.copy()
+    self.solid_lengths[:base_size] = self._solid_lengths()
+    self.solid_lengths[list(self._names)] = 0
+    if self.unknown_id is not None:
+      self.solid_lengths[self.unknown_id] = 0
 
   def encode(self, text: str) -> np.ndarray:
     """Text -> int32 ids, none of a special even if text spells one."""
@@ -163,6 +178,16 @@ class Tokenizer:
     text = json.dumps(self.to_json(), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+  @property
+  def reading(self) -> str:
+    """What else the ids depend on: versions of this code and of a library.
+
+    Caches have it in their keys; a fingerprint, which outlives versions, does
+    not.
+    """
+    library = importlib.metadata.version(self.library) if self.library else ''
+    return f'{VERSION}/{unicodedata.unidata_version}/{self.library}{library}'
+
   def to_json(self) -> dict[str, Any]:
     """All there is to it, model file included."""
     told = {
@@ -190,6 +215,10 @@ class Tokenizer:
 
   def _base_lengths(self) -> np.ndarray:
     raise NotImplementedError
+
+  def _solid_lengths(self) -> np.ndarray:
+    """Of the base vocabulary; blanks may count where ids are single bytes."""
+    return self._base_lengths()
 
   def _decode(self, ids: list[int]) -> str:
     raise NotImplementedError
@@ -242,6 +271,9 @@ class Characters(Tokenizer):
   def _base_lengths(self) -> np.ndarray:
     return np.ones(len(_CHARACTERS), np.int32)
 
+  def _solid_lengths(self) -> np.ndarray:
+    return np.asarray([not c.isspace() for c in _CHARACTERS], np.int32)
+
 
 class Words(Tokenizer):
   """What stands between spaces; all the others are `<unk>`, id 0.
@@ -250,6 +282,7 @@ class Words(Tokenizer):
   """
 
   kind = 'words'
+  unknown_id = 0
 
   def __init__(self, model: bytes, specials: Sequence[str] = SPECIALS):
     self._bytes = model
@@ -297,6 +330,9 @@ class Words(Tokenizer):
     lengths = [len(word.encode()) + 1 for word in self._words]
     return np.asarray([0, *lengths[1:]], np.int32)
 
+  def _solid_lengths(self) -> np.ndarray:
+    return np.maximum(self._base_lengths() - 1, 0)
+
   @property
   def model(self) -> bytes:
     return self._bytes
@@ -309,6 +345,7 @@ class SentencePiece(Tokenizer):
   """
 
   kind = 'sentencepiece'
+  library = 'sentencepiece'
 
   def __init__(self, model: bytes, specials: Sequence[str] = SPECIALS):
     import sentencepiece
@@ -316,6 +353,7 @@ class SentencePiece(Tokenizer):
     self._bytes = model
     self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     size = self._processor.get_piece_size()
+    self.unknown_id = self._processor.unk_id()
     known = {self._processor.id_to_piece(i): i for i in range(size)}
     super().__init__(size, specials, _own_specials(known, specials))
 
@@ -380,11 +418,18 @@ class SentencePiece(Tokenizer):
     return piece.replace('\u2581', ' ')
 
   def _base_lengths(self) -> np.ndarray:
+    return self._lengths(' ')
+
+  def _solid_lengths(self) -> np.ndarray:
+    return self._lengths('')
+
+  def _lengths(self, space: str) -> np.ndarray:
+    """UTF-8 bytes of the pieces, U+2581 as `space`."""
     size = self._processor.get_piece_size()
     lengths = [
       1
       if self._processor.is_byte(i)
-      else len(self._processor.id_to_piece(i).replace('\u2581', ' ').encode())
+      else len(self._processor.id_to_piece(i).replace('\u2581', space).encode())
       for i in range(size)
     ]
     for i in range(size):
@@ -401,6 +446,7 @@ class HuggingFace(Tokenizer):
   """A `tokenizer.json` of the `tokenizers` library."""
 
   kind = 'huggingface'
+  library = 'tokenizers'
 
   def __init__(self, model: bytes, specials: Sequence[str] = SPECIALS):
     import tokenizers
@@ -413,6 +459,9 @@ class HuggingFace(Tokenizer):
     self._tokenizer.encode_special_tokens = True
     known = self._tokenizer.get_vocab(with_added_tokens=True)
     size = max(known.values()) + 1
+    own = json.loads(model)['model']
+    # Unigram has an id, the others have a token.
+    self.unknown_id = own.get('unk_id', known.get(own.get('unk_token')))
     super().__init__(size, specials, _own_specials(known, specials))
 
   def _encode(self, text: str) -> np.ndarray:
@@ -426,6 +475,13 @@ class HuggingFace(Tokenizer):
     return self._tokenizer.decode([index], skip_special_tokens=False)
 
   def _base_lengths(self) -> np.ndarray:
+    return self._lengths(' ')
+
+  def _solid_lengths(self) -> np.ndarray:
+    return self._lengths('')
+
+  def _lengths(self, space: str) -> np.ndarray:
+    """UTF-8 bytes of the pieces, with spaces as `space`."""
     lengths = np.zeros(
       max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1,
       np.int32,
@@ -433,14 +489,17 @@ class HuggingFace(Tokenizer):
     is_byte_level = '"ByteLevel"' in self._bytes.decode()
     for piece, i in self._tokenizer.get_vocab().items():
       if is_byte_level:
-        lengths[i] = len(piece)  # one character stands for one byte
+        # One character stands for one byte.
+        lengths[i] = len(piece) if space else len(piece.strip(_BYTE_BLANKS))
       elif re.fullmatch('<0x[0-9A-F]{2}>', piece):
         lengths[i] = 1  # byte fallback
       else:
-        plain = piece.removeprefix('##').replace('\u2581', ' ')
+        plain = piece.removeprefix('##').replace('\u2581', space)
         lengths[i] = len(plain.encode())
     for i, added in self._tokenizer.get_added_tokens_decoder().items():
       lengths[i] = 0 if added.special else len(added.content.encode())
+    if self.unknown_id is not None:
+      lengths[self.unknown_id] = 0
     return lengths
 
   @property
@@ -492,12 +551,18 @@ def _built(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
   kinds = (Words, SentencePiece, HuggingFace)
   kind = next(kind for kind in kinds if kind.kind == config.kind)
   try:
-    return kind(path.read_bytes(), config.specials)
+    tokenizer = kind(path.read_bytes(), config.specials)
   except Exception as error:  # the libraries raise bare Exceptions
     raise UserError(
       f'data.tokenizer.path={config.path}: not a {config.kind} model '
       f'({str(error).splitlines()[0] if str(error) else type(error).__name__})'
     ) from None
+  if config.vocab_size not in (0, tokenizer.base_size):
+    raise UserError(
+      f'data.tokenizer.vocab_size={config.vocab_size}: the model file '
+      f'{config.path} has {tokenizer.base_size} ids; set that, or 0'
+    )
+  return tokenizer
 
 
 def _own_specials(

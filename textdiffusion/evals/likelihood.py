@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from textdiffusion.core.binding import anchored, bind
-from textdiffusion.core.keys import row_keys, stream
+from textdiffusion.core.keys import check_seed, row_keys, stream
 from textdiffusion.core.types import (
   Array,
   Batch,
@@ -61,11 +61,8 @@ class EvaluateConfig:
         raise UserError(
           f'evaluate.{name}={getattr(self, name)}: must be at least {least}'
         )
-    if self.seed is not None and not 0 <= self.seed < 2**32:
-      raise UserError(
-        f'evaluate.seed={self.seed}: must be from 0 to 2**32 - 1, or None for '
-        'train.seed'
-      )
+    if self.seed is not None:
+      check_seed('evaluate.seed', self.seed)
 
   def with_seed(self, train_seed: int) -> 'EvaluateConfig':
     """This config with the seed of a run where it has none of its own."""

@@ -5,6 +5,7 @@ time enters additively or by adaLN-zero (Peebles & Xie 2023).
 """
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -95,6 +96,10 @@ class TransformerConfig:
       )
     if not 0 <= self.dropout < 1:
       raise UserError(f'model.dropout={self.dropout}: must be in [0, 1)')
+    if self.d_ff is not None and self.d_ff < 1:
+      raise UserError(f'model.d_ff={self.d_ff}: must be at least 1, or None')
+    if not 0 < self.rope_base < math.inf:
+      raise UserError(f'model.rope_base={self.rope_base}: must be above 0')
     for name in ('encoder_layers', 'loss_chunk'):
       if getattr(self, name) < 0:
         raise UserError(

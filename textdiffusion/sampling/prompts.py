@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from textdiffusion.core.types import UserError
+from textdiffusion.data.coverage import warn_unknown
 from textdiffusion.data.tokenizers import Tokenizer
 from textdiffusion.sampling.generate import Canvas
 
@@ -28,6 +29,7 @@ def continuation(
 
   Raises UserError where the prompt leaves no room.
   """
+  warn_unknown(tokenizer, [prompt], 'the prompt')
   ids = tokenizer.encode(prompt)
   if len(ids) >= length:
     raise UserError(
@@ -69,6 +71,7 @@ def infilling(
     ]
     end = span.end()
   parts.append(tokenizer.encode(template[end:]))
+  warn_unknown(tokenizer, _SPAN.split(template)[::2], 'the template')
   given = np.concatenate(parts)
   if len(given) > length:
     raise UserError(

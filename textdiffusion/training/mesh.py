@@ -31,6 +31,20 @@ class MeshConfig:
   sequence: int = 1
 
 
+def check_platforms() -> None:
+  """Raises UserError where JAX_PLATFORMS names what this machine lacks."""
+  names = getattr(jax.config, 'jax_platforms')  # noqa: B009 untyped
+  if not names:
+    return
+  try:
+    jax.devices()
+  except (RuntimeError, AssertionError) as error:
+    why = str(error).partition('\n')[0] or 'there is no such device'
+    raise UserError(
+      f'JAX_PLATFORMS={names}: {why}; leave it unset, or set it to cpu'
+    ) from None
+
+
 def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
   """A mesh over `devices`, all of them by default.
 

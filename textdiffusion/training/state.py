@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from textdiffusion.core.binding import bind
+from textdiffusion.core.keys import check_seed
 from textdiffusion.core.types import Array, Denoiser, Key, PyTree, UserError
 from textdiffusion.methods.method import Method
 from textdiffusion.training.optim import Optimizer, OptimizerConfig
@@ -50,6 +51,12 @@ class TrainConfig:
         raise UserError(
           f'train.{name}={getattr(self, name)}: must be at least {least}'
         )
+    if self.steps >= 2**31:
+      raise UserError(
+        f'train.steps={self.steps}: must be below 2**31, as steps are counted '
+        'in 32 bits'
+      )
+    check_seed('train.seed', self.seed)
     if not 0 <= self.ema < 1:
       raise UserError(f'train.ema={self.ema}: must be in [0, 1)')
 

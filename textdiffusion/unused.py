@@ -1,0 +1,180 @@
+"""Settings that have no effect beside others: refused, not dropped in silence.
+
+`RULES` is the whole list. What needs the method that is built (a network, a
+sampler) is checked where it is built.
+"""
+
+import dataclasses
+import operator
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+from textdiffusion.core.types import UserError
+from textdiffusion.methods.autoregressive import Autoregressive
+
+
+class Rule(NamedTuple):
+  """When fields of a config have an effect.
+
+  Attributes:
+    fields: dotted names from the config on; a group stands for its fields.
+    is_used: config -> whether they have an effect.
+    needs: what they need, for the message.
+  """
+
+  fields: tuple[str, ...]
+  is_used: Callable[[Any], bool]
+  needs: str
+
+
+def _has_drawn_holdout(config: Any) -> bool:
+  source = config.data.source
+  is_toy = source.partition(':')[0] in ('toy_grammar', 'toy_pairs')
+  return not is_toy and '{split}' not in source
+
+
+def _walks_grid(config: Any) -> bool:
+  return config.sample.sampler not in ('first_hitting', 'ordered')
+
+
+def _is_diffusion(config: Any) -> bool:
+  return not isinstance(config.method, Autoregressive)
+
+
+def _learns_words(config: Any) -> bool:
+  tokenizer = config.data.tokenizer
+  return tokenizer.kind == 'words' and not tokenizer.path
+
+
+RULES = (
+  Rule(
+    ('data.tokenizer.path', 'data.tokenizer.vocab_size'),
+    lambda c: c.data.tokenizer.kind not in ('bytes', 'characters'),
+    'data.tokenizer.kind=words, sentencepiece or huggingface',
+  ),
+  Rule(
+    ('data.tokenizer.min_count',),
+    _learns_words,
+    'data.tokenizer.kind=words without a data.tokenizer.path',
+  ),
+  Rule(
+    ('data.respect_documents',),
+    lambda c: c.data.rows == 'packed',
+    'data.rows=packed',
+  ),
+  Rule(
+    ('data.long',),
+    lambda c: c.data.rows in ('joined', 'separate'),
+    'data.rows=joined or separate',
+  ),
+  Rule(
+    ('data.holdout',),
+    _has_drawn_holdout,
+    'a data.source that is not split by name, as toys and {split} are',
+  ),
+  Rule(
+    ('train.optimizer.decay_steps',),
+    lambda c: c.train.optimizer.schedule == 'wsd',
+    'train.optimizer.schedule=wsd',
+  ),
+  Rule(
+    ('train.optimizer.final_lr_ratio',),
+    lambda c: c.train.optimizer.schedule != 'constant',
+    'train.optimizer.schedule=cosine or wsd',
+  ),
+  Rule(
+    ('train.times', 'sample.sampler', 'sample.grid'),
+    _is_diffusion,
+    'a method of diffusion, not autoregression',
+  ),
+  Rule(
+    ('sample.steps', 'sample.grid'),
+    _walks_grid,
+    'a sample.sampler that walks a grid, as ancestral does',
+  ),
+  Rule(
+    ('sample.remask',),
+    lambda c: c.sample.sampler in ('remask', 'psi'),
+    'sample.sampler=remask or psi',
+  ),
+  Rule(
+    ('sample.remask.eta',),
+    lambda c: c.sample.remask.kind != 'forward_backward',
+    'another sample.remask.kind than forward_backward',
+  ),
+  Rule(
+    ('sample.remask.t_on', 'sample.remask.t_off', 'sample.remask.alpha_on'),
+    lambda c: c.sample.remask.kind == 'loop',
+    'sample.remask.kind=loop',
+  ),
+  Rule(
+    ('sample.order',),
+    lambda c: c.sample.sampler == 'ordered',
+    'sample.sampler=ordered',
+  ),
+  Rule(
+    ('sample.flow',),
+    lambda c: c.sample.sampler == 'flow',
+    'sample.sampler=flow',
+  ),
+  Rule(
+    ('sample.flow.data_power', 'sample.flow.noise_power'),
+    lambda c: c.sample.flow.corrector > 0,
+    'sample.flow.corrector above 0',
+  ),
+  Rule(
+    ('sample.corrector.tokens',),
+    lambda c: c.sample.corrector.steps > 0,
+    'sample.corrector.steps above 0',
+  ),
+  Rule(
+    ('sample.self_correct.temperature', 'sample.self_correct.time'),
+    lambda c: c.sample.self_correct.steps > 0,
+    'sample.self_correct.steps above 0',
+  ),
+  Rule(
+    ('sample.latent.eta',),
+    lambda c: c.sample.sampler == 'ddim',
+    'sample.sampler=ddim',
+  ),
+  Rule(
+    ('sample.latent.variance',),
+    lambda c: c.sample.sampler == 'ancestral',
+    'sample.sampler=ancestral',
+  ),
+)
+
+
+def refuse_unused(config: Any, names: Collection[str] | None = None) -> None:
+  """Raises UserError for a setting that is not its default and has no effect.
+
+  Args:
+    config: a whole config.
+    names: the settings to look at, such as those of --set; None for all. What
+      a config file sets for its tokenizer, say, may lose its effect by a --set
+      of another field.
+  """
+  for rule in RULES:
+    if rule.is_used(config):
+      continue
+    for name in rule.fields:
+      for leaf, value, usual in _leaves(config, name):
+        if value != usual and (names is None or leaf in names):
+          raise UserError(
+            f'{leaf}={value} has no effect: it needs {rule.needs}; leave it at '
+            f'{usual!r}'
+          )
+
+
+def _leaves(config: Any, name: str) -> list[tuple[str, Any, Any]]:
+  """(name, value, default) of the fields that a dotted name stands for."""
+  group, _, last = name.rpartition('.')
+  value = operator.attrgetter(name)(config)
+  if dataclasses.is_dataclass(value):
+    return [
+      leaf
+      for field in dataclasses.fields(value)
+      for leaf in _leaves(config, f'{name}.{field.name}')
+    ]
+  usual = getattr(type(operator.attrgetter(group)(config))(), last)
+  return [(name, value, usual)]
