@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from textdiffusion.core.paths import expand
 from textdiffusion.core.types import UserError
 
 Pair = tuple[str, str]
@@ -78,7 +79,7 @@ def _all(path: str, options: dict[str, str], split: Split) -> Iterator[Pair]:
 
 
 def _files(pattern: str, options: dict[str, str], split: Split) -> list[str]:
-  wanted = str(Path(named_split(pattern, options, split)).expanduser())
+  wanted = str(expand(named_split(pattern, options, split)))
   found = sorted(glob.glob(wanted, recursive=True))
   if not found:
     told = f' ({split})' if '{split}' in pattern else ''

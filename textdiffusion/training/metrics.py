@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from textdiffusion.core.paths import expand
+
 _FLUSH_SECONDS = 60.0  # of what TensorBoard reads
 
 
@@ -23,7 +25,7 @@ class MetricsLog:
   """
 
   def __init__(self, workdir: str | os.PathLike, step: int = 0):
-    folder = Path(workdir).expanduser()
+    folder = expand(workdir)
     path = folder / 'metrics.jsonl'
     kept = [row for row in read(path) if row['step'] <= step]
     scratch = path.with_name('metrics.jsonl.tmp')
