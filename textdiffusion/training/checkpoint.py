@@ -26,7 +26,7 @@ from textdiffusion.core.paths import expand
 from textdiffusion.core.types import Interrupted, PyTree, UserError
 from textdiffusion.training.checksums import array_checksums, json_checksum
 from textdiffusion.training.mesh import laid
-from textdiffusion.training.plain_path import plain_path
+from textdiffusion.training.plain_path import has_descriptors, plain_path
 from textdiffusion.training.state import TrainState
 from textdiffusion.training.workdir import (
   CHECKPOINTS,
@@ -41,7 +41,7 @@ _TRIES = 2  # starts of several hosts that a checkpoint may end
 
 def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
   """Orbax's manager of the items."""
-  plain, release = plain_path(folder)
+  plain, release = plain_path(folder, not options.get('read_only', False))
   manager = ocp.CheckpointManager(
     plain,
     options=ocp.CheckpointManagerOptions(**options),
@@ -62,6 +62,8 @@ class Checkpointer:
   """Saves and restores the states of one run.
 
   failed: why the last save was not written, '' where it was.
+  follows: whether a folder that is moved while it is open is still written to,
+    where it is then.
   """
 
   def __init__(self, workdir: str | os.PathLike, keep: int):
@@ -70,6 +72,7 @@ class Checkpointer:
     self._manager = _manager(self._folder, max_to_keep=keep, create=True)
     self._tries = self._folder.parent / 'restoring.json'
     self._saving, self.failed = 0, ''
+    self.follows = has_descriptors()
 
   def save(
     self, state: TrainState, iterator_state: dict[str, Any], run: Run
@@ -189,8 +192,10 @@ class Checkpointer:
     except Exception as error:  # Orbax and TensorStore have no type of it
       self.failed = ' '.join(str(error).split())[-300:]
       # What is complete is on disk; what is not, was not renamed.
-      self._manager.reload()
-      newest = self.latest_step()
+      newest = None
+      if self._folder.is_dir():
+        self._manager.reload()
+        newest = self.latest_step()
       kept = 'there is none before it'
       if newest is not None:
         kept = f'that of step {newest} is the newest'
@@ -202,6 +207,7 @@ class Checkpointer:
       )
 
   def close(self) -> None:
+    self.wait()  # whose failure must not hide why the run ends
     self._manager.close()
 
 

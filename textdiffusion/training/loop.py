@@ -149,7 +149,7 @@ def train(
       if owner is not None and (
         is_end or is_eval or is_save or _is_due(step, config.log_every)
       ):
-        owner.check()
+        _check_owner(owner, saver, run, state, batches)
       if is_end or is_eval or is_save:
         look()  # first, so that the rows of a step precede its checkpoint
       if evaluate is not None and is_eval:
@@ -185,6 +185,22 @@ def _claimed(workdir: str) -> Owner:
   """Claims a workdir that nobody has prepared; only the first host does."""
   path = expand(workdir).absolute()
   return claim(path) if jax.process_index() == 0 else no_owner(path)
+
+
+def _check_owner(
+  owner: Owner,
+  saver: Checkpointer | None,
+  run: Run | None,
+  state: TrainState,
+  batches: Any,
+) -> None:
+  """Raises UserError where the workdir was moved, with the state saved there."""
+  try:
+    owner.check()
+  except UserError:
+    if saver is not None and run is not None and saver.follows:
+      saver.save(state, batches.get_state(), run)
+    raise
 
 
 def _is_due(step: int, every: int) -> bool:

@@ -18,8 +18,23 @@ from typing import Any
 from textdiffusion.core.types import UserError
 
 OWNER = 'owner.json'
-_PATIENCE = 5.0  # seconds; a process that was killed may take a moment to end
+PATIENCE = 5.0  # seconds; a process that was killed may take a moment to end
 _PAUSE = 0.2
+
+
+class InUse(UserError):
+  """Another process owns the workdir.
+
+  Attributes:
+    holder: that process, in words.
+  """
+
+  def __init__(self, path: Path, holder: str):
+    super().__init__(
+      f'--workdir={path} is in use by {holder}: wait for its end, stop it '
+      '(kill PID ends it with a checkpoint), or name another folder'
+    )
+    self.holder = holder
 
 
 class Owner:
@@ -83,7 +98,7 @@ def no_owner(path: Path) -> Owner:
   return Owner(path, None, '')
 
 
-def claim(path: Path, patience: float = _PATIENCE) -> Owner:
+def claim(path: Path, patience: float = PATIENCE) -> Owner:
   """Makes the folder `path` if it is missing, and locks it for this process.
 
   Args:
@@ -91,7 +106,7 @@ def claim(path: Path, patience: float = _PATIENCE) -> Owner:
     patience: seconds to wait for a process that holds it.
 
   Raises:
-    UserError: another process holds it.
+    InUse: another process holds it.
     OSError: the folder cannot be written.
   """
   path.mkdir(parents=True, exist_ok=True)
@@ -112,11 +127,8 @@ def claim(path: Path, patience: float = _PATIENCE) -> Owner:
     os.close(descriptor)
     holder = _holder(path)
     if time.monotonic() > deadline:
-      raise UserError(
-        f'--workdir={path} is in use by {holder}: wait for its end, stop it '
-        '(kill PID ends it with a checkpoint), or name another folder'
-      )
-    if not is_waiting and patience > _PATIENCE:
+      raise InUse(path, holder)
+    if not is_waiting and patience > PATIENCE:
       print(f'waiting for {holder}, which holds {path}', file=sys.stderr)
     is_waiting = True
     time.sleep(_PAUSE)

@@ -1,8 +1,12 @@
-"""Folders whose path holds `*`, `?` or `[`, which Orbax reads as patterns."""
+"""Paths for Orbax that name a folder itself, not where it was.
+
+Orbax reads `*`, `?` and `[` in a path as patterns, and goes on writing to a
+path whose folder was moved away, into whatever took its place. A path through
+a file descriptor, `/proc/self/fd/N`, has neither fault.
+"""
 
 import glob
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,41 +14,38 @@ import jax
 
 from textdiffusion.core.types import UserError
 
+_DESCRIPTORS = Path('/proc/self/fd')
+
 
 def check_plain(path: Path) -> None:
-  """Raises UserError for a path that several hosts cannot use."""
-  if glob.has_magic(str(path)) and jax.process_count() > 1:
+  """Raises UserError for a path that cannot be used on this system."""
+  if glob.has_magic(str(path)) and not has_descriptors():
     raise UserError(
-      f'{path}: several hosts need a path without *, ? and [: name another '
-      'folder'
+      f'{path}: several hosts, and systems other than Linux, need a path '
+      'without *, ? and [: name another folder'
     )
 
 
-def plain_path(folder: Path) -> tuple[Path, Callable[[], None]]:
-  """Returns a path to `folder` without pattern characters.
+def plain_path(folder: Path, is_kept: bool) -> tuple[Path, Callable[[], None]]:
+  """Returns a path to `folder`, through a descriptor of its parent if needed.
 
-  Where `folder` has some, the path leads through a link in a temporary folder.
+  Args:
+    folder: its parent must exist.
+    is_kept: whether the path must still lead to `folder` once it was moved.
 
   Returns:
-    The path, and a function that removes the link.
+    The path, and a function that closes the descriptor.
   """
-  if not glob.has_magic(str(folder)):
-    return folder, lambda: None
   check_plain(folder)
-  scratch = Path(tempfile.mkdtemp(prefix='textdiffusion-'))
-  if glob.has_magic(str(scratch)):
-    scratch.rmdir()
-    raise UserError(
-      f'{folder}: a path with *, ? or [ needs a temporary folder without them, '
-      f'and TMPDIR={tempfile.gettempdir()}: name another folder'
-    )
-  link = scratch / 'link'
-  link.symlink_to(folder.parent)
-  owner = os.getpid()
+  is_needed = is_kept or glob.has_magic(str(folder))
+  if not is_needed or not has_descriptors():
+    return folder, lambda: None
+  descriptor = os.open(folder.parent, os.O_RDONLY | os.O_CLOEXEC)
+  path = _DESCRIPTORS / str(descriptor) / folder.name
+  return path, lambda: os.close(descriptor)
 
-  def remove() -> None:
-    if os.getpid() == owner:  # a forked child must leave it
-      link.unlink(missing_ok=True)
-      scratch.rmdir()
 
-  return link / folder.name, remove
+def has_descriptors() -> bool:
+  """Returns whether paths through descriptors can be used."""
+  # Several hosts name one path to each other, and descriptors differ.
+  return jax.process_count() == 1 and _DESCRIPTORS.is_dir()

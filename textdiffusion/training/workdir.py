@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,14 @@ from jax.experimental import multihost_utils
 
 from textdiffusion.core.paths import expand
 from textdiffusion.core.types import UserError
-from textdiffusion.training.ownership import OWNER, Owner, claim, no_owner
+from textdiffusion.training.ownership import (
+  OWNER,
+  PATIENCE,
+  InUse,
+  Owner,
+  claim,
+  no_owner,
+)
 from textdiffusion.training.plain_path import check_plain
 
 CHECKPOINTS = 'checkpoints'
@@ -129,28 +137,35 @@ def _claim(
         'or a folder outside of it'
       )
   check_plain(path)
+  is_run = (path / 'config.json').exists() or (path / CHECKPOINTS).exists()
+  # Only a run is moved: a folder of other things keeps its place and them.
+  if overwrite and is_run:
+    _move_aside(path)
   # A launcher starts again what lost a host, whose lock a network file system
   # may keep for a while.
-  patience = {'patience': _LAUNCHER_PATIENCE} if tries else {}
-  owner = claim(path, **patience)
-  # Only a run is moved: a folder of other things keeps its place and them.
-  if overwrite and is_run(path):
-    try:
-      number = 1
-      while (aside := path.with_name(f'{path.name}.bak-{number}')).exists():
-        number += 1
-      shutil.move(path, aside)
-      (aside / OWNER).unlink()  # still locked: nobody else may have it
-    finally:
-      owner.close()
-    print(f'moved the old {path} to {aside}')
-    owner = claim(path)
-  return owner
+  return claim(path, _LAUNCHER_PATIENCE if tries else PATIENCE)
 
 
-def is_run(path: Path) -> bool:
-  """Returns whether a folder holds a run."""
-  return (path / 'config.json').exists() or (path / CHECKPOINTS).exists()
+def _move_aside(path: Path) -> None:
+  """Renames a folder; a run that still trains in it notices, and ends."""
+  holder = ''
+  try:
+    owner = claim(path, 0.0)
+  except InUse as error:
+    owner, holder = no_owner(path), error.holder
+  with owner:
+    number = 1
+    while (aside := path.with_name(f'{path.name}.bak-{number}')).exists():
+      number += 1
+    shutil.move(path, aside)
+    if not holder:
+      (aside / OWNER).unlink()
+  print(f'moved the old {path} to {aside}')
+  if holder:
+    print(
+      f'warning: {holder} still trains there, and will end with a checkpoint',
+      file=sys.stderr,
+    )
 
 
 def _prepare(
