@@ -95,6 +95,7 @@ def train(
     watch.report(step, values, tokens)
 
   with contextlib.ExitStack() as stack:
+    is_stopped = stack.enter_context(_stop_signals())  # also while it compiles
     stack.enter_context(jax.set_mesh(mesh))
     optimizer = build_optimizer(config.optimizer, config.steps)
     step_fn, init, _ = placed_step(method, denoiser, optimizer, config, mesh)
@@ -114,7 +115,6 @@ def train(
       state = initial(state)
     watch = _Watch(config, start, workdir, flops_per_token)
     stack.callback(watch.close)
-    is_stopped = stack.enter_context(_stop_signals())
     watchdog.beat(start)
     profiler = Profiler(profile, workdir)
     stack.callback(profiler.close)
@@ -194,7 +194,7 @@ def _check_owner(
   state: TrainState,
   batches: Any,
 ) -> None:
-  """Raises UserError where the workdir was moved, with the state saved there."""
+  """Raises UserError where the workdir was moved; its state is saved there."""
   try:
     owner.check()
   except UserError:
