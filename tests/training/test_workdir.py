@@ -123,9 +123,9 @@ def test_the_same_data_may_lie_elsewhere(tmp_path, part, name):
   kept = json.loads((tmp_path / 'config.json').read_text())
   assert kept == at('files:/b.txt')
   other = run._replace(data={'fingerprint': 'y'})
-  told = refusal(str(tmp_path), other, resume=True)
-  assert 'other data (fingerprint x, now y; data.' in told
-  assert 'files:/b.txt' in told
+  message = refusal(str(tmp_path), other, resume=True)
+  assert 'other data (fingerprint x, now y; data.' in message
+  assert 'files:/b.txt' in message
   (tmp_path / 'data.json').unlink()
   assert 'another config' in refusal(str(tmp_path), run, resume=True)
 
@@ -142,8 +142,8 @@ def test_a_run_cannot_end_before_its_checkpoint(tmp_path):
 def test_a_workdir_within_a_run(tmp_path):
   prepare_workdir(str(tmp_path), toy.RUN)
   for part in ('checkpoints', 'checkpoints/3', 'checkpoints/3/new'):
-    told = refusal(str(tmp_path / part), toy.RUN)
-    assert f'within the run {tmp_path}:' in told
+    message = refusal(str(tmp_path / part), toy.RUN)
+    assert f'within the run {tmp_path}:' in message
   assert not (tmp_path / 'checkpoints').exists()
 
 
@@ -190,8 +190,7 @@ def replace_newest(folder, number):
 def test_a_checkpoint_that_vanishes_is_not_damaged(
   tmp_path, monkeypatch, capsys
 ):
-  """Twice while it is read; then the newest is taken, and nothing is said of
-  damage."""
+  """Twice while it is read; then the newest is taken, without a warning."""
   toy.run(workdir=tmp_path, keep=1)
   folder, read_one = tmp_path / 'checkpoints', checkpoint._loaded
   numbers = [7, 8]
