@@ -23,6 +23,7 @@ from benchmarks import common, wikipedia
 from launch import train as launcher
 from launch.heldout import baselines, evaluator
 from textdiffusion.config import Config, build
+from textdiffusion.core.paths import expand
 from textdiffusion.data.pipeline import Data, DataConfig
 from textdiffusion.data.tokenizers import TokenizerConfig
 from textdiffusion.evals.generation import fill
@@ -333,14 +334,14 @@ def finished(results: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
   parser = argparse.ArgumentParser(prog='python -m benchmarks.discrete_methods')
-  parser.add_argument('--workdir', type=Path, required=True)
+  parser.add_argument('--workdir', type=expand, required=True)
   parser.add_argument('--corpus', choices=('python_docs', 'enwiki27'))
   parser.add_argument(
-    '--dump', type=Path, help='MediaWiki .xml.bz2 of enwiki27'
+    '--dump', type=expand, help='MediaWiki .xml.bz2 of enwiki27'
   )
   parser.add_argument('--methods', default=','.join(METHODS))
   parser.add_argument('--seeds', default='0,1,2')
-  parser.add_argument('--results', type=Path, default=RESULTS)
+  parser.add_argument('--results', type=expand, default=RESULTS)
   asked = parser.parse_args()
   corpus = asked.corpus or 'python_docs'
   if corpus == 'enwiki27' and not asked.dump:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import common
+from textdiffusion.core.paths import expand
 from textdiffusion.training.chips import CHIPS
 
 RESULTS = Path(__file__).parent / 'results' / 'pods.jsonl'
@@ -83,7 +84,7 @@ def table(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
   parser = argparse.ArgumentParser(prog='python -m benchmarks.pods')
-  parser.add_argument('--results', type=Path, default=RESULTS)
+  parser.add_argument('--results', type=expand, default=RESULTS)
   parser.add_argument('--table', action='store_true')
   asked = parser.parse_args()
   read = lambda: [

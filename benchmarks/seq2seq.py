@@ -24,6 +24,7 @@ import jax
 from benchmarks import common
 from launch import train as launcher
 from textdiffusion.config import Config, build
+from textdiffusion.core.paths import expand
 from textdiffusion.core.types import X0
 from textdiffusion.data.pipeline import DataConfig
 from textdiffusion.data.sources import open_source
@@ -364,15 +365,15 @@ def finished(results: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
   parser = argparse.ArgumentParser(prog='python -m benchmarks.seq2seq')
-  parser.add_argument('--data', help='where the tasks are')
-  parser.add_argument('--workdir', type=Path)
+  parser.add_argument('--data', type=expand, help='where the tasks are')
+  parser.add_argument('--workdir', type=expand)
   parser.add_argument('--tasks', default=','.join(TASKS))
   parser.add_argument('--methods', default=';'.join(METHODS), help='a;b;c')
   parser.add_argument('--budget', type=float, default=BUDGET)
   parser.add_argument('--sources', type=int, default=SOURCES)
-  parser.add_argument('--results', type=Path, default=RESULTS)
+  parser.add_argument('--results', type=expand, default=RESULTS)
   parser.add_argument('--curve', action='store_true')
-  parser.add_argument('--picture', help='of the curve, a file')
+  parser.add_argument('--picture', type=expand, help='of the curve, a file')
   parser.add_argument('--table', action='store_true', help='print and end')
   asked = parser.parse_args()
   if asked.table:

@@ -1,6 +1,7 @@
 """What launchers share: flags, and errors as one line."""
 
 import contextlib
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from collections.abc import Callable
 import jax
 from absl import app, flags, logging
 
-from launch import codes, hosts
+from launch import codes, hosts, paths
 from textdiffusion.core.types import UserError
 from textdiffusion.data.corpora import cache_dir
 from textdiffusion.training.mesh import check_platforms
@@ -60,14 +61,16 @@ def _remember_compiled() -> None:
   """The second start of a program compiles nothing."""
   name = 'jax_compilation_cache_dir'
   with contextlib.suppress(UserError):  # a folder that cannot be written
-    if not getattr(jax.config, name):
+    if not getattr(jax.config, name) and os.access(cache_dir(), os.W_OK):
       jax.config.update(name, str(cache_dir() / 'compiled'))
 
 
 def _parsed(argv: list[str]) -> list[str]:
   try:
-    return flags.FLAGS(argv)
-  except flags.Error as error:
+    rest = flags.FLAGS(argv)
+    paths.expand_flags(flags.FLAGS)
+    return rest
+  except (flags.Error, UserError) as error:
     sys.exit(_say(' '.join(str(error).split())))
 
 

@@ -9,18 +9,17 @@ from pathlib import Path
 import jax
 
 from launch import common, heldout, train
+from launch.infills import fill_templates
 from launch.restored import restore
 from textdiffusion import config as config_lib
 from textdiffusion.core.types import UserError
 from textdiffusion.evals.baselines import reference_bits
 from textdiffusion.evals.generation import fill
-from textdiffusion.sampling.prompts import blank, infilling
+from textdiffusion.sampling.prompts import blank
 from textdiffusion.training.metrics import read
 from textdiffusion.viz.page import write
-from textdiffusion.viz.report import Infill, report_html
+from textdiffusion.viz.report import report_html
 from textdiffusion.viz.samples import traces_of
-
-TEMPLATES = ('The <mask:6> statement', 'Return the <mask:8> of the list.')
 
 
 def main() -> None:
@@ -46,15 +45,8 @@ def main() -> None:
   free = ask(blank(4, config.data.length))
   told = {'step': made.step, 'temperature': config.sample.temperature}
   played = traces_of(free.samples, free.canvas, made.tokenizer, told)
-  infills = []
-  for template in TEMPLATES if made.method.process else ():
-    canvas = infilling(made.tokenizer, template, 1, config.data.length)
-    filled = ask(canvas)
-    infills.append(Infill(filled.parts(made.tokenizer, 0)))
-    print(f'{template} -> {filled.texts[0]!r}')
-    played += traces_of(
-      filled.samples, filled.canvas, made.tokenizer, told, template
-    )
+  infills, more = fill_templates(made, ask, told)
+  played += more
   devices = jax.devices()
   last = [row for row in metrics if 'loss' in row][-1]
   page = report_html(

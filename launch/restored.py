@@ -1,6 +1,7 @@
 """A checkpoint made whole: config, tokenizer, network and parameters."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ from textdiffusion.data.pipeline import refuse_other
 from textdiffusion.training import checkpoint
 from textdiffusion.training.mesh import make_mesh, param_shardings
 from textdiffusion.training.state import remembered
+from textdiffusion.training.workdir import Run
 
 
 class Restored(NamedTuple):
@@ -26,6 +28,8 @@ class Restored(NamedTuple):
   step: int
   method_state: Any
   mesh: Any
+  workdir: Path
+  run: Run
 
 
 def restore(path: str | None, overrides: Sequence[str] = ()) -> Restored:
@@ -37,6 +41,16 @@ def restore(path: str | None, overrides: Sequence[str] = ()) -> Restored:
   path = path or common.WORKDIR.value
   if not path:
     raise UserError('--checkpoint is missing: name a workdir of launch.train')
+  while True:
+    try:
+      return _restored(path, overrides)
+    except checkpoint.Vanished:
+      # A run that trains there removed it; `located` has the newest one.
+      if checkpoint.located(path)[1] is not None:
+        raise
+
+
+def _restored(path: str, overrides: Sequence[str]) -> Restored:
   loaded = checkpoint.load(path)
   saved = config_lib.from_json(loaded.run.config)
   tokenizer = tokenizers.from_json(loaded.run.tokenizer)
@@ -59,6 +73,6 @@ def restore(path: str | None, overrides: Sequence[str] = ()) -> Restored:
     lambda params: remembered(method, denoiser, params), params
   )
   state = checkpoint.load_method_state(loaded, like)
-  return Restored(
-    config, tokenizer, method, denoiser, params, loaded.step, state, mesh
-  )
+  network = config, tokenizer, method, denoiser, params
+  origin = loaded.workdir, loaded.run
+  return Restored(*network, loaded.step, state, mesh, *origin)

@@ -33,8 +33,8 @@ def test_the_same_run_needs_a_flag(tmp_path):
 def test_another_config_is_refused_by_name(tmp_path):
   prepare_workdir(str(tmp_path), RUN)
   for resume in (False, True):
-    with pytest.raises(UserError, match=r'train.steps: 5 -> 9'):
-      prepare_workdir(str(tmp_path), changed(steps=9), resume=resume)
+    with pytest.raises(UserError, match=r'train.seed: None -> 9'):
+      prepare_workdir(str(tmp_path), changed(seed=9), resume=resume)
   assert json.loads((tmp_path / 'config.json').read_text()) == CONFIG
 
 

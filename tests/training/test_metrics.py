@@ -66,3 +66,20 @@ def events(folder):
     assert struct.unpack('<I', data[8:12])[0] == masked_crc32c(data[:8])
     yield event_pb2.Event.FromString(data[12 : 12 + size])
     data = data[16 + size :]
+
+
+def test_a_step_has_one_row(tmp_path):
+  """An evaluation joins the row of its step, of a resumed run too."""
+  log = MetricsLog(tmp_path)
+  log.write(1, {'loss': 3.0})
+  log.write(2, {'loss': 2.0})
+  log.write(2, {'eval/bound': 1.5})
+  log.close()
+  log = MetricsLog(tmp_path, step=2)
+  log.write(3, {'eval/bound': 1.0})
+  log.close()
+  assert read(tmp_path / 'metrics.jsonl') == [
+    {'step': 1, 'loss': 3.0},
+    {'step': 2, 'loss': 2.0, 'eval/bound': 1.5},
+    {'step': 3, 'eval/bound': 1.0},
+  ]

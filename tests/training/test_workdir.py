@@ -11,9 +11,15 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from tests.training import tiny, toy
 from textdiffusion.core.types import UserError
+from textdiffusion.training import checkpoint
 from textdiffusion.training.checkpoint import load
 from textdiffusion.training.mesh import MeshConfig, make_mesh
+from textdiffusion.training.metrics import read
+from textdiffusion.training.optim import OptimizerConfig, build_optimizer
+from textdiffusion.training.plain_path import check_plain
 from textdiffusion.training.workdir import prepare_workdir
+
+pytestmark = pytest.mark.usefixtures('quick_compile')
 
 
 def refusal(*args, **kwargs):
@@ -83,7 +89,11 @@ def test_a_config_of_an_older_version_is_completed(tmp_path):
     ('train', 'checkpoint_every', True),
     ('train', 'keep', True),
     ('mesh', 'fsdp', True),
-    ('train', 'steps', False),
+    ('train', 'steps', True),
+    ('train', 'max_bad_steps', True),
+    ('model', 'remat', True),
+    ('model', 'd_model', False),
+    ('method', 'block', False),
     ('train', 'seed', False),
     ('train', 'accumulate', False),
     ('data', 'batch_size', False),
@@ -96,7 +106,120 @@ def test_what_a_resumed_run_may_change(tmp_path, part, name, is_free):
     prepare_workdir(str(tmp_path), run(2), resume=True)
   else:
     told = refusal(str(tmp_path), run(2), resume=True)
-    assert f'{part}.{name}: 1 -> 2' in told
+    assert f'({part}.{name}: 1 -> 2), and the ' in told
+    assert f'--init_from={tmp_path}' in told
+
+
+@pytest.mark.parametrize(
+  'part, name', [('source', None), ('tokenizer', 'path')]
+)
+def test_the_same_data_may_lie_elsewhere(tmp_path, part, name):
+  """What counts is the fingerprint, which is of contents."""
+  at = lambda path: {'data': {part: {name: path} if name else path}}
+  run = toy.RUN._replace(config=at('files:/a.txt'))
+  prepare_workdir(str(tmp_path), run)
+  moved = run._replace(config=at('files:/b.txt'))
+  prepare_workdir(str(tmp_path), moved, resume=True)
+  kept = json.loads((tmp_path / 'config.json').read_text())
+  assert kept == at('files:/b.txt')
+  other = run._replace(data={'fingerprint': 'y'})
+  message = refusal(str(tmp_path), other, resume=True)
+  assert 'other data (fingerprint x, now y; data.' in message
+  assert 'files:/b.txt' in message
+  (tmp_path / 'data.json').unlink()
+  assert 'another config' in refusal(str(tmp_path), run, resume=True)
+
+
+def test_a_run_cannot_end_before_its_checkpoint(tmp_path):
+  run = lambda steps: toy.RUN._replace(config={'train': {'steps': steps}})
+  prepare_workdir(str(tmp_path), run(9))
+  (tmp_path / 'checkpoints' / '6').mkdir(parents=True)
+  with pytest.raises(UserError, match='train.steps=5: .* of step 6: set .* 6'):
+    prepare_workdir(str(tmp_path), run(5), resume=True)
+  prepare_workdir(str(tmp_path), run(6), resume=True)
+
+
+def test_a_workdir_within_a_run(tmp_path):
+  prepare_workdir(str(tmp_path), toy.RUN)
+  for part in ('checkpoints', 'checkpoints/3', 'checkpoints/3/new'):
+    message = refusal(str(tmp_path / part), toy.RUN)
+    assert f'within the run {tmp_path}:' in message
+  assert not (tmp_path / 'checkpoints').exists()
+
+
+def test_more_steps_are_those_of_the_longer_run(tmp_path):
+  """With a constant rate, to the bit; a schedule follows the new length."""
+  constant = OptimizerConfig(warmup_steps=2, schedule='constant')
+  settings = {'optimizer': constant, 'checkpoint_every': 0}
+  toy.run(workdir=tmp_path / 'parts', steps=3, **settings)
+  shutil.copytree(tmp_path / 'parts', tmp_path / 'cosine')
+  parts = toy.run(workdir=tmp_path / 'parts', steps=6, **settings)
+  assert tiny.same(parts, toy.run(steps=6, **settings))
+  toy.run(workdir=tmp_path / 'cosine', steps=6)
+  rates = [row['lr'] for row in read(tmp_path / 'cosine' / 'metrics.jsonl')]
+  straight = build_optimizer(tiny.CONFIG.optimizer, 6).learning_rate
+  expected = [straight(i) for i in (3, 4, 5)]
+  np.testing.assert_allclose(rates[3:], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize('name', ['[lr 3e-4] run', 'a*b?'])
+def test_a_path_that_reads_as_a_pattern(tmp_path, name):
+  """Orbax reads `*`, `?` and `[` in the path of a checkpoint so."""
+  state = toy.run(workdir=tmp_path / name, keep=1)
+  loaded = load(str(tmp_path / name))
+  assert loaded.step == 6 and tiny.same(loaded.params, state.ema)
+  assert loaded.workdir == tmp_path / name
+  assert load(str(tmp_path / name / 'checkpoints' / '6')).step == 6
+
+
+def test_several_hosts_name_plain_paths(tmp_path, monkeypatch):
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  for path in ('a[1]', 'a*', 'a?'):
+    with pytest.raises(UserError, match='several hosts'):
+      check_plain(tmp_path / path)
+  check_plain(tmp_path / 'a{b}')
+
+
+def replace_newest(folder, number):
+  """What a run that keeps one checkpoint does while another reads."""
+  old = max(int(p.name) for p in folder.iterdir() if p.name.isdecimal())
+  shutil.copytree(folder / str(old), folder / str(number))
+  shutil.rmtree(folder / str(old))
+
+
+def test_a_checkpoint_that_vanishes_is_not_damaged(
+  tmp_path, monkeypatch, capsys
+):
+  """Twice while it is read; then the newest is taken, without a warning."""
+  toy.run(workdir=tmp_path, keep=1)
+  folder, read_one = tmp_path / 'checkpoints', checkpoint._loaded
+  numbers = [7, 8]
+
+  def vanishing(item, folder, step, shardings):
+    if numbers:
+      replace_newest(folder, numbers.pop(0))
+    return read_one(item, folder, step, shardings)
+
+  monkeypatch.setattr(checkpoint, '_loaded', vanishing)
+  assert load(str(tmp_path)).step == 8
+  assert 'damaged' not in capsys.readouterr().err
+  numbers.append(9)
+  with pytest.raises(checkpoint.Vanished, match='8 was removed while'):
+    load(str(folder / '8'))
+  with pytest.raises(UserError, match='it has those of 9'):
+    load(str(folder / '8'))
+
+
+def test_a_method_state_that_vanishes(tmp_path):
+  toy.run(workdir=tmp_path, keep=1)
+  loaded = load(str(tmp_path))
+  replace_newest(tmp_path / 'checkpoints', 9)
+  with pytest.raises(checkpoint.Vanished, match='6 was removed'):
+    checkpoint.load_method_state(loaded, {'a': np.zeros(1)})
+  loaded = load(str(tmp_path))  # this run has none: an error of another kind
+  with pytest.raises(UserError, match='cannot be read') as caught:
+    checkpoint.load_method_state(loaded, {'a': np.zeros(1)})
+  assert not isinstance(caught.value, checkpoint.Vanished)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason='root may write anywhere')

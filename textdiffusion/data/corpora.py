@@ -19,7 +19,7 @@ import shutil
 import sysconfig
 import tempfile
 import tokenize
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +43,37 @@ _SHORTEST = 40  # characters; below, a docstring says next to nothing
 def cache_dir() -> Path:
   """Where built data lie: TEXTDIFFUSION_DATA, or the user's cache."""
   given = os.environ.get('TEXTDIFFUSION_DATA')
-  path = Path(given) if given else Path.home() / '.cache' / 'textdiffusion'
-  path = path.expanduser()
   try:
-    path.mkdir(parents=True, exist_ok=True)
-  except OSError as error:
+    path = Path(given or '~/.cache/textdiffusion').expanduser()
+  except RuntimeError:
     raise UserError(
-      f'built data cannot be kept in {path} ({error.strerror}): set '
+      'built data have no place, as the home folder is not known: set '
       'TEXTDIFFUSION_DATA to a folder that can be written'
     ) from None
-  return path
+  with writing_cache(path):
+    return path
+
+
+@contextlib.contextmanager
+def writing_cache(folder: Path) -> Generator[None]:
+  """Makes a folder for built data, and reports what cannot be written there.
+
+  Raises:
+    UserError: an OSError within the context.
+  """
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    yield
+  except OSError as error:
+    name = str(error.filename or folder)
+    if not Path(name).is_relative_to(folder):  # a text that is being read
+      raise UserError(
+        f'{name} cannot be read ({error.strerror}): mend or leave it out'
+      ) from None
+    raise UserError(
+      f'built data cannot be kept in {folder} ({error.strerror or error}): set '
+      'TEXTDIFFUSION_DATA to a folder that can be written'
+    ) from None
 
 
 def library_files() -> list[Path]:
@@ -129,8 +150,10 @@ def bundled(name: str) -> Sequence[dict[str, Any]]:
   builder = _builder(name, data_dir)
   if not builder.is_prepared():
     # Built aside and renamed, so that two processes cannot meet in it.
-    data_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=data_dir) as scratch:
+    with (
+      writing_cache(data_dir),
+      tempfile.TemporaryDirectory(dir=data_dir) as scratch,
+    ):
       aside = _builder(name, Path(scratch))
       with contextlib.redirect_stdout(io.StringIO()):
         aside.download_and_prepare()

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from textdiffusion.core.types import UserError
+from textdiffusion.data.corpora import writing_cache
 from textdiffusion.data.coverage import Coverage, measure
 from textdiffusion.data.tokenizers import Tokenizer
 
@@ -43,16 +44,16 @@ def tokenize(
   digest = hashlib.sha256(key.encode())
   final = folder / digest.hexdigest()[:24]
   if not final.exists():
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=folder))
-    try:
-      _write(tokenizer, texts, scratch)
-      os.replace(scratch, final)
-    except OSError:
-      if not final.exists():
-        raise
-    finally:
-      shutil.rmtree(scratch, ignore_errors=True)
+    with writing_cache(folder):
+      scratch = Path(tempfile.mkdtemp(dir=folder))
+      try:
+        _write(tokenizer, texts, scratch)
+        os.replace(scratch, final)
+      except OSError:
+        if not final.exists():
+          raise
+      finally:
+        shutil.rmtree(scratch, ignore_errors=True)
   facts = json.loads((final / 'facts.json').read_text())
   size = facts['tokens']
   ids = (

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from textdiffusion.core.paths import expand
 from textdiffusion.core.types import UserError
 from textdiffusion.data.text_files import (
   content_digest,
@@ -101,7 +102,7 @@ def _all(path: str, options: dict[str, str], split: Split) -> Iterator[Pair]:
 
 
 def _files(pattern: str, options: dict[str, str], split: Split) -> list[str]:
-  wanted = str(Path(named_split(pattern, options, split)).expanduser())
+  wanted = str(expand(named_split(pattern, options, split)))
   found = [
     name
     for name in sorted(glob.glob(wanted, recursive=True))

@@ -20,7 +20,7 @@ import numpy as np
 
 from textdiffusion.core.keys import check_seed
 from textdiffusion.core.types import UserError
-from textdiffusion.data.corpora import cache_dir
+from textdiffusion.data.corpora import cache_dir, writing_cache
 from textdiffusion.data.packing import PairRows, Rows, Tokens, tokenize
 from textdiffusion.data.sources import Source, Split, open_source
 from textdiffusion.data.tokenizers import (
@@ -232,17 +232,6 @@ def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
       f'{len(splits["train"].ids)} tokens, not one row of {config.length}: '
       + mend
     )
-  settings = dataclasses.asdict(config)
-  of_pairs: tuple[str, ...] = ()
-  if paired is None:  # `refuse` leaves fingerprints as they were before `long`
-    is_cut = kind == 'document' and config.long != 'refuse'
-    of_pairs = ('source_length',) if is_cut else ('source_length', 'long')
-  of_order = ('batch_size', 'seed', 'buckets', 'max_unknown')
-  for name in (*of_order, 'tokenizer', 'source', *of_pairs):
-    del settings[name]
-  told = (
-    f'{source.fingerprint}/{tokenizer.fingerprint}/{sorted(settings.items())}'
-  )
   counts = {
     split: {
       'documents': len(part.ends),
@@ -251,7 +240,7 @@ def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
     }
     for split, part in splits.items()
   }
-  fingerprint = hashlib.sha256(told.encode()).hexdigest()[:16]
+  fingerprint = data_fingerprint(config, source, tokenizer)
   return Data(tokenizer, fingerprint, train, heldout, counts, source)
 
 
@@ -275,6 +264,25 @@ def _report_unknown(
       print(message, file=sys.stderr)
 
 
+def data_fingerprint(
+  config: DataConfig, source: Source, tokenizer: Tokenizer
+) -> str:
+  """Returns a hash of what decides which rows there are, not of their order."""
+  settings = dataclasses.asdict(config)
+  of_pairs: tuple[str, ...] = ()
+  if source.pairs is None:
+    # `refuse` leaves fingerprints as they were before documents had `long`.
+    is_cut = config.rows == 'document' and config.long != 'refuse'
+    of_pairs = ('source_length',) if is_cut else ('source_length', 'long')
+  of_order = ('batch_size', 'seed', 'buckets', 'max_unknown')
+  for name in (*of_order, 'tokenizer', 'source', *of_pairs):
+    del settings[name]
+  parts = (
+    f'{source.fingerprint}/{tokenizer.fingerprint}/{sorted(settings.items())}'
+  )
+  return hashlib.sha256(parts.encode()).hexdigest()[:16]
+
+
 def _tokenizer(config: TokenizerConfig, source: Source) -> Tokenizer:
   """What the config asks for; a SentencePiece model is trained only once."""
   if config.path or config.kind not in ('sentencepiece', 'words'):
@@ -291,10 +299,10 @@ def _tokenizer(config: TokenizerConfig, source: Source) -> Tokenizer:
     return SentencePiece(path.read_bytes(), config.specials)
   made = SentencePiece.train(source.texts(), config.vocab_size, config.specials)
   # Written aside and renamed: nobody ever reads half a model.
-  folder.mkdir(parents=True, exist_ok=True)
-  with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-    file.write(made.model)
-  os.replace(file.name, path)
+  with writing_cache(folder):
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+      file.write(made.model)
+    os.replace(file.name, path)
   return made
 
 

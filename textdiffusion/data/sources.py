@@ -31,6 +31,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from textdiffusion.core.paths import expand
 from textdiffusion.core.types import UserError
 from textdiffusion.data.corpora import (
   BUNDLED,
@@ -317,7 +318,7 @@ def _files(spec: str) -> _Texts:
       f'data.source=files:{spec}: split={options["split"]!r}, but only '
       'split=line and split=blank are known'
     )
-  found = glob.glob(str(Path(pattern).expanduser()), recursive=True)
+  found = glob.glob(str(expand(pattern)), recursive=True)
   paths = sorted(path for path in found if not Path(path).is_dir())
   if not paths:
     raise UserError(f'data.source=files:{pattern} matches no file')

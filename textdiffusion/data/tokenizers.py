@@ -16,11 +16,11 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
+from textdiffusion.core.paths import expand
 from textdiffusion.core.types import UserError, Vocab
 
 SPECIALS = ('bos', 'eos', 'pad', 'mask')
@@ -545,7 +545,7 @@ def _built(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     )
   if not config.path:
     return SentencePiece.train(texts, config.vocab_size, config.specials)
-  path = Path(config.path).expanduser()
+  path = expand(config.path)
   if not path.is_file():
     raise UserError(f'data.tokenizer.path={config.path}: no such file')
   kinds = (Words, SentencePiece, HuggingFace)

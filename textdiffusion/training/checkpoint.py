@@ -12,21 +12,28 @@ import contextlib
 import json
 import os
 import sys
-import zlib
+import weakref
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from textdiffusion.core.types import Array, Interrupted, PyTree, UserError
+from textdiffusion.core.paths import expand
+from textdiffusion.core.types import Interrupted, PyTree, UserError
+from textdiffusion.training.checksums import array_checksums, json_checksum
 from textdiffusion.training.mesh import laid
+from textdiffusion.training.plain_path import has_descriptors, plain_path
 from textdiffusion.training.state import TrainState
-from textdiffusion.training.workdir import CHECKPOINTS, Run, write_whole
+from textdiffusion.training.workdir import (
+  CHECKPOINTS,
+  Run,
+  complete_steps,
+  write_whole,
+)
 
 _DAMAGED = 'damaged-'  # what a step is called once it was passed over
 _TRIES = 2  # starts of several hosts that a checkpoint may end
@@ -34,8 +41,9 @@ _TRIES = 2  # starts of several hosts that a checkpoint may end
 
 def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
   """Orbax's manager of the items."""
-  return ocp.CheckpointManager(
-    folder,
+  plain, release = plain_path(folder, not options.get('read_only', False))
+  manager = ocp.CheckpointManager(
+    plain,
     options=ocp.CheckpointManagerOptions(**options),
     item_handlers={
       'ema': ocp.StandardCheckpointHandler(),
@@ -46,19 +54,25 @@ def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
       'sums': ocp.JsonCheckpointHandler(),
     },
   )
+  weakref.finalize(manager, release)
+  return manager
 
 
 class Checkpointer:
   """Saves and restores the states of one run.
 
   failed: why the last save was not written, '' where it was.
+  follows: whether a folder that is moved while it is open is still written to,
+    where it is then.
   """
 
   def __init__(self, workdir: str | os.PathLike, keep: int):
-    self._folder = Path(workdir).expanduser().absolute() / CHECKPOINTS
+    self._folder = expand(workdir).absolute() / CHECKPOINTS
+    self._folder.parent.mkdir(parents=True, exist_ok=True)
     self._manager = _manager(self._folder, max_to_keep=keep, create=True)
     self._tries = self._folder.parent / 'restoring.json'
     self._saving, self.failed = 0, ''
+    self.follows = has_descriptors()
 
   def save(
     self, state: TrainState, iterator_state: dict[str, Any], run: Run
@@ -82,9 +96,9 @@ class Checkpointer:
           run=ocp.args.JsonSave(run._asdict()),
           sums=ocp.args.JsonSave(
             {
-              **_told(parts),
-              'iterator': _digest(iterator_state),
-              'run': _digest(run._asdict()),
+              **array_checksums(parts),
+              'iterator': json_checksum(iterator_state),
+              'run': json_checksum(run._asdict()),
             }
           ),
         ),
@@ -178,8 +192,10 @@ class Checkpointer:
     except Exception as error:  # Orbax and TensorStore have no type of it
       self.failed = ' '.join(str(error).split())[-300:]
       # What is complete is on disk; what is not, was not renamed.
-      self._manager.reload()
-      newest = self.latest_step()
+      newest = None
+      if self._folder.is_dir():
+        self._manager.reload()
+        newest = self.latest_step()
       kept = 'there is none before it'
       if newest is not None:
         kept = f'that of step {newest} is the newest'
@@ -191,6 +207,7 @@ class Checkpointer:
       )
 
   def close(self) -> None:
+    self.wait()  # whose failure must not hide why the run ends
     self._manager.close()
 
 
@@ -223,42 +240,12 @@ def _restored(
       ),
     )
     if has_sums:
-      found = _told({name: got[name] for name in items})
-      found |= {name: _digest(got[name]) for name in plain}
+      found = array_checksums({name: got[name] for name in items})
+      found |= {name: json_checksum(got[name]) for name in plain}
       wrong = [name for name in found if found[name] != got['sums'].get(name)]
       if wrong:
         raise ValueError(f'{", ".join(wrong)}: not what was saved')
   return got
-
-
-def _digest(tree: dict[str, Any]) -> int:
-  """Of what JSON takes."""
-  return zlib.crc32(json.dumps(tree, sort_keys=True).encode())
-
-
-def _told(parts: dict[str, PyTree]) -> dict[str, Any]:
-  """By item, one number of each array: the same on every mesh."""
-  sums = {name: jax.tree.leaves(_sums(item)) for name, item in parts.items()}
-  return {name: [int(np.asarray(x)) for x in of] for name, of in sums.items()}
-
-
-@jax.jit
-def _sums(tree: PyTree) -> PyTree:
-  """Of each array the sum of its words, each times an odd number of its place,
-  modulo 2^32: a change of any one word changes it."""
-
-  def one(x: Array) -> Array:
-    size = min(x.dtype.itemsize, 4)
-    if x.dtype == bool:
-      x = x.astype(jnp.uint8)
-    words = jax.lax.bitcast_convert_type(x, jnp.dtype(f'uint{8 * size}'))
-    words, weight = words.astype(jnp.uint32), jnp.uint32(1)
-    for axis in range(words.ndim):
-      place = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
-      weight = weight * jnp.uint32(40503) + 2 * place
-    return (words * weight).sum(dtype=jnp.uint32)
-
-  return jax.tree.map(one, tree)
 
 
 def _newest(steps: list[int], read: Callable[[int], Any]) -> tuple[Any, list]:
@@ -309,51 +296,118 @@ class Loaded(NamedTuple):
   workdir: Path
 
 
+class Vanished(UserError):
+  """A checkpoint that the run removed (`train.keep`) while it was read."""
+
+
 def load_method_state(loaded: Loaded, like: PyTree) -> PyTree:
-  """What the method remembered at a checkpoint; like: shapes of it."""
+  """What the method remembered at a checkpoint; like: shapes of it.
+
+  Raises:
+    Vanished: the checkpoint was removed after `loaded` was read.
+  """
   if not jax.tree.leaves(like):
     return like
   folder = loaded.workdir / CHECKPOINTS
   args = {'method': ocp.args.StandardRestore(like)}
-  with contextlib.closing(_manager(folder, read_only=True)) as item:
-    return _restored(item, folder / str(loaded.step), args)['method']
+  try:
+    with contextlib.closing(_manager(folder, read_only=True)) as item:
+      return _restored(item, folder / str(loaded.step), args)['method']
+  except UserError as error:
+    if loaded.step not in complete_steps(folder):
+      raise _vanished(folder, loaded.step) from error
+    raise
 
 
-def load(path: str, shardings: PyTree | None = None) -> Loaded:
+def load(path: str, shardings: Any = None) -> Loaded:
   """The newest checkpoint of a workdir, or the one at .../checkpoints/STEP.
 
   Args:
     path: of either.
-    shardings: of the parameters; one device by default.
+    shardings: of the parameters, or a function of their shapes that returns
+      them; one device by default.
 
   A damaged newest one is passed over with a warning; a step asked for is not.
 
   Raises:
     UserError: nothing there to load.
+    Vanished: the run removed the step that was asked for.
   """
-  folder, wanted = _located(path)
+  folder, wanted = located(path)
+  while True:
+    there = sorted(complete_steps(folder), reverse=True)
+    try:
+      return _load(folder, wanted, there, shardings)
+    except UserError as error:
+      now = sorted(complete_steps(folder), reverse=True)
+      if now == there:
+        raise
+      # A run that trains has saved one and removed another meanwhile.
+      if wanted is not None and wanted not in now:
+        if wanted in there:
+          raise _vanished(folder, wanted) from error
+        raise
+
+
+def read_checkpoint(path: str) -> tuple[Path, Run, PyTree, PyTree]:
+  """Reads everything but the arrays of the checkpoint that `load` would take.
+
+  Returns:
+    Its folder, its run, and the shapes of its parameters and method state.
+  """
+  folder, wanted = located(path)
+  steps = complete_steps(folder)
+  step = max(steps, default=0) if wanted is None else wanted
+  _check_there(folder, wanted, steps)
   with contextlib.closing(_manager(folder, read_only=True)) as item:
-    there = sorted(item.all_steps(), reverse=True)
-    steps = there if wanted is None else [wanted]
-    if not set(steps) & set(there):
-      mend = 'train one with launch.train --workdir'
-      if there:
-        mend = f'it has those of {", ".join(map(str, there[::-1]))}'
-      which = 'checkpoint' if wanted is None else f'checkpoint of step {wanted}'
-      raise UserError(f'no complete {which} in {folder}: {mend}')
+    with _readable(folder / str(step)):
+      items = item.item_metadata(step)
+      shapes, method = dict(items['ema']), items.get('method')
+    run = _restored(item, folder / str(step), {}, ('run',))['run']
+  return folder / str(step), Run(**run), shapes, method
+
+
+def _vanished(folder: Path, step: int) -> Vanished:
+  return Vanished(
+    f'the checkpoint {folder / str(step)} was removed while it was read: the '
+    'run keeps only the newest ones (train.keep); name the workdir for the '
+    'newest'
+  )
+
+
+def _load(
+  folder: Path, wanted: int | None, there: list[int], shardings: Any
+) -> Loaded:
+  """`load` of one of the steps that are `there`, the newest first."""
+  _check_there(folder, wanted, there)
+  steps = there if wanted is None else [wanted]
+  with contextlib.closing(_manager(folder, read_only=True)) as item:
     read = lambda step: _loaded(item, folder, step, shardings)
     return _newest(steps, read)[0]
+
+
+def _check_there(folder: Path, wanted: int | None, there: list[int]) -> None:
+  """Raises UserError where the step, or any, is not among those there are."""
+  if wanted in there or (wanted is None and there):
+    return
+  mend = 'train one with launch.train --workdir'
+  if there:
+    mend = f'it has those of {", ".join(map(str, sorted(there)))}'
+  which = 'checkpoint' if wanted is None else f'checkpoint of step {wanted}'
+  raise UserError(f'no complete {which} in {folder}: {mend}')
 
 
 def _loaded(
   item: ocp.CheckpointManager,
   folder: Path,
   step: int,
-  shardings: PyTree | None,
+  shardings: Any,
 ) -> Loaded:
   path = folder / str(step)
   with _readable(path):
     shapes = dict(item.item_metadata(step)['ema'])
+  if callable(shardings):
+    shardings = shardings(shapes)
   if shardings is None:
     one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shardings = jax.tree.map(lambda _: one, shapes)
@@ -362,9 +416,9 @@ def _loaded(
   return Loaded(got['ema'], step, Run(**got['run']), folder.parent)
 
 
-def _located(path: str) -> tuple[Path, int | None]:
+def located(path: str) -> tuple[Path, int | None]:
   """A workdir or a checkpoint -> (folder of checkpoints, step or None)."""
-  given = Path(path).expanduser().absolute()
+  given = expand(path).absolute()
   if given.name.isdecimal() and given.parent.name == CHECKPOINTS:
     folder, step = given.parent, int(given.name)
   else:

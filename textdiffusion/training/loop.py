@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from textdiffusion.core.keys import stream
+from textdiffusion.core.paths import expand
 from textdiffusion.core.types import Denoiser, Interrupted, UserError
 from textdiffusion.methods.method import Method
 from textdiffusion.training import progress as progress_lib
@@ -22,6 +23,7 @@ from textdiffusion.training.mesh import (
 )
 from textdiffusion.training.metrics import MetricsLog
 from textdiffusion.training.optim import build_optimizer
+from textdiffusion.training.ownership import Owner, claim, no_owner
 from textdiffusion.training.profile import Profiler, Steps
 from textdiffusion.training.state import TrainConfig, TrainState
 from textdiffusion.training.step import placed_step
@@ -42,6 +44,8 @@ def train(
   evaluate: Evaluate | None = None,
   flops_per_token: float = 0.0,
   profile: Steps | None = None,
+  owner: Owner | None = None,
+  initial: Callable[[TrainState], TrainState] | None = None,
 ) -> TrainState:
   """Trains to `config.steps`, from the newest checkpoint if there is one.
 
@@ -56,15 +60,19 @@ def train(
     evaluate: (state, step) -> figures, every eval_every steps.
     flops_per_token: of a forward pass, for the model FLOP/s on display.
     profile: steps of which a trace goes to the workdir.
+    owner: of the workdir, from `prepare_workdir`; without one the workdir is
+      claimed here.
+    initial: a fresh state -> the state to start from where no checkpoint is.
 
   Returns:
-    The last state. SIGTERM and Ctrl-C end the run after the step under way
-    (of several hosts: two steps on, all of them at the same one), with a
+    The last state. SIGTERM, SIGHUP and Ctrl-C end the run after the step under
+    way (of several hosts: two steps on, all of them at the same one), with a
     checkpoint; its step is then less than `config.steps`.
 
   Raises:
     UserError: too many steps in a row were not finite, or the last checkpoint
-      could not be written.
+      could not be written, or another process owns the workdir, or the workdir
+      was moved away.
   """
   if workdir and (run is None or not hasattr(batches, 'get_state')):
     raise ValueError(
@@ -87,6 +95,7 @@ def train(
     watch.report(step, values, tokens)
 
   with contextlib.ExitStack() as stack:
+    is_stopped = stack.enter_context(_stop_signals())  # also while it compiles
     stack.enter_context(jax.set_mesh(mesh))
     optimizer = build_optimizer(config.optimizer, config.steps)
     step_fn, init, _ = placed_step(method, denoiser, optimizer, config, mesh)
@@ -95,15 +104,17 @@ def train(
     watchdog = Watchdog(config.patience)
     stack.callback(watchdog.close)
     if workdir:
+      owner = owner or stack.enter_context(_claimed(workdir))
       saver = Checkpointer(workdir, config.keep)
       stack.callback(saver.close)
       if saver.latest_step() is not None:
         state, iterator_state = saver.restore(state)
         batches.set_state(iterator_state)
         start = int(state.step)
+    if initial is not None and not start:
+      state = initial(state)
     watch = _Watch(config, start, workdir, flops_per_token)
     stack.callback(watch.close)
-    is_stopped = stack.enter_context(_stop_signals())
     watchdog.beat(start)
     profiler = Profiler(profile, workdir)
     stack.callback(profiler.close)
@@ -135,6 +146,10 @@ def train(
       is_save = saver is not None and (
         is_end or _is_due(step, config.checkpoint_every)
       )
+      if owner is not None and (
+        is_end or is_eval or is_save or _is_due(step, config.log_every)
+      ):
+        _check_owner(owner, saver, run, state, batches)
       if is_end or is_eval or is_save:
         look()  # first, so that the rows of a step precede its checkpoint
       if evaluate is not None and is_eval:
@@ -155,6 +170,8 @@ def train(
     if saver is not None:
       saver.wait()
       if saver.failed:
+        if owner is not None:
+          owner.check()
         # Of many hosts it may be another that is gone.
         raise (UserError if is_alone else Interrupted)(
           f'the last checkpoint was not written ({saver.failed}): make room in '
@@ -162,6 +179,28 @@ def train(
           'same command with --resume'
         )
   return state
+
+
+def _claimed(workdir: str) -> Owner:
+  """Claims a workdir that nobody has prepared; only the first host does."""
+  path = expand(workdir).absolute()
+  return claim(path) if jax.process_index() == 0 else no_owner(path)
+
+
+def _check_owner(
+  owner: Owner,
+  saver: Checkpointer | None,
+  run: Run | None,
+  state: TrainState,
+  batches: Any,
+) -> None:
+  """Raises UserError where the workdir was moved; its state is saved there."""
+  try:
+    owner.check()
+  except UserError:
+    if saver is not None and run is not None and saver.follows:
+      saver.save(state, batches.get_state(), run)
+    raise
 
 
 def _is_due(step: int, every: int) -> bool:
@@ -277,7 +316,10 @@ class _Watch:
 
 @contextlib.contextmanager
 def _stop_signals() -> Generator[Callable[[], bool], None, None]:
-  """Yields whether SIGTERM or SIGINT came; a second SIGINT interrupts."""
+  """Yields whether SIGTERM, SIGHUP or SIGINT came; a second SIGINT interrupts.
+
+  SIGHUP, which a closed terminal sends, stays ignored where it is (nohup).
+  """
   came: list[int] = []
   if threading.current_thread() is not threading.main_thread():
     yield lambda: False
@@ -289,7 +331,10 @@ def _stop_signals() -> Generator[Callable[[], bool], None, None]:
       raise KeyboardInterrupt
     came.append(number)
 
-  old = {n: signal.signal(n, note) for n in (signal.SIGTERM, signal.SIGINT)}
+  numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+  if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    numbers.remove(signal.SIGHUP)
+  old = {number: signal.signal(number, note) for number in numbers}
   try:
     yield lambda: bool(came)
   finally:

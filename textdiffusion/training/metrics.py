@@ -11,19 +11,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from textdiffusion.core.paths import expand
+
 _FLUSH_SECONDS = 60.0  # of what TensorBoard reads
 
 
 class MetricsLog:
   """Appends rows to WORKDIR/metrics.jsonl and to TensorBoard's files.
 
+  A step has one row: what an evaluation finds joins the row that is there.
   Opened at a restored step, it drops the rows after it, so that the file reads
   as one run. `seconds` is how long the kept rows say it has taken. A file that
   cannot be written (a full disk) is told of once and left; no run ends of it.
   """
 
   def __init__(self, workdir: str | os.PathLike, step: int = 0):
-    folder = Path(workdir).expanduser()
+    folder = expand(workdir)
     path = folder / 'metrics.jsonl'
     kept = [row for row in read(path) if row['step'] <= step]
     scratch = path.with_name('metrics.jsonl.tmp')
@@ -59,10 +62,17 @@ class _Rows:
   def __init__(self, path: Path):
     self.path = path
     self._file = path.open('a')
+    self._last: dict[str, Any] = {}
+    self._place = 0  # in the file, of the last row
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     row = {k: v if math.isfinite(v) else None for k, v in values.items()}
-    self._file.write(json.dumps({'step': step, **row}) + '\n')
+    row = {'step': step, **row}
+    if self._last.get('step') == step:
+      row = {**self._last, **row}
+      self._file.truncate(self._place)
+    self._last, self._place = row, self._file.seek(0, os.SEEK_END)
+    self._file.write(json.dumps(row) + '\n')
     self._file.flush()
 
   def close(self) -> None:

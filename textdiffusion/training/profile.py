@@ -1,10 +1,10 @@
 """A trace of some steps, for xprof and Perfetto."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
+from textdiffusion.core.paths import expand
 from textdiffusion.core.types import UserError
 
 
@@ -33,7 +33,7 @@ class Profiler:
   def __init__(self, steps: Steps | None, workdir: str | None):
     is_asked = steps is not None and workdir and jax.process_index() == 0
     self._steps = steps if is_asked else None
-    self._folder = Path(workdir or '').expanduser() / 'profile'
+    self._folder = expand(workdir or '') / 'profile'
     self._is_on = False
 
   def before(self, step: int) -> None:

@@ -1,8 +1,11 @@
 """What a person sees of a run: a live bar, or plain lines in a log."""
 
+import contextlib
+import errno
+import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any, Protocol
 
 
@@ -99,7 +102,7 @@ def make(total: int, start: int = 0, is_first_host: bool = True) -> Progress:
     return Silent()
   if _in_notebook():
     return Cell(total, start)
-  return (Bar if sys.stdout.isatty() else Lines)(total, start)
+  return Outlasting((Bar if sys.stdout.isatty() else Lines)(total, start))
 
 
 class Silent:
@@ -113,6 +116,40 @@ class Silent:
 
   def close(self) -> None:
     pass
+
+
+class Outlasting:
+  """Shows what `shown` does until its terminal or pipe is gone.
+
+  A run must outlive them: after a hangup it still saves its state.
+  """
+
+  def __init__(self, shown: Progress):
+    self._shown = shown
+
+  def update(self, step: int, values: Mapping[str, float]) -> None:
+    with self._silent_if_gone():
+      self._shown.update(step, values)
+
+  def say(self, line: str) -> None:
+    with self._silent_if_gone():
+      self._shown.say(line)
+
+  def close(self) -> None:
+    with self._silent_if_gone():
+      self._shown.close()
+
+  @contextlib.contextmanager
+  def _silent_if_gone(self) -> Generator[None, None, None]:
+    try:
+      yield
+    except OSError as error:
+      if error.errno not in (errno.EIO, errno.EPIPE):
+        raise
+      self._shown = Silent()
+      sys.stdout = open(os.devnull, 'w')  # noqa: SIM115 for good
+      if error.errno == errno.EIO:  # a terminal, which stderr shares
+        sys.stderr = sys.stdout
 
 
 def told(values: Mapping[str, float]) -> list[str]:

@@ -1,11 +1,14 @@
 """The folder of a run: what makes the run what it is, as JSON.
 
-WORKDIR/config.json, tokenizer.json, data.json, metrics.jsonl, checkpoints
+WORKDIR/config.json, tokenizer.json, data.json, metrics.jsonl, checkpoints, and
+owner.json while a process trains in it
 """
 
+import contextlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,20 +17,43 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from textdiffusion.core.paths import expand
 from textdiffusion.core.types import UserError
+from textdiffusion.training.ownership import (
+  OWNER,
+  PATIENCE,
+  InUse,
+  Owner,
+  claim,
+  no_owner,
+)
+from textdiffusion.training.plain_path import check_plain
 
 CHECKPOINTS = 'checkpoints'
-# Fields that a resumed run may change, as no result depends on them.
+# What a resumed run may change: the steps already taken do not depend on it.
 _FREE = (
+  'train.steps',
   'train.log_every',
   'train.eval_every',
   'train.checkpoint_every',
   'train.keep',
+  'train.max_bad_steps',
   'train.patience',
+  'model.remat',
   'sample.',
   'evaluate.',
   'mesh.',
 )
+# Free as well where the data are the same: the fingerprint is of the contents.
+_PATHS = ('data.source', 'data.tokenizer.path')
+# Why the rest may not change, by the first part of a field's name.
+_REASONS = {
+  'data': 'the run would go on with other rows or in another order',
+  'method': 'the checkpoints belong to another method',
+  'model': 'the checkpoints hold the parameters of another network',
+  'train': 'the steps already taken would not be those of this config',
+}
+_LAUNCHER_PATIENCE = 120.0  # seconds for the lock of a host that was lost
 
 
 class Run(NamedTuple):
@@ -48,7 +74,7 @@ def prepare_workdir(
   overwrite: bool = False,
   complete: Callable[[dict[str, Any]], dict[str, Any]] = lambda saved: saved,
   tries: int = 0,
-) -> None:
+) -> Owner:
   """Makes the folder of a run, or checks that this run may go on in it.
 
   Nothing is deleted: `overwrite` moves what was there aside. Of several hosts
@@ -57,9 +83,12 @@ def prepare_workdir(
   complete: a config of an older version -> one with the fields of this one.
   tries: starts from the same checkpoint, where they are counted.
 
+  Returns:
+    The owner of the folder, to be closed when the run has ended.
+
   Raises:
     UserError: it holds another run, or this one and no flag says what to do;
-      or there were so many starts.
+      or another process trains in it; or there were so many starts.
   """
   error = None
   if '://' in workdir:
@@ -67,10 +96,13 @@ def prepare_workdir(
       f'--workdir={workdir}: must be a folder of the file system; mount the '
       'bucket'
     )
+  path = expand(workdir).absolute()
+  owner = no_owner(path)
   if jax.process_index() == 0:
     try:
-      _prepare(workdir, run, resume, overwrite, complete)
-      _count(Path(workdir).expanduser(), tries)
+      owner = _claim(path, workdir, resume, overwrite, tries)
+      _prepare(path, workdir, run, resume, complete)
+      _count(path, tries)
     except UserError as refusal:
       error = refusal
     except OSError as problem:
@@ -85,60 +117,131 @@ def prepare_workdir(
     if is_refused and error is None:
       error = UserError(f'--workdir={workdir}: refused by the first host')
   if error is not None:
+    owner.close()
     raise error
+  return owner
 
 
-def _prepare(
-  workdir: str, run: Run, resume: bool, overwrite: bool, complete: Any
-) -> None:
-  """`prepare_workdir` of one host."""
+def _claim(
+  path: Path, workdir: str, resume: bool, overwrite: bool, tries: int
+) -> Owner:
+  """Takes the folder for this process; `overwrite` first moves a run aside."""
   if resume and overwrite:
     raise UserError('--resume and --overwrite exclude each other')
-  path = Path(workdir).expanduser().absolute()
   if path.exists() and not path.is_dir():
     raise UserError(f'--workdir={workdir} is a file: name a folder')
-  saved, checkpoints = path / 'config.json', path / CHECKPOINTS
+  for above in (path, *path.parents):
+    if above.name == CHECKPOINTS and (above.parent / 'config.json').exists():
+      raise UserError(
+        f'--workdir={workdir} lies within the run {above.parent}: name that, '
+        'or a folder outside of it'
+      )
+  check_plain(path)
+  is_run = (path / 'config.json').exists() or (path / CHECKPOINTS).exists()
   # Only a run is moved: a folder of other things keeps its place and them.
-  if overwrite and (saved.exists() or checkpoints.exists()):
+  if overwrite and is_run:
+    _move_aside(path)
+  # A launcher starts again what lost a host, whose lock a network file system
+  # may keep for a while.
+  return claim(path, _LAUNCHER_PATIENCE if tries else PATIENCE)
+
+
+def _move_aside(path: Path) -> None:
+  """Renames a folder; a run that still trains in it notices, and ends."""
+  holder = ''
+  try:
+    owner = claim(path, 0.0)
+  except InUse as error:
+    owner, holder = no_owner(path), error.holder
+  with owner:
     number = 1
     while (aside := path.with_name(f'{path.name}.bak-{number}')).exists():
       number += 1
     shutil.move(path, aside)
-    print(f'moved the old {path} to {aside}')
+    if not holder:
+      (aside / OWNER).unlink()
+  print(f'moved the old {path} to {aside}')
+  if holder:
+    print(
+      f'warning: {holder} still trains there, and will end with a checkpoint',
+      file=sys.stderr,
+    )
+
+
+def _prepare(
+  path: Path, workdir: str, run: Run, resume: bool, complete: Any
+) -> None:
+  """`prepare_workdir` of one host, in a folder that is its own."""
+  saved = path / 'config.json'
+  steps = complete_steps(path / CHECKPOINTS)
+  data: dict[str, Any] | None = None
   if saved.exists():
-    changed = [
-      line
-      for name, line in _differences(complete(_saved(saved)), run.config, '')
-      if not name.startswith(_FREE)
-    ]
-    if changed:
-      told = '; '.join(changed[:3]) + ('; ...' if len(changed) > 3 else '')
-      raise UserError(
-        f'--workdir={workdir} holds another config ({told}): use another '
-        'folder, or --overwrite to move it aside'
-      )
-  elif _steps(checkpoints):
+    data = read_json(path / 'data.json') if resume else None
+    _check_same(
+      workdir, complete(read_json(saved)), data, run, max(steps, default=0)
+    )
+  elif steps:
     raise UserError(
       f'--workdir={workdir} holds checkpoints but no config.json: use '
       'another folder, or --overwrite to move it aside'
     )
-  if saved.exists():
-    if not resume:
-      raise UserError(
-        f'--workdir={workdir} holds this run already: --resume goes on with '
-        'it, --overwrite moves it aside'
-      )
-    data = path / 'data.json'
-    if data.exists():
-      was, now = _saved(data).get('fingerprint'), run.data.get('fingerprint')
-      if was != now:
-        raise UserError(
-          f'--workdir={workdir} was trained on other data (fingerprint {was}, '
-          f'now {now}): restore them, or use another folder'
-        )
-  path.mkdir(parents=True, exist_ok=True)
+  if saved.exists() and not resume:
+    raise UserError(
+      f'--workdir={workdir} holds this run already: --resume goes on with '
+      'it, --overwrite moves it aside'
+    )
   for name, value in run._asdict().items():
     write_whole(path / f'{name}.json', json.dumps(value, indent=2))
+
+
+def _check_same(
+  workdir: str,
+  config: dict[str, Any],
+  data: dict[str, Any] | None,
+  run: Run,
+  step: int,
+) -> None:
+  """Raises UserError where `run` is not a continuation of what is saved.
+
+  Args:
+    workdir: the folder, for messages.
+    config: the saved config.
+    data: the saved description of the data; None where the run is not resumed.
+    run: the run that is to go on.
+    step: of the newest checkpoint.
+  """
+  was, now = (data or {}).get('fingerprint'), run.data.get('fingerprint')
+  differences = _differences(config, run.config, '')
+  paths = [line for name, line in differences if name in _PATHS]
+  if data and was != now:
+    raise UserError(
+      f'--workdir={workdir} was trained on other data (fingerprint {was}, '
+      f'now {now}{"".join("; " + line for line in paths)}): restore them, or '
+      'use another folder'
+    )
+  free = (*_FREE, *_PATHS) if was is not None else _FREE
+  changed = [(n, line) for n, line in differences if not n.startswith(free)]
+  if changed:
+    lines = '; '.join(line for _, line in changed[:3])
+    lines += '; ...' if len(changed) > 3 else ''
+    part = changed[0][0].split('.')[0]
+    reason = f', and {_REASONS[part]}' if part in _REASONS else ''
+    raise UserError(
+      f'--workdir={workdir} holds another config ({lines}){reason}: use '
+      f'another folder (--init_from={workdir} starts from its parameters), or '
+      '--overwrite to move it aside'
+    )
+  steps = run.config.get('train', {}).get('steps', step)
+  if data is not None and steps < step:
+    raise UserError(
+      f'train.steps={steps}: --workdir={workdir} has a checkpoint of step '
+      f'{step}: set train.steps to at least {step}, or use another folder'
+    )
+  for name, line in differences:
+    if data is not None and name == 'train.steps':
+      print(
+        f'{line}: the learning rate now follows the schedule of {steps} steps'
+      )
 
 
 def _count(path: Path, tries: int) -> None:
@@ -146,9 +249,9 @@ def _count(path: Path, tries: int) -> None:
   if not tries:
     return
   file = path / 'starts.json'
-  newest = max(_steps(path / CHECKPOINTS), default=0)
-  told = _saved(file) if file.exists() else {}
-  starts = told.get('starts', 0) + 1 if told.get('step') == newest else 1
+  newest = max(complete_steps(path / CHECKPOINTS), default=0)
+  last = read_json(file)
+  starts = last.get('starts', 0) + 1 if last.get('step') == newest else 1
   if starts > tries:
     raise UserError(
       f'{tries} starts have ended without a checkpoint after step {newest}: '
@@ -157,18 +260,20 @@ def _count(path: Path, tries: int) -> None:
   write_whole(file, json.dumps({'step': newest, 'starts': starts}))
 
 
-def _saved(path: Path) -> dict[str, Any]:
-  """A JSON file of a workdir."""
-  try:
-    return json.loads(path.read_text())
-  except (json.JSONDecodeError, UnicodeDecodeError):
+def read_json(path: Path) -> dict[str, Any]:
+  """A JSON file of a workdir; {} where there is none."""
+  value = None
+  with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError):
+    value = json.loads(path.read_text()) if path.exists() else {}
+  if not isinstance(value, dict):
     raise UserError(
       f'{path} is not the JSON that a run writes: use another folder, or '
       '--overwrite to move it aside'
-    ) from None
+    )
+  return value
 
 
-def _steps(folder: Path) -> list[int]:
+def complete_steps(folder: Path) -> list[int]:
   """Of the complete checkpoints, which alone have a plain number's name."""
   if not folder.is_dir():
     return []

@@ -1,0 +1,59 @@
+"""Which texts a run has not been trained on: the limit of data.holdout."""
+
+import dataclasses
+
+from textdiffusion.core.types import UserError
+from textdiffusion.data.pipeline import DataConfig, data_fingerprint
+from textdiffusion.data.sources import open_source
+from textdiffusion.data.tokenizers import Tokenizer
+
+
+def holdout_limit(
+  trained: DataConfig,
+  fingerprint: str,
+  config: DataConfig,
+  tokenizer: Tokenizer,
+) -> float:
+  """Returns the largest data.holdout whose texts `trained` did not train on.
+
+  A document is held out where the hash of its text is below data.holdout, so a
+  smaller share is a part of a larger one. A source of other texts has no limit.
+
+  Args:
+    trained: the data of the run.
+    fingerprint: of the run's data.
+    config: the data to be held out now.
+    tokenizer: of the run.
+
+  Raises:
+    UserError: the same files are cut into other documents, so that a held-out
+      one may hold text that was trained on.
+  """
+  if not _is_by_hash(config.source):
+    return 1.0
+  if config.source == trained.source:
+    return trained.holdout
+  path, split = _divided(config.source)
+  trained_path, trained_split = _divided(trained.source)
+  if path == trained_path and split != trained_split:
+    raise UserError(
+      f'data.source={config.source}: the run was trained on {trained.source}, '
+      'whose held-out documents are cut otherwise: leave data.source as it '
+      'was, or name another file'
+    )
+  moved = dataclasses.replace(trained, source=config.source)
+  source = open_source(config.source, trained.holdout)
+  is_moved = data_fingerprint(moved, source, tokenizer) == fingerprint
+  return trained.holdout if is_moved else 1.0
+
+
+def _is_by_hash(source: str) -> bool:
+  kind = source.partition(':')[0]
+  return kind not in ('toy_grammar', 'toy_pairs') and '{split}' not in source
+
+
+def _divided(source: str) -> tuple[str, str]:
+  """A source of files -> (its pattern, how they are cut into documents)."""
+  path, _, options = source.partition('?')
+  cuts = [part for part in options.split('&') if part.startswith('split=')]
+  return path, ''.join(cuts)
