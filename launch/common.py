@@ -8,7 +8,8 @@ from collections.abc import Callable
 import jax
 from absl import app, flags, logging
 
-from launch import codes, hosts
+from launch import codes, hosts, printing
+from textdiffusion.core.memory import is_exhausted
 from textdiffusion.core.types import UserError
 from textdiffusion.data.corpora import cache_dir
 
@@ -30,6 +31,7 @@ def run(main: Callable[[], None]) -> None:
 
   def guarded(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
+    printing.allow_any_text()
     _remember_compiled()
     try:
       if len(argv) > 1:
@@ -37,14 +39,19 @@ def run(main: Callable[[], None]) -> None:
       codes.stopped(), codes.tries()  # told now if wrong, not after hours
       hosts.join()
       main()
+      sys.stdout.flush()
     except UserError as error:
-      _say(error)
-      code = codes.of(error)
+      code = printing.report(error, codes.of(error))
+    except BrokenPipeError:
+      code = printing.close_stdout()
     except Exception as error:
-      if not jax.distributed.is_initialized():
+      if jax.distributed.is_initialized():
+        traceback.print_exc()
+        code = codes.of(error)
+      elif is_exhausted(error):
+        code = printing.report_memory(error)
+      else:
         raise
-      traceback.print_exc()
-      code = codes.of(error)
     else:
       return
     if jax.distributed.is_initialized():
@@ -63,12 +70,11 @@ def _remember_compiled() -> None:
 
 
 def _parsed(argv: list[str]) -> list[str]:
+  printing.allow_any_text()
   try:
+    ''.join(argv).encode()
     return flags.FLAGS(argv)
+  except UnicodeError as error:  # of a --flagfile too
+    sys.exit(printing.report(f'flags must be UTF-8 ({error})'))
   except flags.Error as error:
-    sys.exit(_say(' '.join(str(error).split())))
-
-
-def _say(error: object) -> int:
-  print(f'error: {error}', file=sys.stderr)
-  return 2
+    sys.exit(printing.report(' '.join(str(error).split())))

@@ -16,6 +16,7 @@ from textdiffusion.core.types import UserError
 from textdiffusion.evals.baselines import byte_bigram
 from textdiffusion.evals.generation import fill
 from textdiffusion.sampling.prompts import blank, infilling
+from textdiffusion.training import profile
 from textdiffusion.training.metrics import read
 from textdiffusion.viz.page import write
 from textdiffusion.viz.report import Infill, report_html
@@ -30,7 +31,8 @@ def main() -> None:
   if not config.data.holdout:
     raise UserError('data.holdout=0: the demo compares on held-out text')
   resume = train.RESUME.value and Path(workdir, 'config.json').exists()
-  data = train.run(config, workdir, resume, train.OVERWRITE.value)
+  traced = profile.parse(train.PROFILE.value)
+  data = train.run(config, workdir, resume, train.OVERWRITE.value, traced)
   bigram = byte_bigram(data.texts('train'), data.texts('heldout'))
   made = restore(workdir)
   if made.step < config.train.steps:  # stopped; the loop said how to go on
@@ -44,17 +46,15 @@ def main() -> None:
     *made[2:5], made.tokenizer, canvas, config.sample, trace=True
   )
   free = ask(blank(4, config.data.length))
-  told = {'step': made.step, 'temperature': config.sample.temperature}
-  played = traces_of(free.samples, free.canvas, made.tokenizer, told)
+  facts = {'step': made.step, 'temperature': config.sample.temperature}
+  played = traces_of(*free[1:], made.tokenizer, facts)
   infills = []
   for template in TEMPLATES if made.method.process else ():
     canvas = infilling(made.tokenizer, template, 1, config.data.length)
     filled = ask(canvas)
     infills.append(Infill(filled.parts(made.tokenizer, 0)))
     print(f'{template} -> {filled.texts[0]!r}')
-    played += traces_of(
-      filled.samples, filled.canvas, made.tokenizer, told, template
-    )
+    played += traces_of(*filled[1:], made.tokenizer, facts, template)
   devices = jax.devices()
   last = [row for row in metrics if 'loss' in row][-1]
   page = report_html(

@@ -13,10 +13,14 @@ from textdiffusion.data.pipeline import refuse_other
 from textdiffusion.training import checkpoint
 from textdiffusion.training.mesh import make_mesh, param_shardings
 from textdiffusion.training.state import remembered
+from textdiffusion.training.workdir import Run
 
 
 class Restored(NamedTuple):
-  """A checkpoint made whole: config, tokenizer, network and parameters."""
+  """A checkpoint made whole: config, tokenizer, network and parameters.
+
+  saved: the config of the run, without what the flags change. run: its JSON.
+  """
 
   config: config_lib.Config
   tokenizer: tokenizers.Tokenizer
@@ -26,6 +30,8 @@ class Restored(NamedTuple):
   step: int
   method_state: Any
   mesh: Any
+  saved: config_lib.Config
+  run: Run
 
 
 def restore(path: str | None, overrides: Sequence[str] = ()) -> Restored:
@@ -60,5 +66,14 @@ def restore(path: str | None, overrides: Sequence[str] = ()) -> Restored:
   )
   state = checkpoint.load_method_state(loaded, like)
   return Restored(
-    config, tokenizer, method, denoiser, params, loaded.step, state, mesh
+    config,
+    tokenizer,
+    method,
+    denoiser,
+    params,
+    loaded.step,
+    state,
+    mesh,
+    saved,
+    loaded.run,
   )

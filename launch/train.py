@@ -15,7 +15,7 @@ from textdiffusion.data.pipeline import Data, open_data, train_iterator
 from textdiffusion.nn.transformer import flops_per_token, num_params
 from textdiffusion.training import profile
 from textdiffusion.training.loop import train
-from textdiffusion.training.mesh import check_batch, make_mesh
+from textdiffusion.training.mesh import check_batch, check_parameters, make_mesh
 from textdiffusion.training.workdir import Run, prepare_workdir
 
 RESUME = flags.DEFINE_bool('resume', False, 'Go on in a workdir.')
@@ -48,6 +48,7 @@ def run(
     config, data.tokenizer, told.get('token_counts')
   )
   facts = Run(config_lib.to_json(config), data.tokenizer.to_json(), told)
+  check_parameters(num_params(denoiser), mesh)
   older, tries = config_lib.completed, codes.tries()
   prepare_workdir(workdir, facts, resume, overwrite, older, tries)
   counts = data.counts['train']

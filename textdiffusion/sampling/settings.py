@@ -8,7 +8,6 @@ from typing import Any, Literal
 from textdiffusion.core.types import Array, UserError
 from textdiffusion.schedules import grids, times
 
-
 _LARGEST = 1e30  # safely within float32
 _MOST_STEPS = 2**20  # of a uniform grid whose times in float32 all differ
 

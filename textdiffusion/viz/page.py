@@ -1,13 +1,17 @@
 """The shell of a self-contained page: style, script and data in one file."""
 
+import contextlib
 import html
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+from textdiffusion.core.types import UserError
 
 # A second fence: were anything in a page to ask for a resource, the browser
 # would refuse.
@@ -110,12 +114,79 @@ def write(path: str | os.PathLike, text: str) -> None:
   write_bytes(path, text.encode())
 
 
+def is_page(text: str) -> bool:
+  """Whether the text of a file is that of a page."""
+  return text.lstrip().lower().startswith('<!doctype html')
+
+
+def check_target(path: str, flag: str, is_own: Callable[[str], bool]) -> None:
+  """Checks, before the work, that `write` can write a file later.
+
+  Args:
+    path: the file. It and the folders above it may be missing.
+    flag: what names it, such as '--out'.
+    is_own: whether the text of a file is of the kind that is to be written,
+      and may be replaced; a file of another kind is not.
+
+  Raises:
+    UserError: it cannot be written, or would replace another kind of file.
+  """
+  place = f'{flag}={path}'
+  try:
+    target = Path(path)
+    if target.is_dir():
+      raise UserError(f'{place} is a folder: name a file')
+    if target.exists() and not target.is_file():
+      return  # a device or a pipe
+    text = target.read_text(errors='replace') if target.is_file() else ''
+    if text and not is_own(text):
+      raise UserError(
+        f'{place} exists and holds something else, which would be lost: name '
+        'another file'
+      )
+    os.stat(target.parent)
+    folder = target.parent
+  except FileNotFoundError:
+    folder = next(p for p in target.absolute().parents if p.exists())
+  except (OSError, ValueError) as error:
+    raise _unwritable(place, error) from None
+  try:
+    # The name is tried too, which may be too long or hold a NUL.
+    names = (
+      *target.absolute().relative_to(folder.absolute()).parts[:-1],
+      (_scratch(target).name),
+    )
+    for name in names:
+      with contextlib.suppress(FileNotFoundError):
+        os.lstat(folder / name)
+    with tempfile.TemporaryFile(dir=folder):
+      pass
+  except (OSError, ValueError) as error:
+    raise _unwritable(place, error) from None
+
+
+def _unwritable(place: str, error: Exception) -> UserError:
+  reason = getattr(error, 'strerror', None) or str(error)
+  return UserError(
+    f'{place} cannot be written ({reason}): name a file in a folder that can'
+  )
+
+
+def _scratch(target: Path) -> Path:
+  """A file beside `target`, of this process only: two processes that write
+  at once must not share it."""
+  return target.with_name(f'.{target.name}.{os.getpid()}.tmp')
+
+
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
   """As `write`."""
   target = Path(path)
+  if target.exists() and not target.is_file():  # /dev/stdout must stay one
+    target.write_bytes(content)
+    return
+  target = target.resolve()  # a link stays a link
   target.parent.mkdir(parents=True, exist_ok=True)
-  # Of this process only: two that write at once must not share it.
-  scratch = target.with_name(f'.{target.name}.{os.getpid()}.tmp')
+  scratch = _scratch(target)
   try:
     scratch.write_bytes(content)
     os.replace(scratch, target)
