@@ -14,6 +14,7 @@ from absl import flags
 
 from launch import answer, common, conflicts
 from launch.restored import Restored, restore
+from textdiffusion.core.memory import check_attention
 from textdiffusion.evals.generation import fill
 from textdiffusion.sampling.prompts import blank, continuation, infilling
 from textdiffusion.viz.samples import traces_of
@@ -51,6 +52,8 @@ def _sample(made: Restored) -> None:
     canvas = continuation(made.tokenizer, PROMPT.value, NUM.value, length)
   else:
     canvas = blank(NUM.value, length)
+  if made.config.model.attend != 'causal':
+    check_attention(*canvas.ids.shape)
   plan = made.tokenizer, canvas, config, SEED.value, bool(TRACE.value)
   generated = fill(*made[2:5], *plan, made.method_state)
   for i, text in enumerate(generated.texts):

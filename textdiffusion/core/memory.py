@@ -63,6 +63,17 @@ def check_memory(needed: float, subject: str, mend: str) -> None:
     )
 
 
+def check_attention(rows: int, length: int) -> None:
+  """Raises UserError where the scores of one head exceed a CPU's memory.
+
+  Its kernels get their memory while they run, so that the compiler does not
+  count it; those of other devices count all of it, or hold no scores.
+  """
+  if jax.default_backend() == 'cpu':
+    subject = f'attention over {rows} row(s) of {length} tokens'
+    check_memory(4 * rows * length**2, subject, 'lower --num or --length')
+
+
 def compile_within(
   fn: Callable[..., Any], *args: Any, subject: str, mend: str
 ) -> Callable[..., Any]:

@@ -131,45 +131,40 @@ def check_target(path: str, flag: str, is_own: Callable[[str], bool]) -> None:
   Raises:
     UserError: it cannot be written, or would replace another kind of file.
   """
-  place = f'{flag}={path}'
+  place, target = f'{flag}={path}', Path(path).absolute()
   try:
-    target = Path(path)
-    if target.is_dir():
-      raise UserError(f'{place} is a folder: name a file')
-    if target.exists() and not target.is_file():
+    if target.exists() and not target.is_file() and not target.is_dir():
       return  # a device or a pipe
     text = target.read_text(errors='replace') if target.is_file() else ''
-    if text and not is_own(text):
-      raise UserError(
-        f'{place} exists and holds something else, which would be lost: name '
-        'another file'
-      )
-    os.stat(target.parent)
-    folder = target.parent
-  except FileNotFoundError:
-    folder = next(p for p in target.absolute().parents if p.exists())
+    is_folder = target.is_dir()
+    if not is_folder:
+      _try_to_write(target)
   except (OSError, ValueError) as error:
-    raise _unwritable(place, error) from None
-  try:
-    # The name is tried too, which may be too long or hold a NUL.
-    names = (
-      *target.absolute().relative_to(folder.absolute()).parts[:-1],
-      (_scratch(target).name),
+    reason = getattr(error, 'strerror', None) or str(error)
+    raise UserError(
+      f'{place} cannot be written ({reason}): name a file in a folder that can'
+    ) from None
+  if is_folder:
+    raise UserError(f'{place} is a folder: name a file')
+  if text and not is_own(text):
+    raise UserError(
+      f'{place} exists and holds something else, which would be lost: name '
+      'another file'
     )
-    for name in names:
-      with contextlib.suppress(FileNotFoundError):
-        os.lstat(folder / name)
-    with tempfile.TemporaryFile(dir=folder):
-      pass
-  except (OSError, ValueError) as error:
-    raise _unwritable(place, error) from None
 
 
-def _unwritable(place: str, error: Exception) -> UserError:
-  reason = getattr(error, 'strerror', None) or str(error)
-  return UserError(
-    f'{place} cannot be written ({reason}): name a file in a folder that can'
-  )
+def _try_to_write(target: Path) -> None:
+  """Writes an empty file in the nearest folder that exists, and removes it."""
+  parents = list(target.parents)
+  there = next(i for i, folder in enumerate(parents) if folder.exists())
+  folder = parents[there]
+  # A missing name is tried too: it may be too long.
+  names = [parents[there - 1].name] if there else []
+  for name in (*names, _scratch(target).name):
+    with contextlib.suppress(FileNotFoundError):
+      os.lstat(folder / name)
+  with tempfile.TemporaryFile(dir=folder):
+    pass
 
 
 def _scratch(target: Path) -> Path:
