@@ -9,7 +9,8 @@ from collections.abc import Callable
 import jax
 from absl import app, flags, logging
 
-from launch import codes, hosts, paths
+from launch import codes, hosts, parsing, printing
+from textdiffusion.core.memory import is_exhausted
 from textdiffusion.core.types import UserError
 from textdiffusion.data.corpora import cache_dir
 from textdiffusion.training.mesh import check_platforms
@@ -32,6 +33,7 @@ def run(main: Callable[[], None]) -> None:
 
   def guarded(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
+    printing.allow_any_text()
     _remember_compiled()
     try:
       if len(argv) > 1:
@@ -40,21 +42,26 @@ def run(main: Callable[[], None]) -> None:
       hosts.join()
       check_platforms()
       main()
+      sys.stdout.flush()
     except UserError as error:
-      _say(error)
-      code = codes.of(error)
+      code = printing.report(error, codes.of(error))
+    except BrokenPipeError:
+      code = printing.close_stdout()
     except Exception as error:
-      if not jax.distributed.is_initialized():
+      if jax.distributed.is_initialized():
+        traceback.print_exc()
+        code = codes.of(error)
+      elif is_exhausted(error):
+        code = printing.report_memory(error)
+      else:
         raise
-      traceback.print_exc()
-      code = codes.of(error)
     else:
       return
     if jax.distributed.is_initialized():
       hosts.leave(code)
     sys.exit(code)
 
-  app.run(guarded, flags_parser=_parsed)
+  app.run(guarded, flags_parser=parsing.parse_flags)
 
 
 def _remember_compiled() -> None:
@@ -63,17 +70,3 @@ def _remember_compiled() -> None:
   with contextlib.suppress(UserError):  # a folder that cannot be written
     if not getattr(jax.config, name) and os.access(cache_dir(), os.W_OK):
       jax.config.update(name, str(cache_dir() / 'compiled'))
-
-
-def _parsed(argv: list[str]) -> list[str]:
-  try:
-    rest = flags.FLAGS(argv)
-    paths.expand_flags(flags.FLAGS)
-    return rest
-  except (flags.Error, UserError) as error:
-    sys.exit(_say(' '.join(str(error).split())))
-
-
-def _say(error: object) -> int:
-  print(f'error: {error}', file=sys.stderr)
-  return 2

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from launch import common, pods, sweep
+from launch import common, conflicts, pods, sweep
 from textdiffusion import config as config_lib
 from textdiffusion.core.types import UserError
 from textdiffusion.training.chips import slice_of
@@ -33,6 +33,7 @@ SWEEP = flags.DEFINE_bool('sweep', False, 'Try meshes and batch sizes.')
 
 
 def main() -> None:
+  conflicts.check_compile()
   if not common.CONFIG.value or not TOPOLOGY.value:
     raise UserError('--config=FILE and --topology=v5p:8x8x8 are both needed')
   jax.config.update('jax_enable_compilation_cache', False)  # else no warning

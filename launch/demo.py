@@ -16,6 +16,7 @@ from textdiffusion.core.types import UserError
 from textdiffusion.evals.baselines import reference_bits
 from textdiffusion.evals.generation import fill
 from textdiffusion.sampling.prompts import blank
+from textdiffusion.training import profile
 from textdiffusion.training.metrics import read
 from textdiffusion.viz.page import write
 from textdiffusion.viz.report import report_html
@@ -28,7 +29,8 @@ def main() -> None:
   if not config.data.holdout:
     raise UserError('data.holdout=0: the demo compares on held-out text')
   resume = train.RESUME.value and Path(workdir, 'config.json').exists()
-  data = train.run(config, workdir, resume, train.OVERWRITE.value)
+  traced = profile.parse(train.PROFILE.value)
+  data = train.run(config, workdir, resume, train.OVERWRITE.value, traced)
   made = restore(workdir)
   if made.step < config.train.steps:  # stopped; the loop said how to go on
     return
@@ -43,9 +45,9 @@ def main() -> None:
     *made[2:5], made.tokenizer, canvas, config.sample, trace=True
   )
   free = ask(blank(4, config.data.length))
-  told = {'step': made.step, 'temperature': config.sample.temperature}
-  played = traces_of(free.samples, free.canvas, made.tokenizer, told)
-  infills, more = fill_templates(made, ask, told)
+  facts = {'step': made.step, 'temperature': config.sample.temperature}
+  played = traces_of(*free[1:], made.tokenizer, facts)
+  infills, more = fill_templates(made, ask, facts)
   played += more
   devices = jax.devices()
   last = [row for row in metrics if 'loss' in row][-1]

@@ -40,6 +40,8 @@ def join() -> None:
       '--coordinator=HOST:PORT, --processes=N and --process=I belong together'
     )
   if not any(given) and not is_auto and not _are_many(os.environ):
+    if PATIENCE.present:
+      raise UserError('--patience is of many processes: leave it out')
     return
   if PROCESS.value >= PROCESSES.value > 0:
     raise UserError(
@@ -57,9 +59,8 @@ def join() -> None:
       shutdown_timeout_seconds=PATIENCE.value,
     )
   except (RuntimeError, ValueError) as error:
-    why = ' '.join(str(error).split())[:200]
     raise UserError(
-      f'the other processes were not found: {why}; name them by '
+      f'the other processes were not found: {str(error)[:200]}; name them by '
       '--coordinator=HOST:PORT, --processes=N and --process=I'
     ) from None
 
@@ -75,6 +76,5 @@ def _are_many(environment: os._Environ | dict[str, str]) -> bool:
 def leave(code: int) -> NoReturn:
   """Ends at once: the others, who may wait for this process, learn of it from
   its silence, and not from a farewell that waits for them."""
-  sys.stdout.flush()
-  sys.stderr.flush()
+  sys.stdout.flush(), sys.stderr.flush()
   os._exit(code)

@@ -18,7 +18,7 @@ from textdiffusion.training.workdir import Run
 
 
 class Restored(NamedTuple):
-  """A checkpoint made whole: config, tokenizer, network and parameters."""
+  """saved: the config of the run, without what the flags change. run: its JSON."""
 
   config: config_lib.Config
   tokenizer: tokenizers.Tokenizer
@@ -29,6 +29,7 @@ class Restored(NamedTuple):
   method_state: Any
   mesh: Any
   workdir: Path
+  saved: config_lib.Config
   run: Run
 
 
@@ -74,5 +75,5 @@ def _restored(path: str, overrides: Sequence[str]) -> Restored:
   )
   state = checkpoint.load_method_state(loaded, like)
   network = config, tokenizer, method, denoiser, params
-  origin = loaded.workdir, loaded.run
+  origin = loaded.workdir, saved, loaded.run
   return Restored(*network, loaded.step, state, mesh, *origin)

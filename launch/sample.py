@@ -12,9 +12,9 @@ import sys
 import jax
 from absl import flags
 
-from launch import answer, common
+from launch import answer, common, conflicts
 from launch.restored import Restored, restore
-from textdiffusion.core.types import UserError
+from textdiffusion.core.memory import check_attention
 from textdiffusion.evals.generation import fill
 from textdiffusion.sampling.prompts import blank, continuation, infilling
 from textdiffusion.viz.samples import traces_of
@@ -24,24 +24,19 @@ CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'A workdir or a step.')
 NUM = flags.DEFINE_integer('num', 4, 'How many samples.', lower_bound=1)
 PROMPT = flags.DEFINE_string('prompt', '', 'Text that the samples begin with.')
 INFILL = flags.DEFINE_string('infill', '', 'Text with spans like <mask:6>.')
-STEPS = flags.DEFINE_integer('steps', None, 'sample.steps')
-TEMPERATURE = flags.DEFINE_float('temperature', None, 'sample.temperature')
-LENGTH = flags.DEFINE_integer('length', None, 'sample.length, tokens in a row')
-SEED = flags.DEFINE_integer('seed', 0, 'Equal seeds give equal samples.')
+flags.DEFINE_integer('steps', None, 'sample.steps')
+flags.DEFINE_float('temperature', None, 'sample.temperature')
+flags.DEFINE_integer('length', None, 'sample.length, tokens in a row')
+SEED = flags.DEFINE_integer(
+  'seed', 0, 'Equal seeds give equal samples.', 0, 2**32 - 1
+)
 TRACE = flags.DEFINE_string('trace', '', 'A page that plays them goes here.')
 FORMAT = flags.DEFINE_enum('format', 'text', ['text', 'jsonl'], 'Of stdout.')
 
 
 def main() -> None:
-  if PROMPT.value and INFILL.value:
-    raise UserError('--prompt and --infill exclude each other')
-  asked = {'steps': STEPS, 'temperature': TEMPERATURE, 'length': LENGTH}
-  settings = [
-    f'sample.{name}={flag.value}'
-    for name, flag in asked.items()
-    if flag.value is not None
-  ]
-  made = restore(CHECKPOINT.value, settings)
+  made = restore(CHECKPOINT.value, conflicts.check_sample())
+  conflicts.check_steps(made.method.process is None)
   with jax.set_mesh(made.mesh):
     _sample(made)
 
@@ -57,6 +52,8 @@ def _sample(made: Restored) -> None:
     canvas = continuation(made.tokenizer, PROMPT.value, NUM.value, length)
   else:
     canvas = blank(NUM.value, length)
+  if made.config.model.attend != 'causal':
+    check_attention(*canvas.ids.shape)
   plan = made.tokenizer, canvas, config, SEED.value, bool(TRACE.value)
   generated = fill(*made[2:5], *plan, made.method_state)
   for i, text in enumerate(generated.texts):

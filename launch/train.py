@@ -15,7 +15,7 @@ from textdiffusion.data.pipeline import Data, train_iterator
 from textdiffusion.nn.transformer import flops_per_token, num_params
 from textdiffusion.training import profile
 from textdiffusion.training.loop import train
-from textdiffusion.training.mesh import check_batch, make_mesh
+from textdiffusion.training.mesh import check_batch, check_parameters, make_mesh
 from textdiffusion.training.workdir import prepare_workdir
 
 RESUME = flags.DEFINE_bool('resume', False, 'Go on in a workdir.')
@@ -44,6 +44,7 @@ def run(
   check_batch(mesh, config.data.batch_size, config.train.accumulate)
   opened = start.open_run(config, workdir, resume, init_from)
   data, (method, denoiser), facts, initial = opened
+  check_parameters(num_params(denoiser), mesh)
   older, tries = config_lib.completed, codes.tries()
   owner = prepare_workdir(workdir, facts, resume, overwrite, older, tries)
   counts = data.counts['train']

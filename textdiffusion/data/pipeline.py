@@ -44,7 +44,8 @@ class DataConfig:
   or `length`, that holds its rows, which it shares with no longer ones; each
   length is compiled once. A loss is a mean over the tokens of its batch, so
   those of short rows weigh more. Evaluation has whole rows.
-  holdout: the share of documents kept for evaluation. seed: of the shuffle.
+  holdout: the share of documents kept for evaluation, 1 for all of them, where
+  another source than that of training is evaluated. seed: of the shuffle.
   max_unknown: the largest share of tokens that may stand for unknown text, and
   of bytes that the tokenizer may lose, in each split; more is refused."""
 
@@ -114,6 +115,8 @@ class DataConfig:
       heldout = 'the split named for it'
     elif self.source.partition(':')[0] in ('toy_grammar', 'toy_pairs'):
       heldout = 'held-out sentences of another seed'
+    elif self.holdout == 1:
+      heldout = 'all of its documents'
     else:
       heldout = f'held-out {self.holdout:g} of documents by hash'
     return (
@@ -146,12 +149,17 @@ class Data:
     return tuple(int(count) for count in counts)
 
 
-def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
+def open_data(
+  config: DataConfig,
+  tokenizer: Tokenizer | None = None,
+  needs_training: bool = True,
+) -> Data:
   """Opens, splits and tokenises; tokens are cached on disk.
 
   Args:
     config: what to read and how to cut it.
     tokenizer: of a checkpoint; made from the config if absent.
+    needs_training: whether the training split must have a row.
 
   Prints on stderr which share of the texts the tokenizer does not know.
 
@@ -221,7 +229,7 @@ def open_data(config: DataConfig, tokenizer: Tokenizer | None = None) -> Data:
 
   train, heldout = rows('train'), rows('heldout')
   _report_unknown(parts, config, tokenizer)
-  if not len(train):
+  if needs_training and not len(train):
     mend = (
       'lower data.holdout, or cut files into documents with ?split=line'
       if len(splits['heldout'].ids) > len(splits['train'].ids)

@@ -104,8 +104,8 @@ def open_source(name: str, holdout: float) -> Source:
   A document belongs to a split by the hash of its text, so it never moves and
   its copies do not leak.
   """
-  if not 0 <= holdout < 1:
-    raise UserError(f'data.holdout={holdout}: must be in [0, 1)')
+  if not 0 <= holdout <= 1:
+    raise UserError(f'data.holdout={holdout}: must be in [0, 1]')
   kind, _, rest = name.partition(':')
   if kind == 'toy_grammar':
     return _sentences(rest)

@@ -133,8 +133,11 @@ def token_baselines(
 
   Returns:
     'unigram' and 'bigram', each with bits_per_byte, nats_per_token and the
-    standard errors over documents; 'fitted_on', in words. JSON takes it.
+    standard errors over documents; 'fitted_on', in words. JSON takes it. Empty
+    where there is no training row to fit them on.
   """
+  if not len(train):
+    return {}
   chosen, vocab_size = _spread(train), tokenizer.vocab.size
   pad_id = tokenizer.vocab.pad_id
   model = Bigram(training_pairs(train, chosen, vocab_size), vocab_size)

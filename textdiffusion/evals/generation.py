@@ -6,6 +6,7 @@ import jax
 
 from textdiffusion.core.binding import bind
 from textdiffusion.core.keys import stream
+from textdiffusion.core.memory import compile_within
 from textdiffusion.core.types import Denoiser, PyTree
 from textdiffusion.data.tokenizers import Tokenizer
 from textdiffusion.methods.method import Method
@@ -52,19 +53,23 @@ def fill(
 ) -> Generated:
   """Fills in a canvas. Equal seeds give equal samples, trace or no trace.
 
-  Raises UserError where the method cannot fill in such a canvas.
+  Raises UserError where the method cannot fill in such a canvas, or memory does
+  not hold it.
   """
   key = stream(jax.random.key(seed), 'sample')
 
   # The canvas is closed over, not traced: a sampler may look at what is given.
-  @jax.jit
   def run(params: PyTree) -> Samples:
     model = bind(denoiser, params, method.head, method_state=method_state)
     return generate(
       method.sampler, model, key, canvas, config, trace, method.block
     )
 
-  samples, given = jax.device_get((run(params), canvas))
+  rows, length = canvas.ids.shape
+  subject = f'sampling {rows} row(s) of {length} tokens'
+  mend = 'lower --num, --length or sample.steps'
+  compiled = compile_within(run, params, subject=subject, mend=mend)
+  samples, given = jax.device_get((compiled(params), canvas))
   if samples.is_given is not None:
     given = Canvas(samples.ids, samples.is_given)
   return Generated(

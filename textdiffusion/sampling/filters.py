@@ -30,15 +30,20 @@ def filtered(
 
   Args:
     logits: unnormalised.
-    temperature: logits are divided by it; 0 is the argmax.
+    temperature: logits are divided by it; 0, and what float32 rounds to it, is
+      the argmax.
     top_k: how many tokens stay, 0 for all; ties with the k-th stay too.
     top_p: the smallest set with this mass stays; the token that crosses it is
       in (Holtzman et al. 2020). 1 for all.
   """
-  if temperature == 0:
+  # A smaller number is zero to an accelerator, and so would be the divisor.
+  if temperature < jnp.finfo(jnp.float32).tiny:
     best = jnp.argmax(logits, axis=-1, keepdims=True)
     keep = jnp.arange(logits.shape[-1]) == best
     return jnp.where(keep, 0.0, -jnp.inf)
+  if temperature < 1:  # a quotient of the largest must not overflow
+    best = jnp.max(logits, axis=-1, keepdims=True)
+    logits = logits - jnp.where(jnp.isfinite(best), best, 0)
   logits = logits / temperature
   if 0 < top_k < logits.shape[-1]:
     least = jax.lax.top_k(logits, top_k)[0][..., -1:]

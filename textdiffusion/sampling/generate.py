@@ -215,7 +215,6 @@ def autoregressive_sampler(vocab: Vocab) -> Sampler:
   def plan(
     model: Model, key: Key, canvas: Canvas, config: SampleConfig
   ) -> Plan:
-    del key  # nothing is drawn before the first step
     if model.decode is None:
       raise UserError('left-to-right decoding needs model.attend=causal')
     config.refuse(OF_GRIDS, 'left to right there is no grid')
@@ -224,6 +223,7 @@ def autoregressive_sampler(vocab: Vocab) -> Sampler:
     num_given = common_prefix(canvas.is_given)
     step = left_to_right(
       model,
+      key,
       canvas.is_given,
       bos_id,
       eos_id if config.stop_early else None,

@@ -8,6 +8,7 @@ import re
 import jax.numpy as jnp
 import numpy as np
 
+from textdiffusion.core.memory import check_memory
 from textdiffusion.core.types import UserError
 from textdiffusion.data.coverage import warn_unknown
 from textdiffusion.data.tokenizers import Tokenizer
@@ -18,6 +19,7 @@ _SPAN = re.compile(r'<mask(?::([^<>]*))?>')
 
 def blank(num_rows: int, length: int) -> Canvas:
   """A canvas with nothing given: [num_rows, length]."""
+  _check_size(num_rows, length)
   shape = (num_rows, length)
   return Canvas(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool))
 
@@ -30,6 +32,7 @@ def continuation(
   Raises UserError where the prompt leaves no room.
   """
   warn_unknown(tokenizer, [prompt], 'the prompt')
+  _check_size(num_rows, length)
   ids = tokenizer.encode(prompt)
   if len(ids) >= length:
     raise UserError(
@@ -48,6 +51,7 @@ def infilling(
   The row is as long as the template. Raises UserError for a template without
   a span, for a span of no tokens and for one that exceeds `length`.
   """
+  _check_size(num_rows, length)
   if not _SPAN.search(template):
     raise UserError(
       f'the template {template!r} has no span to fill in, such as <mask:6>'
@@ -79,6 +83,19 @@ def infilling(
       f'{length}; shorten it or raise --length'
     )
   return _canvas(given, num_rows)
+
+
+def _check_size(num_rows: int, length: int) -> None:
+  """Raises UserError for more tokens than memory holds or int32 counts."""
+  count = num_rows * length
+  subject, mend = (
+    f'{num_rows} row(s) of {length} tokens',
+    'lower --num or --length',
+  )
+  if count >= 2**31:
+    raise UserError(f'{subject}: must be below 2**31 in all; {mend}')
+  # Ids as NumPy's, JAX's and the samples' int32, and log-probabilities.
+  check_memory(16 * count, subject, mend)
 
 
 def _canvas(given: np.ndarray, num_rows: int) -> Canvas:

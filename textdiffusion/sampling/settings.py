@@ -8,6 +8,9 @@ from typing import Any, Literal
 from textdiffusion.core.types import Array, UserError
 from textdiffusion.schedules import grids, times
 
+_LARGEST = 1e30  # safely within float32
+_MOST_STEPS = 2**20  # of a uniform grid whose times in float32 all differ
+
 
 def _check(group: Any, name: str, *rules: tuple[str, bool, str]) -> None:
   """rules: (field, whether it is right, what it must be)."""
@@ -49,14 +52,14 @@ class Remask:
   alpha_on: float = 0.9
 
   def __post_init__(self) -> None:
-    most = float('inf') if self.kind == 'dfm' else 1
+    most = _LARGEST if self.kind == 'dfm' else 1
     _check(
       self,
       'sample.remask',
       (
         'eta',
         0 <= self.eta <= most,
-        'at least 0' if self.kind == 'dfm' else 'in [0, 1]',
+        f'in [0, {most:g}]',
       ),
       ('switch', 0 <= self.switch <= 1, 'in [0, 1]'),
       ('t_on', self.t_off <= self.t_on < 1, 'in [t_off, 1)'),
@@ -120,7 +123,7 @@ class SelfCorrect:
       self,
       'sample.self_correct',
       ('steps', self.steps >= 0, 'at least 0'),
-      ('temperature', self.temperature >= 0, 'at least 0'),
+      ('temperature', 0 <= self.temperature <= _LARGEST, 'from 0 to 1e30'),
       ('time', 0 <= self.time <= 1, 'in [0, 1]'),
     )
 
@@ -144,7 +147,7 @@ class Flow:
       self,
       'sample.flow',
       *(
-        (name, getattr(self, name) >= 0, 'at least 0')
+        (name, 0 <= getattr(self, name) <= _LARGEST, 'from 0 to 1e30')
         for name in ('corrector', 'data_power', 'noise_power')
       ),
     )
@@ -220,8 +223,12 @@ class SampleConfig:
     _check(
       self,
       'sample',
-      ('steps', self.steps >= 1, 'at least 1'),
-      ('temperature', self.temperature >= 0, 'at least 0'),
+      (
+        'steps',
+        1 <= self.steps <= _MOST_STEPS,
+        f'from 1 to {_MOST_STEPS:,}',
+      ),
+      ('temperature', 0 <= self.temperature <= _LARGEST, 'from 0 to 1e30'),
       ('top_p', 0 < self.top_p <= 1, 'in (0, 1]'),
       ('top_k', self.top_k >= 0, 'at least 0'),
       ('length', self.length >= 0, 'at least 0'),

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from textdiffusion.core.memory import check_memory
 from textdiffusion.core.types import Array, PyTree, UserError
 from textdiffusion.nn import layout
 
@@ -95,6 +96,20 @@ def check_batch(mesh: Mesh, batch_size: int, accumulate: int) -> None:
       f'data.batch_size={batch_size} in {accumulate} part(s) is not divisible '
       f'by the mesh, data x fsdp = {shards}: change data.batch_size or mesh'
     )
+
+
+def check_parameters(count: int, mesh: Mesh) -> None:
+  """Raises UserError where the state of training exceeds memory for certain.
+
+  count: of the parameters. There are their mean and a gradient too, in float32,
+  and two moments, in bfloat16 at least.
+  """
+  parts = mesh.shape['fsdp'] * mesh.shape['tensor']
+  check_memory(
+    16 * count / parts,
+    f'training {count:,} parameters',
+    'lower the sizes of model, or raise mesh.fsdp',
+  )
 
 
 def _check_hosts(mesh: Mesh) -> None:

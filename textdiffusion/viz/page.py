@@ -1,13 +1,17 @@
 """The shell of a self-contained page: style, script and data in one file."""
 
+import contextlib
 import html
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+from textdiffusion.core.types import UserError
 
 # A second fence: were anything in a page to ask for a resource, the browser
 # would refuse.
@@ -110,12 +114,74 @@ def write(path: str | os.PathLike, text: str) -> None:
   write_bytes(path, text.encode())
 
 
+def is_page(text: str) -> bool:
+  """Whether the text of a file is that of a page."""
+  return text.lstrip().lower().startswith('<!doctype html')
+
+
+def check_target(path: str, flag: str, is_own: Callable[[str], bool]) -> None:
+  """Checks, before the work, that `write` can write a file later.
+
+  Args:
+    path: the file. It and the folders above it may be missing.
+    flag: what names it, such as '--out'.
+    is_own: whether the text of a file is of the kind that is to be written,
+      and may be replaced; a file of another kind is not.
+
+  Raises:
+    UserError: it cannot be written, or would replace another kind of file.
+  """
+  place, target = f'{flag}={path}', Path(path).absolute()
+  try:
+    if target.exists() and not target.is_file() and not target.is_dir():
+      return  # a device or a pipe
+    text = target.read_text(errors='replace') if target.is_file() else ''
+    is_folder = target.is_dir()
+    if not is_folder:
+      _try_to_write(target)
+  except (OSError, ValueError) as error:
+    reason = getattr(error, 'strerror', None) or str(error)
+    raise UserError(
+      f'{place} cannot be written ({reason}): name a file in a folder that can'
+    ) from None
+  if is_folder:
+    raise UserError(f'{place} is a folder: name a file')
+  if text and not is_own(text):
+    raise UserError(
+      f'{place} exists and holds something else, which would be lost: name '
+      'another file'
+    )
+
+
+def _try_to_write(target: Path) -> None:
+  """Writes an empty file in the nearest folder that exists, and removes it."""
+  parents = list(target.parents)
+  there = next(i for i, folder in enumerate(parents) if folder.exists())
+  folder = parents[there]
+  # A missing name is tried too: it may be too long.
+  names = [parents[there - 1].name] if there else []
+  for name in (*names, _scratch(target).name):
+    with contextlib.suppress(FileNotFoundError):
+      os.lstat(folder / name)
+  with tempfile.TemporaryFile(dir=folder):
+    pass
+
+
+def _scratch(target: Path) -> Path:
+  """A file beside `target`, of this process only: two processes that write
+  at once must not share it."""
+  return target.with_name(f'.{target.name}.{os.getpid()}.tmp')
+
+
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
   """As `write`."""
   target = Path(path)
+  if target.exists() and not target.is_file():  # /dev/stdout must stay one
+    target.write_bytes(content)
+    return
+  target = target.resolve()  # a link stays a link
   target.parent.mkdir(parents=True, exist_ok=True)
-  # Of this process only: two that write at once must not share it.
-  scratch = target.with_name(f'.{target.name}.{os.getpid()}.tmp')
+  scratch = _scratch(target)
   try:
     scratch.write_bytes(content)
     os.replace(scratch, target)

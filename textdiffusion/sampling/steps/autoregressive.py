@@ -33,6 +33,7 @@ class Decoding(NamedTuple):
 
 def left_to_right(
   model: Model,
+  key: Key,
   is_given: Array,
   bos_id: int,
   eos_id: int | None,
@@ -40,18 +41,24 @@ def left_to_right(
   top_k: int,
   top_p: float,
 ) -> Step[Decoding]:
-  """Draws position t of every row from the tokens before it; t is an index."""
+  """Draws position t of every row from the tokens before it; t is an index.
+
+  A draw depends on `key`, the row and the position only. The key of the loop
+  counts steps, and the number of the step at a position depends on the shortest
+  prompt of the batch.
+  """
   decode = model.decode
   assert decode is not None
 
-  def step(key: Key, carry: Decoding, s: Time, t: Time) -> Decoding:
+  def step(_: Key, carry: Decoding, s: Time, t: Time) -> Decoding:
     place = jnp.asarray(t, jnp.int32)
     column = lambda x, i: jax.lax.dynamic_slice_in_dim(x, i, 1, axis=1)
     previous = column(carry.x, jnp.maximum(place - 1, 0))
     previous = jnp.where(place == 0, bos_id, previous)
     head, cache = decode(previous, carry.cache, place)
     dist = Categorical(filter_causal(head, temperature, top_k, top_p).logits)
-    drawn = draw_rows(key, dist).astype(carry.x.dtype)
+    key_place = jax.random.fold_in(key, place)
+    drawn = draw_rows(key_place, dist).astype(carry.x.dtype)
     given, old = column(is_given, place), column(carry.x, place)
     given |= carry.is_done[:, None]  # a finished row stays as it is
     token = jnp.where(given, old, drawn)

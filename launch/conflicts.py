@@ -1,0 +1,79 @@
+"""Which flags of a launcher cannot take effect beside which others."""
+
+import dataclasses
+
+from launch.options import (
+  FLAGS,
+  check_checkpoint,
+  refuse,
+  refuse_empty,
+  refuse_settings,
+)
+from textdiffusion.core.types import UserError
+from textdiffusion.training.state import TrainConfig
+from textdiffusion.viz.page import check_target, is_page
+
+# Settings that a launcher never reads.
+_TRAINING = ('train.', 'evaluate.')
+_ORDER = ('data.batch_size=', 'data.seed=', 'data.buckets=')
+_TEXTS = ('data.source=', 'data.holdout=', 'data.long=')
+
+
+def check_sample() -> list[str]:
+  """Checks the flags of `launch.sample`; returns those that are settings."""
+  check_checkpoint()
+  refuse_empty('source', 'trace', 'infill')
+  refuse_settings((*_TRAINING, *_ORDER, *_TEXTS), 'sampling does not read it')
+  if FLAGS['prompt'].value and FLAGS['infill'].value:
+    raise UserError('--prompt and --infill exclude each other')
+  settings = []
+  for name in ('steps', 'temperature', 'length'):
+    if FLAGS[name].present:
+      settings.append(f'sample.{name}={FLAGS[name].value}')
+      reason = f'--{name} is given too, and takes its place'
+      refuse_settings([f'sample.{name}='], reason)
+  if FLAGS['source'].present:
+    names = 'prompt', 'infill', 'trace', 'length', 'num'
+    refuse(names, 'has no effect with --source, each line of which is answered')
+    refuse_settings(['sample.length='], 'has no effect with --source')
+  else:
+    refuse(('candidates', 'keep'), 'has no effect without --source=FILE')
+  if FLAGS['trace'].value:
+    check_target(FLAGS['trace'].value, '--trace', is_page)
+  return settings
+
+
+def check_steps(is_left_to_right: bool) -> None:
+  """Refuses what belongs to a grid of steps where there is none."""
+  if is_left_to_right:
+    fields = 'sample.steps=', 'sample.grid=', 'sample.sampler='
+    refuse(['steps'], 'left to right, each token is one step')
+    refuse_settings(fields, 'left to right, each token is one step')
+
+
+def check_compile() -> None:
+  """The flags of `launch.compile`."""
+  refuse_empty('mesh', 'config', 'topology')
+  refuse(['workdir'], 'compiling writes no run')
+  other = 'sample.' if FLAGS['what'].value == 'train' else 'train.'
+  reason = f'compiling a step of --what={FLAGS["what"].value} does not read it'
+  refuse_settings(('evaluate.', other, 'data.seed=', *_TEXTS), reason)
+  if FLAGS['sweep'].value:
+    reason = '--sweep tries meshes and batches of its own'
+    refuse(['mesh'], reason)
+    refuse_settings(('mesh.', 'data.batch_size='), reason)
+  elif FLAGS['mesh'].present:
+    refuse_settings(['mesh.'], '--mesh is given too, and takes its place')
+
+
+def check_evaluate() -> None:
+  """The flags of `launch.evaluate`."""
+  check_checkpoint()
+  refuse_empty('out')
+  # Of train, the seed may decide which rows and draws are taken.
+  names = {f.name for f in dataclasses.fields(TrainConfig)} - {'seed'}
+  unread = [f'train.{name}' for name in sorted(names)]
+  refuse_settings(('sample.', *_ORDER, *unread), 'evaluation does not read it')
+  if FLAGS['out'].value:
+    is_report = lambda text: '"data_fingerprint"' in text
+    check_target(FLAGS['out'].value, '--out', is_report)

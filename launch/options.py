@@ -1,0 +1,48 @@
+"""Flags and settings that cannot take effect beside others are refused."""
+
+from collections.abc import Iterable
+
+from absl import flags
+
+from launch import common
+from textdiffusion.core.types import UserError
+
+FLAGS = flags.FLAGS
+
+
+def refuse(names: Iterable[str], reason: str) -> None:
+  """Raises UserError for the first of these flags that was given."""
+  for name in names:
+    if FLAGS[name].present:
+      raise UserError(f'--{name}={FLAGS[name].value}: {reason}; leave it out')
+
+
+def refuse_settings(prefixes: Iterable[str], reason: str) -> None:
+  """Raises UserError for the first --set of a field with such a prefix.
+
+  Args:
+    prefixes: `train.` is a whole group, `train.steps=` one field.
+    reason: why it has no effect.
+  """
+  for setting in common.SET.value:
+    if setting.startswith(tuple(prefixes)):
+      raise UserError(f'--set={setting}: {reason}; leave it out')
+
+
+def has_setting(name: str) -> bool:
+  """Whether --set gives this field."""
+  return any(setting.startswith(f'{name}=') for setting in common.SET.value)
+
+
+def refuse_empty(*names: str) -> None:
+  """Raises UserError for a flag that names nothing, such as `--out=`."""
+  for name in names:
+    if FLAGS[name].present and not FLAGS[name].value:
+      raise UserError(f'--{name}= names nothing: give a value, or leave it out')
+
+
+def check_checkpoint() -> None:
+  """The flags that name a checkpoint."""
+  refuse_empty('checkpoint', 'workdir', 'config')
+  if FLAGS['checkpoint'].present:
+    refuse(['workdir'], '--checkpoint is given too, and is what is read')

@@ -1,0 +1,39 @@
+"""What launchers print: text in any encoding, and errors as one line."""
+
+import io
+import os
+import sys
+
+_SMALLER = (
+  'lower --num, --length or sample.steps when sampling, data.batch_size, '
+  'data.length or the sizes of model when training'
+)
+
+
+def allow_any_text() -> None:
+  """Escapes, in what is printed, characters that the encoding lacks."""
+  for file in (sys.stdout, sys.stderr):
+    if isinstance(file, io.TextIOWrapper):
+      file.reconfigure(errors='backslashreplace')
+
+
+def report(error: object, code: int = 2) -> int:
+  """Prints an error as one line, whatever it quotes; returns `code`."""
+  line = ''.join(
+    c if c.isprintable() else c.encode('unicode_escape').decode()
+    for c in str(error)
+  )
+  print(f'error: {line}', file=sys.stderr)
+  return code
+
+
+def report_memory(error: BaseException) -> int:
+  """Prints that memory ran out; returns the exit code."""
+  reason = str(error).strip().split('\n')[0] or type(error).__name__
+  return report(f'memory ran out ({reason[:200]}): {_SMALLER}')
+
+
+def close_stdout() -> int:
+  """Ends the printing to a reader that left, as `head` does; returns 0."""
+  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  return 0
