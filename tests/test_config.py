@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from textdiffusion import config as config_lib
 from textdiffusion.config import (
   Config,
   apply_overrides,
@@ -190,3 +191,86 @@ def test_a_block_fits_a_row():
   config = load('configs/ssd_lm/python_docs_tiny.py', ['method.block=65'])
   with pytest.raises(UserError, match='block=65: a row has data.length=64'):
     build(config, Bytes())
+
+
+@pytest.mark.parametrize(
+  ('text', 'told'),
+  [
+    (b'import nosuchmodule', 'line 1: ModuleNotFoundError'),
+    (b'def get_config(): return undefined', 'line 1: NameError'),
+    (b'def get_config(size): return size', 'TypeError: get_config.. missing'),
+    (b'\x89PNG\0\0', 'c.py'),
+    (b'x = "\xe9"\n', 'line 1: .*decode byte 0xe9'),
+    (b'', 'defines no get_config'),
+    (b'\n\n1/0', 'line 3: ZeroDivisionError: division by zero'),
+    (b'import sys\nsys.exit(3)', 'line 2: SystemExit: 3'),
+    (b"raise OSError('two\\nlines')", r'two\\nlines'),
+    (b'def get_config(): get_config()', 'RecursionError'),
+  ],
+)
+def test_a_config_that_fails_ends_in_one_line(tmp_path, text, told):
+  path = tmp_path / 'c.py'
+  path.write_bytes(text)
+  with pytest.raises(UserError, match=told) as caught:
+    load(str(path))
+  assert '\n' not in str(caught.value) and str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ('config', 'told'),
+  [
+    ('Config(MDLM(), nosuch=1)', 'line 4: TypeError'),
+    ('Config(MDLM)', 'method=.*MDLM.*: expected MethodConfig'),
+    ('Config(MDLM(), None)', 'data=None: expected DataConfig'),
+    ('Config(MDLM(), TrainConfig())', 'data=TrainConfig.*expected DataConfig'),
+    ('Config(MDLM(), train=TrainConfig(keep=2**40))', 'train.keep=1099.*bits'),
+  ],
+)
+def test_groups_of_a_config_file_have_their_types(tmp_path, config, told):
+  path = tmp_path / 'c.py'
+  path.write_text(
+    'from textdiffusion.config import Config\n'
+    'from textdiffusion.training.state import TrainConfig\n'
+    'from textdiffusion.methods.mdlm import MDLM\n'
+    f'def get_config(): return {config}\n'
+  )
+  with pytest.raises(UserError, match=told):
+    load(str(path))
+
+
+def test_what_a_run_saves_is_no_config_file(tmp_path):
+  """The message names the mend: the .py file, or --resume."""
+  path = tmp_path / 'config.json'
+  path.write_text('{}')
+  with pytest.raises(UserError, match=r'is JSON.*\.py file.*--resume'):
+    load(str(path))
+
+
+@pytest.mark.parametrize(
+  ('override', 'told'),
+  [
+    ('train.steps=' + '-' * 5000 + '1', r'-\.\.\. \(5,001 characters\)'),
+    ('train.steps=' + '-' * 100_000 + '1', r'\(100,001 characters\)'),
+    ('train.steps=' + '(' * 5000, r'\(5,000 characters\)'),
+    ('train.steps={[]: 1}', 'expected int'),
+    ('train.steps=1\n2', r'train.steps=1\\n2: expected int'),
+    ('train.steps\n=1', r'train.steps\\n'),
+    ('model.d_ff=0', 'model.d_ff=0: must be at least 1'),
+    ('model.d_ff=-1', 'model.d_ff=-1: must be at least 1'),
+    ('model.rope_base=0', 'model.rope_base=0.0: must be above 0'),
+    ('model.rope_base=1e999', 'model.rope_base=inf: must be above 0'),
+    ('train.steps=2147483648', r'must be below 2\*\*31'),
+    ('data.length=1_000_000_000_000', 'fewer than 2..31 tokens'),
+    ('data.batch_size=1_000_000_000', 'fewer than 2..31 tokens'),
+    ('train.patience=1_000_000_000_000_000', 'at most 32 bits'),
+    *(
+      (f'{group}.seed={seed}', f'{group}.seed={seed}: must be from 0 to')
+      for group in ('data', 'train', 'evaluate')
+      for seed in (-1, 2**32, 2**63, 2**64)
+    ),
+  ],
+)
+def test_values_that_would_fail_later_are_refused(override, told):
+  with pytest.raises(UserError, match=told) as caught:
+    config_lib.override(CONFIG, [override])
+  assert '\n' not in str(caught.value) and len(str(caught.value)) < 400

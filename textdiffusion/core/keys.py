@@ -14,7 +14,7 @@ from textdiffusion.core.types import Array, Key, UserError
 
 def check_seed(name: str, seed: int) -> None:
   """Raises UserError for a seed that JAX would reduce to 32 bits or refuse."""
-  if not 0 <= seed < 2**32:
+  if isinstance(seed, int) and not 0 <= seed < 2**32:
     raise UserError(f'{name}={seed}: must be from 0 to 2**32 - 1')
 
 
