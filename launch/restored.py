@@ -18,7 +18,7 @@ from textdiffusion.training.workdir import Run
 
 
 class Restored(NamedTuple):
-  """saved: the config of the run, without what the flags change. run: its JSON."""
+  """saved: the config of the run, before the flags change it. run: its JSON."""
 
   config: config_lib.Config
   tokenizer: tokenizers.Tokenizer
