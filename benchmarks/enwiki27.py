@@ -13,7 +13,7 @@ for the flags and benchmarks/results/enwiki27.md for the results.
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
@@ -55,7 +55,7 @@ class Scale(NamedTuple):
   layers: int
   width: int
   heads: int
-  dtype: str
+  dtype: Literal['float32', 'bfloat16']
   steps: int
   batch: int
   rates: tuple[float, ...]
@@ -167,7 +167,6 @@ def run(job: runs.Job) -> dict[str, Any]:
     rows=scale.rows,
     draws=scale.draws,
     batch_size=scale.eval_batch,
-    seed=runs.evaluation_seed(job),
   )
   return {
     'peak_lr': rate,
