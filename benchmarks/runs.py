@@ -410,7 +410,7 @@ def _command(experiment: Experiment, job: Job) -> list[str]:
 
 
 def _reported(experiment: Experiment, job: Job) -> str:
-  """The command of a job as its line has it, without the folders of a machine."""
+  """The command of a job for its line, without the folders of a machine."""
   own = ''.join(
     f' --{name}={Path(getattr(job.options, name)).name}'
     for name in experiment.forward
