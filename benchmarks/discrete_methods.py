@@ -272,9 +272,8 @@ def table_row(
   half = '' if got.high != got.high else f' ± {got.high - got.mean:.3f}'
   seed_error = '' if got.seeds < 2 else f'{got.seed_se:.3f}'
   draw_error = f'{got.monte_carlo_se:.3f}' if got.monte_carlo_se else ''
-  spread = ''
-  if 'generative_perplexity_se' in rows[0]:
-    spread = f' ± {mean("generative_perplexity_se"):.1f}'
+  error = float(np.mean([perplexity_error(row) for row in rows]))
+  spread = f' ± {error:.1f}' if error else ''
   return (
     f'| {name} | {got.mean:.3f}{half} | {seed_error} | {got.row_se:.3f} '
     f'| {draw_error} | {compared(rows, masked)} '
@@ -283,6 +282,14 @@ def table_row(
     f'| {mean("train_seconds"):.0f} '
     f'| {mean("train_tokens") / 1e6:.2f} | {len(rows)} |'
   )
+
+
+def perplexity_error(row: dict[str, Any]) -> float:
+  """Standard error of a line's generative perplexity over its samples; older
+  lines have it in nats. 0 where there is none."""
+  nats = row.get('generative_nats_per_token_se', 0.0)
+  given = row.get('generative_perplexity_se')
+  return row['generative_perplexity'] * nats if given is None else given
 
 
 def baseline_rows(lines: list[dict[str, Any]]) -> list[tuple[float, str]]:
