@@ -12,17 +12,14 @@ after each run.
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from benchmarks import common, wikipedia
-from launch import train as launcher
-from launch.heldout import baselines, evaluator
-from textdiffusion.config import Config, build
+from benchmarks import common, runs, wikipedia
+from textdiffusion.config import Config
 from textdiffusion.core.paths import expand
 from textdiffusion.data.pipeline import Data, DataConfig
 from textdiffusion.data.tokenizers import TokenizerConfig
@@ -50,9 +47,6 @@ from textdiffusion.nn.transformer import TransformerConfig
 from textdiffusion.sampling.generate import SampleConfig
 from textdiffusion.sampling.prompts import blank
 from textdiffusion.schedules.betas import CosineBetas
-from textdiffusion.training import checkpoint
-from textdiffusion.training.mesh import make_mesh
-from textdiffusion.training.metrics import read
 from textdiffusion.training.optim import OptimizerConfig
 from textdiffusion.training.state import TrainConfig
 
@@ -149,41 +143,36 @@ def config_of(name: str, corpus: str, seed: int, text: str = '') -> Config:
   )
 
 
-def trained(config: Config, workdir: Path) -> tuple[Data, Any, Any, Any]:
-  """(data, method, denoiser, averaged parameters) of a finished run."""
-  is_old = (workdir / 'config.json').exists()
-  data = launcher.run(config, str(workdir), resume=is_old, overwrite=False)
-  method, denoiser = build(config, data.tokenizer)
-  loaded = checkpoint.load(str(workdir))
-  if loaded.step < config.train.steps:  # a signal; the loop said how to go on
-    raise SystemExit(1)
-  return data, method, denoiser, loaded.params
-
-
 def run(name: str, corpus: str, seed: int, root: Path, text: str) -> dict:
   """One line of the results."""
   config = config_of(name, corpus, seed, text)
   workdir = root / f'{corpus}-{name}-{seed}'
-  data, method, denoiser, params = trained(config, workdir)
-  mesh = make_mesh(config.mesh)
-  bound = evaluator(config, data, method, denoiser, mesh)(params)
+  trained = runs.train(config, workdir)
+  data = trained.data
+  bound = runs.held_out(trained, config.evaluate)
   canvas = blank(SAMPLES, config.data.length)
-  made = fill(
-    method, denoiser, params, data.tokenizer, canvas, config.sample, seed
+  generated = fill(
+    trained.method,
+    trained.denoiser,
+    trained.params,
+    data.tokenizer,
+    canvas,
+    config.sample,
+    seed,
+    method_state=trained.method_state,
   )
   judge_run = config_of(JUDGE, corpus, 100, text)
-  judge = trained(judge_run, root / f'{corpus}-{JUDGE}')
-  ids = np.asarray(made.samples.ids)
-  last = [row for row in read(workdir / 'metrics.jsonl') if 'loss' in row][-1]
+  judge = runs.train(judge_run, root / f'{corpus}-{JUDGE}')
+  ids = np.asarray(generated.samples.ids)
   real, documents = real_rows(config, data)
-  score = lambda ids: judged(judge[1], judge[2], judge[3], ids)
+  score = lambda ids: judged(judge.method, judge.denoiser, judge.params, ids)
   steps = judge_run.train.steps
   return {
     'method': name,
     'corpus': corpus,
     'seed': seed,
     **{key: bound[key] for key in KEPT},
-    'baselines': baselines(config, data),
+    'baselines': bound['baselines'],
     **report(
       score(ids),
       ids,
@@ -192,10 +181,10 @@ def run(name: str, corpus: str, seed: int, root: Path, text: str) -> dict:
       real,
       documents,
     ),
-    'network_calls': int(made.samples.calls),
-    'train_seconds': last['seconds'],
+    'network_calls': int(generated.samples.calls),
+    'train_seconds': trained.seconds,
     'train_tokens': STEPS * config.data.batch_size * config.data.length,
-    'sample': made.texts[0],
+    'sample': generated.texts[0],
     'protocol': bound['protocol'],
     **common.facts(),
   }
@@ -284,9 +273,8 @@ def table_row(
   half = '' if got.high != got.high else f' ± {got.high - got.mean:.3f}'
   seed_error = '' if got.seeds < 2 else f'{got.seed_se:.3f}'
   draw_error = f'{got.monte_carlo_se:.3f}' if got.monte_carlo_se else ''
-  spread = ''
-  if 'generative_perplexity_se' in rows[0]:
-    spread = f' ± {mean("generative_perplexity_se"):.1f}'
+  error = float(np.mean([perplexity_error(row) for row in rows]))
+  spread = f' ± {error:.1f}' if error else ''
   return (
     f'| {name} | {got.mean:.3f}{half} | {seed_error} | {got.row_se:.3f} '
     f'| {draw_error} | {compared(rows, masked)} '
@@ -295,6 +283,14 @@ def table_row(
     f'| {mean("train_seconds"):.0f} '
     f'| {mean("train_tokens") / 1e6:.2f} | {len(rows)} |'
   )
+
+
+def perplexity_error(row: dict[str, Any]) -> float:
+  """Standard error of a line's generative perplexity over its samples; older
+  lines have it in nats. 0 where there is none."""
+  nats = row.get('generative_nats_per_token_se', 0.0)
+  given = row.get('generative_perplexity_se')
+  return row['generative_perplexity'] * nats if given is None else given
 
 
 def baseline_rows(lines: list[dict[str, Any]]) -> list[tuple[float, str]]:
@@ -326,12 +322,6 @@ def judge_note(lines: list[dict[str, Any]]) -> list[str]:
   ]
 
 
-def finished(results: Path) -> list[dict[str, Any]]:
-  if not results.exists():
-    return []
-  return [json.loads(line) for line in results.read_text().splitlines()]
-
-
 def main() -> None:
   parser = argparse.ArgumentParser(prog='python -m benchmarks.discrete_methods')
   parser.add_argument('--workdir', type=expand, required=True)
@@ -352,17 +342,17 @@ def main() -> None:
   for seed in map(int, asked.seeds.split(',')):
     for name in asked.methods.split(','):
       done = {
-        (r['method'], r['corpus'], r['seed']) for r in finished(asked.results)
+        (r['method'], r['corpus'], r['seed'])
+        for r in runs.finished(asked.results)
       }
       if (name, corpus, seed) in done:
         continue
       print(f'--- {name}, {corpus}, seed {seed}')
       line = run(name, corpus, seed, asked.workdir, text)
-      with asked.results.open('a') as file:
-        file.write(json.dumps(line) + '\n')
+      runs.append(asked.results, line)
       jax.clear_caches()
       page = asked.results.with_suffix('.table.md')
-      page.write_text(table(finished(asked.results)))
+      page.write_text(table(runs.finished(asked.results)))
 
 
 if __name__ == '__main__':

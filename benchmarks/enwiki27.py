@@ -168,7 +168,6 @@ def run(job: runs.Job) -> dict[str, Any]:
     rows=scale.rows,
     draws=scale.draws,
     batch_size=scale.eval_batch,
-    seed=runs.evaluation_seed(job),
   )
   return {
     'peak_lr': rate,

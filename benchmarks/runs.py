@@ -39,7 +39,7 @@ import numpy as np
 
 from benchmarks import common
 from launch import train as launcher
-from launch.heldout import evaluator
+from launch.heldout import baselines, evaluator, truth
 from textdiffusion.config import Config, build
 from textdiffusion.core.types import UserError
 from textdiffusion.data.pipeline import Data
@@ -168,20 +168,31 @@ def train(config: Config, workdir: Path) -> Trained:
 
 
 def held_out(run: Trained, settings: EvaluateConfig) -> dict[str, Any]:
-  """Report of `evals.likelihood` for a finished training.
+  """Held-out report of a finished training.
 
-  The report of the training loop itself may use fewer rows and draws.
+  The evaluations while training may use fewer rows and draws. Without a seed
+  in `settings`, rows and draws are those of the training seed: methods are
+  compared on the same ones, and seeds differ.
+
+  Returns:
+    The report of `evals.likelihood`, with `baselines` (a unigram and a bigram
+    of the same tokens on the same rows) and, where the law of the data is
+    known, `true_nats_per_token` and `gap_nats_per_token`.
   """
   config = dataclasses.replace(run.config, evaluate=settings)
   mesh = make_mesh(config.mesh)
   report = evaluator(config, run.data, run.method, run.denoiser, mesh)
   with jax.set_mesh(mesh):
-    return report(run.params, run.method_state)
+    result = report(run.params, run.method_state)
+  return {
+    **result,
+    **truth(config, run.data, result),
+    'baselines': baselines(config, run.data),
+  }
 
 
-def evaluation_seed(job: Job) -> int:
-  """Seed of a run's evaluation draws: another one for each method and seed, so
-  that the draws of two runs are independent."""
+def sample_seed(job: Job) -> int:
+  """Seed of a run's samples, another one for each method and seed."""
   return zlib.crc32(f'{job.method}/{job.seed}'.encode())
 
 
@@ -286,8 +297,7 @@ def main(experiment: Experiment, argv: Sequence[str] | None = None) -> None:
       'scale': job.scale,
       **experiment.run(job),
       'seconds': round(time.monotonic() - began, 1),
-      'command': f'python -m benchmarks.{experiment.module} '
-      f'--scale={job.scale} --methods="{job.method}" --seeds={job.seed}',
+      'command': _reported(experiment, job),
       **common.facts(),
       'versions': {
         name: importlib.metadata.version(name)
@@ -397,6 +407,18 @@ def _command(experiment: Experiment, job: Job) -> list[str]:
     *(sys.executable, '-m', f'benchmarks.{experiment.module}'),
     *(f'--{name}={value}' for name, value in flags.items()),
   ]
+
+
+def _reported(experiment: Experiment, job: Job) -> str:
+  """The command of a job for its line, without the folders of a machine."""
+  own = ''.join(
+    f' --{name}={Path(getattr(job.options, name)).name}'
+    for name in experiment.forward
+  )
+  return (
+    f'python -m benchmarks.{experiment.module} --scale={job.scale} '
+    f'--methods="{job.method}" --seeds={job.seed}{own}'
+  )
 
 
 @contextlib.contextmanager

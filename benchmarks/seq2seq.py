@@ -21,9 +21,8 @@ from typing import Any
 
 import jax
 
-from benchmarks import common
-from launch import train as launcher
-from textdiffusion.config import Config, build
+from benchmarks import common, runs
+from textdiffusion.config import Config
 from textdiffusion.core.paths import expand
 from textdiffusion.core.types import X0
 from textdiffusion.data.pipeline import DataConfig
@@ -39,10 +38,8 @@ from textdiffusion.methods.seqdiffuseq import SeqDiffuSeq
 from textdiffusion.nn.transformer import TransformerConfig, flops_per_token
 from textdiffusion.sampling.latent import LATENT_SAMPLERS, latent_sampler
 from textdiffusion.sampling.settings import Latent, SampleConfig
-from textdiffusion.training import checkpoint
-from textdiffusion.training.metrics import read
 from textdiffusion.training.optim import OptimizerConfig
-from textdiffusion.training.state import TrainConfig, remembered
+from textdiffusion.training.state import TrainConfig
 
 RESULTS = Path(__file__).parent / 'results' / 'seq2seq.jsonl'
 BUDGET = 1.5e13  # training FLOPs a run: some minutes of a core
@@ -183,42 +180,28 @@ def heldout(
   return sources, [grouped[source] for source in sources]
 
 
-def trained(config: Config, workdir: Path) -> tuple[Any, ...]:
-  """(method, denoiser, parameters, tokenizer, what the method remembers)."""
-  is_old = (workdir / 'config.json').exists()
-  data = launcher.run(config, str(workdir), resume=is_old, overwrite=False)
-  method, denoiser = build(config, data.tokenizer)
-  loaded = checkpoint.load(str(workdir))
-  if loaded.step < config.train.steps:  # a signal; the loop said how to go on
-    raise SystemExit(1)
-  like = jax.eval_shape(
-    lambda params: remembered(method, denoiser, params), loaded.params
-  )
-  state = checkpoint.load_method_state(loaded, like)
-  return method, denoiser, loaded.params, data.tokenizer, state
-
-
 def run(name: str, task: str, asked: argparse.Namespace) -> dict[str, Any]:
   """One line of the results."""
   config = config_of(name, task, asked.data, asked.budget)
   workdir = (
     asked.workdir / f'{task}-{name.replace(", ", "_").replace(" ", "_")}'
   )
-  method, denoiser, params, tokenizer, state = trained(config, workdir)
+  trained = runs.train(config, workdir)
+  tokenizer = trained.data.tokenizer
   sources, references = heldout(config, tokenizer, asked.sources)
 
   def ask(sources: list[str], count: int = 1) -> Iterator[list[str]]:
     return answers(
-      method,
-      denoiser,
-      params,
+      trained.method,
+      trained.denoiser,
+      trained.params,
       tokenizer,
       config.data,
       config.sample,
       sources,
       count,
       batch_size=TIMED,
-      method_state=state,
+      method_state=trained.method_state,
     )
 
   one = ask(sources[: 2 * TIMED])
@@ -226,9 +209,6 @@ def run(name: str, task: str, asked: argparse.Namespace) -> dict[str, Any]:
   began = time.perf_counter()
   timed = len(list(one))
   spent = time.perf_counter() - began
-  rows = list(read(workdir / 'metrics.jsonl'))
-  last = [row for row in rows if 'loss' in row][-1]
-  bound = [row for row in rows if 'eval/nats_per_token' in row][-1]
   candidates = list(ask(sources, CANDIDATES))
   return {
     'task': task,
@@ -237,10 +217,10 @@ def run(name: str, task: str, asked: argparse.Namespace) -> dict[str, Any]:
     'seconds_per_sample': spent / timed,
     'network_calls': HALF if name == 'autoregressive' else config.sample.steps,
     'train_steps': config.train.steps,
-    'train_seconds': last['seconds'],
-    'loss': last['loss'],
-    'nats_per_token': bound['eval/nats_per_token'],
-    'parameters': sum(x.size for x in jax.tree.leaves(params)),
+    'train_seconds': trained.seconds,
+    'loss': trained.loss,
+    'nats_per_token': trained.curve[-1][1],
+    'parameters': sum(x.size for x in jax.tree.leaves(trained.params)),
     'examples': [
       {'source': s, 'answer': c[0], 'reference': r[0]}
       for s, c, r in zip(sources[:3], candidates, references)
@@ -262,7 +242,8 @@ def curve(asked: argparse.Namespace) -> list[dict[str, Any]]:
   """DiffuSeq on questions: BLEU of one sample by number of steps."""
   config = config_of('diffuseq', 'questions', asked.data, asked.budget)
   workdir = asked.workdir / 'questions-diffuseq'
-  method, denoiser, params, tokenizer, _ = trained(config, workdir)
+  trained = runs.train(config, workdir)
+  method, tokenizer = trained.method, trained.data.tokenizer
   sources, references = heldout(config, tokenizer, CURVE_SOURCES)
   known = {**LATENT_SAMPLERS, 'published': published}
   process = method.process
@@ -277,8 +258,8 @@ def curve(asked: argparse.Namespace) -> list[dict[str, Any]]:
       sample = dataclasses.replace(config.sample, steps=steps, sampler=name)
       made = answers(
         method,
-        denoiser,
-        params,
+        trained.denoiser,
+        trained.params,
         tokenizer,
         config.data,
         sample,
@@ -357,12 +338,6 @@ def picture(lines: list[dict[str, Any]], path: str) -> None:
   figure.savefig(path, dpi=150, bbox_inches='tight')
 
 
-def finished(results: Path) -> list[dict[str, Any]]:
-  if not results.exists():
-    return []
-  return [json.loads(line) for line in results.read_text().splitlines()]
-
-
 def main() -> None:
   parser = argparse.ArgumentParser(prog='python -m benchmarks.seq2seq')
   parser.add_argument('--data', type=expand, help='where the tasks are')
@@ -377,20 +352,24 @@ def main() -> None:
   parser.add_argument('--table', action='store_true', help='print and end')
   asked = parser.parse_args()
   if asked.table:
-    return table(finished(asked.results))
+    return table(runs.finished(asked.results))
   if asked.picture:
-    return picture(finished(asked.results), asked.picture)
+    return picture(runs.finished(asked.results), asked.picture)
   if not asked.data or not asked.workdir:
     parser.error('--data=FOLDER and --workdir=FOLDER are both needed')
-  add = lambda line: asked.results.open('a').write(json.dumps(line) + '\n')
+  add = lambda line: runs.append(asked.results, line)
   for task in asked.tasks.split(','):
     for name in asked.methods.split(';'):
-      done = {(r.get('method'), r.get('task')) for r in finished(asked.results)}
+      done = {
+        (r.get('method'), r.get('task')) for r in runs.finished(asked.results)
+      }
       if (name, task) not in done:
         print(f'--- {name}, {task}')
         add(run(name, task, asked))
         jax.clear_caches()
-  if asked.curve and not any('sampler' in r for r in finished(asked.results)):
+  if asked.curve and not any(
+    'sampler' in r for r in runs.finished(asked.results)
+  ):
     for line in curve(asked):
       add(line)
 

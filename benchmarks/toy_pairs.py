@@ -149,7 +149,7 @@ def exact_matches(
     trained.config.data,
     trained.config.sample,
     [source for source, _ in pairs],
-    seed=runs.evaluation_seed(job),
+    seed=runs.sample_seed(job),
     batch_size=min(count, 512),
     method_state=trained.method_state,
   )
@@ -182,7 +182,6 @@ def run(job: runs.Job) -> dict[str, Any]:
     rows=scale.rows,
     draws=scale.draws,
     batch_size=scale.eval_batch,
-    seed=runs.evaluation_seed(job),
   )
   return {
     'peak_lr': rate,

@@ -1,12 +1,13 @@
-"""The runs of the comparison differ in the method only; its text is text8's."""
+"""The runs of the comparison differ in the method only; enwiki27 is cleaned."""
 
 import bz2
 import dataclasses
+import gzip
 
 import pytest
 
 from benchmarks.discrete_methods import JUDGE, METHODS, config_of, table
-from benchmarks.text8 import plain, prepare
+from benchmarks.wikipedia import plain, prepare
 from textdiffusion.config import build
 from textdiffusion.core.types import Vocab
 
@@ -23,7 +24,7 @@ class AnyTokenizer:
 
 
 @pytest.mark.parametrize('name', METHODS)
-@pytest.mark.parametrize('corpus', ['python_docs', 'text8'])
+@pytest.mark.parametrize('corpus', ['python_docs', 'enwiki27'])
 def test_a_run_differs_in_its_method_and_what_that_needs(name, corpus):
   config, other = config_of(name, corpus, 1), config_of('mdlm', corpus, 1)
   build(config, AnyTokenizer())
@@ -47,14 +48,16 @@ def test_the_judge_is_autoregressive_and_trained_for_longer():
   assert judge.train.seed != own.train.seed
 
 
-def test_text8(tmp_path):
+def test_enwiki27_has_an_article_a_line(tmp_path):
   assert plain('Été 1999 <i>b</i>') == 't one nine nine nine b'
   dump = tmp_path / 'dump.xml.bz2'
   dump.write_bytes(bz2.compress(PAGE.encode()))
-  out = prepare(dump, tmp_path / 'text8.txt')
+  out = prepare(dump, tmp_path / 'enwiki27.txt')
   assert out.read_text() == 'art is the one two things\n'
   out.write_text('kept')
   assert prepare(dump, out).read_text() == 'kept'
+  packed = prepare(dump, tmp_path / 'enwiki27.txt.gz')
+  assert gzip.decompress(packed.read_bytes()) == b'art is the one two things\n'
 
 
 ROW = {

@@ -129,24 +129,45 @@ def test_clean_features_stay_to_the_bit():
       assert (drawn[1::2] != x[1::2]).all() and jnp.isfinite(drawn).all()
 
 
+def ends(steps, eta=0.0, published=False, rows=2000):
+  """Squared distances [rows, 6] of the ends of chains from the law's sequences.
+
+  The denoiser is exact. `published` takes the times of `steps` steps but the
+  coefficients of one step of 2,000, as DiffuSeq's code does.
+  """
+  p, law = PROCESSES['sqrt'](), Embedded()
+  grid = snapped(jnp.linspace(1, 0, steps + 1), 2000)
+
+  def transition(head, x, s, t):
+    if published:
+      s = t - 1 / 2000
+    return p.bridge(head, x, s, t, eta)
+
+  step = walk(transition, lambda x, t: law.denoise(p, x, t))
+  start = start_chain(jax.random.normal(KEY, (rows, 2, 4)))
+  chain, _ = jax.jit(lambda c: sample(KEY, step, c, grid))(start)
+  return jnp.square(chain.x[:, None] - law.x0).sum((-1, -2))
+
+
 @pytest.mark.parametrize('steps', [10, 50, 200])
 @pytest.mark.parametrize('eta', [0.0, 1.0])
 def test_chains_follow_the_law_at_any_stride(steps, eta):
   """The exact denoiser at `steps` of 2,000: nearest sequences by chi-square,
-  false alarm 1e-5, and next to no distance to them. Steps that stride with the
-  coefficients of i - 1, as published, end a distance of 10 away."""
-  p, law, rows = PROCESSES['sqrt'](), Embedded(), 2000
-  grid = snapped(jnp.linspace(1, 0, steps + 1), 2000)
-  transition = lambda head, x, s, t: p.bridge(head, x, s, t, eta)
-  step = walk(transition, lambda x, t: law.denoise(p, x, t))
-  start = start_chain(jax.random.normal(KEY, (rows, 2, 4)))
-  chain, _ = jax.jit(lambda c: sample(KEY, step, c, grid))(start)
-  distance = jnp.square(chain.x[:, None] - law.x0).sum((-1, -2))
+  false alarm 1e-5, and next to no distance to them."""
+  law, distance = Embedded(), ends(steps, eta)
   assert distance.min(1).mean() < 0.3
-  seen = np.bincount(distance.argmin(1), minlength=6)
-  want = rows * np.exp(law.log_p)
-  value = ((seen - want) ** 2 / want).sum()
-  assert value < chi2.ppf(1 - 1e-5, 5), (seen, want)
+  counts = np.bincount(distance.argmin(1), minlength=6)
+  want = len(distance) * np.exp(law.log_p)
+  value = ((counts - want) ** 2 / want).sum()
+  assert value < chi2.ppf(1 - 1e-5, 5), (counts, want)
+
+
+def test_the_published_stride_needs_every_step():
+  """With the exact denoiser it ends far from every sequence unless it takes all
+  2,000 steps, where both are one chain."""
+  mean = lambda *args: float(ends(*args, rows=100).min(1).mean())
+  assert mean(50, 0.0, True) > 5 > 0.1 > mean(50)
+  np.testing.assert_allclose(mean(2000, 0.0, True), mean(2000), atol=1e-6)
 
 
 def test_the_second_order_solver_is_of_second_order():
