@@ -167,6 +167,7 @@ def config_of(
       d_model=scale.width,
       num_heads=scale.heads,
       time='adaln',
+      max_positions=LENGTH,
       attend='causal' if is_causal else 'bidirectional',
     ),
     train=TrainConfig(

@@ -105,6 +105,7 @@ def config_of(
       d_model=scale.width,
       num_heads=scale.heads,
       time='none' if causal else 'adaln',
+      max_positions=2 * HALF if joined else HALF,
       attend='causal' if causal else 'bidirectional',
       encoder_layers=0 if joined else scale.layers // 2,
     ),

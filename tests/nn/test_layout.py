@@ -57,6 +57,7 @@ UP, DOWN = ('fsdp', 'tensor'), ('tensor', 'fsdp')
 # it takes in the second; `fsdp` splits the other side of a matrix.
 EXPECTED = {
   'embedding': DOWN,
+  'positions': (None, 'fsdp'),
   'rounding_bias': ('tensor',),
   'head/kernel': UP,
   'inlet/up/kernel': UP,
@@ -118,7 +119,7 @@ def parameters_of(**settings):
 def test_every_parameter_lies_where_the_table_says():
   """Of a network of tokens with an encoder, and of one of features: together
   they have each parameter of the table, and no other."""
-  found = parameters_of(time='adaln', encoder_layers=1)
+  found = parameters_of(time='adaln', encoder_layers=1, max_positions=4)
   found |= parameters_of(time='additive', features=Features(5))
   assert found == EXPECTED
 

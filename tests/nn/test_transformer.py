@@ -33,6 +33,7 @@ FORMS = {
   },
   'grouped-tied': {'num_kv_heads': 1, 'tied': True},
   'additive': {'time': 'additive'},
+  'positions': {'max_positions': LENGTH},
   'adaln-scan': {'time': 'adaln', 'scan': 'scan'},
   'remat': {'remat': 'dots', 'scan': 'scan'},
 }
@@ -135,6 +136,23 @@ def test_a_time_size_without_adaln_is_refused():
   for time in ('none', 'additive'):
     with pytest.raises(UserError, match='model.time_size=4 with model.time'):
       TransformerConfig(time=time, time_size=4)
+
+
+def test_only_learnt_positions_tell_the_places_of_masks_apart():
+  masks = jnp.zeros((1, LENGTH), jnp.int32)
+  rotary = out(*made(), ids=masks)
+  close(rotary, jnp.broadcast_to(rotary[:, :1], rotary.shape))
+  learnt = out(*made(max_positions=LENGTH), ids=masks)
+  assert (abs(learnt[:, 1:] - learnt[:, :-1]).max(-1) > 1e-2).all()
+
+
+def test_a_row_beyond_the_learnt_positions_is_refused():
+  denoiser, params = made(max_positions=LENGTH - 1)
+  with pytest.raises(UserError, match='model.max_positions=7: a row has 8'):
+    out(denoiser, params)
+  causal, _ = made(max_positions=LENGTH - 1, attend='causal')
+  with pytest.raises(UserError, match='a row has 9 tokens'):
+    causal.init_cache(1, 9)
 
 
 def test_training_starts_at_the_uniform_distribution():

@@ -51,7 +51,10 @@ class TransformerConfig:
   attention: the kernel. encoder_layers: of an encoder of the same width that
   reads a source, which every block then sees (Vaswani et al. 2017); 0 for
   none. loss_chunk: tokens of a row whose logits stand in memory at once in a
-  loss; 0 for all of them.
+  loss; 0 for all of them. max_positions: rows of a learnt table of absolute
+  positions that is added to the embeddings, the longest row at most; 0 for
+  rotary positions alone, under which a bidirectional network cannot tell the
+  places of a row of masks apart.
   """
 
   num_layers: int = 6
@@ -77,6 +80,7 @@ class TransformerConfig:
   norm: Literal['rms', 'layer'] = 'rms'
   mlp_bias: bool | None = None
   time_size: int | None = None
+  max_positions: int = 0
 
   def __post_init__(self) -> None:
     for name in ('num_layers', 'd_model', 'num_heads'):
@@ -100,7 +104,7 @@ class TransformerConfig:
       raise UserError(f'model.d_ff={self.d_ff}: must be at least 1, or None')
     if not 0 < self.rope_base < math.inf:
       raise UserError(f'model.rope_base={self.rope_base}: must be above 0')
-    for name in ('encoder_layers', 'loss_chunk'):
+    for name in ('encoder_layers', 'loss_chunk', 'max_positions'):
       if getattr(self, name) < 0:
         raise UserError(
           f'model.{name}={getattr(self, name)}: must be at least 0'

@@ -26,6 +26,7 @@ BATCH = ('data', 'fsdp')
 # (path, axes of the trailing dimensions); scanned layers lead with one more.
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
   (r'embedding', ('tensor', 'fsdp')),
+  (r'positions', (None, 'fsdp')),
   (r'head/kernel', ('fsdp', 'tensor')),
   (r'(inlet|outlet)/up/kernel', ('fsdp', 'tensor')),
   (r'(inlet|outlet)/up/bias', ('tensor',)),

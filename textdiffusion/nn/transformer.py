@@ -67,6 +67,8 @@ class Transformer(nn.Module):
     x, table = self._inputs(ids)
     ids = jnp.zeros((batch, length), jnp.int32)
     context = self._context(ids, t, condition, start)
+    if cfg.max_positions:
+      x = x + self._positions(context.positions)
     if cfg.time == 'additive':
       assert context.time is not None
       x = x + context.time
@@ -94,6 +96,15 @@ class Transformer(nn.Module):
     if jnp.issubdtype(ids.dtype, jnp.integer):
       return laid(jnp.take(table, ids, axis=0)), table
     return laid(product(laid(ids), table.astype(cfg.compute_dtype))), table
+
+  def _positions(self, positions: Array) -> Array:
+    """[B, L] -> [B, L, d_model], learnt."""
+    cfg = self.config
+    normal = nn.initializers.normal(cfg.d_model**-0.5)
+    shape = (cfg.max_positions, cfg.d_model)
+    table = self.param('positions', normal, shape)
+    table = layout.gathered(table, (*self.path, 'positions'))
+    return layout.rows(jnp.take(table.astype(cfg.compute_dtype), positions, 0))
 
   def _outputs(self, x: Array, table: Array) -> Array:
     """[B, L, d_model] -> [B, L, num_outputs]."""
@@ -123,6 +134,8 @@ class Transformer(nn.Module):
   ) -> Context:
     cfg = self.config
     length = ids.shape[1]
+    if start is None:
+      check_positions(cfg, length)
     positions = condition.positions
     if positions is None:
       first = 0 if start is None else start
@@ -189,6 +202,15 @@ class Transformer(nn.Module):
     return x, None if cache is None else tuple(fresh)
 
 
+def check_positions(config: TransformerConfig, length: int) -> None:
+  """Raises UserError where a row is longer than the table of positions."""
+  if 0 < config.max_positions < length:
+    raise UserError(
+      f'model.max_positions={config.max_positions}: a row has {length} tokens: '
+      'raise it to the longest row, or set it to 0'
+    )
+
+
 def build_denoiser(
   config: TransformerConfig,
   num_states: int,
@@ -212,7 +234,8 @@ def build_denoiser(
   encoder = Transformer(reader, num_states, 0)
 
   def init(key: Key) -> PyTree:
-    shape = (1, max(4, config.block_size))
+    length = max(4, config.block_size)
+    shape = (1, min(length, config.max_positions or length))
     ids = jnp.zeros(shape, jnp.int32)
     source = {}
     condition = Condition()
@@ -272,6 +295,7 @@ def build_denoiser(
     return by_chunks(read, out[0], rows, config.loss_chunk)
 
   def init_cache(rows: int, length: int) -> PyTree:
+    check_positions(config, length)
     shape = (rows, length, config.kv_heads, config.head_size)
     if config.is_scanned:
       return caches.empty((config.num_layers, *shape), config.compute_dtype)
