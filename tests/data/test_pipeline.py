@@ -155,7 +155,7 @@ def test_state_resumes_exactly_on_any_number_of_hosts(num_hosts):
   expected = taken(iterator, 3)
   fresh = train_iterator(rows, 8, 0, num_hosts - 1, num_hosts)
   fresh.set_state(state)
-  for batch, want in zip(taken(fresh, 3), expected):
+  for batch, want in zip(taken(fresh, 3), expected, strict=True):
     share = 8 // num_hosts
     np.testing.assert_array_equal(batch['ids'], want['ids'][-share:])
 
@@ -380,7 +380,7 @@ def test_hosts_take_turns_together_and_resume(num_hosts):
     again = train_iterator(rows, 4, 0, host, num_hosts, BUCKETS)
     again.set_state(state)
     share = slice(host * 4 // num_hosts, (host + 1) * 4 // num_hosts)
-    for batch, want in zip(taken(again, 19), whole[11:]):
+    for batch, want in zip(taken(again, 19), whole[11:], strict=True):
       np.testing.assert_array_equal(batch['ids'], want['ids'][share])
 
 

@@ -410,9 +410,10 @@ def test_the_schedule_is_in_the_checkpoint(tmp_path):
   kept = load_method_state(loaded, shapes)
   for other in (back.method_state, kept):
     assert jax.tree.structure(other) == jax.tree.structure(state.method_state)
-    for one, two in zip(
-      jax.tree.leaves(other), jax.tree.leaves(state.method_state)
-    ):
+    pairs = zip(
+      jax.tree.leaves(other), jax.tree.leaves(state.method_state), strict=True
+    )
+    for one, two in pairs:
       np.testing.assert_array_equal(one, two)
   assert load_method_state(loaded, ()) == ()
 
@@ -443,6 +444,7 @@ def test_each_token_is_told_its_time():
     jax.jit(sample)(KEY)
     jax.effects_barrier()
     told[type(config)] = times
+  assert len(told[ARDiffusion]) >= 4 and len(told[DiffuSeq]) >= 4
   for t in told[ARDiffusion]:
     assert t.shape == (ROWS, LENGTH) and (np.diff(t, axis=1)[3] >= 0).all()
   is_given = np.asarray(joined()['is_given'])
@@ -526,7 +528,7 @@ def test_without_adaptation_nothing_is_remembered():
   start = ADAPTIVE.build(VOCAB).process.schedule
   t = jnp.arange(21) / 20
   plain, table = method.process.schedule(t), start(t[:, None])
-  for one, two in zip(plain, table):
+  for one, two in zip(plain, table, strict=True):
     np.testing.assert_allclose(
       jnp.broadcast_to(one[:, None], two.shape), two, rtol=2e-5, atol=2e-6
     )

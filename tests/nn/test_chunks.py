@@ -84,7 +84,7 @@ def test_it_is_the_loss(name):
     float(also['grad_norm']), rel=1e-5
   )
   moment = lambda s: jax.tree.leaves(s.opt_state)
-  for a, b in zip(moment(one), moment(other)):
+  for a, b in zip(moment(one), moment(other), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
 
 

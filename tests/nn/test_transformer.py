@@ -84,7 +84,7 @@ def test_output_and_causality_by_gradients(form, attention):
   grads = jax.jit(
     lambda table: [jax.grad(at)(table, place) for place in places]
   )(params['embedding'])
-  for place, grad in zip(places, grads):
+  for place, grad in zip(places, grads, strict=True):
     seen = (jnp.abs(grad) > 0).any(-1)[:LENGTH]
     want = jnp.arange(LENGTH) <= (place if attention == 'causal' else LENGTH)
     np.testing.assert_array_equal(seen, want)

@@ -60,7 +60,7 @@ def test_vector_bound_is_the_rate_bound(kind):
     values.append(nats)
     grads.append(slopes)
   np.testing.assert_allclose(*values, rtol=1e-9, atol=1e-12)
-  for mine, want in zip(*grads):
+  for mine, want in zip(*grads, strict=True):
     np.testing.assert_allclose(mine, want, rtol=1e-8, atol=1e-10)
 
 
@@ -99,7 +99,7 @@ def test_loss_and_gradients_hold_in_float32(t):
   single, grads = value('float32')
   double, wants = value('float64')
   np.testing.assert_allclose(single, double, rtol=1e-5)
-  for grad, want in zip(grads, wants):
+  for grad, want in zip(grads, wants, strict=True):
     np.testing.assert_allclose(
       grad, want, rtol=1e-5, atol=1e-5 * abs(want).max()
     )
@@ -147,7 +147,7 @@ def test_the_gradient_of_two_draws_is_that_of_the_enumerated_mean(is_counted):
   value, grads = both(by_pairs)(power, theta)
   want, slopes = both(enumerated)(power, theta)
   np.testing.assert_allclose(value, want, rtol=1e-12)
-  for grad, slope in zip(grads, slopes):
+  for grad, slope in zip(grads, slopes, strict=True):
     np.testing.assert_allclose(grad, slope, rtol=1e-10, atol=1e-12)
   assert slopes[0][1] == 0  # the mask's own power
   # One draw leaves the score's part out.

@@ -384,7 +384,7 @@ def test_left_to_right_stops_at_the_end_of_the_document():
     blank(64, 4),
     SampleConfig(stop_early=True),
   )
-  for row, steps in zip(samples.ids, samples.steps):
+  for row, steps in zip(samples.ids, samples.steps, strict=True):
     assert row[steps - 1] == 4 and (row[: steps - 1] != 4).all()
   assert samples.calls == samples.steps.max() < 64
   # A trace runs all steps and shows the same samples.

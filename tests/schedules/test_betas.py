@@ -70,7 +70,9 @@ def test_mutual_information_falls_evenly():
   removed = uniform_removal(exponents[:-1], p)
   np.testing.assert_allclose(removed, np.arange(20) / 20, atol=1e-9)
   # The same by the definition, with the matrix written out.
-  for exponent, share in list(zip(exponents, removed))[1:-1:6]:
+  for exponent, share in list(zip(exponents[:-1], removed, strict=True))[
+    1:-1:6
+  ]:
     kept = np.exp(-exponent)
     matrix = kept * np.eye(30) + (1 - kept) / 30
     np.testing.assert_allclose(matrix_removal(matrix, p), share, rtol=1e-9)

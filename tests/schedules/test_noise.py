@@ -80,7 +80,7 @@ def test_what_keeps_signal_or_begins_noisy_has_finite_ends(schedule):
 
 def test_squeezed_by_nothing_is_the_schedule():
   t = jnp.linspace(0.0, 1.0, 9)
-  for mine, want in zip(Squeezed(Cosine(), 0.0)(t), Cosine()(t)):
+  for mine, want in zip(Squeezed(Cosine(), 0.0)(t), Cosine()(t), strict=True):
     np.testing.assert_allclose(mine, want, rtol=1e-6, atol=1e-7)
 
 
@@ -100,9 +100,9 @@ def test_each_token_has_the_polynomial_of_its_power():
   t = jnp.array([0.0, 1e-3, 0.4, 1.0])
   ids = jnp.array([2, 0, 1, 0])
   for k, power in enumerate(powers):
-    for mine, want in zip(each(t), Polynomial(power, 1e-3)(t)):
+    for mine, want in zip(each(t), Polynomial(power, 1e-3)(t), strict=True):
       np.testing.assert_allclose(mine[:, k], want[:, 0], 2e-6, 1e-7)
-  for mine, want in zip(each.of(ids, t), each(t)):
+  for mine, want in zip(each.of(ids, t), each(t), strict=True):
     np.testing.assert_array_equal(mine, want[jnp.arange(4), ids])
   rates = each.reveal_rate(t[1:])
   level = each(t[1:])

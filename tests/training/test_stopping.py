@@ -277,6 +277,7 @@ def test_a_gradient_that_is_not_finite_is_skipped(tmp_path):
   state = toy.run(method=tiny.METHOD._replace(objective=call), workdir=tmp_path)
   assert int(state.skipped) == 6
   rows = timeless(tmp_path)
+  assert len(rows) == 6
   assert all(row['loss'] > 0 and row['grad_norm'] is None for row in rows)
 
 
@@ -318,6 +319,7 @@ def test_evaluation_sees_the_averaged_parameters():
 def test_model_flops_are_three_forward_passes(tmp_path):
   toy.run(workdir=tmp_path, flops_per_token=100.0)
   rows = read(tmp_path / 'metrics.jsonl')
+  assert len(rows) == tiny.CONFIG.steps
   for row in rows:
     np.testing.assert_allclose(
       row['model_flops_per_s'], 300 * row['tokens_per_s']

@@ -287,6 +287,7 @@ def test_loading_onto_a_given_layout(tmp_path):
   loaded = load(str(tmp_path), shardings)
   assert tiny.same(loaded.params, state.ema)
   leaves = jax.tree.leaves(loaded.params)
+  assert leaves
   assert all(leaf.sharding == sharding for leaf in leaves)
 
 

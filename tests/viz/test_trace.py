@@ -120,7 +120,9 @@ def test_a_confidence_that_is_not_known_is_none():
   trace = fakes.restless()
   trace = dataclasses.replace(trace, log_prob=[[math.nan] * 4] * 5)
   data = data_of(trace_html([trace]))['traces'][0]
-  assert all(cell[2] == -1 for row in frames_of(data) for cell in row)
+  cells = [cell for row in frames_of(data) for cell in row]
+  assert len(cells) == 5 * 4
+  assert all(cell[2] == -1 for cell in cells)
 
 
 def test_only_what_changes_is_stored():
