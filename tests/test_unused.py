@@ -76,7 +76,9 @@ def test_a_setting_without_effect_is_refused(setting, needs):
 
 def test_every_rule_has_a_case():
   covered = {setting.partition('=')[0] for setting, _ in CASES}
-  covered |= {'train.times', 'sample.sampler'}  # of the test below
+  # Of the test below.
+  covered |= {'train.times', 'sample.sampler'}
+  covered |= {'sample.latent.clamp', 'sample.latent.to'}
   leaves = {
     leaf
     for rule in RULES
@@ -92,6 +94,8 @@ def test_every_rule_has_a_case():
     'train.times=shared_jitter',
     'sample.sampler=ordered',
     'sample.grid=uniform',
+    'sample.latent.clamp=1.0',
+    'sample.latent.to=drawn',
   ],
 )
 def test_noise_and_grids_of_autoregression(setting):

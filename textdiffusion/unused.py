@@ -83,7 +83,7 @@ RULES = (
     'train.optimizer.schedule=cosine or wsd',
   ),
   Rule(
-    ('train.times', 'sample.sampler', 'sample.grid'),
+    ('train.times', 'sample.sampler', 'sample.grid', 'sample.latent'),
     _is_diffusion,
     'a method of diffusion, not autoregression',
   ),

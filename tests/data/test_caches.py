@@ -46,6 +46,20 @@ def test_a_renamed_file_is_read_anew(tmp_path, kind):
   assert before.fingerprint != after.fingerprint
 
 
+def test_pairs_of_two_formats_are_not_taken_for_each_other(tmp_path):
+  """Equal bytes under equal options, read as JSON first or last."""
+  prints = []
+  for names in (('a.txt', 'b.jsonl'), ('a.jsonl', 'b.txt')):
+    folder = tmp_path / names[0]
+    folder.mkdir()
+    for name in names:
+      (folder / name).write_text('{"src": "a|b", "trg": "c"}\n')
+    source = sources.open_source(f'pairs:{folder}/*?sep=|', 0.0)
+    assert len(set(source.pairs('train'))) == 2
+    prints.append(source.fingerprint)
+  assert prints[0] != prints[1]
+
+
 def test_files_at_another_place_are_the_same(tmp_path):
   made = []
   for name in ('one', 'two'):

@@ -21,6 +21,7 @@ from textdiffusion.sampling.generate import (
 from textdiffusion.sampling.samplers import SAMPLERS, by_transition
 from textdiffusion.sampling.settings import (
   Corrector,
+  Latent,
   Order,
   Remask,
   SelfCorrect,
@@ -213,12 +214,24 @@ def test_rates_of_tabulated_noise_are_refused():
     run(process, Law(UNIFORM, 2), canvas_of(4, None, None), sampler='euler')
 
 
+@pytest.mark.parametrize(
+  ('settings', 'told'),
+  [
+    ({'stop_early': True}, 'sample.stop_early=True: no row is finished'),
+    ({'latent': Latent(clamp=0.5)}, 'sample.latent.clamp=0.5: .* has tokens'),
+  ],
+)
+def test_settings_without_effect_are_refused(settings, told):
+  with pytest.raises(UserError, match=told):
+    run(UNIFORM, Law(UNIFORM, 2), canvas_of(4, None, None), **settings)
+
+
 def test_self_correction_ends_where_every_token_is_its_likeliest():
   law = Law(UNIFORM, 4, seed=3)
   canvas = canvas_of(200, None, None, 2, None)
   settings = {'steps': 2, 'stop_early': True}
   search = SelfCorrect(50, temperature=0.0, time=0.0)
-  before = run(UNIFORM, law, canvas, **settings)
+  before = run(UNIFORM, law, canvas, steps=2)
   after = run(UNIFORM, law, canvas, self_correct=search, **settings)
   np.testing.assert_array_equal(after.ids[:, 2], 2)
   assert (after.ids != before.ids).any()

@@ -21,7 +21,7 @@ from textdiffusion.core.types import (
 from textdiffusion.processes.edit import EditPath, MaskedInsertion
 from textdiffusion.sampling.filters import filtered
 from textdiffusion.sampling.plan import Canvas, Plan, Sampler, never
-from textdiffusion.sampling.settings import OF_GRIDS, SampleConfig
+from textdiffusion.sampling.settings import OF_GRIDS, OF_LATENTS, SampleConfig
 from textdiffusion.sampling.steps.edit import Draft, edit, grow, start_draft
 
 MakeStep = Callable[[Any, DenoiseFn, Callable[[Array], Array]], Step[Draft]]
@@ -97,6 +97,7 @@ def _plan(
     logits, config.temperature, config.top_k, config.top_p
   )
   config.refuse(OF_GRIDS, 'texts that grow have no such step')
+  config.refuse(OF_LATENTS, 'this method has tokens, not features')
   grid = dataclasses.replace(config, steps=num_steps).times()
   step = make_step(process, model.denoise, reshape)
   # A text may grow until t = 0, so no row is finished before.

@@ -28,9 +28,10 @@ from textdiffusion.sampling.plan import (
   Plan,
   Sampler,
   Task,
+  never,
 )
 from textdiffusion.sampling.samplers import SAMPLERS
-from textdiffusion.sampling.settings import OF_GRIDS, SampleConfig
+from textdiffusion.sampling.settings import OF_GRIDS, OF_LATENTS, SampleConfig
 from textdiffusion.sampling.steps.autoregressive import (
   common_prefix,
   left_to_right,
@@ -74,6 +75,8 @@ def generate(
   if block:
     return _by_blocks(sampler, model, key, canvas, config, trace, block)
   plan = sampler(model, stream(key, 'start'), canvas, config)
+  if plan.done is never:
+    config.refuse(('stop_early',), 'no row is finished before the last step')
   key_loop = stream(key, 'loop')
   if config.stop_early and not trace:
     carry, steps = loop.sample_until(
@@ -161,6 +164,7 @@ def diffusion_sampler(
     model: Model, key: Key, canvas: Canvas, config: SampleConfig
   ) -> Plan:
     build = named(samplers, config.sampler)
+    config.refuse(OF_LATENTS, 'this method has tokens, not features')
     now: Any = process.refresh(model)
     _refuse_given_masks(canvas, now.mask_id)
     denoise = filter_denoiser(

@@ -259,4 +259,5 @@ class SampleConfig:
         )
 
 
+OF_LATENTS = ('latent.eta', 'latent.variance', 'latent.clamp', 'latent.to')
 OF_GRIDS = ('final', 'corrector.steps', 'self_correct.steps')
