@@ -27,6 +27,8 @@ TINY = [
     'data.source=toy_grammar:60',
     'data.batch_size=4',
     'data.length=48',
+    'data.rows=packed',  # which any text fits into
+    'data.model_padding=False',
     'data.tokenizer.kind=bytes',
     'model.num_layers=1',
     'model.d_model=8',
@@ -57,20 +59,26 @@ def load_launchers() -> dict[str, ModuleType]:
   """Imports the launchers, each of which is otherwise a program of its own."""
   loaded = {}
   for name in NAMES:
-    # Two of them define it; a value is looked up by name.
-    if f'launch.{name}' not in sys.modules and 'checkpoint' in flags.FLAGS:
+    # Two launchers define it; a value is looked up by name.
+    defines = name in ('sample', 'evaluate') and 'checkpoint' in flags.FLAGS
+    if defines and f'launch.{name}' not in sys.modules:
       delattr(flags.FLAGS, 'checkpoint')
     loaded[name] = importlib.import_module(f'launch.{name}')
   return loaded
 
 
-def launch(name: str, args: list[str], seconds: int = 0) -> Outcome:
-  """Runs a launcher with these flags; after `seconds`, if any, it crashes."""
+def launch(
+  name: str, args: list[str], seconds: int = 0, encoding: str = 'utf-8'
+) -> Outcome:
+  """Runs a launcher with these flags; after `seconds`, if any, it crashes.
+
+  encoding: of its stdout and stderr.
+  """
   module = load_launchers()[name]
   for flag in list(flags.FLAGS):
     flags.FLAGS[flag].unparse()
   flags.FLAGS.unparse_flags()
-  out, err = (io.TextIOWrapper(io.BytesIO(), 'utf-8') for _ in range(2))
+  out, err = (io.TextIOWrapper(io.BytesIO(), encoding) for _ in range(2))
   code, crash = 1, ''
   with (
     mock.patch.object(sys, 'argv', [f'launch.{name}', *args]),
@@ -88,7 +96,7 @@ def launch(name: str, args: list[str], seconds: int = 0) -> Outcome:
   printed = []
   for file in (out, err):
     file.flush()
-    printed.append(file.buffer.getvalue().decode('utf-8', 'replace'))
+    printed.append(file.buffer.getvalue().decode(encoding, 'replace'))
   return Outcome(code, *printed, crash)
 
 

@@ -27,6 +27,16 @@ def test_temperature():
   np.testing.assert_array_equal(probs(0.0, 0, 1.0), [1, 0, 0, 0])
 
 
+@pytest.mark.parametrize('temperature', [2e-38, 1e-40, 1e-300])
+def test_a_temperature_near_zero_is_the_argmax(temperature):
+  """A quotient that overflows would give NaN, and the first token."""
+  logits = jnp.array([-5.0, 2.0, 9.0, 8.9, -jnp.inf])
+  dist = jax.nn.softmax(
+    jax.jit(lambda x: filtered(x, temperature, 0, 1.0))(logits)
+  )
+  np.testing.assert_array_equal(dist, [0, 0, 1, 0, 0])
+
+
 def test_top_k():
   np.testing.assert_allclose(probs(1.0, 2, 1.0), [4 / 7, 0, 3 / 7, 0], 1e-6)
   np.testing.assert_allclose(probs(1.0, 9, 1.0), [0.4, 0.1, 0.3, 0.2], 1e-6)

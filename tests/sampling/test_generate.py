@@ -398,3 +398,26 @@ def test_left_to_right_stops_at_the_end_of_the_document():
   )
   np.testing.assert_array_equal(traced.ids, samples.ids)
   np.testing.assert_array_equal(traced.log_prob, samples.log_prob)
+
+
+def test_left_to_right_draws_do_not_depend_on_other_prompts():
+  """The shortest prompt of a batch decides at which step a position is drawn,
+  but not its key."""
+  logits = jnp.log(jnp.array([0.3, 0.3, 0.2, 0.2, 0.0, 0.0]))
+
+  def decode(ids, cache, start):
+    return Causal(jnp.broadcast_to(logits, (*ids.shape, 6))), cache
+
+  model = Model(lambda x, t: None, lambda b, n: jnp.zeros(b), decode)
+
+  def first_row(*lengths):
+    is_given = jnp.arange(16) < jnp.array(lengths)[:, None]
+    canvas = Canvas(jnp.zeros((len(lengths), 16), int), is_given)
+    config = SampleConfig()
+    drawn = generate(autoregressive_sampler(VOCAB), model, KEY, canvas, config)
+    return np.asarray(drawn.ids[0])
+
+  alone = first_row(6)
+  np.testing.assert_array_equal(first_row(6, 6), alone)
+  np.testing.assert_array_equal(first_row(6, 2), alone)
+  assert len(set(alone[6:])) > 1
