@@ -9,9 +9,14 @@ import sys
 import numpy as np
 import pytest
 
-from textdiffusion.core.types import UserError
+from textdiffusion.core.types import UserError, is_counted
 from textdiffusion.data import corpora
-from textdiffusion.data.pipeline import DataConfig, open_data, train_iterator
+from textdiffusion.data.pipeline import (
+  DataConfig,
+  eval_batches,
+  open_data,
+  train_iterator,
+)
 from textdiffusion.data.sources import open_source
 from textdiffusion.data.tokenizers import TokenizerConfig, Words, from_json
 
@@ -173,6 +178,26 @@ def test_pairs_in_buckets(files):
   assert joined.fingerprint == opened(files, rows='joined').fingerprint
   cut = opened(files, rows='joined', length=6, long='cut', buckets=(4,))
   assert cut.train.needed.tolist() == [6, 4, 6, 6]
+
+
+@pytest.mark.parametrize('rows, room', [('joined', 0), ('separate', 3)])
+def test_pairs_of_one_source_are_one_document(tmp_path, rows, room):
+  """Sources a, b, a and c: the targets of a are not independent."""
+  path = tmp_path / 'pairs.tsv'
+  path.write_text('a\tx\nb\ty\na\tzz\nc\tx\n')
+  data = open_data(
+    DataConfig(
+      f'pairs:{path}?sep=tab',
+      length=5,
+      rows=rows,
+      source_length=room,
+      holdout=0.0,
+    )
+  )
+  batch = next(eval_batches(data.train, 4))
+  counted = is_counted(batch['segments'], batch.get('is_given'))
+  found = [set(row[some]) for row, some in zip(batch['documents'], counted)]
+  assert found == [{0}, {1}, {0}, {3}]
 
 
 def test_long_pairs(files):

@@ -149,6 +149,46 @@ def test_eval_batches_in_order_with_blank_rows_at_the_end():
   np.testing.assert_array_equal(order, np.arange(15))
 
 
+def test_a_seed_chooses_rows_to_evaluate():
+  rows = big_rows()
+  first = lambda *args: [
+    int(row[0])
+    for batch in eval_batches(rows, 5, *args)
+    for row, is_there in zip(batch['ids'], batch['segments'].any(-1))
+    if is_there
+  ]
+  assert first(12) == list(range(0, 48, 4))
+  one = first(12, 3)
+  assert len(set(one)) == 12 and one == sorted(one) != first(12)
+  assert one == first(12, 3) != first(12, 4)
+  assert first(0, 3) == first() == first(64, 3)
+
+
+@pytest.mark.parametrize('respect', [False, True])
+def test_each_token_of_a_packed_row_has_its_document(source, respect):
+  """Documents of the corpus, ends included, have 4, 3, 5, 5 and 4 tokens."""
+  data = opened(source, respect_documents=respect)
+  rows = Rows(data.train.tokens, 8, 'packed', respect, False, 7, True)
+  batch = next(eval_batches(rows, 4))
+  sizes = np.diff(data.train.tokens.ends, prepend=0)
+  want = np.repeat(np.arange(len(sizes)), sizes).tolist()
+  found = batch['documents'].ravel()
+  assert found[: len(want)].tolist() == want and sizes.sum() == len(want)
+  assert (found[len(want) :] == -1).all() and len(found) == 32
+
+
+def test_rows_of_documents_have_one_each(source):
+  data = opened(source, rows='document', length=7)
+  batch = next(eval_batches(data.train, 5))
+  for i, (row, segments) in enumerate(
+    zip(batch['documents'], batch['segments'])
+  ):
+    assert (row == np.where(segments > 0, i, -1)).all()
+  modelled = opened(source, rows='document', length=7, model_padding=True)
+  batch = next(eval_batches(modelled.train, 5))
+  assert (batch['documents'] == np.arange(5)[:, None]).all()
+
+
 def test_fingerprint_names_texts_tokenizer_and_layout(source):
   base = opened(source)
   assert opened(source).fingerprint == base.fingerprint

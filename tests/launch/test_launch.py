@@ -104,6 +104,11 @@ def test_evaluate(workdir):
     'reconstruction',
   }
   assert 'toy_grammar' in report['protocol']
+  assert report['documents'] == 8
+  baselines = report['baselines']
+  assert baselines['unigram']['bits_per_byte'] > 0.9
+  assert baselines['unigram']['bits_per_byte'] < report['bits_per_byte']
+  assert baselines['bigram']['nats_per_token'] < report['nats_per_token']
   # After 6 steps it is far above what the grammar itself says of these rows.
   gap = report['nats_per_token'] - report['true_nats_per_token']
   assert gap == report['gap_nats_per_token'] > 0.5

@@ -180,7 +180,7 @@ def test_text_that_looks_like_markup_stays_text():
     {hard: {'type': hard, hard: hard}},
     {hard: hard},
     [fakes.denoising(text=hard, title=hard)],
-    {'loss': (hard, 1.0)},
+    {'loss': [(hard, 1.0)]},
     {hard: 'metrics.jsonl'},
   )
   for harm in ('<b>', '<img', '<script>document.title', '\u202e'):

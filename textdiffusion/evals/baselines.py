@@ -186,8 +186,8 @@ def reference_bits(tokens: dict[str, Any], data: Data) -> dict[str, float]:
 def training_pairs(
   train: Rows | PairRows, chosen: np.ndarray, vocab_size: int
 ) -> Iterator[Pairs]:
-  """Pairs of the chosen rows, about a thousand tokens at a time."""
-  size = max(1, 1024 // train.length)
+  """Pairs of the chosen rows, in parts of 1,024 tokens or a hundredth."""
+  size = max(1, min(1024 // train.length, len(chosen) // 100))
   for start in range(0, len(chosen), size):
     rows = [train[i] for i in chosen[start : start + size]]
     names = [

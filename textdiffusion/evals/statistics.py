@@ -138,8 +138,9 @@ def monte_carlo_error(nats: np.ndarray) -> float:
   A row's total is its mean over draws, draw d from the d-th stratum of times.
   Neighbouring strata are taken in pairs (the last three together where draws
   are odd), and their spread, which holds the difference of their means too,
-  stands for the spread within each: never too small on average, and close to
-  the truth where strata are narrow (Cochran, eq. 5A.56). NaN for one draw.
+  stands for the spread within each (collapsed strata, Cochran, section 5A.12).
+  So it is never too small on average, and close to the truth where neighbouring
+  strata have similar means. NaN for one draw.
   """
   nats = np.asarray(nats, np.float64)
   draws = len(nats)
