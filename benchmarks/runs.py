@@ -269,9 +269,9 @@ def main(experiment: Experiment, argv: Sequence[str] | None = None) -> None:
       f'--methods: no {", ".join(sorted(unknown))}; there are '
       + ';'.join(experiment.methods)
     )
-  jax.config.update(
-    'jax_compilation_cache_dir', str(options.workdir / 'compiled')
-  )
+  if argv is None:  # of this program only, not of a caller's other work
+    cache = str(options.workdir / 'compiled')
+    jax.config.update('jax_compilation_cache_dir', cache)
   experiment.prepare(options)
   if options.prepare:
     return
