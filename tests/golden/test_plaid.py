@@ -30,7 +30,7 @@ def official_gamma(g):
 
 
 def test_noise_and_embeddings():
-  g = Case('plaid', 'noise')
+  g = Case('plaid', 'noise', 'W1 b1 W2 t matrix x gamma_0 gamma_1')
   gamma = official_gamma(g)
   low, high = g['gamma_0'], g['gamma_1']
   assert (low, high) == (g.settings['gamma_0'], g.settings['gamma_1'])
@@ -42,4 +42,4 @@ def test_noise_and_embeddings():
   features = Features(g['matrix'].shape[-1], norm='unit')
   table = ends(features).table({'embedding': jnp.asarray(g['matrix'])})
   close(table, g['embeddings'])
-  g.assert_all_used()
+  g.assert_all_compared()

@@ -14,7 +14,7 @@ EXACT = {'rtol': 1e-9, 'atol': 1e-12}
 
 
 def test_ssd_lm_schedule():
-  g = Case('ssd_lm', 'time_variables')
+  g = Case('ssd_lm', 'time_variables', 't')
   size = g.settings['T']
   schedule = tabulated(SquaredCosine(g.settings['offset']), size)
   process = VariancePreserving(schedule)
@@ -27,13 +27,13 @@ def test_ssd_lm_schedule():
   close(signal(t) / signal(s), g['alpha_t'], **EXACT)
   variance = process.bridge(X0(one), one, s, t).std[..., 0] ** 2
   close(variance, g['beta_t_til'], **EXACT)
-  g.assert_all_used()
+  g.assert_all_compared()
 
 
 def test_tess():
   """Official step i has the signal of t = i / T, and its last step ends at 0.
   Its corners are -k and k, ours -1 and 1, seen through a softmax of k x."""
-  g = Case('tess', 'simplex')
+  g = Case('tess', 'simplex', 'ids t noise previous_pred estimate')
   size, scale = g.settings['T'], g.settings['simplex_value']
   states = g.settings['vocab']
   process = VariancePreserving(tabulated(SquaredCosine(1e-4), size))
@@ -75,4 +75,4 @@ def test_tess():
   # `renoise`: the step draws q_s of the estimate, whatever x_t was.
   q = process.marginal(jnp.asarray(g['estimate']) / scale, t - 1 / size)
   close(scale * (q.mean + q.std * noise), g['step'])
-  g.assert_all_used()
+  g.assert_all_compared()

@@ -19,7 +19,7 @@ from textdiffusion.sampling.steps.remasking import (
   psi,
   remasking,
 )
-from textdiffusion.schedules.noise import Cosine, Linear
+from textdiffusion.schedules.noise import Cosine, Geometric, Linear
 
 pytestmark = pytest.mark.usefixtures('x64', 'quick_compile')
 KEY = jax.random.key(0)
@@ -199,3 +199,12 @@ def test_the_law_of_one_token_is_kept_at_any_step_count():
       )
       reached = before > 0
       close(before[reached] @ step[reached], at(s), atol=1e-12)
+
+
+def test_psi_keeps_given_tokens_where_a_schedule_has_noise_at_time_0():
+  process = absorbing(4, 1, Geometric(0.1, 5.0))
+  half = lambda s, t: jnp.full((3, 1), 0.5)
+  x, time = jnp.array([0, 2, 3]), jnp.zeros(3)
+  head = Cavity(jax.random.normal(KEY, (3, 4)))
+  probs = np.exp(psi(process, half)(head, x, time, time).log_probs)
+  close(probs, np.eye(4)[x], atol=1e-12)

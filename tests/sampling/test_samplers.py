@@ -27,7 +27,11 @@ from textdiffusion.sampling.settings import (
   SelfCorrect,
 )
 from textdiffusion.sampling.steps.ancestral import start_chain
-from textdiffusion.sampling.steps.correctors import gibbs
+from textdiffusion.sampling.steps.correctors import (
+  Settling,
+  gibbs,
+  self_correct,
+)
 from textdiffusion.sampling.steps.ordered import first, sureness
 from textdiffusion.schedules.betas import InverseTime, from_betas
 from textdiffusion.schedules.noise import Cosine, Geometric, Linear
@@ -244,6 +248,21 @@ def test_self_correction_ends_where_every_token_is_its_likeliest():
     UNIFORM, law, canvas, steps=2, self_correct=SelfCorrect(1, 0.0, 0.0)
   )
   assert ((one.ids != before.ids).sum(-1) <= 1).all()
+
+
+def test_self_correction_takes_no_token_that_is_less_likely():
+  """Proposals are drawn, so most of these rows propose the second token."""
+  logits = jnp.log(jnp.array([0.5, 0.3, 0.2]))
+  denoise = lambda x, t: Cavity(jnp.broadcast_to(logits, (*x.shape, 3)))
+  step = self_correct(UNIFORM, denoise, jnp.zeros((64, 2), bool), 1.0, 0.5)
+  best = jnp.zeros((64, 2), jnp.int32)
+  chain = Settling(best, jnp.zeros((64, 2)), jnp.zeros((), int), best[:, 0] > 0)
+  after = step(KEY, chain, jnp.zeros(()), jnp.zeros(()))
+  np.testing.assert_array_equal(after.x, best)
+  # From the least likely token most rows move, by one token each.
+  moved = step(KEY, chain._replace(x=best + 2), jnp.zeros(()), jnp.zeros(()))
+  assert ((moved.x != best + 2).sum(-1) <= 1).all()
+  assert (moved.x != best + 2).any(-1).mean() > 0.5
 
 
 @pytest.mark.parametrize('sampler', ['ancestral', 'remask'])

@@ -176,3 +176,28 @@ def test_bad_settings_name_the_value(settings, told):
     TrainConfig(**settings)
   with pytest.raises(UserError, match='peak_lr=-1'):
     OptimizerConfig(peak_lr=-1.0)
+
+
+def test_the_parts_of_an_accumulated_batch_have_dropout_of_their_own():
+  """A network of dropout alone: its output is drawn with the key it gets."""
+
+  def apply(params, x, t, condition):
+    draw = jax.random.normal(condition.dropout_key, (*x.shape, toy.STATES))
+    return draw + 0 * params['head']['kernel'].sum()
+
+  objective = lambda model, key, batch: (
+    drawn := model.denoise(batch.ids, 0.5).logits[..., 0],
+    {'drawn': drawn},
+  )
+  method = tiny.METHOD._replace(
+    objective=objective,
+    state=lambda state, model, step: jnp.zeros(4),
+    observe=lambda state, batch, terms: terms['drawn'][:4, 0],
+  )
+  config = dataclasses.replace(tiny.CONFIG, accumulate=2)
+  optimizer = build_optimizer(config.optimizer, 1)
+  denoiser = toy.DENOISER._replace(apply=apply)
+  state = init_state(denoiser, optimizer, jax.random.key(0), method)
+  step = jax.jit(make_train_step(method, denoiser, optimizer, config))
+  drawn = step(state, tiny.batch())[0].method_state
+  assert len(np.unique(drawn)) == 4
