@@ -138,6 +138,14 @@ def test_tensorflow_is_never_imported():
   subprocess.run([sys.executable, '-c', code], check=True)
 
 
+def test_downloads_end_soon_without_a_network():
+  """Ten tries, TFDS's own choice, wait for minutes before the error."""
+  corpora.quiet_tfds()
+  from tensorflow_datasets.core.download import downloader
+
+  assert downloader.MAX_RETRIES <= 5
+
+
 def test_any_tfds_dataset(tmp_path):
   """A dataset prepared elsewhere, opened by name from its folder."""
   tfds = corpora.quiet_tfds()

@@ -4,7 +4,12 @@ import jax
 import pytest
 
 from textdiffusion.core.types import UserError
-from textdiffusion.training.mesh import MeshConfig, check_batch, make_mesh
+from textdiffusion.training.mesh import (
+  MeshConfig,
+  check_batch,
+  check_platforms,
+  make_mesh,
+)
 
 
 @pytest.mark.parametrize(
@@ -32,3 +37,24 @@ def test_batches_that_do_not_fit():
 
   with pytest.raises(UserError, match='batch_size=6 .*data x fsdp = 4'):
     check_batch(Wide(), 6, 1)
+
+
+@pytest.mark.parametrize(
+  ('error', 'told'),
+  [
+    (RuntimeError("Unable to initialize backend 'x'\nmore"), 'Unable to'),
+    (AssertionError(), 'there is no such device'),
+  ],
+)
+def test_platforms_that_do_not_exist(monkeypatch, error, told):
+  """JAX raises either; the platforms are those of JAX_PLATFORMS."""
+
+  def devices():
+    raise error
+
+  check_platforms()
+  monkeypatch.setattr(jax, 'devices', devices)
+  monkeypatch.setattr(type(jax.config), 'jax_platforms', 'x', raising=False)
+  with pytest.raises(UserError, match=f'JAX_PLATFORMS=x: {told}') as caught:
+    check_platforms()
+  assert 'more' not in str(caught.value)
