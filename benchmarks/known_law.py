@@ -14,7 +14,9 @@ the flags and benchmarks/results/known_law.md for the results.
 import argparse
 import dataclasses
 import math
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +29,7 @@ from textdiffusion.config import Config
 from textdiffusion.core.binding import bind
 from textdiffusion.core.keys import stream
 from textdiffusion.data.grammar import toy_grammar
-from textdiffusion.data.pipeline import DataConfig
+from textdiffusion.data.pipeline import DataConfig, open_data
 from textdiffusion.data.tokenizers import Tokenizer, TokenizerConfig
 from textdiffusion.evals.likelihood import EvaluateConfig
 from textdiffusion.methods.ar_diffusion import ARDiffusion
@@ -196,28 +198,34 @@ def words_file(options: argparse.Namespace) -> str:
   return str(options.workdir / 'words.txt')
 
 
+def write_words(options: argparse.Namespace) -> None:
+  """Writes `words_file`, unless it is there."""
+  path = Path(words_file(options))
+  if path.exists():
+    return
+  grammar = toy_grammar()
+  words = sorted(
+    {
+      symbol
+      for rules in grammar.rules.values()
+      for _, symbols in rules
+      for symbol in symbols
+      if symbol not in grammar.rules
+    }
+  )
+  # Several processes may write it at once.
+  scratch = path.with_suffix(f'.{os.getpid()}.tmp')
+  scratch.write_text('\n'.join(words))
+  scratch.replace(path)
+
+
 def prepare(options: argparse.Namespace) -> None:
-  """Writes the words, and reads the sentences once, which caches their ids."""
-  path = options.workdir / 'words.txt'
-  if not path.exists():
-    grammar = toy_grammar()
-    words = sorted(
-      {
-        symbol
-        for rules in grammar.rules.values()
-        for _, symbols in rules
-        for symbol in symbols
-        if symbol not in grammar.rules
-      }
-    )
-    scratch = path.with_suffix('.tmp')
-    scratch.write_text('\n'.join(words))
-    scratch.replace(path)
+  """Writes the words; with --prepare also tokenises, which is cached."""
+  write_words(options)
   if options.prepare:
     scale = SCALES[options.scale]
-    from textdiffusion.data.pipeline import open_data
-
-    open_data(config_of('mdlm', scale, 0, str(path), scale.rates[0]).data)
+    words = words_file(options)
+    open_data(config_of('mdlm', scale, 0, words, scale.rates[0]).data)
 
 
 def chain(

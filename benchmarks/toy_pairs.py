@@ -10,6 +10,7 @@ opposite order; the figure is the share of exact matches. See `runs` for the
 flags and benchmarks/results/seq2seq.md for the results.
 """
 
+import argparse
 import dataclasses
 import itertools
 import math
@@ -18,10 +19,10 @@ from typing import Any, NamedTuple
 import jax
 
 from benchmarks import runs
-from benchmarks.known_law import prepare, words_file
+from benchmarks.known_law import words_file, write_words
 from benchmarks.seq2seq import is_causal, is_joined, variants
 from textdiffusion.config import Config
-from textdiffusion.data.pipeline import DataConfig
+from textdiffusion.data.pipeline import DataConfig, open_data
 from textdiffusion.data.tokenizers import TokenizerConfig
 from textdiffusion.evals.answers import answers
 from textdiffusion.evals.likelihood import EvaluateConfig
@@ -133,6 +134,15 @@ def config_of(
       batch_size=scale.eval_batch,
     ),
   )
+
+
+def prepare(options: argparse.Namespace) -> None:
+  """Writes the words; with --prepare also tokenises, which is cached."""
+  write_words(options)
+  if options.prepare:
+    scale = SCALES[options.scale]
+    words = words_file(options)
+    open_data(config_of('mdlm', scale, 0, words, scale.rates[0]).data)
 
 
 def exact_matches(
