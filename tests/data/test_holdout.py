@@ -67,7 +67,7 @@ def test_a_cache_that_cannot_be_written(tmp_path):
     with writing_cache(tmp_path / 'cache'):
       raise OSError(errno.EACCES, 'Permission denied', path)
 
-  for path in (None, f'{tmp_path}/cache/part'):
+  for path in (None, f'{tmp_path}/cache/part', str(tmp_path)):
     with pytest.raises(UserError, match='kept in .*denied.*TEXTDIFFUSION_DATA'):
       write(path)
   with pytest.raises(UserError, match=r'^text.txt cannot be read \(Perm'):

@@ -65,8 +65,9 @@ def writing_cache(folder: Path) -> Generator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     yield
   except OSError as error:
-    name = str(error.filename or folder)
-    if not Path(name).is_relative_to(folder):  # a text that is being read
+    name = Path(error.filename or folder)
+    is_cache = name.is_relative_to(folder) or folder.is_relative_to(name)
+    if not is_cache:  # a text that is being read
       raise UserError(
         f'{name} cannot be read ({error.strerror}): mend or leave it out'
       ) from None
