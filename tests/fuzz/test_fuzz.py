@@ -80,7 +80,8 @@ def random_flags(number):
     'evaluate': ['--checkpoint=run'],
     'compile': [CONFIG, '--topology=v5e:2x2'],
   }[name]
-  args = [arg for arg in args if rng.random() > 0.03]
+  # What makes a run small stays.
+  args = [arg for arg in args if arg in TINY or rng.random() > 0.05]
   for _ in range(rng.choice((1, 1, 2, 3))):
     flag, value = rng.choice(FLAGS[name].split()), rng.choice(VALUES)
     if flag in SWITCHES:

@@ -93,8 +93,10 @@ def test_infill(workdir):
 
 
 def test_evaluate(workdir):
-  out = launch('evaluate', f'--workdir={workdir}').stdout
+  step = workdir / 'checkpoints' / '6'
+  out = launch('evaluate', f'--checkpoint={step}').stdout
   report = json.loads(out)
+  assert not list((workdir / 'checkpoints').rglob('evaluation*'))
   saved = json.loads((workdir / 'evaluation-6.json').read_text())
   assert report == saved and report['step'] == 6
   assert {'bits_per_byte', 'bits_per_token', 'perplexity'} <= set(report)
