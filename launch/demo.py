@@ -13,6 +13,7 @@ from launch.infills import fill_templates
 from launch.restored import restore
 from textdiffusion import config as config_lib
 from textdiffusion.core.types import UserError
+from textdiffusion.data.pipeline import open_data
 from textdiffusion.evals.baselines import reference_bits
 from textdiffusion.evals.generation import fill
 from textdiffusion.sampling.prompts import blank
@@ -28,6 +29,11 @@ def main() -> None:
   config = config_lib.load(path, common.SET.value)
   if not config.data.holdout:
     raise UserError('data.holdout=0: the demo compares on held-out text')
+  if not len(open_data(config.data).heldout):
+    raise UserError(
+      f'data.holdout={config.data.holdout:g}: no document is held out, and the '
+      'demo compares on held-out text: raise it, or give the source more text'
+    )
   resume = train.RESUME.value and Path(workdir, 'config.json').exists()
   traced = profile.parse(train.PROFILE.value)
   data = train.run(config, workdir, resume, train.OVERWRITE.value, traced)

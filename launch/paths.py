@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from textdiffusion.core.paths import expand
+from textdiffusion.core.types import UserError
 
 # Flags of all launchers that name a file or a folder; others hold text.
 _FLAGS = (
@@ -25,10 +26,16 @@ def expand_flags(values: flags.FlagValues) -> None:
   """Replaces `~` in the parsed flags.
 
   Raises:
-    UserError: the home folder is not known.
+    UserError: the home folder is not known, or a name is too long for a file.
   """
   for name in _FLAGS:
     if name in values and values[name].value:
+      longest = max(str(values[name].value).encode().split(b'/'), key=len)
+      if len(longest) > 255:
+        raise UserError(
+          f'--{name}={longest[:40].decode(errors="replace")}...: a name of '
+          f'{len(longest)} bytes, and file systems allow 255: shorten it'
+        )
       values[name].value = str(expand(str(values[name].value)))
   if 'set' in values:
     values['set'].value = expand_settings(values['set'].value or ())

@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import difflib
 import importlib
+import os
 import runpy
 import traceback
 import types
@@ -154,7 +155,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> Config:
     UserError: the file is no config, an override does not fit, or a setting
       has no effect beside the others.
   """
-  if not Path(path).is_file():
+  if not os.path.isfile(path):  # of an impossible name too
     near = _nearest(path, [str(p) for p in Path('configs').rglob('*.py')])
     raise UserError(f'config file {path} does not exist{near}')
   if path.endswith('.json'):

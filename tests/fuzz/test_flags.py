@@ -71,6 +71,11 @@ def test_a_flag_without_effect_is_refused(place, flags, reason):
     ('compile', '--what=sample --set=train.steps=4', 'does not read it'),
     ('compile', '--workdir=new', 'compiling writes no run'),
     ('demo', '--profile=x', '--profile=x'),
+    (
+      'demo',
+      '--set=data.source=files:file.txt --set=data.holdout=1e-9',
+      'no document is held out',
+    ),
   ],
 )
 def test_of_every_launcher(place, name, flags, reason):

@@ -97,3 +97,11 @@ def test_a_run_inherits_what_was_trained_on(capsys):
   check_holdout(origin, few, tokenizer)
   with pytest.raises(UserError, match='data.holdout=0.5: .* at most 0.05'):
     check_holdout(origin, asked, tokenizer)
+
+
+def test_a_name_that_no_file_can_have_is_refused():
+  values = flags.FlagValues()
+  flags.DEFINE_string('config', None, '', flag_values=values)
+  values(['program', '--config=configs/' + 256 * 'n'])
+  with pytest.raises(UserError, match='--config=n+...: a name of 256 bytes'):
+    expand_flags(values)
