@@ -40,9 +40,7 @@ def join() -> None:
       '--coordinator=HOST:PORT, --processes=N and --process=I belong together'
     )
   if not any(given) and not is_auto and not _are_many(os.environ):
-    if PATIENCE.present:
-      raise UserError('--patience is of many processes: leave it out')
-    return
+    return  # --patience is allowed: a script passes it to any number of them
   if PROCESS.value >= PROCESSES.value > 0:
     raise UserError(
       f'--process={PROCESS.value}: must be below --processes='

@@ -47,7 +47,6 @@ def refused(name, *args):
     ('--workdir=run', '--checkpoint is given too'),
     ('--trace=', '--trace= names nothing'),
     ('--source=', '--source= names nothing'),
-    ('--patience=60', 'is of many processes'),
   ],
 )
 def test_a_flag_without_effect_is_refused(place, flags, reason):
@@ -73,7 +72,8 @@ def test_a_flag_without_effect_is_refused(place, flags, reason):
     ('demo', '--profile=x', '--profile=x'),
     (
       'demo',
-      '--set=data.source=files:file.txt --set=data.holdout=1e-9',
+      '--set=data.source=files:file.txt --set=data.holdout=1e-9 '
+      '--set=data.tokenizer.vocab_size=200',
       'no document is held out',
     ),
   ],
