@@ -64,8 +64,8 @@ RULES = (
   ),
   Rule(
     ('data.long',),
-    lambda c: c.data.rows in ('joined', 'separate'),
-    'data.rows=joined or separate',
+    lambda c: c.data.rows != 'packed',
+    'data.rows=document, joined or separate',
   ),
   Rule(
     ('data.holdout',),
@@ -74,13 +74,13 @@ RULES = (
   ),
   Rule(
     ('train.optimizer.decay_steps',),
-    lambda c: c.train.optimizer.schedule == 'wsd',
-    'train.optimizer.schedule=wsd',
+    lambda c: c.train.optimizer.schedule in ('wsd', 'linear'),
+    'train.optimizer.schedule=wsd or linear',
   ),
   Rule(
     ('train.optimizer.final_lr_ratio',),
     lambda c: c.train.optimizer.schedule != 'constant',
-    'train.optimizer.schedule=cosine or wsd',
+    'train.optimizer.schedule=cosine, wsd or linear',
   ),
   Rule(
     ('train.times', 'sample.sampler', 'sample.grid', 'sample.latent'),

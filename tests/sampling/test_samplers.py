@@ -408,7 +408,7 @@ def test_what_does_not_fit_is_refused_in_one_line(process, settings, told):
     (
       Remask,
       {'kind': 'dfm', 'eta': -1.0},
-      'sample.remask.eta=-1.0: must be at',
+      'sample.remask.eta=-1.0: must be in',
     ),
     (Remask, {'t_on': 0.01}, 'sample.remask.t_on=0.01'),
     (Remask, {'t_off': 0.0}, 'sample.remask.t_off=0.0'),
