@@ -15,6 +15,7 @@ A mutation is applied to a copy of the tracked files, never to the checkout.
 """
 
 import argparse
+import concurrent.futures
 import os
 import re
 import shutil
@@ -102,6 +103,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(prog='python -m tests.mutate')
   parser.add_argument('patterns', nargs='*')
   parser.add_argument('--write', action='store_true')
+  parser.add_argument('--jobs', type=int, default=1, help='at once')
   flags = parser.parse_args()
   chosen = [
     mutation
@@ -110,8 +112,9 @@ def main() -> None:
     or any(p in mutation['file'] + mutation['test'] for p in flags.patterns)
   ]
   rows, is_bad = [], False
-  for mutation in chosen:
-    result, seconds = run_mutation(mutation)
+  pool = concurrent.futures.ThreadPoolExecutor(flags.jobs)
+  for mutation, ran in zip(chosen, pool.map(run_mutation, chosen)):
+    result, seconds = ran
     is_bad |= result != ('survived' if 'survives' in mutation else 'caught')
     rows.append(format_row(mutation, result, seconds))
     print(rows[-1], flush=True)
