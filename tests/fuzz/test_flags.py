@@ -73,7 +73,7 @@ def test_a_flag_without_effect_is_refused(place, flags, reason):
     (
       'demo',
       '--set=data.source=files:file.txt --set=data.holdout=1e-9 '
-      '--set=data.tokenizer.kind=bytes --set=data.rows=packed',
+      '--set=data.tokenizer.kind=bytes --set=data.length=900',
       'no document is held out',
     ),
   ],
