@@ -11,6 +11,7 @@ import pytest
 
 from textdiffusion.core.types import UserError, is_counted
 from textdiffusion.data import corpora
+from textdiffusion.data.packing import _fitted
 from textdiffusion.data.pipeline import (
   DataConfig,
   eval_batches,
@@ -314,3 +315,20 @@ def test_pairs_of_tfds(tmp_path):
   train = [(f'train {i}', f'train {i}!') for i in range(3)]
   held = [(f'dev {i}', f'dev {i}!') for i in range(3)]
   assert run.stdout.strip().endswith(f'{train} {held}')
+
+
+@pytest.mark.parametrize(
+  'sizes, length, cut',
+  [
+    ((5, 3), 8, (5, 3)),
+    ((5, 3), 7, (4, 3)),
+    ((5, 3), 5, (2, 3)),  # level after two tokens, and one more off the longer
+    ((3, 5), 5, (3, 2)),
+    ((3, 5), 4, (2, 2)),
+  ],
+)
+def test_tokens_come_off_the_longer_side(sizes, length, cut):
+  source, target = (np.arange(size) for size in sizes)
+  one, other = _fitted(source, target, length)
+  assert (len(one), len(other)) == cut
+  assert one[-1] == source[-1] and other[-1] == target[-1]

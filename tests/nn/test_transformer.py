@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from textdiffusion.core.types import Condition, Mixture, UserError
-from textdiffusion.nn.attention import attend, splash, static_mask
+from textdiffusion.nn.attention import (
+  attend,
+  attention_mask,
+  splash,
+  static_mask,
+)
 from textdiffusion.nn.layers import MLP, LayerNorm
 from textdiffusion.nn.transformer import (
   TransformerConfig,
@@ -144,6 +149,14 @@ def test_only_learnt_positions_tell_the_places_of_masks_apart():
   close(rotary, jnp.broadcast_to(rotary[:, :1], rotary.shape))
   learnt = out(*made(max_positions=LENGTH), ids=masks)
   assert (abs(learnt[:, 1:] - learnt[:, :-1]).max(-1) > 1e-2).all()
+
+
+def test_padding_attends_to_itself_only():
+  segments = jnp.array([[1, 1, 2, 0, 0]])
+  mask = attention_mask(5, 'bidirectional', 0, segments, None)
+  expected = np.eye(5, dtype=bool)
+  expected[:2, :2] = True
+  np.testing.assert_array_equal(mask[0, 0], expected)
 
 
 def test_a_row_beyond_the_learnt_positions_is_refused():

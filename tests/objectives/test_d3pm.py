@@ -115,6 +115,20 @@ def test_what_is_left_at_the_end_counts():
   np.testing.assert_allclose(terms['prior'], want, rtol=1e-10)
 
 
+def test_the_hybrid_loss_is_of_all_steps():
+  """Of an output that is the same at every step, T times its cross-entropy."""
+  process, ids = noisy(4), ids_of(6)
+  logits = jax.random.normal(KEY, (5,))
+  model = Model(lambda x, t: Cavity(jnp.broadcast_to(logits, (*x.shape, 5))))
+  log_p = process.clean_log_probs(logits)
+  for all_steps in (False, True):
+    loss = StepBound(
+      process, 4, hybrid=0.3, hybrid_head='output', all_steps=all_steps
+    )
+    hybrid = loss(model, KEY, batch_of(ids))[1]['hybrid']
+    np.testing.assert_allclose(hybrid, -4 * 0.3 * log_p[ids], rtol=1e-9)
+
+
 def test_the_hybrid_loss_knows_what_the_network_says():
   """Of one noisy token, the cross-entropy of the posterior is least where the
   network says the cavity; that of the output itself, where it does not."""
