@@ -11,9 +11,10 @@ from textdiffusion import config as config_lib
 from textdiffusion.core.types import UserError
 from textdiffusion.data import tokenizers
 from textdiffusion.data.pipeline import refuse_other
+from textdiffusion.model import Trained
 from textdiffusion.training import checkpoint
 from textdiffusion.training.mesh import make_mesh, param_shardings
-from textdiffusion.training.state import remembered
+from textdiffusion.training.state import init_method_state
 from textdiffusion.training.workdir import Run
 
 
@@ -23,14 +24,17 @@ class Restored(NamedTuple):
   config: config_lib.Config
   tokenizer: tokenizers.Tokenizer
   method: Any
-  denoiser: Any
-  params: Any
+  network: Any
+  trained: Trained
   step: int
-  method_state: Any
   mesh: Any
   workdir: Path
   saved: config_lib.Config
   run: Run
+
+  @property
+  def model(self) -> tuple[Any, Any, Trained]:
+    return self.method, self.network, self.trained
 
 
 def restore(path: str | None, overrides: Sequence[str] = ()) -> Restored:
@@ -66,14 +70,14 @@ def _restored(path: str, overrides: Sequence[str]) -> Restored:
       )
   refuse_other(config.data.tokenizer, tokenizer)
   counts = loaded.run.data.get('token_counts')
-  method, denoiser = config_lib.build(config, tokenizer, counts)
+  method, network = config_lib.build(config, tokenizer, counts)
   mesh = make_mesh(config.mesh)
   shardings = param_shardings(mesh, loaded.params)
   params = jax.device_put(loaded.params, shardings)
   like = jax.eval_shape(
-    lambda params: remembered(method, denoiser, params), params
+    lambda params: init_method_state(method, network, params), params
   )
   state = checkpoint.load_method_state(loaded, like)
-  network = config, tokenizer, method, denoiser, params
+  model = method, network, Trained(params, state)
   origin = loaded.workdir, saved, loaded.run
-  return Restored(*network, loaded.step, state, mesh, *origin)
+  return Restored(config, tokenizer, *model, loaded.step, mesh, *origin)

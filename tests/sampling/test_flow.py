@@ -15,9 +15,14 @@ from tests.oracle import (
   total_variation,
 )
 from textdiffusion.core.numerics import log_one_hot
-from textdiffusion.core.types import X0, Model, Posterior, UserError
+from textdiffusion.core.types import (
+  X0,
+  Posterior,
+  UserError,
+)
 from textdiffusion.processes.bridge import to_posterior
 from textdiffusion.processes.rank_one import absorbing, uniform
+from textdiffusion.sampling.functions import Functions
 from textdiffusion.sampling.generate import diffusion_sampler, generate
 from textdiffusion.sampling.loop import sample
 from textdiffusion.sampling.plan import Canvas
@@ -104,7 +109,7 @@ def test_the_powers_of_a_corrector():
   np.testing.assert_allclose(corrector(t), v(t), rtol=1e-12)
 
   process = PROCESSES['uniform'](3)
-  model = Model(Law(process, 2).denoise)
+  model = Functions(Law(process, 2).denoise)
   canvas = Canvas(jnp.zeros((200, 2), int), jnp.zeros((200, 2), bool))
   own = by_transition(lambda process: flow(process, v))
   sampler = diffusion_sampler(process, {**SAMPLERS, 'own': own})

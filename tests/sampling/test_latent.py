@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from textdiffusion.core.types import X0, Model, UserError
+from tests.models import TableEmbedder
+from textdiffusion.core.types import (
+  X0,
+  Facts,
+  UserError,
+)
 from textdiffusion.processes.variance_preserving import VariancePreserving
+from textdiffusion.sampling.functions import Functions
 from textdiffusion.sampling.generate import Canvas, SampleConfig, generate
 from textdiffusion.sampling.latent import latent_sampler
 from textdiffusion.sampling.settings import Corrector, Latent
@@ -23,13 +29,13 @@ PROCESS = VariancePreserving(tabulated(SquareRoot(), STEPS))
 SAMPLER = latent_sampler(PROCESS, STEPS)
 
 
+EMBEDDER = TableEmbedder(
+  TABLE, lambda x, table: 2 * x @ table.T - jnp.square(table).sum(-1)
+)
+
+
 def model_of(says=lambda x, t: 0.5 * x):
-  return Model(
-    lambda x, t: X0(says(x, t)),
-    table=TABLE,
-    embed=lambda ids: TABLE[ids],
-    round=lambda x: 2 * x @ TABLE.T - jnp.square(TABLE).sum(-1),
-  )
+  return Functions(lambda x, t: X0(says(x, t)), facts=Facts(embedder=EMBEDDER))
 
 
 def canvas(rows=3):

@@ -1,5 +1,7 @@
 """The Tweedie step: the bridge of honest ratios, and what it does of others."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,10 +9,13 @@ import pytest
 
 from tests.oracle import PROCESSES, Law, law_of_chain, total_variation
 from textdiffusion.core.distributions import Categorical
-from textdiffusion.core.types import LogScore, Model
-from textdiffusion.objectives.score_entropy import log_score_head
+from textdiffusion.core.types import (
+  LogScore,
+)
+from textdiffusion.objectives.score_entropy import LogScoreHead
 from textdiffusion.processes.bridge import to_log_score
 from textdiffusion.processes.rank_one import absorbing, uniform
+from textdiffusion.sampling.functions import Functions
 from textdiffusion.sampling.generate import (
   Canvas,
   SampleConfig,
@@ -159,9 +164,9 @@ def test_given_tokens_stay_whatever_the_network_says(name):
   """In float32, by the sampler and by Tweedie steps, and nothing is NaN."""
   with jax.enable_x64(False):
     process = GRAPHS[name]
-    head = log_score_head(process, process.is_absorbing)
+    head = functools.partial(LogScoreHead(process.is_absorbing), process)
     raw = 200 + 100 * jax.random.normal(KEY, (4, process.num_states))
-    model = Model(lambda x, t: head(raw[x], x, t), uses_time=True)
+    model = Functions(lambda x, t: head(raw[x], x, t))
     is_given = jnp.arange(6)[None] % 2 == jnp.zeros((8, 1))
     canvas = Canvas(jnp.full((8, 6), 2), is_given)
     samples = jax.jit(

@@ -20,7 +20,7 @@ from textdiffusion.core.types import (
   Time,
   Transition,
 )
-from textdiffusion.processes.bridge import TokenProcess, to_cavity, to_posterior
+from textdiffusion.processes.bridge import TokenProcess, to_cavity
 from textdiffusion.processes.rank_one import RankOne
 from textdiffusion.sampling.filters import filtered
 
@@ -61,31 +61,6 @@ def walk(transition: Transition, denoise: DenoiseFn) -> Step[Chain]:
     )
 
   return step
-
-
-def denoised_at_end(
-  process: TokenProcess, transition: Transition
-) -> Transition:
-  """`transition`, but of a last interval, s = 0, a draw of p(x_i | z).
-
-  The same where a process has no noise at t = 0; where it has, such as under
-  `Geometric`, none of it is left in a sample, and no mask. Given tokens, t = 0,
-  are as `transition` leaves them.
-  """
-
-  def ending(head: Any, xt: Array, s: Time, t: Time) -> Categorical:
-    dist: Any = transition(head, xt, s, t)
-    is_last = (jnp.asarray(s) <= 0) & (jnp.asarray(t) > 0)
-
-    def denoised(logits: Array) -> Array:
-      clean = process.clean_log_probs(to_posterior(process, head, xt, t).logits)
-      return jnp.where(is_last[..., None], clean.astype(logits.dtype), logits)
-
-    return Categorical(
-      jax.lax.cond(is_last.any(), denoised, lambda x: x, dist.logits)
-    )
-
-  return ending
 
 
 def greedy_at_end(transition: Transition) -> Transition:
