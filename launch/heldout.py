@@ -12,7 +12,6 @@ from textdiffusion.data.pipeline import Data
 from textdiffusion.evals.baselines import token_baselines
 from textdiffusion.evals.likelihood import evaluate, token_nats
 from textdiffusion.methods.autoregressive import Autoregressive
-from textdiffusion.model import Trained
 from textdiffusion.training.mesh import put_whole, replicated
 
 
@@ -25,7 +24,7 @@ def evaluator(
     token_nats(method, network, settings), out_shardings=replicated(mesh)
   )
 
-  def report(trained: Trained) -> dict[str, Any]:
+  def report(trained: Any) -> dict[str, Any]:
     return evaluate(
       method,
       network,
@@ -52,8 +51,8 @@ def truth(config: Config, data: Data, result: dict[str, Any]) -> dict[str, Any]:
   """-log p of a report's documents under a known law, which a bound exceeds but
   for chance. Empty where unmodelled padding gives the network the length."""
   log_prob = data.source.log_prob
-  has_length = not config.data.model_padding
-  has_length &= not isinstance(config.method, Autoregressive)
+  is_causal = isinstance(config.method, Autoregressive)
+  has_length = not (is_causal or config.data.model_padding)
   if log_prob is None or config.data.rows != 'document' or has_length:
     return {}
   chosen = set(config.evaluation.chosen(len(data.heldout)).tolist())
@@ -74,8 +73,7 @@ def hook(
   report = evaluator(config, data, method, network, mesh)
   names = ('bits_per_byte', 'bits_per_byte_se', 'nats_per_token')
 
-  def figures(state: Any, step: int) -> dict[str, float]:
-    del step
+  def figures(state: Any, _: int) -> dict[str, float]:
     result = report(state.averaged)
     return {name: result[name] or math.nan for name in names}
 

@@ -43,8 +43,7 @@ def restore(path: str | None, overrides: Sequence[str] = ()) -> Restored:
   --config replaces the saved config, where network, method and tokenizer are
   the same; overrides change it.
   """
-  path = path or common.WORKDIR.value
-  if not path:
+  if not (path := path or common.WORKDIR.value):
     raise UserError('--checkpoint is missing: name a workdir of launch.train')
   while True:
     try:
@@ -59,9 +58,8 @@ def _restored(path: str, overrides: Sequence[str]) -> Restored:
   loaded = checkpoint.load(path)
   saved = config_lib.from_json(loaded.run.config)
   tokenizer = tokenizers.from_json(loaded.run.tokenizer)
-  config = (
-    config_lib.load(common.CONFIG.value) if common.CONFIG.value else saved
-  )
+  path_of_config = common.CONFIG.value
+  config = config_lib.load(path_of_config) if path_of_config else saved
   config = config_lib.override(config, [*common.SET.value, *overrides])
   for name in ('model', 'method'):
     if getattr(config, name) != getattr(saved, name):
@@ -72,8 +70,7 @@ def _restored(path: str, overrides: Sequence[str]) -> Restored:
   counts = loaded.run.data.get('token_counts')
   method, network = config_lib.build(config, tokenizer, counts)
   mesh = make_mesh(config.mesh)
-  shardings = param_shardings(mesh, loaded.params)
-  params = jax.device_put(loaded.params, shardings)
+  params = jax.device_put(loaded.params, param_shardings(mesh, loaded.params))
   like = jax.eval_shape(
     lambda params: init_method_state(method, network, params), params
   )

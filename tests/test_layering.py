@@ -10,6 +10,7 @@ LAYERS = [
   {'core'},
   {'schedules', 'data'},
   {'processes', 'nn'},
+  {'model'},
   {'objectives', 'sampling', 'interop'},
   {'methods'},
   {'training', 'evals', 'viz', 'unused'},
@@ -89,6 +90,8 @@ def test_modules_are_short():
     ('core', 'from textdiffusion.data.pipeline import DataConfig'),
     ('processes', 'from textdiffusion.nn import transformer'),
     ('sampling', 'import flax.linen as nn'),
+    ('nn', 'from textdiffusion.model import bind'),
+    ('model', 'from textdiffusion.objectives.nelbo import Nelbo'),
     (
       'objectives',
       'def f():\n  from textdiffusion.sampling.loop import sample',

@@ -39,6 +39,7 @@ def logits_of(attention, view):
 @pytest.mark.parametrize(
   ('structure', 'packed'),
   [(Full(), True), (Causal(), False), (BlockCausal(16), True)],
+  ids=['bidirectional-True', 'causal-False', 'block_causal-True'],
 )
 def test_a_network_with_splash_attention_is_the_network(structure, packed):
   segments = jnp.asarray(SEGMENTS) if packed else None
