@@ -176,12 +176,14 @@ def test_guidance_is_a_product_of_powers(name):
     with pytest.raises(TypeError, match='guided at the reverse step'):
       guided(x, t)
   else:
-    heads = [
-      jax.nn.log_softmax(p(x, t).head.logits) for p in (part(0), part(1))
-    ]
-    want = jax.nn.log_softmax(1.5 * heads[0] - 0.5 * heads[1])
-    got = jax.nn.log_softmax(guided(x, t).head.logits)
-    np.testing.assert_allclose(got[0, 0], want[0, 0], atol=1e-5)
+    # The mask, which both forbid, stays forbidden.
+    is_token = np.arange(process.num_states) != process.mask_id
+    heads = [part(i)(x, t).head.logits[0, 0, is_token] for i in (0, 1)]
+    log_p = [jax.nn.log_softmax(logits) for logits in heads]
+    want = jax.nn.log_softmax(1.5 * log_p[0] - 0.5 * log_p[1])
+    got = jax.nn.log_softmax(guided(x, t).head.logits[0, 0])
+    np.testing.assert_allclose(got[is_token], want, atol=1e-5)
+    assert got[process.mask_id] == -jnp.inf
 
 
 def test_the_reverse_of_features_takes_the_mean_embedding():

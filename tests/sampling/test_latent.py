@@ -140,7 +140,7 @@ def test_clamping_draws_tokens(top_p):
   free = Canvas(jnp.zeros((4_000, 2), int), jnp.zeros((4_000, 2), bool))
   model = model_of(lambda x, t: jnp.broadcast_to(said, x.shape))
   ids = np.asarray(run(model, config, given=free).ids)
-  p = np.asarray(jax.nn.softmax(model.round(said)), np.float64)
+  p = np.asarray(jax.nn.softmax(model.embedder.logits(said)), np.float64)
   order = np.argsort(-p)
   kept = order[: 1 + np.searchsorted(np.cumsum(p[order]), top_p)]
   p = np.where(np.isin(np.arange(9), kept), p, 0) / p[kept].sum()
