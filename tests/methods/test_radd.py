@@ -162,7 +162,11 @@ def test_what_may_be_reported():
   for loss in LOSSES:
     method = RADD(loss, Cosine()).build(VOCAB)
     assert method.evaluator.estimand == 'nelbo'
-    assert method.evaluator.process.schedule == Linear()
+    # The bound is that of the method's process, which is not that of t_DSE.
+    assert method.evaluator.process is None
+    assert method.process.schedule == Linear()
+    is_own = loss in ('t_DSE', 't_DCE')
+    assert not is_own or method.objective.process.schedule == Cosine()
   assert RADD('t_DCE').build(VOCAB).objective.estimand == 'surrogate'
 
 
