@@ -1,79 +1,19 @@
-"""A checkpoint made whole: config, tokenizer, network and parameters."""
+"""The checkpoint that the flags of a launcher name."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
-
-import jax
 
 from launch import common
 from textdiffusion import config as config_lib
+from textdiffusion.api.restore import Restored, restore
 from textdiffusion.core.types import UserError
-from textdiffusion.data import tokenizers
-from textdiffusion.data.pipeline import refuse_other
-from textdiffusion.training import checkpoint
-from textdiffusion.training.mesh import make_mesh, param_shardings
-from textdiffusion.training.state import remembered
-from textdiffusion.training.workdir import Run
 
 
-class Restored(NamedTuple):
-  """saved: the config of the run, before the flags change it. run: its JSON."""
-
-  config: config_lib.Config
-  tokenizer: tokenizers.Tokenizer
-  method: Any
-  denoiser: Any
-  params: Any
-  step: int
-  method_state: Any
-  mesh: Any
-  workdir: Path
-  saved: config_lib.Config
-  run: Run
-
-
-def restore(path: str | None, overrides: Sequence[str] = ()) -> Restored:
-  """Loads a checkpoint onto the mesh of its config.
-
-  --config replaces the saved config, where network, method and tokenizer are
-  the same; overrides change it.
-  """
+def restored(path: str | None, overrides: Sequence[str] = ()) -> Restored:
+  """Loads it; --config replaces its config, --set and then `overrides` change
+  that."""
   path = path or common.WORKDIR.value
   if not path:
     raise UserError('--checkpoint is missing: name a workdir of launch.train')
-  while True:
-    try:
-      return _restored(path, overrides)
-    except checkpoint.Vanished:
-      # A run that trains there removed it; `located` has the newest one.
-      if checkpoint.located(path)[1] is not None:
-        raise
-
-
-def _restored(path: str, overrides: Sequence[str]) -> Restored:
-  loaded = checkpoint.load(path)
-  saved = config_lib.from_json(loaded.run.config)
-  tokenizer = tokenizers.from_json(loaded.run.tokenizer)
-  config = (
-    config_lib.load(common.CONFIG.value) if common.CONFIG.value else saved
-  )
-  config = config_lib.override(config, [*common.SET.value, *overrides])
-  for name in ('model', 'method'):
-    if getattr(config, name) != getattr(saved, name):
-      raise UserError(
-        f'{path} holds another {name} than is asked for: leave {name} as saved'
-      )
-  refuse_other(config.data.tokenizer, tokenizer)
-  counts = loaded.run.data.get('token_counts')
-  method, denoiser = config_lib.build(config, tokenizer, counts)
-  mesh = make_mesh(config.mesh)
-  shardings = param_shardings(mesh, loaded.params)
-  params = jax.device_put(loaded.params, shardings)
-  like = jax.eval_shape(
-    lambda params: remembered(method, denoiser, params), params
-  )
-  state = checkpoint.load_method_state(loaded, like)
-  network = config, tokenizer, method, denoiser, params
-  origin = loaded.workdir, saved, loaded.run
-  return Restored(*network, loaded.step, state, mesh, *origin)
+  file = common.CONFIG.value
+  config = config_lib.load(file) if file else None
+  return restore(path, [*common.SET.value, *overrides], config)

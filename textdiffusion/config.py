@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from textdiffusion.core.types import Denoiser, UserError
+from textdiffusion.data.files import Files
 from textdiffusion.data.pipeline import DataConfig
 from textdiffusion.data.tokenizers import Tokenizer
 from textdiffusion.evals.likelihood import EvaluateConfig
@@ -33,7 +34,10 @@ from textdiffusion.unused import refuse_unused
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """A whole run; each part is documented where it is defined."""
+  """A whole run; each part is documented where it is defined.
+
+  data: also `Files`, for what else `DataConfig` has by default.
+  """
 
   method: MethodConfig
   data: DataConfig = DataConfig()
@@ -42,6 +46,11 @@ class Config:
   sample: SampleConfig = SampleConfig()
   evaluate: EvaluateConfig = EvaluateConfig()
   mesh: MeshConfig = MeshConfig()
+
+  def __post_init__(self) -> None:
+    data: Any = self.data
+    if isinstance(data, Files):
+      object.__setattr__(self, 'data', DataConfig(source=str(data)))
 
   @property
   def evaluation(self) -> EvaluateConfig:

@@ -5,18 +5,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-from absl import flags
 
-from launch.lineage import check_holdout
 from textdiffusion import config as config_lib
+from textdiffusion.api.lineage import check_holdout
 from textdiffusion.data.pipeline import Data, open_data
 from textdiffusion.training.initial import check_shapes, find_start, start_from
 from textdiffusion.training.state import TrainState
 from textdiffusion.training.workdir import Run
-
-INIT_FROM = flags.DEFINE_string(
-  'init_from', None, 'A run or a checkpoint: start from its parameters.'
-)
 
 
 class Opened(NamedTuple):

@@ -2,27 +2,29 @@
 
 import dataclasses
 
-from launch import options
 from textdiffusion.config import Config
 from textdiffusion.core.types import UserError
 from textdiffusion.data.pipeline import DataConfig
 from textdiffusion.data.sources import open_source
 
 
-def evaluated(config: Config, saved: Config) -> tuple[Config, bool]:
+def evaluated(
+  config: Config, saved: Config, has_holdout: bool = False
+) -> tuple[Config, bool]:
   """Returns what to evaluate, and whether it is another source than the run's.
 
   Another source has no training split, so that all of it is evaluated unless
-  data.holdout is given. The same texts at another path are the run's own.
+  `has_holdout`. The same texts at another path are the run's own.
 
   Args:
     config: as asked for.
     saved: of the run.
+    has_holdout: whether the caller chose `config.data.holdout`.
   """
   mine, asked = saved.data, config.data
   if asked.source == mine.source or _is_same(asked.source, mine):
     return config, False
-  if not options.has_setting('data.holdout'):
+  if not has_holdout:
     asked = dataclasses.replace(asked, holdout=1.0)
   return dataclasses.replace(config, data=asked), True
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from launch import heldout
+from textdiffusion.api import heldout
 from textdiffusion.config import Config, build
 from textdiffusion.core.types import Denoiser
 from textdiffusion.data.pipeline import DataConfig, open_data
