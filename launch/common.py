@@ -10,19 +10,26 @@ import jax
 from absl import app, flags, logging
 
 from launch import codes, hosts, parsing, printing
+from textdiffusion import config as config_lib
 from textdiffusion.core.memory import is_exhausted
 from textdiffusion.core.types import UserError
 from textdiffusion.data.corpora import cache_dir
 from textdiffusion.training.mesh import check_platforms
 
-CONFIG = flags.DEFINE_string('config', None, 'A config file.')
-SET = flags.DEFINE_multi_string('set', [], 'a.b=value; may be repeated.')
+CONFIG = flags.DEFINE_string(
+  'config', None, 'A config file, FILE.py:RECIPE; FILE.py lists its recipes.'
+)
+SET = flags.DEFINE_multi_string(
+  'set', [], 'a.b=value, also written --config.a.b=value; may be repeated.'
+)
 WORKDIR = flags.DEFINE_string('workdir', None, 'The folder of a run.')
 
 
 def needed() -> tuple[str, str]:
   """--config and --workdir, of launchers that train."""
   config, workdir = CONFIG.value, WORKDIR.value
+  if config and not workdir:
+    config_lib.load(config)  # lists the recipes where the flag names none
   if not config or not workdir:
     raise UserError('--config=FILE and --workdir=FOLDER are both needed')
   return config, workdir

@@ -1,6 +1,6 @@
 """Compiles a step for a slice of TPUs that is not at hand.
 
-  python -m launch.compile --config=configs/llada/c4_8b.py \
+  python -m launch.compile --config=configs/llada.py:c4_8b \
     --topology=v5p:8x8x8 --mesh=fsdp=512
 
 Needs the compiler, `pip install -e .[tpu]`, and no TPU. Exits with 3 where the

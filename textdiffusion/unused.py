@@ -150,7 +150,8 @@ def refuse_unused(config: Any, names: Collection[str] | None = None) -> None:
 
   Args:
     config: a whole config.
-    names: the settings to look at, such as those of --set; None for all. What
+    names: the settings to look at, such as those of --set, where a group stands
+      for its fields; None for all. What
       a config file sets for its tokenizer, say, may lose its effect by a --set
       of another field.
   """
@@ -159,11 +160,15 @@ def refuse_unused(config: Any, names: Collection[str] | None = None) -> None:
       continue
     for name in rule.fields:
       for leaf, value, usual in _leaves(config, name):
-        if value != usual and (names is None or leaf in names):
+        if value != usual and (names is None or _is_within(leaf, names)):
           raise UserError(
             f'{leaf}={value} has no effect: it needs {rule.needs}; leave it at '
             f'{usual!r}'
           )
+
+
+def _is_within(leaf: str, names: Collection[str]) -> bool:
+  return any(f'{leaf}.'.startswith(f'{name}.') for name in names)
 
 
 def _leaves(config: Any, name: str) -> list[tuple[str, Any, Any]]:
