@@ -17,7 +17,7 @@ RECIPES = {
   'python_docs_demo': p.python_docs_demo(METHOD, 'causal'),
   # A grammar of known entropy: the exact likelihood
   'toy_grammar': replace(GRAMMAR, model=replace(GRAMMAR.model, **CAUSAL)),
-  # Reverses sentences that an encoder reads: seqdiffuseq.py's network
+  # Reverses sentences that an encoder reads, as in seqdiffuseq.py
   'toy_pairs': replace(
     PAIRS,
     model=replace(PAIRS.model, **CAUSAL),

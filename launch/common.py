@@ -25,14 +25,15 @@ SET = flags.DEFINE_multi_string(
 WORKDIR = flags.DEFINE_string('workdir', None, 'The folder of a run.')
 
 
-def needed() -> tuple[str, str]:
-  """--config and --workdir, of launchers that train."""
-  config, workdir = CONFIG.value, WORKDIR.value
-  if config and not workdir:
+def needed(**example: str) -> tuple[str, str]:
+  """Returns --config and the other flag that a launcher needs."""
+  ((name, like),) = example.items() or [('workdir', 'FOLDER')]
+  config, other = CONFIG.value, flags.FLAGS[name].value
+  if config and not other:
     config_lib.load(config)  # lists the recipes where the flag names none
-  if not config or not workdir:
-    raise UserError('--config=FILE and --workdir=FOLDER are both needed')
-  return config, workdir
+  if not config or not other:
+    raise UserError(f'--config=FILE and --{name}={like} are both needed')
+  return config, other
 
 
 def run(main: Callable[[], None]) -> None:

@@ -34,11 +34,10 @@ SWEEP = flags.DEFINE_bool('sweep', False, 'Try meshes and batch sizes.')
 
 def main() -> None:
   conflicts.check_compile()
-  if not common.CONFIG.value or not TOPOLOGY.value:
-    raise UserError('--config=FILE and --topology=v5p:8x8x8 are both needed')
+  path, topology = common.needed(topology='v5p:8x8x8')
   jax.config.update('jax_enable_compilation_cache', False)  # else no warning
-  config = config_lib.load(common.CONFIG.value, common.SET.value)
-  chip, devices = slice_of(TOPOLOGY.value)
+  config = config_lib.load(path, common.SET.value)
+  chip, devices = slice_of(topology)
   if MESH.value:
     config = dataclasses.replace(config, mesh=_mesh(MESH.value))
   tell = lambda config: pods.tell(

@@ -96,11 +96,22 @@ def traced(name):
   return make_train_step(method, denoiser, optimizer, config.train), init, batch
 
 
+def types_of(state):
+  """What a step is compiled for: if it changes, so is the second step."""
+  leaves = jax.tree_util.tree_leaves_with_path(state)
+  return {
+    jax.tree_util.keystr(path): (x.shape, x.dtype, x.weak_type)
+    for path, x in leaves
+  }
+
+
 @pytest.mark.parametrize('name', SMALL)
 def test_a_small_recipe_trains(name):
   step, init, batch = traced(name)
   state, step = jax.jit(init)(jax.random.key(0)), jax.jit(step)
+  begun = types_of(state)
   state, metrics = step(state, batch)
+  assert types_of(state) == begun
   state, metrics = step(state, batch)
   assert math.isfinite(metrics['loss']) and not metrics['skipped']
 
@@ -109,5 +120,6 @@ def test_a_small_recipe_trains(name):
 def test_a_step_of_a_paper_is_traced(name):
   step, init, batch = traced(name)
   state = jax.eval_shape(init, jax.random.key(0))
-  _, metrics = jax.eval_shape(step, state, batch)
+  after, metrics = jax.eval_shape(step, state, batch)
+  assert types_of(after) == types_of(state)
   assert metrics['loss'].shape == ()

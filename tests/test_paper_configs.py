@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 from tests.recipes import CONFIGS, PAPER, SMALL, TEXTS
+from textdiffusion import recipes
 from textdiffusion.config import Config, build, to_json
 from textdiffusion.config_files import bundled_files, read_all
 from textdiffusion.data.pipeline import DataConfig
@@ -168,7 +169,9 @@ def under_other_defaults():
       patch.setattr(
         kind.__init__, '__defaults__', (*(defaults | values).values(),)
       )
+    # So that they are built anew.
     patch.delitem(sys.modules, 'textdiffusion.recipes.presets')
+    patch.delattr(recipes, 'presets')
     yield {
       f'{method}:{name}': config
       for method, path in bundled_files().items()
@@ -185,8 +188,10 @@ def test_what_papers_disagree_on_is_written_out(name, under_other_defaults):
 
 
 def test_a_default_would_be_found(under_other_defaults):
-  changed = under_other_defaults['mdlm:toy_pairs'].train.optimizer
-  assert (changed.peak_lr, changed.b2) == (2e-3, 0.123)
+  """Of constants in presets.py, and of what is built by its functions."""
+  changed = under_other_defaults['mdlm:python_docs']
+  assert (changed.model.num_layers, changed.model.d_ff) == (6, 123)
+  assert (changed.train.steps, changed.train.optimizer.b2) == (5000, 0.123)
 
 
 def test_the_count_includes_everything():

@@ -19,7 +19,7 @@ import re
 import runpy
 import tokenize
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,7 +127,7 @@ def read_all(file: str, kind: type) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _opened(file: str) -> Iterator[Mapping[str, Any]]:
+def _opened(file: str) -> Generator[Mapping[str, Any]]:
   """Runs a file; gives its RECIPES, or its get_config under ''."""
   if file.endswith('.json'):
     raise UserError(
@@ -210,7 +210,7 @@ def _table(configs: dict[str, Any], texts: dict[str, str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _reported_errors(path: str) -> Iterator[None]:
+def _reported_errors(path: str) -> Generator[None]:
   """Turns whatever a config file raises into a UserError with its line."""
   try:
     yield

@@ -160,14 +160,17 @@ def refuse_unused(config: Any, names: Collection[str] | None = None) -> None:
       continue
     for name in rule.fields:
       for leaf, value, usual in _leaves(config, name):
-        if value != usual and (names is None or _is_within(leaf, names)):
+        if value != usual and _is_within(leaf, names):
           raise UserError(
             f'{leaf}={value} has no effect: it needs {rule.needs}; leave it at '
             f'{usual!r}'
           )
 
 
-def _is_within(leaf: str, names: Collection[str]) -> bool:
+def _is_within(leaf: str, names: Collection[str] | None) -> bool:
+  """Whether a field is among the names, or in a group that is."""
+  if names is None:
+    return True
   return any(f'{leaf}.'.startswith(f'{name}.') for name in names)
 
 
