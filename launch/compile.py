@@ -22,7 +22,7 @@ from textdiffusion.training.chips import slice_of
 from textdiffusion.training.mesh import MeshConfig
 from textdiffusion.viz import pods as show
 
-TOPOLOGY = flags.DEFINE_string('topology', None, 'Such as v5p:8x8x8.')
+flags.DEFINE_string('topology', None, 'Such as v5p:8x8x8.')
 MESH = flags.DEFINE_string('mesh', '', 'Such as fsdp=256,tensor=2.')
 VOCAB = flags.DEFINE_integer('vocab_size', 0, 'Tokens, without specials.')
 WHAT = flags.DEFINE_enum(

@@ -72,12 +72,13 @@ def test_nodes_and_synonyms_in_a_run(tmp_path):
   outcome = launch(
     'train',
     [
-      *(CONFIG, *TINY, f'--workdir={tmp_path}/run', f'--flagfile={flagfile}'),
+      *(CONFIG, *TINY, f'--workdir={tmp_path}/run'),
       '--set=method=MDLM(Cosine())',
       '--config.method.schedule=Squeezed(Polynomial(3), eps=1e-3)',
       '--set=method.schedule.eps=0.01',
       '--config.train.keep',
       '2',
+      f'--flagfile={flagfile}',
     ],
   )
   assert outcome.code == 0, outcome
