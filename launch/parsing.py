@@ -14,8 +14,7 @@ def parse_flags(argv: list[str]) -> list[str]:
   printing.allow_any_text()
   try:
     ''.join(argv).encode()
-    args = [*replace_synonyms(argv[1:])]
-    args = flags.FLAGS.read_flags_from_files(args, force_gnu=False)
+    args = flags.FLAGS.read_flags_from_files(argv[1:])  # of --flagfile
     rest = flags.FLAGS([*argv[:1], *replace_synonyms(args)])
     paths.expand_flags(flags.FLAGS)
     return rest
