@@ -1,6 +1,6 @@
 """The demo: trains on the bundled text, samples, fills in, writes a report.
 
-python -m launch.demo --config=configs/mdlm/python_docs_demo.py --workdir=W
+python -m launch.demo --config=configs/mdlm.py:python_docs_demo --workdir=W
 """
 
 import sys

@@ -7,12 +7,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-  {'core'},
+  {'core', 'recipes'},
   {'schedules', 'data'},
   {'processes', 'nn'},
   {'objectives', 'sampling', 'interop'},
   {'methods'},
-  {'training', 'evals', 'viz', 'unused'},
+  {'training', 'evals', 'viz', 'unused', 'parsing'},
+  {'config_files'},
   {'config'},
   {'api'},
 ]

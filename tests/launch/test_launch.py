@@ -14,7 +14,7 @@ import pytest
 from tests.fuzz import launchers
 
 ROOT = Path(__file__).parents[2]
-CONFIG = '--config=configs/mdlm/toy_grammar_tiny.py'
+CONFIG = '--config=configs/mdlm.py:toy_grammar'
 SMALL = [
   'data.source=toy_grammar:400',
   'data.batch_size=8',
@@ -212,7 +212,7 @@ def test_a_checkpoint_refuses_data_of_another_tokenizer(workdir):
 
 
 def test_an_autoregressive_run_continues_prompts_and_refuses_gaps(tmp_path):
-  config = '--config=configs/autoregressive/toy_grammar_tiny.py'
+  config = '--config=configs/autoregressive.py:toy_grammar'
   launch('train', config, *SETS, f'--workdir={tmp_path}')
   of = f'--checkpoint={tmp_path}'
   page = tmp_path / 'trace.html'

@@ -86,7 +86,10 @@ def init_state(
 
   method: for what it remembers; without it nothing is remembered.
   """
-  params = denoiser.init(key)
+  # Weakly typed parameters (jnp.full of a Python number) would make the second
+  # step another function to compile.
+  strict = lambda x: jax.lax.convert_element_type(x, x.dtype)
+  params = jax.tree.map(strict, denoiser.init(key))
   zero = lambda: jnp.zeros((), jnp.int32)
   method_state = () if method is None else remembered(method, denoiser, params)
   return TrainState(
