@@ -1,6 +1,7 @@
-"""Copies configs/ into the wheel as textdiffusion/recipes; see pyproject.toml.
+"""Copies configs/ and launch/ into the wheel; see pyproject.toml.
 
-An editable install needs no copy: `load` finds configs/ beside the package.
+They become textdiffusion/recipes and textdiffusion/launchers. An editable
+install needs no copy: both packages find their files beside the package.
 """
 
 from pathlib import Path
@@ -8,16 +9,20 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
+COPIES = {'configs': 'recipes', 'launch': 'launchers'}
+
 
 class BuildWithRecipes(build_py):
-  """Builds the package and the recipes that come with it."""
+  """Builds the package, the recipes and the launchers that come with it."""
 
   def run(self) -> None:
     super().run()
-    if not self.editable_mode:
-      target = Path(self.build_lib, 'textdiffusion', 'recipes')
+    if self.editable_mode:
+      return
+    for source, package in COPIES.items():
+      target = Path(self.build_lib, 'textdiffusion', package)
       self.mkpath(str(target))
-      for path in sorted(Path('configs').glob('*.py')):
+      for path in sorted(Path(source).glob('*.py')):
         self.copy_file(str(path), str(target / path.name))
 
 

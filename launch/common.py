@@ -9,19 +9,18 @@ from collections.abc import Callable
 import jax
 from absl import app, flags, logging
 
-from launch import codes, hosts, parsing, printing
 from textdiffusion import config as config_lib
 from textdiffusion.core.memory import is_exhausted
 from textdiffusion.core.types import UserError
 from textdiffusion.data.corpora import cache_dir
 from textdiffusion.training.mesh import check_platforms
 
+from . import codes, hosts, parsing, printing
+
 CONFIG = flags.DEFINE_string(
   'config', None, 'A config file, FILE.py:RECIPE; FILE.py lists its recipes.'
 )
-SET = flags.DEFINE_multi_string(
-  'set', [], 'a.b=value, also written --config.a.b=value; may be repeated.'
-)
+SET = flags.DEFINE_multi_string('set', [], 'a.b=value; may be repeated.')
 WORKDIR = flags.DEFINE_string('workdir', None, 'The folder of a run.')
 
 

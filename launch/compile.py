@@ -15,12 +15,13 @@ from typing import Any
 import jax
 from absl import flags
 
-from launch import common, conflicts, pods, sweep
 from textdiffusion import config as config_lib
 from textdiffusion.core.types import UserError
 from textdiffusion.training.chips import slice_of
 from textdiffusion.training.mesh import MeshConfig
 from textdiffusion.viz import pods as show
+
+from . import common, conflicts, pods, sweep
 
 flags.DEFINE_string('topology', None, 'Such as v5p:8x8x8.')
 MESH = flags.DEFINE_string('mesh', '', 'Such as fsdp=256,tensor=2.')

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import jax
 
-from launch import common, train
-from launch.infills import fill_templates
 from textdiffusion import config as config_lib
 from textdiffusion.api import heldout
 from textdiffusion.api.restore import restore
@@ -22,6 +20,9 @@ from textdiffusion.training.metrics import read
 from textdiffusion.viz.page import write
 from textdiffusion.viz.report import report_html
 from textdiffusion.viz.samples import traces_of
+
+from . import common, train
+from .infills import fill_templates
 
 
 def main() -> None:

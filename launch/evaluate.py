@@ -10,9 +10,10 @@ import json
 
 from absl import flags
 
-from launch import common, conflicts
-from launch.restored import restored
 from textdiffusion.api.evaluation import evaluate_restored
+
+from . import common, conflicts
+from .restored import restored
 
 CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'A workdir or a step.')
 OUT = flags.DEFINE_string('out', None, 'Where the JSON goes.')

@@ -4,8 +4,9 @@ from collections.abc import Collection, Iterable
 
 from absl import flags
 
-from launch import common
 from textdiffusion.core.types import UserError
+
+from . import common
 
 FLAGS = flags.FLAGS
 
@@ -29,16 +30,6 @@ def refuse_settings(prefixes: Collection[str], reason: str) -> None:
     name = setting.partition('=')[0]
     if f'{name}='.startswith(tuple(prefixes)) or f'{name}.' in prefixes:
       raise UserError(f'--set={setting}: {reason}; leave it out')
-
-
-def has_setting(name: str) -> bool:
-  """Whether --set gives this field, by itself or in a call for its group."""
-  group, _, field = name.rpartition('.')
-  return any(
-    setting.startswith(f'{name}=')
-    or (setting.startswith(f'{group}=') and f'{field}=' in setting)
-    for setting in common.SET.value
-  )
 
 
 def refuse_empty(*names: str) -> None:

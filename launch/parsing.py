@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 
 from absl import flags
 
-from launch import paths, printing
 from textdiffusion.core.types import UserError
+
+from . import paths, printing
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from launch import common
 from textdiffusion import config as config_lib
 from textdiffusion.api.restore import Restored, restore
 from textdiffusion.core.types import UserError
+
+from . import common
 
 
 def restored(path: str | None, overrides: Sequence[str] = ()) -> Restored:

@@ -11,9 +11,10 @@ import sys
 
 from absl import flags
 
-from launch import answer, common, conflicts
-from launch.restored import restored
 from textdiffusion.api.text_model import TextModel
+
+from . import answer, common, conflicts
+from .restored import restored
 
 CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'A workdir or a step.')
 NUM = flags.DEFINE_integer('num', 4, 'How many samples.', lower_bound=1)

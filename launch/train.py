@@ -8,10 +8,11 @@
 
 from absl import flags
 
-from launch import codes, common
 from textdiffusion import config as config_lib
 from textdiffusion.api.training import TrainingRun, train
 from textdiffusion.training import profile
+
+from . import codes, common
 
 RESUME = flags.DEFINE_bool('resume', False, 'Go on in a workdir.')
 PROFILE = flags.DEFINE_string('profile', '', 'START:STOP, steps to trace.')

@@ -197,11 +197,11 @@ def test_what_a_run_saves_is_no_config_file(tmp_path):
     load(str(path))
 
 
-def test_a_wheel_has_the_recipes(tmp_path):
+def test_a_wheel_has_the_recipes_and_the_launchers(tmp_path):
   """As `pip install git+...` builds it, and as `load` finds them there."""
   pytest.importorskip('setuptools')
   source, library = tmp_path / 'source', tmp_path / 'lib'
-  for name in ('textdiffusion', 'configs'):
+  for name in ('textdiffusion', 'configs', 'launch'):
     shutil.copytree(ROOT / name, source / name)
   shutil.copy(ROOT / 'setup.py', source)
   # pyproject.toml would need the setuptools of an isolated build.
@@ -215,6 +215,15 @@ def test_a_wheel_has_the_recipes(tmp_path):
   sources = {path.name for path in (ROOT / 'configs').glob('*.py')}
   assert files == {'__init__.py', *sources}
   assert not (library / 'configs').exists()
+  program = [sys.executable, '-m', 'textdiffusion', 'train']
+  done = subprocess.run(
+    [*program, '--config=mdlm:toy_grammar', '--set=train.stepz=1'],
+    cwd=tmp_path,
+    env={**os.environ, 'PYTHONPATH': str(library)},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 2 and '--workdir=FOLDER' in done.stderr, done
   done = subprocess.run(
     [
       *(sys.executable, '-c'),

@@ -16,6 +16,8 @@ LAYERS = [
   {'config_files'},
   {'config'},
   {'api'},
+  {'launchers'},
+  {'__main__'},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 MAX_LINES, MAX_LAUNCHER_LINES = 600, 80

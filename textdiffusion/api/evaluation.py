@@ -52,7 +52,7 @@ def evaluate_restored(
   out: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
   """`evaluate` of a checkpoint that is loaded already."""
-  has_holdout = any(text.startswith('data.holdout=') for text in overrides)
+  has_holdout = zero_shot.has_holdout(overrides)
   config, is_other = zero_shot.evaluated(made.config, made.saved, has_holdout)
   settings = lineage.within_holdout(made.run, config.data, made.tokenizer)
   config = dataclasses.replace(config, data=settings)

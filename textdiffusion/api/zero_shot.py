@@ -1,6 +1,7 @@
 """A checkpoint is evaluated on another source than that of its training."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from textdiffusion.config import Config
 from textdiffusion.core.types import UserError
@@ -27,6 +28,15 @@ def evaluated(
   if not has_holdout:
     asked = dataclasses.replace(asked, holdout=1.0)
   return dataclasses.replace(config, data=asked), True
+
+
+def has_holdout(overrides: Sequence[str]) -> bool:
+  """Whether one of them gives data.holdout, by itself or in a call."""
+  return any(
+    text.startswith('data.holdout=')
+    or (text.startswith('data=') and 'holdout=' in text)
+    for text in overrides
+  )
 
 
 def _is_same(source: str, trained: DataConfig) -> bool:
