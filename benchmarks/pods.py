@@ -45,7 +45,7 @@ def compiled(config: str, topology: str, rows: int) -> dict[str, Any]:
   """One line of the results."""
   command = [
     *(sys.executable, '-m', 'launch.compile', '--json'),
-    f'--config=configs/{config}.py',
+    f'--config=configs/{config.replace("/", ".py:")}',
     f'--topology={topology}',
     f'--set=data.batch_size={rows * devices(topology)}',
   ]

@@ -37,9 +37,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+import textdiffusion as td
 from benchmarks import common
-from launch import train as launcher
-from launch.heldout import baselines, evaluator, truth
+from textdiffusion.api.heldout import baselines, evaluator, truth
 from textdiffusion.config import Config, build
 from textdiffusion.core.types import UserError
 from textdiffusion.data.pipeline import Data
@@ -149,7 +149,7 @@ def train(config: Config, workdir: Path) -> TrainedRun:
       state is saved.
   """
   is_old = (workdir / 'config.json').exists()
-  data = launcher.run(config, str(workdir), resume=is_old, overwrite=False)
+  data = td.train(config, workdir, resume=is_old).data
   method, network = build(config, data.tokenizer)
   loaded = checkpoint.load(str(workdir))
   if loaded.step < config.train.steps:

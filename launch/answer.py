@@ -9,47 +9,38 @@ from absl import flags
 from rich.console import Console
 from rich.progress import track
 
+from textdiffusion.api.text_model import TextModel
 from textdiffusion.core.types import UserError
 from textdiffusion.data.coverage import warn_unknown
 from textdiffusion.data.text_files import read_lines
 from textdiffusion.data.tokenizers import Words
-from textdiffusion.evals.answers import answers
 from textdiffusion.evals.risk import gains, ranked
 
 SOURCE = flags.DEFINE_string('source', '', 'A file, a source a line.')
 CANDIDATES = flags.DEFINE_integer(
-  'candidates', 1, 'Drawn for each source; the least risky one is told.', 1
+  'candidates', 1, 'Drawn for each source; the least risky one is printed.', 1
 )
 KEEP = flags.DEFINE_integer('keep', 1, 'Candidates a line, the best first.', 1)
 
 
-def run(made: Any, seed: int, form: str) -> None:
+def run(model: TextModel, seed: int, form: str) -> None:
   """Writes the answers of a source on a line, or as JSON."""
   if KEEP.value > CANDIDATES.value:
     raise UserError(
       f'--keep={KEEP.value} of --candidates={CANDIDATES.value}: draw more'
     )
   sources = _read(SOURCE.value)
-  _tell_of_unknown_words(made.tokenizer, sources)
-  found = answers(
-    *made.model,
-    made.tokenizer,
-    made.config.data,
-    made.config.sample,
-    sources,
-    CANDIDATES.value,
-    seed,
-    min(len(sources), 32),
-  )
+  _warn_unknown_words(model.tokenizer, sources)
+  found = model.answers(sources, CANDIDATES.value, seed=seed)
   console = Console(stderr=True)
   shown = track(found, 'answers', len(sources), console=console)
   for texts, source in zip(shown, sources):
     value = gains(texts)
     order = ranked(value)[: KEEP.value]
     if form == 'jsonl':
-      told = [{'text': texts[i], 'gain': value[i]} for i in order]
-      row = {'source': source, 'answers': told, 'seed': seed}
-      print(json.dumps({**row, 'step': made.step}, ensure_ascii=False))
+      best = [{'text': texts[i], 'gain': value[i]} for i in order]
+      row = {'source': source, 'answers': best, 'seed': seed}
+      print(json.dumps({**row, 'step': model.step}, ensure_ascii=False))
     else:
       print('\t'.join(' '.join(texts[i].split()) for i in order), flush=True)
 
@@ -60,7 +51,7 @@ def _read(path: str) -> list[str]:
   return list(read_lines(path, aligned=True))
 
 
-def _tell_of_unknown_words(tokenizer: Any, sources: list[str]) -> None:
+def _warn_unknown_words(tokenizer: Any, sources: list[str]) -> None:
   """Prints which words are read as <unk>, or which share of other tokens."""
   if not isinstance(tokenizer, Words):
     return warn_unknown(tokenizer, sources, 'the sources')

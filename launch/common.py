@@ -9,23 +9,30 @@ from collections.abc import Callable
 import jax
 from absl import app, flags, logging
 
-from launch import codes, hosts, parsing, printing
+from textdiffusion import config as config_lib
 from textdiffusion.core.memory import is_exhausted
 from textdiffusion.core.types import UserError
 from textdiffusion.data.corpora import cache_dir
 from textdiffusion.training.mesh import check_platforms
 
-CONFIG = flags.DEFINE_string('config', None, 'A config file.')
+from . import codes, hosts, parsing, printing
+
+CONFIG = flags.DEFINE_string(
+  'config', None, 'A config file, FILE.py:RECIPE; FILE.py lists its recipes.'
+)
 SET = flags.DEFINE_multi_string('set', [], 'a.b=value; may be repeated.')
 WORKDIR = flags.DEFINE_string('workdir', None, 'The folder of a run.')
 
 
-def needed() -> tuple[str, str]:
-  """--config and --workdir, of launchers that train."""
-  config, workdir = CONFIG.value, WORKDIR.value
-  if not config or not workdir:
-    raise UserError('--config=FILE and --workdir=FOLDER are both needed')
-  return config, workdir
+def needed(**example: str) -> tuple[str, str]:
+  """Returns --config and the other flag that a launcher needs."""
+  ((name, like),) = example.items() or [('workdir', 'FOLDER')]
+  config, other = CONFIG.value, flags.FLAGS[name].value
+  if config and not other:
+    config_lib.load(config)  # lists the recipes where the flag names none
+  if not config or not other:
+    raise UserError(f'--config=FILE and --{name}={like} are both needed')
+  return config, other
 
 
 def run(main: Callable[[], None]) -> None:

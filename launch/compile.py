@@ -1,6 +1,6 @@
 """Compiles a step for a slice of TPUs that is not at hand.
 
-  python -m launch.compile --config=configs/llada/c4_8b.py \
+  python -m launch.compile --config=configs/llada.py:c4_8b \
     --topology=v5p:8x8x8 --mesh=fsdp=512
 
 Needs the compiler, `pip install -e .[tpu]`, and no TPU. Exits with 3 where the
@@ -15,14 +15,15 @@ from typing import Any
 import jax
 from absl import flags
 
-from launch import common, conflicts, pods, sweep
 from textdiffusion import config as config_lib
 from textdiffusion.core.types import UserError
 from textdiffusion.training.chips import slice_of
 from textdiffusion.training.mesh import MeshConfig
 from textdiffusion.viz import pods as show
 
-TOPOLOGY = flags.DEFINE_string('topology', None, 'Such as v5p:8x8x8.')
+from . import common, conflicts, pods, sweep
+
+flags.DEFINE_string('topology', None, 'Such as v5p:8x8x8.')
 MESH = flags.DEFINE_string('mesh', '', 'Such as fsdp=256,tensor=2.')
 VOCAB = flags.DEFINE_integer('vocab_size', 0, 'Tokens, without specials.')
 WHAT = flags.DEFINE_enum(
@@ -34,11 +35,10 @@ SWEEP = flags.DEFINE_bool('sweep', False, 'Try meshes and batch sizes.')
 
 def main() -> None:
   conflicts.check_compile()
-  if not common.CONFIG.value or not TOPOLOGY.value:
-    raise UserError('--config=FILE and --topology=v5p:8x8x8 are both needed')
+  path, topology = common.needed(topology='v5p:8x8x8')
   jax.config.update('jax_enable_compilation_cache', False)  # else no warning
-  config = config_lib.load(common.CONFIG.value, common.SET.value)
-  chip, devices = slice_of(TOPOLOGY.value)
+  config = config_lib.load(path, common.SET.value)
+  chip, devices = slice_of(topology)
   if MESH.value:
     config = dataclasses.replace(config, mesh=_mesh(MESH.value))
   tell = lambda config: pods.tell(

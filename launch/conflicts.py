@@ -2,16 +2,17 @@
 
 import dataclasses
 
-from launch.options import (
+from textdiffusion.core.types import UserError
+from textdiffusion.training.state import TrainConfig
+from textdiffusion.viz.page import check_target, is_page
+
+from .options import (
   FLAGS,
   check_checkpoint,
   refuse,
   refuse_empty,
   refuse_settings,
 )
-from textdiffusion.core.types import UserError
-from textdiffusion.training.state import TrainConfig
-from textdiffusion.viz.page import check_target, is_page
 
 # Settings that a launcher never reads.
 _TRAINING = ('train.', 'evaluate.')

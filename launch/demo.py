@@ -1,6 +1,6 @@
 """The demo: trains on the bundled text, samples, fills in, writes a report.
 
-python -m launch.demo --config=configs/mdlm/python_docs_demo.py --workdir=W
+python -m launch.demo --config=configs/mdlm.py:python_docs_demo --workdir=W
 """
 
 import sys
@@ -8,20 +8,21 @@ from pathlib import Path
 
 import jax
 
-from launch import common, heldout, train
-from launch.infills import fill_templates
-from launch.restored import restore
 from textdiffusion import config as config_lib
+from textdiffusion.api import heldout
+from textdiffusion.api.restore import restore
 from textdiffusion.core.types import UserError
 from textdiffusion.data.pipeline import open_data
 from textdiffusion.evals.baselines import reference_bits
 from textdiffusion.evals.generation import fill
 from textdiffusion.sampling.prompts import blank
-from textdiffusion.training import profile
 from textdiffusion.training.metrics import read
 from textdiffusion.viz.page import write
 from textdiffusion.viz.report import report_html
 from textdiffusion.viz.samples import traces_of
+
+from . import common, train
+from .infills import fill_templates
 
 
 def main() -> None:
@@ -35,8 +36,7 @@ def main() -> None:
       'demo compares on held-out text: raise it, or give the source more text'
     )
   resume = train.RESUME.value and Path(workdir, 'config.json').exists()
-  traced = profile.parse(train.PROFILE.value)
-  data = train.run(config, workdir, resume, train.OVERWRITE.value, traced)
+  data = train.run(config, workdir, resume).data
   made = restore(workdir)
   if made.step < config.train.steps:  # stopped; the loop said how to go on
     return

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from launch.restored import Restored
+from textdiffusion.api.restore import Restored
 from textdiffusion.core.types import UserError
 from textdiffusion.sampling.prompts import infilling
 from textdiffusion.viz.report import Infill

@@ -1,11 +1,12 @@
 """Flags and settings that cannot take effect beside others are refused."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from absl import flags
 
-from launch import common
 from textdiffusion.core.types import UserError
+
+from . import common
 
 FLAGS = flags.FLAGS
 
@@ -17,21 +18,18 @@ def refuse(names: Iterable[str], reason: str) -> None:
       raise UserError(f'--{name}={FLAGS[name].value}: {reason}; leave it out')
 
 
-def refuse_settings(prefixes: Iterable[str], reason: str) -> None:
+def refuse_settings(prefixes: Collection[str], reason: str) -> None:
   """Raises UserError for the first --set of a field with such a prefix.
 
   Args:
-    prefixes: `train.` is a whole group, `train.steps=` one field.
+    prefixes: `train.` is a whole group, also where it is replaced as one;
+      `train.steps=` is one field.
     reason: why it has no effect.
   """
   for setting in common.SET.value:
-    if setting.startswith(tuple(prefixes)):
+    name = setting.partition('=')[0]
+    if f'{name}='.startswith(tuple(prefixes)) or f'{name}.' in prefixes:
       raise UserError(f'--set={setting}: {reason}; leave it out')
-
-
-def has_setting(name: str) -> bool:
-  """Whether --set gives this field."""
-  return any(setting.startswith(f'{name}=') for setting in common.SET.value)
 
 
 def refuse_empty(*names: str) -> None:

@@ -1,11 +1,13 @@
 """Flags of the command line, and what is wrong with them in one line."""
 
 import sys
+from collections.abc import Iterator, Sequence
 
 from absl import flags
 
-from launch import paths, printing
 from textdiffusion.core.types import UserError
+
+from . import paths, printing
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -13,10 +15,35 @@ def parse_flags(argv: list[str]) -> list[str]:
   printing.allow_any_text()
   try:
     ''.join(argv).encode()
-    rest = flags.FLAGS(argv)
+    args = flags.FLAGS.read_flags_from_files(argv[1:])  # of --flagfile
+    rest = flags.FLAGS([*argv[:1], *replace_synonyms(args)])
     paths.expand_flags(flags.FLAGS)
     return rest
   except UnicodeError as error:  # of a --flagfile too
     sys.exit(printing.report(f'flags must be UTF-8 ({error})'))
   except (flags.Error, UserError) as error:
     sys.exit(printing.report(' '.join(str(error).split())))
+
+
+def replace_synonyms(args: Sequence[str]) -> Iterator[str]:
+  """Yields arguments with --config.a.b=value written as --set=a.b=value.
+
+  The value may also be the next argument, as ml_collections has it.
+
+  Raises:
+    UserError: a value is missing.
+  """
+  rest = iter(args)
+  for arg in rest:
+    name, equals, value = arg.lstrip('-').partition('=')
+    if arg == '--':  # no flags follow
+      yield arg
+      yield from rest
+    elif arg.startswith('-') and name.startswith('config.'):
+      if not equals:
+        value = next(rest, '--')
+        if value.startswith('--'):
+          raise UserError(f'--{name} has no value: --{name}=VALUE')
+      yield f'--set={name.removeprefix("config.")}={value}'
+    else:
+      yield arg

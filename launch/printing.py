@@ -4,6 +4,8 @@ import io
 import os
 import sys
 
+from textdiffusion.config_files import RecipeNeeded
+
 _SMALLER = (
   'lower --num, --length or sample.steps when sampling, data.batch_size, '
   'data.length or the sizes of model when training'
@@ -18,13 +20,21 @@ def allow_any_text() -> None:
 
 
 def report(error: object, code: int = 2) -> int:
-  """Prints an error as one line, whatever it quotes; returns `code`."""
-  line = ''.join(
-    c if c.isprintable() else c.encode('unicode_escape').decode()
-    for c in str(error)
-  )
-  print(f'error: {line}', file=sys.stderr)
+  """Prints an error as one line, whatever it quotes; returns `code`.
+
+  Below the line stands the table of recipes where one is to be chosen.
+  """
+  print(f'error: {_escaped(str(error))}', file=sys.stderr)
+  if isinstance(error, RecipeNeeded):
+    for row in error.table:
+      print(f'  {_escaped(row)}', file=sys.stderr)
   return code
+
+
+def _escaped(text: str) -> str:
+  return ''.join(
+    c if c.isprintable() else c.encode('unicode_escape').decode() for c in text
+  )
 
 
 def report_memory(error: BaseException) -> int:

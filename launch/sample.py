@@ -9,16 +9,12 @@
 import json
 import sys
 
-import jax
 from absl import flags
 
-from launch import answer, common, conflicts
-from launch.restored import Restored, restore
-from textdiffusion.core.memory import check_attention
-from textdiffusion.evals.generation import fill
-from textdiffusion.sampling.prompts import blank, continuation, infilling
-from textdiffusion.viz.samples import traces_of
-from textdiffusion.viz.trace import write_trace
+from textdiffusion.api.text_model import TextModel
+
+from . import answer, common, conflicts
+from .restored import restored
 
 CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'A workdir or a step.')
 NUM = flags.DEFINE_integer('num', 4, 'How many samples.', lower_bound=1)
@@ -35,41 +31,28 @@ FORMAT = flags.DEFINE_enum('format', 'text', ['text', 'jsonl'], 'Of stdout.')
 
 
 def main() -> None:
-  made = restore(CHECKPOINT.value, conflicts.check_sample())
+  made = restored(CHECKPOINT.value, conflicts.check_sample())
   conflicts.check_steps(made.method.process is None)
-  with jax.set_mesh(made.mesh):
-    _sample(made)
-
-
-def _sample(made: Restored) -> None:
+  model = TextModel(made)
   if answer.SOURCE.value:
-    return answer.run(made, SEED.value, FORMAT.value)
-  config = made.config.sample
-  length = config.length or made.config.data.length
+    return answer.run(model, SEED.value, FORMAT.value)
+  seed, traced = SEED.value, bool(TRACE.value)
   if INFILL.value:
-    canvas = infilling(made.tokenizer, INFILL.value, NUM.value, length)
-  elif PROMPT.value:
-    canvas = continuation(made.tokenizer, PROMPT.value, NUM.value, length)
+    generated = model.infill(INFILL.value, NUM.value, seed=seed, trace=traced)
   else:
-    canvas = blank(NUM.value, length)
-  if made.method.process is not None:
-    check_attention(*canvas.ids.shape)
-  plan = made.tokenizer, canvas, config, SEED.value, bool(TRACE.value)
-  generated = fill(*made.model, *plan)
+    prompt = PROMPT.value
+    generated = model.sample(NUM.value, prompt=prompt, seed=seed, trace=traced)
   for i, text in enumerate(generated.texts):
     if FORMAT.value == 'jsonl':
-      row = {'text': text, 'ids': generated.samples.ids[i].tolist()}
-      print(json.dumps({**row, 'seed': SEED.value, 'step': made.step}))
+      row = {'text': text, 'ids': generated.ids[i].tolist()}
+      print(json.dumps({**row, 'seed': SEED.value, 'step': model.step}))
     else:
       print(f'--- {i + 1}\n{text}')
   refused = generated.samples.refused
   if refused is not None and refused.sum():
     print(f'{refused.sum()} found no room: raise --length', file=sys.stderr)
   if TRACE.value:
-    told = {'sampler': config.sampler, 'temperature': config.temperature}
-    told = {'step': made.step, 'seed': SEED.value, **told}
-    kept = generated.samples, generated.canvas, made.tokenizer, told
-    write_trace(TRACE.value, traces_of(*kept))
+    generated.save(TRACE.value)
     print(f'wrote {TRACE.value}', file=sys.stderr)
 
 

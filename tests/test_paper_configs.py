@@ -1,38 +1,36 @@
-"""Configs at the scale of a paper: their size, their source, what differs.
+"""Recipes at the scale of a paper: their size, their source, what differs.
 
-A config counts as one of a paper's scale if its name does not end as those of
-the small ones. Its docstring states
+The comment above such a recipe states
 
   Parameters: 169.8M, embeddings and head included.
   Source: paper; repository, commit, file.
   Differences: everything in which it still differs from them.
 
 The count is that of all learnt numbers, of the method's own too, with the
-vocabulary of the config's tokenizer and the special tokens that this project
-adds. It is exact to a tenth of a million. The number in a file name is the
+vocabulary of the recipe's tokenizer and the special tokens that this project
+adds. It is exact to a tenth of a million. A number in a recipe's name is the
 same count rounded, at most 2% off, so that a paper's own round figure may stay.
 """
 
-import ast
+import dataclasses
 import functools
 import re
-from pathlib import Path
+import sys
 
 import numpy as np
 import pytest
 
-from textdiffusion.config import build, load
+from tests.recipes import CONFIGS, PAPER, SMALL, TEXTS
+from textdiffusion import recipes
+from textdiffusion.config import Config, build, to_json
+from textdiffusion.config_files import bundled_files, read_all
+from textdiffusion.data.pipeline import DataConfig
 from textdiffusion.data.tokenizers import SPECIALS, Tokenizer
-from textdiffusion.nn.transformer import num_params
+from textdiffusion.nn.transformer import TransformerConfig, num_params
+from textdiffusion.training.optim import OptimizerConfig
+from textdiffusion.training.state import TrainConfig
 
-ROOT = Path(__file__).parent.parent
-SMALL = ('_tiny', '_demo', '_neighbors')
-CONFIGS = {
-  f'{path.parent.name}/{path.stem}': path
-  for path in sorted((ROOT / 'configs').rglob('*.py'))
-  if not path.stem.endswith(SMALL)
-}
-NAMED = [name for name in CONFIGS if re.search(r'_\d+[mb]$', name)]
+NAMED = [name for name in PAPER if re.search(r'_\d+[mb]$', name)]
 
 # Ids of a tokenizer file, and whether it has pieces for the special tokens; if
 # not, the four of them are added.
@@ -50,16 +48,16 @@ TOKENIZERS = {
   'words_e2e': (818, False),
   'words_roc': (11_040, False),
 }
-# By the name of a config: the first entry that it contains.
+# By the name of a recipe: the first entry that it contains.
 USED = {
-  'autoregressive/c4': 'llada',
-  'llada/c4_162m': 'gpt2',
+  'autoregressive:c4': 'llada',
+  'llada:c4_162m': 'gpt2',
   'llada': 'llada',
-  'd3pm/lm1b': 'pieces_8192',
+  'd3pm:lm1b': 'pieces_8192',
   'lm1b': 'bert',
   'qqp': 'bert',
   'text8': 'characters',
-  'cdcd/c4': 'c4',
+  'cdcd:c4': 'c4',
   'openwebtext2': 'plaid',
   'ssd_lm': 'roberta',
   'openwebtext': 'gpt2',
@@ -79,8 +77,8 @@ class Sized(Tokenizer):
 
 @functools.cache
 def parameters(name: str) -> int:
-  """All learnt numbers of a config, from shapes alone."""
-  config = load(str(CONFIGS[name]))
+  """All learnt numbers of a recipe, from shapes alone."""
+  config = CONFIGS[name]
   size, has_specials = TOKENIZERS[
     next(USED[part] for part in USED if part in name)
   ]
@@ -94,22 +92,23 @@ def parameters(name: str) -> int:
   return num_params(build(config, tokenizer).network)
 
 
-def docstring(name: str) -> str:
-  text = ast.get_docstring(ast.parse(CONFIGS[name].read_text()))
-  assert text
-  return text
-
-
-@pytest.mark.parametrize('name', CONFIGS)
-def test_the_docstring_states_the_parameters(name):
-  found = re.findall(
+def count_stated(name: str) -> list[str]:
+  return re.findall(
     r'^Parameters: ([\d,]+\.\d)M, embeddings and head included\.$',
-    docstring(name),
+    TEXTS[name],
     re.M,
   )
-  assert len(found) == 1
-  count = float(found[0].replace(',', ''))
-  assert count == round(parameters(name) / 1e6, 1)
+
+
+@pytest.mark.parametrize('name', PAPER)
+def test_the_comment_states_the_parameters(name):
+  (found,) = count_stated(name)
+  assert float(found.replace(',', '')) == round(parameters(name) / 1e6, 1)
+
+
+def test_small_recipes_state_none():
+  assert len(PAPER) > 25 and len(NAMED) > 3
+  assert not [name for name in SMALL if count_stated(name)]
 
 
 @pytest.mark.parametrize('name', NAMED)
@@ -119,29 +118,80 @@ def test_the_name_states_the_parameters(name):
   assert stated == pytest.approx(parameters(name), rel=0.02)
 
 
-@pytest.mark.parametrize('name', CONFIGS)
-def test_the_docstring_names_source_and_differences(name):
-  text = docstring(name)
+@pytest.mark.parametrize('name', PAPER)
+def test_the_comment_names_source_and_differences(name):
+  text = TEXTS[name]
   for start in ('Source: ', 'Differences: '):
     found = re.findall(rf'^{start}(\S.*)', text, re.M)
     assert len(found) == 1 and len(found[0]) > 10, start
   assert text.index('\nSource: ') < text.index('\nDifferences: ')
 
 
-@pytest.mark.parametrize('name', CONFIGS)
-def test_what_papers_disagree_on_is_written_out(name):
+# Other values for the defaults of what papers disagree on.
+OTHERWISE = {
+  OptimizerConfig: {
+    'peak_lr': 0.123,
+    'warmup_steps': 123,
+    'schedule': 'wsd',
+    'b2': 0.123,
+    'weight_decay': 0.123,
+  },
+  TrainConfig: {
+    'steps': 123,
+    'ema': 0.123,
+    'optimizer': OptimizerConfig(b2=0.123),
+  },
+  TransformerConfig: {
+    'num_layers': 123,
+    'd_model': 120,
+    'num_heads': 2,
+    'd_ff': 123,
+    'qk_norm': False,
+  },
+  DataConfig: {'length': 123, 'batch_size': 123},
+  Config: {
+    'data': DataConfig(length=123),
+    'model': TransformerConfig(num_layers=123),
+    'train': TrainConfig(steps=123),
+  },
+}
+
+
+@pytest.fixture(scope='module')
+def under_other_defaults():
+  """The recipes, built while defaults have other values."""
+  with pytest.MonkeyPatch.context() as patch:
+    for kind, values in OTHERWISE.items():
+      names = [field.name for field in dataclasses.fields(kind)]
+      usual = kind.__init__.__defaults__
+      defaults = dict(zip(names[-len(usual) :], usual))
+      assert all(defaults[name] != values[name] for name in values)
+      patch.setattr(
+        kind.__init__, '__defaults__', (*(defaults | values).values(),)
+      )
+    # So that they are built anew.
+    patch.delitem(sys.modules, 'textdiffusion.recipes.presets')
+    patch.delattr(recipes, 'presets')
+    yield {
+      f'{method}:{name}': config
+      for method, path in bundled_files().items()
+      for name, config in read_all(str(path), Config).items()
+    }
+
+
+@pytest.mark.parametrize('name', PAPER)
+def test_what_papers_disagree_on_is_written_out(name, under_other_defaults):
   """Defaults of this project are those of small runs, not of a paper."""
-  calls = {
-    node.func.id: {keyword.arg for keyword in node.keywords}
-    for node in ast.walk(ast.parse(CONFIGS[name].read_text()))
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-  }
-  optimizer = {'peak_lr', 'warmup_steps', 'schedule', 'b2', 'weight_decay'}
-  assert optimizer <= calls['OptimizerConfig']
-  assert {'steps', 'ema'} <= calls['TrainConfig']
-  model = {'num_layers', 'd_model', 'num_heads', 'd_ff', 'qk_norm'}
-  assert model <= calls['TransformerConfig']
-  assert {'length', 'batch_size'} <= calls['DataConfig']
+  for part in ('data', 'model', 'train'):
+    want = to_json(getattr(CONFIGS[name], part))
+    assert to_json(getattr(under_other_defaults[name], part)) == want
+
+
+def test_a_default_would_be_found(under_other_defaults):
+  """Of constants in presets.py, and of what is built by its functions."""
+  changed = under_other_defaults['mdlm:python_docs']
+  assert (changed.model.num_layers, changed.model.d_ff) == (6, 123)
+  assert (changed.train.steps, changed.train.optimizer.b2) == (5000, 0.123)
 
 
 def test_the_count_includes_everything():
@@ -149,4 +199,4 @@ def test_the_count_includes_everything():
   size, width = 50_257 + 4, 768
   layer = 4 * width**2 + 2 * width * 3072 + 3072 + width + 2 * width
   want = 12 * layer + 2 * size * width + width
-  assert parameters('radd/openwebtext_162m') == want
+  assert parameters('radd:openwebtext') == want

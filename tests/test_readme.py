@@ -4,6 +4,8 @@ import doctest
 import re
 from pathlib import Path
 
+from textdiffusion.config import load
+
 ROOT = Path(__file__).parent.parent
 README = ROOT / 'README.md'
 
@@ -16,7 +18,9 @@ def test_the_example_runs():
 def test_links_and_configs_exist():
   text = README.read_text()
   links = re.findall(r'\]\(([^)#]+)\)', text)
-  paths = links + re.findall(r'--config=(\S+)', text)
-  assert len(paths) > 8
-  for path in paths:
+  configs = re.findall(r'--config=(\S+\.py:\w+)', text)
+  assert len(links) > 8 and len(configs) > 3
+  for path in links:
     assert (ROOT / path).exists(), path
+  for path in configs:
+    load(str(ROOT / path))

@@ -106,7 +106,7 @@ def test_noise_and_grids_of_autoregression(setting):
 
 def test_what_a_config_sets_may_lose_its_effect_by_a_flag(tmp_path):
   """Its vocabulary is moot for bytes; a setting of the flags is not."""
-  path = 'configs/mdlm/toy_grammar_tiny.py'
+  path = 'configs/mdlm.py:toy_grammar'
   config = load(path, ['data.tokenizer.kind=bytes'])
   assert config.data.tokenizer.vocab_size
   with pytest.raises(UserError, match='vocab_size=99 has no effect'):

@@ -1,24 +1,17 @@
 """The tree of frozen dataclasses that describes a run, and its JSON.
 
-A config is a Python file whose `get_config()` returns a `Config`; launchers
-change single fields with --set=a.b=value. Unknown fields and wrong types are
-refused with the nearest names.
+Launchers read it from a config file and change it by --set=a.b=value. Unknown
+fields and wrong types are refused with the nearest names.
 """
 
-import ast
 import dataclasses
-import difflib
 import importlib
-import os
-import runpy
-import traceback
-import types
-import typing
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
+from textdiffusion import config_files
 from textdiffusion.core.types import UserError
+from textdiffusion.data.files import Files
 from textdiffusion.data.pipeline import DataConfig
 from textdiffusion.data.tokenizers import Tokenizer
 from textdiffusion.evals.likelihood import EvaluateConfig
@@ -26,6 +19,17 @@ from textdiffusion.methods.method import Method, MethodConfig, build_network
 from textdiffusion.nn.network import Network
 from textdiffusion.nn.transformer import TransformerConfig
 from textdiffusion.objectives.score_interpolation import ScoreInterpolation
+from textdiffusion.parsing import (
+  REFUSED,
+  classes_of,
+  coerce,
+  field_types,
+  is_plain,
+  nearest,
+  parse,
+  takes_nodes,
+  unexpected,
+)
 from textdiffusion.sampling.generate import SampleConfig
 from textdiffusion.training.mesh import MeshConfig
 from textdiffusion.training.state import TrainConfig
@@ -34,7 +38,10 @@ from textdiffusion.unused import refuse_unused
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """A whole run; each part is documented where it is defined."""
+  """A whole run; each part is documented where it is defined.
+
+  data: also `Files`, for what else `DataConfig` has by default.
+  """
 
   method: MethodConfig
   data: DataConfig = DataConfig()
@@ -43,6 +50,11 @@ class Config:
   sample: SampleConfig = SampleConfig()
   evaluate: EvaluateConfig = EvaluateConfig()
   mesh: MeshConfig = MeshConfig()
+
+  def __post_init__(self) -> None:
+    data: Any = self.data
+    if isinstance(data, Files):
+      object.__setattr__(self, 'data', DataConfig(source=str(data)))
 
   @property
   def evaluation(self) -> EvaluateConfig:
@@ -141,24 +153,17 @@ def _check_chunks(config: Config, method: Method) -> None:
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> Config:
-  """Runs a config file and applies `a.b=value` overrides in order.
+  """Runs a config file and applies `a.b=value` overrides.
+
+  Args:
+    path: FILE.py:RECIPE, or FILE.py where the file has only one config.
+    overrides: see `apply_overrides`.
 
   Raises:
     UserError: the file is no config, an override does not fit, or a setting
       has no effect beside the others.
   """
-  if not os.path.isfile(path):  # of an impossible name too
-    near = _nearest(path, [str(p) for p in Path('configs').rglob('*.py')])
-    raise UserError(f'config file {path} does not exist{near}')
-  if path.endswith('.json'):
-    raise UserError(
-      f'config file {path} is JSON, as a run saves it, and a config is a '
-      'Python file with get_config(): name the .py file that the run was '
-      'started with; --resume and its --workdir go on with the run'
-    )
-  config = _run(path)
-  if not isinstance(config, Config):
-    raise UserError(f'get_config() of {path} returns no textdiffusion Config')
+  config = config_files.read(path, Config)
   check(config)
   refuse_unused(config)
   return override(config, overrides)
@@ -176,72 +181,54 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
   return changed
 
 
-def _run(path: str) -> Any:
-  """What get_config() of a config file returns.
-
-  Raises:
-    UserError: for whatever the file raises, with its line.
-  """
-  try:
-    get_config = runpy.run_path(path).get('get_config')
-    if get_config is None:
-      raise UserError(f'config file {path} defines no get_config()')
-    return get_config()
-  except (UserError, KeyboardInterrupt):
-    raise
-  except SyntaxError as error:
-    line = f', line {error.lineno}' if error.lineno else ''
-    raise UserError(f'config file {path}{line}: {error.msg}') from None
-  except BaseException as error:  # the file is a program: also sys.exit()
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == path]
-    line = f', line {lines[-1]}' if lines else ''
-    raise UserError(
-      f'config file {path}{line}: {type(error).__name__}: {error}'
-    ) from None
-
-
-_PLAIN = (bool, int, float, str, tuple, type(None))
-
-
 def check(node: Any, name: str = '') -> None:
   """Raises UserError where a field holds what its type does not allow."""
-  hints = typing.get_type_hints(type(node))
-  for field in dataclasses.fields(node):
-    value, full = getattr(node, field.name), f'{name}{field.name}'
-    hint = hints[field.name]
-    is_group = isinstance(hint, type) and dataclasses.is_dataclass(hint)
-    if isinstance(value, type) or (is_group and not isinstance(value, hint)):
-      raise _unexpected(hint, value, full)
+  for field, hint in field_types(type(node)).items():
+    value, full = getattr(node, field), f'{name}{field}'
+    if isinstance(value, type) or (
+      (is_plain(value) or takes_nodes(hint)) and coerce(hint, value) is REFUSED
+    ):
+      raise unexpected(hint, value, full)
     if type(value) is int and not -(2**31) <= value < 2**32:
       raise UserError(f'{full}={value}: must have at most 32 bits')
     if dataclasses.is_dataclass(value):
       check(value, f'{full}.')
-    elif not isinstance(value, _PLAIN):
-      continue  # an array of a schedule, say
-    elif _coerced(hint, value) is _REFUSED:
-      raise _unexpected(hint, value, full)
+
+
+@dataclasses.dataclass
+class _Change:
+  """What is set below one name: the whole field, and fields of what it holds.
+
+  Attributes:
+    text: the new value of the field, None to keep the present one.
+    fields: changes of its fields, by name.
+  """
+
+  text: str | None = None
+  fields: dict[str, '_Change'] = dataclasses.field(default_factory=dict)
 
 
 def apply_overrides(config: Any, overrides: Sequence[str]) -> Any:
-  """`a.b=value` each -> a new tree. Raises UserError for a bad name or value.
+  """Returns a new tree with the fields that `a.b=value` name.
 
-  Fields of one group change together, so that their order does not matter
-  where one value is allowed beside another only. The last of equals counts.
+  The value of a field that holds a dataclass is a call, such as
+  `method.schedule=Cosine()`. Fields of one group change together, so that their
+  order does not matter where one value is allowed beside another only; those of
+  a replaced dataclass change after it is replaced. The last of equals counts.
+
+  Raises:
+    UserError: for a bad name or value.
   """
-  asked: dict[str, Any] = {}
+  root = _Change()
   for override in overrides:
     name, equals, text = override.partition('=')
     if not equals:
       raise UserError(f'--set={override} is not of the form a.b=value')
-    *groups, last = name.split('.')
-    node = asked
-    for group in groups:
-      node = node.setdefault(group, {})
-      if not isinstance(node, dict):
-        raise UserError(f'{name}: {group} is a single value, not a group')
-    node[last] = text
-  return _replaced(config, asked, '')
+    change = root
+    for part in name.split('.'):
+      change = change.fields.setdefault(part, _Change())
+    change.text = text
+  return _changed(config, root, '')
 
 
 def to_json(value: Any) -> Any:
@@ -275,7 +262,7 @@ def from_json(value: Any) -> Any:
     if name not in known:
       raise UserError(
         f'the saved config has the field {name!r}, which {kind.__name__} of '
-        f'this version lacks{_nearest(name, known)}'
+        f'this version lacks{nearest(name, known)}'
       )
     fields[name] = from_json(item)
   return kind(**fields)
@@ -321,89 +308,43 @@ def _class_of(path: str) -> Any:
   return kind
 
 
-def _replaced(node: Any, asked: dict[str, Any], above: str) -> Any:
-  """`node` with the fields that are asked for, parsed from text."""
-  hints = typing.get_type_hints(type(node))
-  names = [f.name for f in dataclasses.fields(node)]
+def _changed(node: Any, change: _Change, above: str) -> Any:
+  """`node` with changed fields; `above`: its dotted name and a dot, or ''."""
+  types = field_types(type(node))
   fresh = {}
-  for name, text in asked.items():
+  for name, below in change.fields.items():
     full = f'{above}{name}'
-    if name not in names:
+    if name not in types:
       raise UserError(
         f'unknown config field {full}: {type(node).__name__} has no '
-        f'{name!r}{_nearest(name, names)}; its fields are {", ".join(names)}'
+        f'{name!r}{nearest(name, types)}; its fields are {", ".join(types)}'
       )
-    old = getattr(node, name)
-    if not dataclasses.is_dataclass(old):
-      if isinstance(text, dict):
+    value = getattr(node, name)
+    if below.text is not None:
+      if dataclasses.is_dataclass(value):
+        _check_call(value, below.text, full)
+      value = parse(types[name], below.text, full)
+    if below.fields:
+      inner = f'{full}.{next(iter(below.fields))}'
+      if value is None and (classes := sorted(classes_of(types[name]))):
         raise UserError(
-          f'{full}.{next(iter(text))}: {name} is a single value, not a group '
-          'of fields'
+          f'{inner}: {name} is None; replace it first, for example by '
+          f'--set={full}={classes[0]}(...)'
         )
-      fresh[name] = _parsed(hints[name], text, full)
-    elif isinstance(text, dict):
-      fresh[name] = _replaced(old, text, f'{full}.')
-    else:
-      raise UserError(
-        f'{full} is a group of fields; set one of '
-        + ', '.join(f'{full}.{f.name}' for f in dataclasses.fields(old))
-      )
+      if not dataclasses.is_dataclass(value):
+        raise UserError(
+          f'{inner}: {name} is a single value, not a group of fields'
+        )
+      value = _changed(value, below, f'{full}.')
+    fresh[name] = value
   return dataclasses.replace(node, **fresh)
 
 
-def _parsed(hint: Any, text: str, full: str) -> Any:
-  """`text` as the type a field declares."""
-  try:
-    value = ast.literal_eval(text)
-  except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-    value = {'true': True, 'false': False}.get(text.lower(), text)
-  for candidate in (value, text):
-    result = _coerced(hint, candidate)
-    if result is not _REFUSED:
-      return result
-  raise _unexpected(hint, text, full)
-
-
-def _unexpected(hint: Any, value: Any, full: str) -> UserError:
-  choices = typing.get_args(hint) if _is_literal(hint) else ()
-  want = ' or '.join(map(repr, choices)) or getattr(hint, '__name__', str(hint))
-  near = _nearest(str(value), [str(c) for c in choices])
-  shown = str(value)
-  if len(shown) > _LONGEST:
-    shown = f'{shown[:_LONGEST]}... ({len(shown):,} characters)'
-  return UserError(f'{full}={shown}: expected {want}{near}')
-
-
-_LONGEST = 80  # characters of a value in a message
-_REFUSED = object()
-
-
-def _is_literal(hint: Any) -> bool:
-  return typing.get_origin(hint) is Literal
-
-
-def _coerced(hint: Any, value: Any) -> Any:
-  """`value` as `hint`, or _REFUSED."""
-  origin, args = typing.get_origin(hint), typing.get_args(hint)
-  if _is_literal(hint):
-    return value if value in args else _REFUSED
-  if origin in (typing.Union, types.UnionType):
-    results = [_coerced(arg, value) for arg in args]
-    return next((r for r in results if r is not _REFUSED), _REFUSED)
-  if origin is tuple:
-    if isinstance(value, str):
-      value = [item.strip() for item in value.split(',') if item.strip()]
-    items = value if isinstance(value, tuple | list) else (value,)
-    results = tuple(_coerced(args[0], item) for item in items)
-    return _REFUSED if _REFUSED in results else results
-  if hint is type(None):
-    return None if value is None else _REFUSED
-  if hint is float and type(value) is int:
-    return float(value)
-  return value if type(value) is hint else _REFUSED
-
-
-def _nearest(name: str, names: typing.Iterable[str]) -> str:
-  """A hint that names what was probably meant, or nothing."""
-  near = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
-  return f' (did you mean {" or ".join(near)}?)' if near else ''
+def _check_call(group: Any, text: str, name: str) -> None:
+  """Raises UserError for `train=5`, which is neither a call nor None."""
+  if '(' not in text and text != 'None':
+    fields = ', '.join(f'{name}.{f.name}' for f in dataclasses.fields(group))
+    raise UserError(
+      f'{name}={text} is not a call such as {type(group).__name__}(...), and '
+      f'{name} is a group of fields; set one of {fields}'
+    )

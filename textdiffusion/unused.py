@@ -150,7 +150,8 @@ def refuse_unused(config: Any, names: Collection[str] | None = None) -> None:
 
   Args:
     config: a whole config.
-    names: the settings to look at, such as those of --set; None for all. What
+    names: the settings to look at, such as those of --set, where a group stands
+      for its fields; None for all. What
       a config file sets for its tokenizer, say, may lose its effect by a --set
       of another field.
   """
@@ -159,11 +160,18 @@ def refuse_unused(config: Any, names: Collection[str] | None = None) -> None:
       continue
     for name in rule.fields:
       for leaf, value, usual in _leaves(config, name):
-        if value != usual and (names is None or leaf in names):
+        if value != usual and _is_within(leaf, names):
           raise UserError(
             f'{leaf}={value} has no effect: it needs {rule.needs}; leave it at '
             f'{usual!r}'
           )
+
+
+def _is_within(leaf: str, names: Collection[str] | None) -> bool:
+  """Whether a field is among the names, or in a group that is."""
+  if names is None:
+    return True
+  return any(f'{leaf}.'.startswith(f'{name}.') for name in names)
 
 
 def _leaves(config: Any, name: str) -> list[tuple[str, Any, Any]]:

@@ -19,7 +19,7 @@ from absl import flags
 from launch import common
 
 ROOT = Path(__file__).parents[2]
-CONFIG = f'--config={ROOT}/configs/mdlm/toy_grammar_tiny.py'
+CONFIG = f'--config={ROOT}/configs/mdlm.py:toy_grammar'
 # One layer, one step: a run takes seconds.
 TINY = [
   f'--set={item}'

@@ -5,7 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from tests.launch.test_launch import launch, refused
+from tests.launch.test_launch import (  # noqa: F401 a fixture
+  launch,
+  quick_programs,
+  refused,
+)
 
 SETS = [
   f'--set={item}'
@@ -35,7 +39,7 @@ SOURCES = 'a cat likes most girls\nsome old zebras see a dog\n'
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
   folder = tmp_path_factory.mktemp('run')
-  config = '--config=configs/seqdiffuseq/toy_pairs_tiny.py'
+  config = '--config=configs/seqdiffuseq.py:toy_pairs'
   launch('train', config, *SETS, f'--workdir={folder}')
   (folder / 'sources.txt').write_text(SOURCES)
   return folder

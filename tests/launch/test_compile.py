@@ -32,7 +32,7 @@ def run(*flags):
 @needs_libtpu
 def test_162m_on_four_chips():
   out = run(
-    '--config=configs/llada/c4_162m.py',
+    '--config=configs/llada.py:c4_162m',
     '--topology=v5e:2x2',
     '--mesh=fsdp=4',
     '--set=data.batch_size=32',
@@ -59,7 +59,7 @@ def test_162m_on_four_chips():
 @needs_libtpu
 def test_what_does_not_fit_ends_with_3_and_why():
   out = run(
-    '--config=configs/llada/c4_162m.py',
+    '--config=configs/llada.py:c4_162m',
     '--topology=v5e:2x2',
     '--mesh=fsdp=4',
     '--set=data.batch_size=256',
@@ -70,15 +70,15 @@ def test_what_does_not_fit_ends_with_3_and_why():
 @pytest.mark.parametrize(
   ('flags', 'told'),
   [
-    (['--config=configs/llada/c4_8b.py'], 'are both needed'),
+    (['--config=configs/llada.py:c4_8b'], 'are both needed'),
     (['--topology=v5p:banana'], 'must be one of v4, v5e'),
     (['--topology=v9:2x2'], 'must be one of v4, v5e'),
     (['--topology=v5e:2x2', '--mesh=fsdp'], 'must be like data=2'),
   ],
 )
 def test_mistakes_end_in_one_line(flags, told):
-  if '--config=configs/llada/c4_8b.py' not in flags:
-    flags = ['--config=configs/llada/c4_8b.py', *flags]
+  if '--config=configs/llada.py:c4_8b' not in flags:
+    flags = ['--config=configs/llada.py:c4_8b', *flags]
   out = run(*flags)
   if 'compiler of TPUs is not installed' in out.stderr:
     pytest.skip('libtpu is not installed, which is told first')
@@ -97,7 +97,7 @@ def test_a_sweep_tells_of_all_the_fastest_first(capsys):
     rate = {'tokens_per_s_per_chip': rows + mesh['data']}
     return told | (rate if told['fits'] else {'reason': 'much too large'})
 
-  config = load('configs/mdlm/toy_grammar_tiny.py', ['train.accumulate=2'])
+  config = load('configs/mdlm.py:toy_grammar', ['train.accumulate=2'])
   found = sweep.sweep(config, 8, tell)
   seen = [
     (one['mesh']['data'], one['mesh']['tensor'], one['rows']) for one in found
@@ -116,6 +116,6 @@ def test_a_sweep_of_what_no_mesh_can_mend_is_a_mistake():
   def tell(config):
     raise UserError('--vocab_size is missing')
 
-  config = load('configs/mdlm/toy_grammar_tiny.py', [])
+  config = load('configs/mdlm.py:toy_grammar', [])
   with pytest.raises(UserError, match='vocab_size is missing'):
     sweep.sweep(config, 8, tell)

@@ -6,11 +6,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
+import jax
 import pytest
 
+from tests.fuzz import launchers
+
 ROOT = Path(__file__).parents[2]
-CONFIG = '--config=configs/mdlm/toy_grammar_tiny.py'
+CONFIG = '--config=configs/mdlm.py:toy_grammar'
 SMALL = [
   'data.source=toy_grammar:400',
   'data.batch_size=8',
@@ -29,7 +33,22 @@ SMALL = [
 SETS = [f'--set={item}' for item in SMALL]
 
 
+class Done(NamedTuple):
+  """What a launcher printed."""
+
+  stdout: str
+  stderr: str
+
+
 def launch(name, *args, code=0):
+  """Runs a launcher in this process, which spares the imports."""
+  outcome = launchers.launch(name, list(map(str, args)))
+  assert outcome.code == code and not outcome.crash, outcome
+  return Done(outcome.out, outcome.err)
+
+
+def launch_process(name, *args, code=0):
+  """Runs a launcher in a process of its own, as a user does."""
   done = subprocess.run(
     [sys.executable, '-m', f'launch.{name}', *map(str, args)],
     cwd=ROOT,
@@ -41,18 +60,30 @@ def launch(name, *args, code=0):
   return done
 
 
-def refused(name, *args):
-  """The one line of a mistake: exit code 2, no traceback."""
-  error = launch(name, *args, code=2).stderr
+def only_error(error):
+  """The one line of a mistake; no traceback."""
   lines = [line for line in error.splitlines() if line.startswith('error: ')]
   assert len(lines) == 1 and 'Traceback' not in error, error
   return lines[0]
 
 
+def refused(name, *args):
+  """The one line of a mistake: exit code 2, no traceback."""
+  return only_error(launch(name, *args, code=2).stderr)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick_programs():
+  """Programs of these tests run once or twice."""
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
 @pytest.fixture(scope='module')
 def workdir(tmp_path_factory):
   folder = tmp_path_factory.mktemp('run')
-  out = launch('train', CONFIG, *SETS, f'--workdir={folder}').stdout
+  out = launch_process('train', CONFIG, *SETS, f'--workdir={folder}').stdout
   assert re.search(r'step 6/6  loss [\d.]+', out)
   return folder
 
@@ -76,11 +107,10 @@ def test_sample_and_trace(workdir, tmp_path):
   assert len(rows) == 2 and all(len(row['ids']) == 12 for row in rows)
   assert all(row['text'].startswith('the cat') for row in rows)
   assert page.read_text().startswith('<!doctype html')
-  again = launch('sample', *args, '--prompt=the cat', '--format=jsonl').stdout
+  plain = (*args, '--prompt=the cat', '--format=jsonl')
+  again = launch_process('sample', *plain).stdout
   assert again == out, 'equal seeds, equal samples, trace or not'
-  other = launch(
-    'sample', *args, '--prompt=the cat', '--format=jsonl', '--seed=1'
-  ).stdout
+  other = launch('sample', *plain, '--seed=1').stdout
   assert other != out
 
 
@@ -147,13 +177,15 @@ def test_mistakes_in_training(tmp_path):
     (('--set=mesh.data=3',), 'does not cover'),
     (('--set=train.accumulate=3',), 'not divisible'),
     (('--nosuchflag',), 'nosuchflag'),
-    (('--coordinator=auto',), 'other processes were not found'),
     (('--coordinator=localhost:1',), 'belong together'),
   ]
   for args, told in cases:
     assert re.search(told, refused('train', CONFIG, *SETS, *args, to)), args
   assert 'does not exist' in refused('train', '--config=configs/none.py', to)
   assert '--workdir' in refused('train', CONFIG)
+  args = ('train', CONFIG, *SETS, to, '--coordinator=auto')
+  error = only_error(launch_process(*args, code=2).stderr)
+  assert 'other processes were not found' in error
   assert not (tmp_path / 'run').exists(), 'a refused run leaves nothing'
 
 
@@ -180,7 +212,7 @@ def test_a_checkpoint_refuses_data_of_another_tokenizer(workdir):
 
 
 def test_an_autoregressive_run_continues_prompts_and_refuses_gaps(tmp_path):
-  config = '--config=configs/autoregressive/toy_grammar_tiny.py'
+  config = '--config=configs/autoregressive.py:toy_grammar'
   launch('train', config, *SETS, f'--workdir={tmp_path}')
   of = f'--checkpoint={tmp_path}'
   page = tmp_path / 'trace.html'

@@ -5,10 +5,14 @@ import os
 import pytest
 from absl import flags
 
-from launch import evaluate, paths, start  # noqa: F401 they define flags
-from launch.lineage import check_holdout, holdout_limit, within_holdout
+from launch import evaluate, paths, train  # noqa: F401 they define flags
 from launch.paths import expand_flags, expand_settings
 from textdiffusion import config as config_lib
+from textdiffusion.api.lineage import (
+  check_holdout,
+  holdout_limit,
+  within_holdout,
+)
 from textdiffusion.core.types import UserError
 from textdiffusion.data.pipeline import DataConfig
 from textdiffusion.data.tokenizers import Bytes

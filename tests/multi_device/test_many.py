@@ -45,7 +45,7 @@ def start(workdir, count, resume=False, told_by=None, **settings):
   asked = {**SETTINGS, 'mesh.data': 1, 'mesh.fsdp': 4, **settings}
   command = [
     *(sys.executable, '-m', 'launch.train', f'--workdir={workdir}'),
-    '--config=configs/mdlm/toy_grammar_tiny.py',
+    '--config=configs/mdlm.py:toy_grammar',
     *(f'--set={name}={value}' for name, value in asked.items()),
     *(['--resume'] if resume else []),
   ]

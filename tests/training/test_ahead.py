@@ -17,7 +17,7 @@ CHIP = CHIPS['v5e']
 
 def small(path):
   """A config whose step compiles in a moment."""
-  config = load(f'configs/{path}.py')
+  config = load(f'configs/{path}')
   model = dataclasses.replace(
     config.model, num_layers=1, d_model=16, num_heads=2, d_ff=32
   )
@@ -27,7 +27,7 @@ def small(path):
 
 @pytest.mark.parametrize('what', ['train', 'sample'])
 def test_what_a_step_needs(what):
-  config = small('mdlm/toy_grammar_tiny')
+  config = small('mdlm.py:toy_grammar')
   told = pods.tell(config, CHIP, jax.devices()[:1], 310, what)
   assert told['fits'] and told['chips'] == 1 and told['warnings'] == []
   numbers = 4 if what == 'train' else 1  # of four bytes, for each parameter
@@ -39,7 +39,7 @@ def test_what_a_step_needs(what):
 
 
 @pytest.mark.parametrize(
-  'path', ['seqdiffuseq/toy_pairs_tiny', 'mdlm/toy_pairs_tiny']
+  'path', ['seqdiffuseq.py:toy_pairs', 'mdlm.py:toy_pairs']
 )
 def test_sources_are_part_of_a_step(path):
   told = pods.tell(small(path), CHIP, jax.devices()[:1], 100, 'train')
@@ -48,7 +48,7 @@ def test_sources_are_part_of_a_step(path):
 
 def test_what_is_too_large_says_by_how_much():
   tiny = dataclasses.replace(CHIP, memory=1000.0)
-  config = small('mdlm/toy_grammar_tiny')
+  config = small('mdlm.py:toy_grammar')
   told = pods.tell(config, tiny, jax.devices()[:1], 310, 'train')
   assert not told['fits'] and 'GiB a chip, which has 0' in told['reason']
   assert 'tokens_per_s_per_chip' not in told

@@ -53,7 +53,7 @@ def test_it_is_sampled_from_and_trained_on(name, tmp_path):
   # As it was begun: a default that changed since is taken from the run.
   run(
     'launch.train',
-    '--config=configs/mdlm/toy_grammar_tiny.py',
+    '--config=configs/mdlm.py:toy_grammar',
     f'--workdir={workdir}',
     '--resume',
     *(

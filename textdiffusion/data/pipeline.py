@@ -21,6 +21,7 @@ import numpy as np
 from textdiffusion.core.keys import check_seed
 from textdiffusion.core.types import UserError
 from textdiffusion.data.corpora import cache_dir, writing_cache
+from textdiffusion.data.files import Files
 from textdiffusion.data.packing import PairRows, Rows, Tokens, tokenize
 from textdiffusion.data.sources import Source, Split, open_source
 from textdiffusion.data.tokenizers import (
@@ -36,10 +37,10 @@ _FOREVER = 1 << 48  # rows; a run ends by its steps, never by its data
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-  """source: see `sources`. length: tokens in a row. batch_size: rows of the
-  global batch. rows, respect_documents, model_padding: see `packing.Rows`;
-  joined and separate rows and source_length: see `packing.PairRows`. long: of
-  pairs, and of documents in rows of their own.
+  """source: see `sources`; also `Files`. length: tokens in a row. batch_size:
+  rows of the global batch. rows, respect_documents, model_padding: see
+  `packing.Rows`; joined and separate rows and source_length: see
+  `packing.PairRows`. long: of pairs, and of documents in rows of their own.
   buckets: shorter lengths. A batch of training is as long as the first of them,
   or `length`, that holds its rows, which it shares with no longer ones; each
   length is compiled once. A loss is a mean over the tokens of its batch, so
@@ -64,6 +65,9 @@ class DataConfig:
   max_unknown: float = 0.5
 
   def __post_init__(self) -> None:
+    source: Any = self.source
+    if isinstance(source, Files):
+      object.__setattr__(self, 'source', str(source))
     for name, least in (('length', 2), ('batch_size', 1)):
       if getattr(self, name) < least:
         raise UserError(

@@ -93,7 +93,10 @@ def init_state(
   method: Method, network: Network, optimizer: Optimizer, key: Key
 ) -> TrainState:
   """Returns fresh parameters, method state and optimiser state."""
-  params = network.init(key)
+  # Weakly typed parameters (jnp.full of a Python number) would make the second
+  # step another function to compile.
+  strict = lambda x: jax.lax.convert_element_type(x, x.dtype)
+  params = jax.tree.map(strict, network.init(key))
   zero = lambda: jnp.zeros((), jnp.int32)
   return TrainState(
     zero(),
