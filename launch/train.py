@@ -55,7 +55,7 @@ def run(
     f'{counts["tokens"]:,} tokens; {num_params(denoiser):,} parameters; '
     f'{jax.device_count()} {jax.default_backend()} device(s)'
   )
-  order = rows.batch_size, rows.seed, *host, rows.buckets
+  order = rows.batch_size, rows.seed, *host, rows.buckets, rows.source_dropout
   with owner:
     state = train(
       method,

@@ -15,13 +15,14 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from textdiffusion.core.paths import expand
 from textdiffusion.core.types import UserError, Vocab
+from textdiffusion.data.words import SPACE, join_words, split_words
 
 SPECIALS = ('bos', 'eos', 'pad', 'mask')
 # How model files spell the specials.
@@ -43,6 +44,7 @@ _BYTE_BLANKS = 'ĠĊĉč'  # space, LF, tab and CR of byte-level models
 # change of the ids that the same text gives, or of how models are trained.
 VERSION = 2
 Kind = Literal['bytes', 'characters', 'words', 'sentencepiece', 'huggingface']
+Split = Literal['spaces', 'punctuation']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,8 @@ class TokenizerConfig:
   file at `path`. Without a path, SentencePiece is trained on the training
   split with `vocab_size` pieces. words: what stands between spaces, at least
   `min_count` times in the training split, the `vocab_size` commonest (0: all).
+  split: of words, `spaces` divide them; with `punctuation` the marks at their
+  ends are tokens too, and texts are read back as they were, see `words`.
   specials: appended in this order. multiple: ids that nothing uses fill the
   vocabulary up to a multiple of it, so that tables divide among chips."""
 
@@ -60,6 +64,7 @@ class TokenizerConfig:
   specials: tuple[str, ...] = SPECIALS
   min_count: int = 1
   multiple: int = 1
+  split: Split = 'spaces'
 
   def __post_init__(self) -> None:
     if self.multiple < 1:
@@ -70,6 +75,10 @@ class TokenizerConfig:
     if self.kind not in kinds:
       raise UserError(
         f'data.tokenizer.kind={self.kind!r}: must be one of {", ".join(kinds)}'
+      )
+    if self.split not in get_args(Split):
+      raise UserError(
+        f'data.tokenizer.split={self.split!r}: must be spaces or punctuation'
       )
     for name in self.specials:
       if name not in SPECIALS:
@@ -152,6 +161,11 @@ class Tokenizer:
       ids = np.concatenate([self._encode(part) for part in parts])
       ids = ids[~np.isin(ids, own)]
     return ids
+
+  def encode_after(self, text: str) -> np.ndarray:
+    """The ids of a text that stands right after another, such as a full stop
+    after a gap."""
+    return self.encode(text)
 
   def filled(self, multiple: int) -> 'Tokenizer':
     """The same, with unused ids up to a multiple."""
@@ -278,14 +292,19 @@ class Characters(Tokenizer):
 class Words(Tokenizer):
   """What stands between spaces; all the others are `<unk>`, id 0.
 
-  A text is read back with single spaces.
+  A text is read back with single spaces. split: as in `TokenizerConfig`.
   """
 
   kind = 'words'
   unknown_id = 0
 
-  def __init__(self, model: bytes, specials: Sequence[str] = SPECIALS):
-    self._bytes = model
+  def __init__(
+    self,
+    model: bytes,
+    specials: Sequence[str] = SPECIALS,
+    split: Split = 'spaces',
+  ):
+    self._bytes, self.split = model, split
     self._words = [_UNKNOWN, *model.decode().split()]
     self._ids = {word: i for i, word in enumerate(self._words)}
     super().__init__(len(self._words), specials, {})
@@ -297,10 +316,12 @@ class Words(Tokenizer):
     vocab_size: int,
     min_count: int,
     specials: Sequence[str] = SPECIALS,
+    split: Split = 'spaces',
   ) -> 'Words':
     """The commonest words first, of equals the first in the alphabet."""
+    pieces = _pieces(split)
     counts = collections.Counter(
-      word for text in texts for word in text.split() if word != _UNKNOWN
+      word for text in texts for word in pieces(text) if word != _UNKNOWN
     )
     kept = [word for word, count in counts.items() if count >= min_count]
     kept = sorted(kept, key=lambda word: (-counts[word], word))
@@ -310,28 +331,51 @@ class Words(Tokenizer):
         'is that common'
       )
     kept = kept[: vocab_size or None]
-    return cls(' '.join(kept).encode('utf-8', 'replace'), specials)
+    return cls(' '.join(kept).encode('utf-8', 'replace'), specials, split)
 
   def unknown(self, text: str) -> list[str]:
     """The words of a text that are not known."""
-    return [word for word in text.split() if word not in self._ids]
+    pieces = _pieces(self.split)(text)
+    return [word.lstrip(SPACE) for word in pieces if word not in self._ids]
+
+  def encode_after(self, text: str) -> np.ndarray:
+    ids = self.encode(text)
+    if self.split == 'punctuation' and text[:1].strip():
+      first = split_words(text)[0].removeprefix(SPACE)
+      ids[:1] = self._ids.get(first, ids[0])
+    return ids
+
+  def to_json(self) -> dict[str, Any]:
+    saved = super().to_json()
+    return saved if self.split == 'spaces' else saved | {'split': self.split}
 
   def _encode(self, text: str) -> np.ndarray:
-    ids = [self._ids.get(word, 0) for word in text.split()]
+    ids = [self._ids.get(word, 0) for word in _pieces(self.split)(text)]
     return np.asarray(ids, np.int32)
 
   def _decode(self, ids: list[int]) -> str:
-    return ' '.join(self._words[i] for i in ids)
+    if self.split == 'spaces':
+      return ' '.join(self._words[i] for i in ids)
+    return join_words([self._spaced(i) for i in ids])
 
   def _piece(self, index: int) -> str:
-    return f'{self._words[index]} '
+    if self.split == 'spaces':
+      return f'{self._words[index]} '
+    return self._spaced(index).replace(SPACE, ' ')
+
+  def _spaced(self, index: int) -> str:
+    """A piece with its space; an unknown word has one too."""
+    return self._words[index] if index else SPACE + _UNKNOWN
 
   def _base_lengths(self) -> np.ndarray:
-    lengths = [len(word.encode()) + 1 for word in self._words]
+    space = 1 if self.split == 'spaces' else 0
+    words = [word.replace(SPACE, ' ') for word in self._words]
+    lengths = [len(word.encode()) + space for word in words]
     return np.asarray([0, *lengths[1:]], np.int32)
 
   def _solid_lengths(self) -> np.ndarray:
-    return np.maximum(self._base_lengths() - 1, 0)
+    spaces = [self.split == 'spaces' or SPACE in word for word in self._words]
+    return np.maximum(self._base_lengths() - np.asarray(spaces), 0)
 
   @property
   def model(self) -> bytes:
@@ -521,7 +565,7 @@ def _plain(saved: dict[str, Any]) -> Tokenizer:
     case 'characters':
       return Characters(specials)
     case 'words':
-      return Words(model, specials)
+      return Words(model, specials, saved.get('split', 'spaces'))
     case 'sentencepiece':
       return SentencePiece(model, specials)
     case 'huggingface':
@@ -541,17 +585,24 @@ def _built(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     return Characters(config.specials)
   if config.kind == 'words' and not config.path:
     return Words.train(
-      texts, config.vocab_size, config.min_count, config.specials
+      texts,
+      config.vocab_size,
+      config.min_count,
+      config.specials,
+      config.split,
     )
   if not config.path:
     return SentencePiece.train(texts, config.vocab_size, config.specials)
   path = expand(config.path)
   if not path.is_file():
     raise UserError(f'data.tokenizer.path={config.path}: no such file')
-  kinds = (Words, SentencePiece, HuggingFace)
-  kind = next(kind for kind in kinds if kind.kind == config.kind)
+  kinds = (SentencePiece, HuggingFace)
   try:
-    tokenizer = kind(path.read_bytes(), config.specials)
+    if config.kind == 'words':
+      tokenizer = Words(path.read_bytes(), config.specials, config.split)
+    else:
+      kind = next(kind for kind in kinds if kind.kind == config.kind)
+      tokenizer = kind(path.read_bytes(), config.specials)
   except Exception as error:  # the libraries raise bare Exceptions
     raise UserError(
       f'data.tokenizer.path={config.path}: not a {config.kind} model '
@@ -563,6 +614,11 @@ def _built(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
       f'{config.path} has {tokenizer.base_size} ids; set that, or 0'
     )
   return tokenizer
+
+
+def _pieces(split: Split) -> Callable[[str], list[str]]:
+  """Text -> words."""
+  return str.split if split == 'spaces' else split_words
 
 
 def _own_specials(
