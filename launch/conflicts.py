@@ -15,7 +15,8 @@ from textdiffusion.viz.page import check_target, is_page
 
 # Settings that a launcher never reads.
 _TRAINING = ('train.', 'evaluate.')
-_ORDER = ('data.batch_size=', 'data.seed=', 'data.buckets=')
+_NAMES = 'batch_size', 'seed', 'buckets', 'source_dropout'
+_ORDER = tuple(f'data.{name}=' for name in _NAMES)
 _TEXTS = ('data.source=', 'data.holdout=', 'data.long=')
 
 

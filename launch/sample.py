@@ -47,7 +47,9 @@ def _sample(made: Restored) -> None:
   config = made.config.sample
   length = config.length or made.config.data.length
   if INFILL.value:
-    canvas = infilling(made.tokenizer, INFILL.value, NUM.value, length)
+    is_padded = made.config.data.model_padding and not made.method.whole_rows
+    given = INFILL.value, NUM.value, length, is_padded
+    canvas = infilling(made.tokenizer, *given)
   elif PROMPT.value:
     canvas = continuation(made.tokenizer, PROMPT.value, NUM.value, length)
   else:

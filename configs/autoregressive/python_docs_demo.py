@@ -1,4 +1,4 @@
-"""Left to right, at the size and on the data of the masked-diffusion demo.
+"""Left to right, at the size and on the data of mdlm/python_docs_demo.
 
   python -m launch.train --config=configs/autoregressive/python_docs_demo.py \
     --workdir=runs/autoregressive

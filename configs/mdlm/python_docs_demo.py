@@ -1,9 +1,9 @@
-"""Masked diffusion on Python's own documentation: what `make demo` trains.
+"""Masked diffusion on Python's own documentation.
 
   python -m launch.train --config=configs/mdlm/python_docs_demo.py \
-    --workdir=runs/demo
+    --workdir=runs/python_docs
 
-Cost and result: see README.
+The first demo: about five minutes on two CPU cores.
 """
 
 from textdiffusion.config import Config

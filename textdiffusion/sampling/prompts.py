@@ -12,7 +12,12 @@ import numpy as np
 
 from textdiffusion.core.memory import check_memory
 from textdiffusion.core.types import UserError
-from textdiffusion.data.coverage import warn_unknown
+from textdiffusion.data.coverage import (
+  Coverage,
+  measure,
+  warn,
+  warn_unknown,
+)
 from textdiffusion.data.tokenizers import Tokenizer
 from textdiffusion.sampling.generate import Canvas
 
@@ -63,7 +68,7 @@ def infilling(
     raise UserError(
       f'the template {template!r} has no span to fill in, such as <mask:6>'
     )
-  parts, end = [], 0
+  parts, known, end = [], Coverage(), 0
   for span in _SPAN.finditer(template):
     count = span[1] if span[1] is not None else '1'
     if not count.isdecimal() or int(count) < 1:
@@ -76,14 +81,14 @@ def infilling(
         f'the span {span[0]} is longer than the row of {length} tokens; '
         'shorten it or raise --length'
       )
-    encode = tokenizer.encode_after if end else tokenizer.encode
-    parts += [
-      encode(template[end : span.start()]),
-      np.full(int(count), -1),
-    ]
+    text = template[end : span.start()]
+    ids = tokenizer.encode_after(text) if end else tokenizer.encode(text)
+    known = known.plus(measure(tokenizer, text, ids))
+    parts += [ids, np.full(int(count), -1)]
     end = span.end()
   parts.append(tokenizer.encode_after(template[end:]))
-  warn_unknown(tokenizer, _SPAN.split(template)[::2], 'the template')
+  known = known.plus(measure(tokenizer, template[end:], parts[-1]))
+  warn(known, tokenizer, 'the template')
   given = np.concatenate(parts)
   if len(given) > length:
     raise UserError(
