@@ -42,9 +42,8 @@ def main() -> None:
   writer = Writer(*made[2:5], state, made.tokenizer, *settings)
   with jax.set_mesh(made.mesh):
     put = lambda batch: put_whole(made.mesh, batch)
-    bounds, others = compare(writer, data, config.evaluation, put)
-    for name, value in {**bounds, **others}.items():
-      print(f'{name}: {value if name in bounds else format(value, ".3f")}')
+    likelihood = compare(writer, data, config.evaluation, put)
+    print(f'\n# Held-out text\n{likelihood.text()}', flush=True)
     shown = show(writer, data)
   print(shown.text())
   facts = {'step': made.step, 'temperature': config.sample.temperature}
@@ -55,24 +54,22 @@ def main() -> None:
   ]
   metrics = read(Path(workdir, 'metrics.jsonl'))
   last = [row for row in metrics if 'loss' in row][-1]
+  version = f'{jax.__version__}, {jax.devices()}'
   page = report_html(
     f'{type(config.method).__name__} on {config.data.source}',
     metrics,
     {
-      **bounds,
-      **others,
+      **likelihood.bounds,
+      **likelihood.others,
       'steps': f'{last["step"]:,}',
       'minutes of training': f'{last["seconds"] / 60:.1f}',
     },
     shown.samples.texts if shown.samples else (),
     [Infill(one.after) for one in shown.infills],
     config_lib.to_json(config),
-    {
-      'python': sys.version.split()[0],
-      'jax': f'{jax.__version__}, {jax.devices()}',
-    },
+    {'python': sys.version.split()[0], 'jax': version},
     traces,
-    {'eval/bits_per_byte': list(others.items())},
+    likelihood.rules(),
     edits=[Edit(*one[:3]) for one in shown.edits],
     answers=[Answer(*one) for one in shown.answers],
   )

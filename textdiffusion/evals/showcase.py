@@ -189,6 +189,31 @@ class Writer:
     return [found[i] for i in range(len(canvases))]
 
 
+class Likelihood(NamedTuple):
+  """Held-out bits per byte.
+
+  Attributes:
+    bounds: name -> bound with its standard error; empty for an objective that
+      bounds no likelihood.
+    others: name -> value of each model without a network.
+  """
+
+  bounds: dict[str, str]
+  others: dict[str, float]
+
+  def text(self) -> str:
+    """A line for each."""
+    named = {name: f'{value:.3f}' for name, value in self.others.items()}
+    return '\n'.join(f'{k}: {v}' for k, v in {**self.bounds, **named}.items())
+
+  def rules(self) -> dict[str, list[tuple[str, float]]]:
+    """Metric -> the others, to draw beside its curve. A curve of a model with
+    sources is no fair comparison, so the names tell them apart."""
+    note = ', no source' if len(self.bounds) > 1 else ''
+    lines = [(f'{name}{note}', value) for name, value in self.others.items()]
+    return {'eval/bits_per_byte': lines}
+
+
 class Shown(NamedTuple):
   """What `show` has written. left_out: one line for each part that is missing,
   with the reason."""
@@ -258,7 +283,7 @@ def compare(
   data: Data,
   settings: EvaluateConfig,
   put: Callable[[dict[str, np.ndarray]], dict[str, Any]] = jax.device_put,
-) -> tuple[dict[str, str], dict[str, float]]:
+) -> Likelihood:
   """Held-out bits per byte of the model and of models without a network.
 
   A model that writes with and without sources is compared without them, as the
@@ -269,18 +294,14 @@ def compare(
     data: what it was trained on.
     settings: rows and draws.
     put: places a batch on the devices.
-
-  Returns:
-    Name -> bound with its standard error, empty for an objective that bounds no
-    likelihood; name -> bits per byte of the others.
   """
   plain, config = data, writer.data
-  kinds = {'held-out bits per byte (bound)': (data, config)}
+  kinds = {'bits per byte (bound)': (data, config)}
   if config.source_dropout and config.rows == 'joined':
     plain, alone = without_sources(data, config)
     kinds = {
-      'held-out bits per byte (bound)': (plain, alone),
-      'the same, given the source': (data, config),
+      'bits per byte (bound)': (plain, alone),
+      'bits per byte given the source (bound)': (data, config),
     }
   bounds = {}
   if writer.method.evaluator.estimand == 'nelbo':
@@ -304,7 +325,7 @@ def compare(
       bounds[name] = shown
   batches = settings.batches(plain.heldout)
   tokens = token_baselines(plain.train, batches, writer.tokenizer)
-  return bounds, reference_bits(tokens, data)
+  return Likelihood(bounds, reference_bits(tokens, data))
 
 
 def heldout_texts(data: Data, count: int) -> list[str]:

@@ -299,11 +299,18 @@ def _answers(answers: Sequence[Answer]) -> str:
 
 
 def _marked(parts: Sequence[tuple[str, bool]], tag: str) -> str:
-  """Parts as one text, the flagged ones in an element."""
-  return ''.join(
-    f'<{tag}>{escape(text)}</{tag}>' if is_flagged else escape(text)
-    for text, is_flagged in parts
-  )
+  """Parts as one text, the flagged ones in an element without the blanks at
+  their ends."""
+  body = ''
+  for text, is_flagged in parts:
+    inner = text.strip()
+    start = text.index(inner)
+    before, after = text[:start], text[start + len(inner) :]
+    if is_flagged and inner:
+      body += f'{before}<{tag}>{escape(inner)}</{tag}>{after}'
+    else:
+      body += escape(text)
+  return body
 
 
 def _samples(samples: Sequence[str], shown: int = 4) -> str:
