@@ -143,7 +143,11 @@ def test_a_demo_without_heldout_text_is_refused(tmp_path):
   text = tmp_path / 'a.txt'
   text.write_text('a b c d e f g h\n' * 50)
   sets = (f'--set=data.source=files:{text}', '--set=data.rows=packed')
-  more = ('--set=data.source_dropout=0.0', '--set=data.holdout=0.0')
+  more = (
+    '--set=data.source_dropout=0.0',
+    '--set=data.model_padding=False',
+    '--set=data.holdout=0.0',
+  )
   line = refused(
     'demo', CONFIG, *SETS, *sets, *more, f'--workdir={tmp_path}/run'
   )
