@@ -1,6 +1,6 @@
 """Builds the bundled corpus `e2e` from the files of the E2E data set.
 
-  python -m benchmarks.e2e_corpus --source=FOLDER
+  python -m benchmarks.e2e_corpus FOLDER
 
 FOLDER holds `src1_train.txt.gz`, `src1_valid.txt` and `src1_test.txt`: one
 `attributes||description` a line, tokenised, as Diffusion-LM reads them. The
@@ -12,11 +12,9 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from absl import app, flags
+from absl import app
 
 from textdiffusion.data.e2e import KEYS, PATH
-
-SOURCE = flags.DEFINE_string('source', None, 'The folder.', required=True)
 
 FILES = {
   'train': 'src1_train.txt.gz',
@@ -38,8 +36,7 @@ NAMES = (
 
 
 def main(argv: list[str]) -> None:
-  del argv
-  folder, lines, kept = Path(SOURCE.value), [], 0
+  folder, lines, kept = Path(argv[1]), [], 0
   splits = {split: list(read(folder / name)) for split, name in FILES.items()}
   heldout = {text for _, text in splits['valid'] + splits['test']}
   train = [pair for pair in splits['train'] if pair[1] not in heldout]

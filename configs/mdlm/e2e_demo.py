@@ -3,7 +3,8 @@
   python -m launch.train --config=configs/mdlm/e2e_demo.py --workdir=runs/demo
 
 Half of the training rows have their attributes in front, so that one network
-writes with and without them. Cost and result: see README.
+writes with and without them. Positions are learnt, since rotary ones alone do
+not tell the places of a row of masks apart. Cost and result: see README.
 """
 
 from textdiffusion.config import Config
@@ -28,16 +29,18 @@ def get_config() -> Config:
       long='drop',
       model_padding=True,
       source_dropout=0.5,
-      batch_size=64,
+      batch_size=32,
     ),
-    model=TransformerConfig(num_layers=4, d_model=192, num_heads=6),
+    model=TransformerConfig(
+      num_layers=4, d_model=128, num_heads=4, max_positions=44
+    ),
     train=TrainConfig(
-      steps=1000,
+      steps=3000,
       optimizer=OptimizerConfig(peak_lr=3e-3, warmup_steps=100),
       ema=0.99,
       log_every=10,
-      eval_every=500,
-      checkpoint_every=500,
+      eval_every=1000,
+      checkpoint_every=1000,
     ),
     sample=SampleConfig(sampler='first_hitting', temperature=0.7),
     evaluate=EvaluateConfig(rows=256, draws=8, batch_size=64),

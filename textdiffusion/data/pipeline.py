@@ -23,10 +23,9 @@ from textdiffusion.core.types import UserError
 from textdiffusion.data.corpora import cache_dir, writing_cache
 from textdiffusion.data.packing import PairRows, Rows, Tokens, tokenize
 from textdiffusion.data.sources import Source, Split, open_source
+from textdiffusion.data.tokenizer import VERSION, Tokenizer
 from textdiffusion.data.tokenizers import (
-  VERSION,
   SentencePiece,
-  Tokenizer,
   TokenizerConfig,
   build,
 )
