@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 STAMP := $(VENV)/.installed-$(VERSION)
 DEMO := runs/demo
-CONFIG := configs/mdlm.py:python_docs_demo
+CONFIG := configs/mdlm.py:e2e_demo
 
 .PHONY: install demo test lint clean
 

@@ -209,7 +209,7 @@ def python_docs_pieces(
 
 
 def python_docs_demo(method: MethodConfig, **sample: Any) -> Config:
-  """The size and data of `make demo`."""
+  """A small network on pieces of Python's documentation."""
   model = sized(TINY, 4, 192, 6)
   adam = OptimizerConfig(peak_lr=2e-3, warmup_steps=100)
   train = training(900, adam, ema=0.99, log_every=10, every=300)

@@ -16,7 +16,8 @@ from .options import (
 
 # Settings that a launcher never reads.
 _TRAINING = ('train.', 'evaluate.')
-_ORDER = ('data.batch_size=', 'data.seed=', 'data.buckets=')
+_NAMES = 'batch_size', 'seed', 'buckets', 'source_dropout'
+_ORDER = tuple(f'data.{name}=' for name in _NAMES)
 _TEXTS = ('data.source=', 'data.holdout=', 'data.long=')
 
 

@@ -1,6 +1,6 @@
-"""The demo: trains on the bundled text, samples, fills in, writes a report.
+"""The demo: trains on bundled text, shows what the model writes, and reports.
 
-python -m launch.demo --config=configs/mdlm.py:python_docs_demo --workdir=W
+python -m launch.demo --config=configs/mdlm.py:e2e_demo --workdir=W
 """
 
 import sys
@@ -9,20 +9,17 @@ from pathlib import Path
 import jax
 
 from textdiffusion import config as config_lib
-from textdiffusion.api import heldout
 from textdiffusion.api.restore import restore
 from textdiffusion.core.types import UserError
 from textdiffusion.data.pipeline import open_data
-from textdiffusion.evals.baselines import reference_bits
-from textdiffusion.evals.generation import fill
-from textdiffusion.sampling.prompts import blank
+from textdiffusion.evals.showcase import Writer, compare, show
+from textdiffusion.training.mesh import put_whole
 from textdiffusion.training.metrics import read
 from textdiffusion.viz.page import write
-from textdiffusion.viz.report import report_html
+from textdiffusion.viz.report import Answer, Edit, Infill, report_html
 from textdiffusion.viz.samples import traces_of
 
 from . import common, train
-from .infills import fill_templates
 
 
 def main() -> None:
@@ -40,38 +37,40 @@ def main() -> None:
   made = restore(workdir)
   if made.step < config.train.steps:  # stopped; the loop said how to go on
     return
-  metrics = read(Path(workdir, 'metrics.jsonl'))
-  bound = [row for row in metrics if 'eval/bits_per_byte' in row][-1]
-  bits = f'{bound["eval/bits_per_byte"]:.3f}'
-  bits += f' ± {bound["eval/bits_per_byte_se"]:.3f}'
-  others = reference_bits(heldout.baselines(config, data), data)
-  beside = ''.join(f'; {name} {value:.3f}' for name, value in others.items())
-  print(f'held-out bits per byte: {bits}{beside}')
-  ask = lambda canvas: fill(
-    *made.model, made.tokenizer, canvas, config.sample, trace=True
-  )
-  free = ask(blank(4, config.data.length))
+  settings = config.data, config.sample
+  writer = Writer(*made.model, made.tokenizer, *settings)
+  with jax.set_mesh(made.mesh):
+    put = lambda batch: put_whole(made.mesh, batch)
+    likelihood = compare(writer, data, config.evaluation, put)
+    print(f'\n# Held-out text\n{likelihood.text()}', flush=True)
+    shown = show(writer, data)
+  print(shown.text())
   facts = {'step': made.step, 'temperature': config.sample.temperature}
-  played = traces_of(*free[1:], made.tokenizer, facts)
-  infills, more = fill_templates(made, ask, facts)
-  played += more
-  devices = jax.devices()
+  traces = [
+    trace
+    for title, one in shown.generated()
+    for trace in traces_of(*one[1:], made.tokenizer, facts, title)
+  ]
+  metrics = read(Path(workdir, 'metrics.jsonl'))
   last = [row for row in metrics if 'loss' in row][-1]
+  version = f'{jax.__version__}, {jax.devices()}'
   page = report_html(
     f'{type(config.method).__name__} on {config.data.source}',
     metrics,
     {
-      'held-out bits per byte (bound)': bits,
-      **others,
+      **likelihood.bounds,
+      **likelihood.others,
       'steps': f'{last["step"]:,}',
       'minutes of training': f'{last["seconds"] / 60:.1f}',
     },
-    free.texts,
-    infills,
+    shown.samples.texts if shown.samples else (),
+    [Infill(one.after) for one in shown.infills],
     config_lib.to_json(config),
-    {'python': sys.version.split()[0], 'jax': f'{jax.__version__}, {devices}'},
-    played,
-    {'eval/bits_per_byte': list(others.items())},
+    {'python': sys.version.split()[0], 'jax': version},
+    traces,
+    likelihood.rules(),
+    edits=[Edit(*one[:3]) for one in shown.edits],
+    answers=[Answer(*one) for one in shown.answers],
   )
   write(f'{workdir}/report.html', page)
 

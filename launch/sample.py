@@ -2,7 +2,7 @@
 
   python -m launch.sample --checkpoint=runs/demo --num=16 --prompt="The "
   python -m launch.sample --checkpoint=runs/demo \
-    --infill="The <mask:6> statement" --trace=trace.html
+    --infill="The <mask:6> restaurant" --trace=trace.html
   python -m launch.sample --checkpoint=runs/diffuseq --source=texts.txt
 """
 

@@ -17,6 +17,6 @@ TEXTS = {
 SMALL = [
   name
   for name, config in CONFIGS.items()
-  if config.data.source in ('python_docs', 'toy_grammar', 'toy_pairs')
+  if config.data.source in ('e2e', 'python_docs', 'toy_grammar', 'toy_pairs')
 ]
 PAPER = [name for name in CONFIGS if name not in SMALL]

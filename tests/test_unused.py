@@ -51,6 +51,8 @@ CASES = [
   ('sample.self_correct.temperature=1.0', 'sample.self_correct.steps=1'),
   ('sample.self_correct.time=0.5', 'sample.self_correct.steps=1'),
   ('sample.latent.eta=0.5', 'sample.sampler=ddim'),
+  ('data.tokenizer.split=punctuation', 'data.tokenizer.kind=words'),
+  ('data.source_dropout=0.5', 'data.rows=joined'),
   ('sample.latent.variance=large', 'sample.sampler=ancestral'),
 ]
 # Beside which they have none, where the defaults are not.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from textdiffusion.core.types import UserError
+from textdiffusion.data.sources import has_own_splits
 from textdiffusion.methods.autoregressive import Autoregressive
 
 
@@ -28,9 +29,7 @@ class Rule(NamedTuple):
 
 
 def _has_drawn_holdout(config: Any) -> bool:
-  source = config.data.source
-  is_toy = source.partition(':')[0] in ('toy_grammar', 'toy_pairs')
-  return not is_toy and '{split}' not in source
+  return not has_own_splits(config.data.source)
 
 
 def _walks_grid(config: Any) -> bool:
@@ -58,6 +57,16 @@ RULES = (
     'data.tokenizer.kind=words without a data.tokenizer.path',
   ),
   Rule(
+    ('data.tokenizer.split',),
+    lambda c: c.data.tokenizer.kind == 'words',
+    'data.tokenizer.kind=words',
+  ),
+  Rule(
+    ('data.source_dropout',),
+    lambda c: c.data.rows == 'joined',
+    'data.rows=joined',
+  ),
+  Rule(
     ('data.respect_documents',),
     lambda c: c.data.rows == 'packed',
     'data.rows=packed',
@@ -70,7 +79,7 @@ RULES = (
   Rule(
     ('data.holdout',),
     _has_drawn_holdout,
-    'a data.source that is not split by name, as toys and {split} are',
+    'a data.source without splits of its own, which toys, e2e and {split} have',
   ),
   Rule(
     ('train.optimizer.decay_steps',),

@@ -10,7 +10,7 @@ from textdiffusion.data import (
   packing,
   pipeline,
   sources,
-  tokenizers,
+  tokenizer,
 )
 from textdiffusion.data.pipeline import DataConfig, open_data
 from textdiffusion.data.tokenizers import TokenizerConfig
@@ -76,7 +76,7 @@ def test_files_at_another_place_are_the_same(tmp_path):
 VERSIONS = [
   (sources, 'VERSION'),
   (packing, '_VERSION'),
-  (tokenizers, 'VERSION'),
+  (tokenizer, 'VERSION'),
 ]
 
 
@@ -118,7 +118,7 @@ def test_a_sentencepiece_model_is_trained_anew(
     monkeypatch.setattr(sources, 'VERSION', 'another')
   elif change == 'code':
     monkeypatch.setattr(pipeline, 'VERSION', 'another')
-    monkeypatch.setattr(tokenizers, 'VERSION', 'another')
+    monkeypatch.setattr(tokenizer, 'VERSION', 'another')
   else:
     size = 295
   model()

@@ -17,6 +17,7 @@ from textdiffusion.data.pipeline import (
   eval_batches,
   open_data,
   train_iterator,
+  without_sources,
 )
 from textdiffusion.data.sources import open_source
 from textdiffusion.data.tokenizers import TokenizerConfig, Words, from_json
@@ -122,12 +123,14 @@ def test_what_cannot_be_read_is_named(files, spec, told):
     read(f'pairs:{parts}')
 
 
-def opened(files, **settings):
-  return open_data(
-    DataConfig(
-      f'pairs:{files}/all.jsonl', **{'length': 12, 'holdout': 0.0, **settings}
-    )
+def data_config(files, **settings):
+  return DataConfig(
+    f'pairs:{files}/all.jsonl', **{'length': 12, 'holdout': 0.0, **settings}
   )
+
+
+def opened(files, **settings):
+  return open_data(data_config(files, **settings))
 
 
 def pieces(data, row, name='ids'):
@@ -159,6 +162,58 @@ def test_separate_rows(files):
   }  # fmt: skip
   batch = next(train_iterator(data.train, 2, 0))
   assert batch['source'].shape == (2, 6) and batch['ids'].shape == (2, 7)
+
+
+def test_a_share_of_joined_rows_loses_its_source(files):
+  """A row without a source is the target alone; hosts and resuming change
+  nothing, and each epoch draws anew."""
+  data = opened(files, rows='joined', model_padding=True)
+  whole = {pieces(data, row) for row in data.train}
+  alone = {'cde.________', 'g.__________', 'm.__________', 'pqrstu._____'}
+  iterator = train_iterator(data.train, 4, 3, source_dropout=0.25)
+  batches = [next(iterator) for _ in range(100)]
+  rows = [
+    (pieces(data, {'ids': ids}), is_given.any())
+    for batch in batches
+    for ids, is_given in zip(batch['ids'], batch['is_given'])
+  ]
+  assert {text for text, has_source in rows if has_source} == whole
+  assert {text for text, has_source in rows if not has_source} == alone
+  share = np.mean([not has_source for _, has_source in rows])
+  assert abs(share - 0.25) < 4 * (0.25 * 0.75 / len(rows)) ** 0.5
+  kinds = [batch['is_given'].any(1).tolist() for batch in batches]
+  assert len(set(map(tuple, kinds))) > 5
+  halves = [
+    train_iterator(data.train, 4, 3, host, 2, source_dropout=0.25)
+    for host in range(2)
+  ]
+  for batch in batches[:20]:
+    parts = [next(half) for half in halves]
+    for name in ('ids', 'is_given', 'positions', 'segments'):
+      both = np.concatenate([part[name] for part in parts])
+      np.testing.assert_array_equal(both, batch[name])
+  # Held-out rows keep theirs, and what rows there are does not change.
+  same = opened(files, rows='joined', model_padding=True, source_dropout=0.25)
+  assert {pieces(same, row) for row in same.train} == whole
+  assert same.fingerprint == data.fingerprint
+  with pytest.raises(UserError, match='source_dropout=1.5: must be in'):
+    DataConfig(source_dropout=1.5)
+
+
+def test_the_targets_alone(files):
+  """The rows that `source_dropout` makes, for an evaluation without sources."""
+  config = dict(rows='joined', model_padding=True, source_dropout=0.5)
+  data = opened(files, **config)
+  alone, settings = without_sources(data, data_config(files, **config))
+  assert settings.rows == 'document' and not settings.source_dropout
+  assert [pieces(alone, row) for row in alone.train] == [
+    *('cde.________', 'g.__________', 'm.__________', 'pqrstu._____')
+  ]
+  assert 'is_given' not in alone.train[0]
+  direct = open_data(settings)
+  assert direct.fingerprint == alone.fingerprint
+  for one, other in zip(direct.train, alone.train):
+    np.testing.assert_array_equal(one['segments'], other['segments'])
 
 
 def test_pairs_in_buckets(files):

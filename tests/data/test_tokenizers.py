@@ -13,9 +13,11 @@ from textdiffusion.data.tokenizers import (
   HuggingFace,
   SentencePiece,
   TokenizerConfig,
+  Words,
   build,
   from_json,
 )
+from textdiffusion.data.words import join_words, split_words
 
 TEXTS = [
   'def f(x):\n\treturn x  # twice  spaced\n',
@@ -197,3 +199,69 @@ def test_bad_files(tmp_path):
     SentencePiece.train([], 300)
   with pytest.raises(UserError, match='vocab_size=100000'):
     SentencePiece.train(['a b c'], 100_000)
+
+
+SENTENCES = [
+  "It's a family-friendly pub, isn't it?",
+  'Price: £20-25. (See "The Mill"...) Rated 5 out of 5!',
+  'Café Adriatic , with spaces ; and a - dash.',
+]
+
+
+@pytest.mark.parametrize('text', SENTENCES)
+def test_words_and_punctuation_are_read_back_as_written(text):
+  assert join_words(split_words(text)) == text
+  tokenizer = Words.train(SENTENCES, 0, 1, split='punctuation')
+  ids = tokenizer.encode(text)
+  assert tokenizer.decode(ids) == text
+  assert ''.join(tokenizer.pieces(ids)) == f' {text}'
+  # As of words between spaces, the first one counts a space too.
+  assert tokenizer.byte_lengths[ids].sum() == len(text.encode()) + 1
+  solid = ''.join(text.split())
+  assert tokenizer.solid_lengths[ids].sum() == len(solid.encode())
+
+
+def test_punctuation_is_apart_at_the_ends_of_words_only():
+  assert split_words("It's cheap, isn't it?") == [
+    *("▁It's", '▁cheap', ',', "▁isn't", '▁it', '?')
+  ]
+  assert split_words('("£20-25").  ...') == [
+    *('▁(', '"', '£20-25', '"', ')', '.', '▁.', '.', '.')
+  ]
+  assert split_words('a▁b \n c') == ['▁a', '▁b', '▁c']
+  assert split_words('') == []
+
+
+def test_words_with_punctuation_are_saved_and_differ_from_plain_ones():
+  tokenizer = Words.train(SENTENCES, 0, 1, split='punctuation')
+  again = from_json(json.loads(json.dumps(tokenizer.to_json())))
+  assert again == tokenizer
+  assert again.encode(SENTENCES[0]).tolist() == (
+    tokenizer.encode(SENTENCES[0]).tolist()
+  )
+  plain = Words(tokenizer.model)
+  assert plain != tokenizer and 'split' not in plain.to_json()
+  assert tokenizer.filled(8).decode(tokenizer.encode('a pub,')) == 'a pub,'
+
+
+def test_unknown_words_with_punctuation():
+  tokenizer = Words.train(['the cat, the dog.'], 0, 1, split='punctuation')
+  assert tokenizer.unknown('the cow, the dog!') == ['cow', '!']
+  ids = tokenizer.encode('the cow, the dog.')
+  assert tokenizer.decode(ids) == 'the <unk>, the dog.'
+  assert tokenizer.byte_lengths[ids].tolist() == [4, 0, 1, 4, 4, 1]
+
+
+def test_a_text_after_another_has_no_space_before_it():
+  tokenizer = Words.train(['the cat, the dog.'], 0, 1, split='punctuation')
+  after = lambda text: tokenizer.pieces(tokenizer.encode_after(text))
+  assert after('. the') == ['.', ' the']
+  assert after(' cat.') == [' cat', '.']
+  assert after('cat.') == [' cat', '.'], 'known with a space only'
+  assert after('') == [] and after(' ') == []
+  assert Bytes().encode_after('. a').tolist() == [46, 32, 97]
+
+
+def test_an_unknown_way_to_split_is_refused():
+  with pytest.raises(UserError, match="split='x': must be spaces or punct"):
+    TokenizerConfig('words', split='x')

@@ -9,6 +9,8 @@ from tests.viz.test_trace import LOADS, data_of
 from textdiffusion.core.types import UserError
 from textdiffusion.viz.report import (
   MAX_POINTS,
+  Answer,
+  Edit,
   Figure,
   Infill,
   report_html,
@@ -27,6 +29,10 @@ SETTINGS = {
 }
 
 
+EDIT = (
+  [('The ', False), ('<old>', True), (' pub', False)],
+  [('The ', False), ('new', True), (' pub', False)],
+)
 RULES = [
   ('token bigram', 2.39),
   ('token unigram', 3.22),
@@ -137,6 +143,23 @@ def test_what_was_filled_in_is_marked():
   assert '<pre>\nThe <mark>&lt;with&gt;</mark> statement</pre>' in full()
 
 
+def test_edits_show_what_was_taken_out_and_what_is_new():
+  page = report_html('t', [], {}, edits=[Edit('<30%>', *EDIT)])
+  assert (
+    '<pre>\nThe <del>&lt;old&gt;</del> pub\nThe <mark>new</mark> pub<' in page
+  )
+  assert '<figcaption>&lt;30%&gt;</figcaption>' in page
+  assert '<h2 id="editing">' in page and '<h2 id="answering">' not in page
+
+
+def test_answers_stand_below_their_source():
+  page = report_html('t', [], {}, answers=[Answer('a=<b>', 'c', 'd')])
+  assert '<figcaption>a=&lt;b&gt;</figcaption><pre>\n<mark>c</mark>\nd<' in page
+  assert '<h2 id="answering">' in page
+  alone = report_html('t', [], {}, answers=[Answer('a', 'c')])
+  assert '<mark>c</mark></pre>' in alone
+
+
 def test_samples_keep_their_lines():
   page = full()
   assert f'<pre>\n{html.escape(fakes.TEXT)}</pre>' in page
@@ -182,6 +205,8 @@ def test_text_that_looks_like_markup_stays_text():
     [fakes.denoising(text=hard, title=hard)],
     {'loss': [(hard, 1.0)]},
     {hard: 'metrics.jsonl'},
+    [Edit(hard, [(hard, True), (hard, False)], [(hard, True)])],
+    [Answer(hard, hard, hard)],
   )
   for harm in ('<b>', '<img', '<script>document.title', '\u202e'):
     assert harm not in page

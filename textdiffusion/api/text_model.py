@@ -108,7 +108,10 @@ class TextModel:
         model writes from left to right.
     """
     length = self._sampling(sampler).length or self.config.data.length
-    canvas = infilling(self.tokenizer, template, num, length)
+    is_padded = (
+      self.config.data.model_padding and not self.parts.method.needs.whole_rows
+    )
+    canvas = infilling(self.tokenizer, template, num, length, is_padded)
     made = self.fill(canvas, sampler=sampler, seed=seed, trace=trace)
     return dataclasses.replace(made, title=template)
 

@@ -97,7 +97,7 @@ def train(
   )
   print(plan(config, counts['tokens']))
   sys.stdout.flush()
-  order = rows.batch_size, rows.seed, *host, rows.buckets
+  order = rows.batch_size, rows.seed, *host, rows.buckets, rows.source_dropout
   with owner:
     state = loop.train(
       method,

@@ -74,6 +74,11 @@ def warn_unknown(tokenizer: Tokenizer, texts: Iterable[str], name: str) -> None:
   total = Coverage()
   for text in texts:
     total = total.plus(measure(tokenizer, text, tokenizer.encode(text)))
-  message = total.describe(name, tokenizer.kind)
+  warn(total, tokenizer, name)
+
+
+def warn(coverage: Coverage, tokenizer: Tokenizer, name: str) -> None:
+  """Prints the shares of `Coverage.describe` on stderr, if there are any."""
+  message = coverage.describe(name, tokenizer.kind)
   if message:
     print(message, file=sys.stderr)

@@ -4,7 +4,7 @@ import dataclasses
 
 from textdiffusion.core.types import UserError
 from textdiffusion.data.pipeline import DataConfig, data_fingerprint
-from textdiffusion.data.sources import open_source
+from textdiffusion.data.sources import has_own_splits, open_source
 from textdiffusion.data.tokenizers import Tokenizer
 
 
@@ -29,7 +29,7 @@ def holdout_limit(
     UserError: the same files are cut into other documents, so that a held-out
       one may hold text that was trained on.
   """
-  if not _is_by_hash(config.source):
+  if has_own_splits(config.source):
     return 1.0
   if config.source == trained.source:
     return trained.holdout
@@ -45,11 +45,6 @@ def holdout_limit(
   source = open_source(config.source, trained.holdout)
   is_moved = data_fingerprint(moved, source, tokenizer) == fingerprint
   return trained.holdout if is_moved else 1.0
-
-
-def _is_by_hash(source: str) -> bool:
-  kind = source.partition(':')[0]
-  return kind not in ('toy_grammar', 'toy_pairs') and '{split}' not in source
 
 
 def _divided(source: str) -> tuple[str, str]:

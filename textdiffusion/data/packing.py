@@ -246,8 +246,13 @@ class PairRows:
   def __getitem__(self, place: int) -> dict[str, np.ndarray]:
     return self.row(place, self.length)
 
-  def row(self, place: int, length: int) -> dict[str, np.ndarray]:
-    """Padded to `length`, which must hold it; its source in proportion."""
+  def row(
+    self, place: int, length: int, has_source: bool = True
+  ) -> dict[str, np.ndarray]:
+    """Padded to `length`, which must hold it; its source in proportion.
+
+    A joined row may leave its source out: then it is the target alone.
+    """
     place = int(place)
     if not 0 <= place < len(self):
       raise IndexError(place)
@@ -255,6 +260,7 @@ class PairRows:
     source, target = (_document(x, index) for x in (self.sources, self.tokens))
     if self._kind == 'joined':
       source, target = _fitted(source, target, self.length)
+      source = source[: None if has_source else 0]
       row = self._padded(np.concatenate([source, target]), length)
       is_given = np.arange(length) < len(source)
       return {**row, 'is_given': is_given}

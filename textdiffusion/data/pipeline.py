@@ -24,10 +24,9 @@ from textdiffusion.data.corpora import cache_dir, writing_cache
 from textdiffusion.data.files import Files
 from textdiffusion.data.packing import PairRows, Rows, Tokens, tokenize
 from textdiffusion.data.sources import Source, Split, open_source
+from textdiffusion.data.tokenizer import VERSION, Tokenizer
 from textdiffusion.data.tokenizers import (
-  VERSION,
   SentencePiece,
-  Tokenizer,
   TokenizerConfig,
   build,
 )
@@ -41,6 +40,9 @@ class DataConfig:
   rows of the global batch. rows, respect_documents, model_padding: see
   `packing.Rows`; joined and separate rows and source_length: see
   `packing.PairRows`. long: of pairs, and of documents in rows of their own.
+  source_dropout: the share of joined training rows whose source is left out,
+  each time anew, so that the network also writes targets without a source (Ho &
+  Salimans 2022).
   buckets: shorter lengths. A batch of training is as long as the first of them,
   or `length`, that holds its rows, which it shares with no longer ones; each
   length is compiled once. A loss is a mean over the tokens of its batch, so
@@ -63,6 +65,7 @@ class DataConfig:
   holdout: float = 0.05
   seed: int = 0
   max_unknown: float = 0.5
+  source_dropout: float = 0.0
 
   def __post_init__(self) -> None:
     source: Any = self.source
@@ -80,6 +83,10 @@ class DataConfig:
       raise UserError(
         f'data.source_length={self.source_length} with data.rows={self.rows}: '
         'separate rows need a length of sources of at least 2, the others 0'
+      )
+    if not 0 <= self.source_dropout <= 1:
+      raise UserError(
+        f'data.source_dropout={self.source_dropout}: must be in [0, 1]'
       )
     check_seed('data.seed', self.seed)
     if self.batch_size * (self.length + self.source_length) >= 2**31:
@@ -117,6 +124,9 @@ class DataConfig:
     )
     if '{split}' in self.source:
       heldout = 'the split named for it'
+    elif self.source.partition('?')[0] == 'e2e':
+      is_test = 'heldout=test' in self.source
+      heldout = f'its official {"test" if is_test else "validation"} split'
     elif self.source.partition(':')[0] in ('toy_grammar', 'toy_pairs'):
       heldout = 'held-out sentences of another seed'
     elif self.holdout == 1:
@@ -256,6 +266,43 @@ def open_data(
   return Data(tokenizer, fingerprint, train, heldout, counts, source)
 
 
+def without_sources(data: Data, config: DataConfig) -> tuple[Data, DataConfig]:
+  """The targets alone, as rows that lost their source to `source_dropout`.
+
+  Args:
+    data: joined pairs.
+    config: of `data`.
+
+  Returns:
+    The data and the config of rows of one target each.
+  """
+  pad = data.tokenizer.vocab.pad_id
+  alone = dataclasses.replace(
+    config, rows='document', source_dropout=0.0, buckets=()
+  )
+
+  def rows(split: Split, pairs: Rows | PairRows) -> Rows:
+    return Rows(
+      pairs.tokens,
+      alone.length,
+      'document',
+      alone.respect_documents,
+      alone.model_padding,
+      0 if pad is None else pad,
+      keep_tail=split == 'heldout',
+      long=alone.long,
+    )
+
+  parts = rows('train', data.train), rows('heldout', data.heldout)
+  found = dataclasses.replace(
+    data,
+    train=parts[0],
+    heldout=parts[1],
+    fingerprint=data_fingerprint(alone, data.source, data.tokenizer),
+  )
+  return found, alone
+
+
 def _report_unknown(
   parts: dict[str, Tokens], config: DataConfig, tokenizer: Tokenizer
 ) -> None:
@@ -286,7 +333,7 @@ def data_fingerprint(
     # `refuse` leaves fingerprints as they were before documents had `long`.
     is_cut = config.rows == 'document' and config.long != 'refuse'
     of_pairs = ('source_length',) if is_cut else ('source_length', 'long')
-  of_order = ('batch_size', 'seed', 'buckets', 'max_unknown')
+  of_order = ('batch_size', 'seed', 'buckets', 'max_unknown', 'source_dropout')
   for name in (*of_order, 'tokenizer', 'source', *of_pairs):
     del settings[name]
   parts = (
@@ -323,6 +370,7 @@ def refuse_other(config: TokenizerConfig, tokenizer: Tokenizer) -> None:
   is_other = (
     config.kind != tokenizer.kind
     or config.multiple != tokenizer.multiple
+    or config.split != getattr(tokenizer, 'split', 'spaces')
     or set(config.specials) != set(tokenizer.specials)
   )
   if not is_other and config.path:
@@ -346,12 +394,15 @@ def train_iterator(
   host: int = 0,
   num_hosts: int = 1,
   buckets: tuple[int, ...] = (),
+  source_dropout: float = 0.0,
 ) -> grain.DatasetIterator:
   """Batches of this host, for ever: dicts of [batch_size / num_hosts, L].
 
   `rows` [b] is each row's index in the global batch. Every epoch is a new
   global shuffle that gives each row once, of each of the `buckets` for itself;
   they take turns in proportion to their rows, and hosts have the same turns.
+  A row of a pair loses its source with probability `source_dropout`, drawn from
+  the seed and from its place among all rows of all batches.
   `get_state()` and `set_state()` are exact, JSON-able, and the same for every
   number of hosts.
   """
@@ -381,7 +432,12 @@ def train_iterator(
     turn: Any = turns[batch]
     which, number = turn
     taken: Any = orders[which][number * batch_size + row]
-    found = rows.row(members[which][taken], lengths[which])
+    place, length = members[which][taken], lengths[which]
+    if source_dropout and isinstance(rows, PairRows):
+      drawn = np.random.default_rng([seed, batch, row]).random()
+      found = rows.row(place, length, drawn >= source_dropout)
+    else:
+      found = rows.row(place, length)
     return {**found, 'rows': np.int32(row)}
 
   batches = grain.MapDataset.range(_FOREVER).map(fetch).batch(share)

@@ -1,6 +1,10 @@
 """Where documents come from: one string names a source.
 
 python_docs, python_source        bundled, of the running interpreter
+e2e[?heldout=test]                bundled restaurants (see `e2e`): pairs of
+                                  attributes and a description, or as documents
+                                  the descriptions; `valid` or `test` is held
+                                  out
 toy_grammar[:COUNT]               sentences of a known law
 tfds:NAME[:CONFIG]/SPLIT?key=text any TFDS dataset with a text feature; with
                                   {split} for SPLIT what is held out is the
@@ -40,6 +44,7 @@ from textdiffusion.data.corpora import (
   library_digest,
   quiet_tfds,
 )
+from textdiffusion.data.e2e import PARTS, Part, e2e_fingerprint, e2e_pairs
 from textdiffusion.data.grammar import toy_grammar
 from textdiffusion.data.pairs import (
   Pair,
@@ -111,6 +116,8 @@ def open_source(name: str, holdout: float) -> Source:
     return _sentences(rest)
   if kind == 'toy_pairs':
     return _reversals(_sentences(rest))
+  if re.fullmatch(r'e2e(\?.*)?', name):
+    return _restaurants(name)
   if name in BUNDLED:
     texts = lambda: (_text(row['text']) for row in bundled(name))
     fingerprint = bundled_fingerprint(name)
@@ -125,6 +132,7 @@ def open_source(name: str, holdout: float) -> Source:
     return _paired(rest, holdout)
   known = [
     *BUNDLED,
+    'e2e',
     'toy_grammar',
     'toy_pairs',
     'tfds:NAME/SPLIT',
@@ -136,6 +144,13 @@ def open_source(name: str, holdout: float) -> Source:
   raise UserError(
     f'data.source={name!r} is unknown{hint}; there are ' + ', '.join(known)
   )
+
+
+def has_own_splits(name: str) -> bool:
+  """Whether a source has a held-out split of its own, and no use for a share
+  of documents to hold out."""
+  kind = re.split('[:?]', name)[0]
+  return kind in ('toy_grammar', 'toy_pairs', 'e2e') or '{split}' in name
 
 
 def _by_hash(texts: _Texts, holdout: float) -> Source:
@@ -236,6 +251,21 @@ def _reversals(sentences: Source) -> Source:
   documents = lambda split: (target for _, target in pairs(split))
   fingerprint = f'toy_pairs/{sentences.fingerprint}'
   return Source(fingerprint, documents, None, pairs, sentences.reading)
+
+
+def _restaurants(spec: str) -> Source:
+  """`e2e[?heldout=PART]`: the official splits, which share no attributes."""
+  _, options = split_options(spec, {'heldout'})
+  heldout: Any = options.get('heldout', 'valid')
+  if heldout not in PARTS[1:]:
+    raise UserError(
+      f'data.source={spec}: heldout={heldout} is no held-out part of e2e: '
+      'write heldout=valid or heldout=test'
+    )
+  parts: dict[Split, Part] = {'train': 'train', 'heldout': heldout}
+  pairs = lambda split: e2e_pairs(parts[split])
+  documents = lambda split: (text for _, text in pairs(split))
+  return Source(f'{e2e_fingerprint()}/{heldout}', documents, pairs=pairs)
 
 
 def _own_splits(spec: str) -> Source:

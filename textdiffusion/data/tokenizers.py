@@ -7,42 +7,29 @@ of that name. Text never encodes to a special.
 
 import base64
 import collections
-import copy
 import dataclasses
-import hashlib
-import importlib.metadata
 import io
 import json
 import re
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from textdiffusion.core.paths import expand
-from textdiffusion.core.types import UserError, Vocab
-
-SPECIALS = ('bos', 'eos', 'pad', 'mask')
-# How model files spell the specials.
-_SPELLINGS = {
-  'bos': ('<bos>', '<s>', '[CLS]'),
-  'eos': ('<eos>', '</s>', '[SEP]'),
-  'pad': ('<pad>', '[PAD]'),
-  'mask': ('<mask>', '[MASK]'),
-}
-_INSIDE_SPECIAL = '|'.join(
-  f'(?<={re.escape(spelling[0])})(?={re.escape(spelling[1:])})'
-  for spellings in _SPELLINGS.values()
-  for spelling in spellings
+from textdiffusion.core.types import UserError
+from textdiffusion.data.tokenizer import (
+  SPECIALS,
+  SPELLINGS,
+  Tokenizer,
 )
+from textdiffusion.data.words import SPACE, join_words, split_words
+
 _UNKNOWN = '<unk>'
 _CHARACTERS = ' abcdefghijklmnopqrstuvwxyz'
 _BYTE_BLANKS = 'ĠĊĉč'  # space, LF, tab and CR of byte-level models
-# Part of the key of every cache that holds ids or models: raise it with any
-# change of the ids that the same text gives, or of how models are trained.
-VERSION = 2
 Kind = Literal['bytes', 'characters', 'words', 'sentencepiece', 'huggingface']
+Split = Literal['spaces', 'punctuation']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +38,8 @@ class TokenizerConfig:
   file at `path`. Without a path, SentencePiece is trained on the training
   split with `vocab_size` pieces. words: what stands between spaces, at least
   `min_count` times in the training split, the `vocab_size` commonest (0: all).
+  split: of words, `spaces` divide them; with `punctuation` the marks at their
+  ends are tokens too, and texts are read back as they were, see `words`.
   specials: appended in this order. multiple: ids that nothing uses fill the
   vocabulary up to a multiple of it, so that tables divide among chips."""
 
@@ -60,6 +49,7 @@ class TokenizerConfig:
   specials: tuple[str, ...] = SPECIALS
   min_count: int = 1
   multiple: int = 1
+  split: Split = 'spaces'
 
   def __post_init__(self) -> None:
     if self.multiple < 1:
@@ -70,6 +60,10 @@ class TokenizerConfig:
     if self.kind not in kinds:
       raise UserError(
         f'data.tokenizer.kind={self.kind!r}: must be one of {", ".join(kinds)}'
+      )
+    if self.split not in get_args(Split):
+      raise UserError(
+        f'data.tokenizer.split={self.split!r}: must be spaces or punctuation'
       )
     for name in self.specials:
       if name not in SPECIALS:
@@ -89,142 +83,6 @@ class TokenizerConfig:
         'data.tokenizer.kind=sentencepiece needs data.tokenizer.path, or '
         'data.tokenizer.vocab_size to train one'
       )
-
-
-class Tokenizer:
-  """The interface, and what all kinds share.
-
-  vocab: sizes and special ids. byte_lengths: [vocab.size] UTF-8 bytes of each
-  token, 0 for specials. base_size: ids without the appended specials. own: ids
-  of the specials that the model file already has. multiple: of what the size is
-  one, by ids that nothing uses; they read as specials do. unknown_id: what
-  unknown text becomes, if anything. solid_lengths: `byte_lengths` without
-  blanks, and 0 for unknown text.
-  """
-
-  kind = ''
-  library = ''  # the package that encodes, if any
-  unknown_id: int | None = None
-
-  def __init__(
-    self,
-    base_size: int,
-    specials: Sequence[str],
-    own: dict[str, int],
-    multiple: int = 1,
-  ):
-    self.base_size = base_size
-    self.multiple = multiple
-    self.specials = tuple(specials)
-    self.special_ids: dict[str, int] = {}
-    unused = -(base_size + len(set(specials) - set(own))) % multiple
-    size = base_size + unused
-    for name in self.specials:
-      if name in own:
-        self.special_ids[name] = own[name]
-      else:
-        self.special_ids[name] = size
-        size += 1
-    ids: dict[str, Any] = {
-      f'{name}_id': self.special_ids.get(name) for name in SPECIALS
-    }
-    self.vocab = Vocab(size, **ids)
-    self._names = {base_size + i: f'<unused{i}>' for i in range(unused)}
-    self._names |= {i: f'<{name}>' for name, i in self.special_ids.items()}
-    self._own = own
-    lengths = np.zeros(size, np.int32)
-    lengths[:base_size] = self._base_lengths()
-    lengths[list(self._names)] = 0
-    self.byte_lengths = lengths
-    self.solid_lengths = lengths.copy()
-    self.solid_lengths[:base_size] = self._solid_lengths()
-    self.solid_lengths[list(self._names)] = 0
-    if self.unknown_id is not None:
-      self.solid_lengths[self.unknown_id] = 0
-
-  def encode(self, text: str) -> np.ndarray:
-    """Text -> int32 ids, none of a special even if text spells one."""
-    ids, own = self._encode(text), list(self._own.values())
-    if own and np.isin(ids, own).any():
-      # This model takes the spelling in a text for the special: encode it in
-      # two parts, and should a part still be a special, leave that out.
-      parts = re.split(_INSIDE_SPECIAL, text)
-      ids = np.concatenate([self._encode(part) for part in parts])
-      ids = ids[~np.isin(ids, own)]
-    return ids
-
-  def filled(self, multiple: int) -> 'Tokenizer':
-    """The same, with unused ids up to a multiple."""
-    if multiple == self.multiple:
-      return self
-    made = copy.copy(self)
-    Tokenizer.__init__(made, self.base_size, self.specials, self._own, multiple)
-    return made
-
-  def decode(self, ids: Iterable[int]) -> str:
-    """Ids -> text; specials are left out."""
-    return self._decode([i for i in map(int, ids) if i not in self._names])
-
-  def pieces(self, ids: Iterable[int]) -> list[str]:
-    """One string a token, for display; specials as `<mask>`."""
-    return [
-      self._names[i] if i in self._names else self._piece(i)
-      for i in map(int, ids)
-    ]
-
-  @property
-  def fingerprint(self) -> str:
-    """Equal exactly if the tokenizers are; 16 hexadecimal digits."""
-    text = json.dumps(self.to_json(), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-  @property
-  def reading(self) -> str:
-    """What else the ids depend on: versions of this code and of a library.
-
-    Caches have it in their keys; a fingerprint, which outlives versions, does
-    not.
-    """
-    library = importlib.metadata.version(self.library) if self.library else ''
-    return f'{VERSION}/{unicodedata.unidata_version}/{self.library}{library}'
-
-  def to_json(self) -> dict[str, Any]:
-    """All there is to it, model file included."""
-    told = {
-      'kind': self.kind,
-      'specials': list(self.specials),
-      'model': base64.b64encode(self.model).decode(),
-    }
-    return told | ({'multiple': self.multiple} if self.multiple > 1 else {})
-
-  def __eq__(self, other: object) -> bool:
-    return (
-      isinstance(other, Tokenizer) and self.fingerprint == other.fingerprint
-    )
-
-  def __hash__(self) -> int:
-    return hash(self.fingerprint)
-
-  def _encode(self, text: str) -> np.ndarray:
-    raise NotImplementedError
-
-  @property
-  def model(self) -> bytes:
-    """The model file, where there is one."""
-    return b''
-
-  def _base_lengths(self) -> np.ndarray:
-    raise NotImplementedError
-
-  def _solid_lengths(self) -> np.ndarray:
-    """Of the base vocabulary; blanks may count where ids are single bytes."""
-    return self._base_lengths()
-
-  def _decode(self, ids: list[int]) -> str:
-    raise NotImplementedError
-
-  def _piece(self, index: int) -> str:
-    raise NotImplementedError
 
 
 class Bytes(Tokenizer):
@@ -278,14 +136,19 @@ class Characters(Tokenizer):
 class Words(Tokenizer):
   """What stands between spaces; all the others are `<unk>`, id 0.
 
-  A text is read back with single spaces.
+  A text is read back with single spaces. split: as in `TokenizerConfig`.
   """
 
   kind = 'words'
   unknown_id = 0
 
-  def __init__(self, model: bytes, specials: Sequence[str] = SPECIALS):
-    self._bytes = model
+  def __init__(
+    self,
+    model: bytes,
+    specials: Sequence[str] = SPECIALS,
+    split: Split = 'spaces',
+  ):
+    self._bytes, self.split = model, split
     self._words = [_UNKNOWN, *model.decode().split()]
     self._ids = {word: i for i, word in enumerate(self._words)}
     super().__init__(len(self._words), specials, {})
@@ -297,10 +160,12 @@ class Words(Tokenizer):
     vocab_size: int,
     min_count: int,
     specials: Sequence[str] = SPECIALS,
+    split: Split = 'spaces',
   ) -> 'Words':
     """The commonest words first, of equals the first in the alphabet."""
+    pieces = _pieces(split)
     counts = collections.Counter(
-      word for text in texts for word in text.split() if word != _UNKNOWN
+      word for text in texts for word in pieces(text) if word != _UNKNOWN
     )
     kept = [word for word, count in counts.items() if count >= min_count]
     kept = sorted(kept, key=lambda word: (-counts[word], word))
@@ -310,28 +175,51 @@ class Words(Tokenizer):
         'is that common'
       )
     kept = kept[: vocab_size or None]
-    return cls(' '.join(kept).encode('utf-8', 'replace'), specials)
+    return cls(' '.join(kept).encode('utf-8', 'replace'), specials, split)
 
   def unknown(self, text: str) -> list[str]:
     """The words of a text that are not known."""
-    return [word for word in text.split() if word not in self._ids]
+    pieces = _pieces(self.split)(text)
+    return [word.lstrip(SPACE) for word in pieces if word not in self._ids]
+
+  def encode_after(self, text: str) -> np.ndarray:
+    ids = self.encode(text)
+    if self.split == 'punctuation' and text[:1].strip():
+      first = split_words(text)[0].removeprefix(SPACE)
+      ids[:1] = self._ids.get(first, ids[0])
+    return ids
+
+  def to_json(self) -> dict[str, Any]:
+    saved = super().to_json()
+    return saved if self.split == 'spaces' else saved | {'split': self.split}
 
   def _encode(self, text: str) -> np.ndarray:
-    ids = [self._ids.get(word, 0) for word in text.split()]
+    ids = [self._ids.get(word, 0) for word in _pieces(self.split)(text)]
     return np.asarray(ids, np.int32)
 
   def _decode(self, ids: list[int]) -> str:
-    return ' '.join(self._words[i] for i in ids)
+    if self.split == 'spaces':
+      return ' '.join(self._words[i] for i in ids)
+    return join_words([self._spaced(i) for i in ids])
 
   def _piece(self, index: int) -> str:
-    return f'{self._words[index]} '
+    if self.split == 'spaces':
+      return f'{self._words[index]} '
+    return self._spaced(index).replace(SPACE, ' ')
+
+  def _spaced(self, index: int) -> str:
+    """A piece with its space; an unknown word has one too."""
+    return self._words[index] if index else SPACE + _UNKNOWN
 
   def _base_lengths(self) -> np.ndarray:
-    lengths = [len(word.encode()) + 1 for word in self._words]
+    space = 1 if self.split == 'spaces' else 0
+    words = [word.replace(SPACE, ' ') for word in self._words]
+    lengths = [len(word.encode()) + space for word in words]
     return np.asarray([0, *lengths[1:]], np.int32)
 
   def _solid_lengths(self) -> np.ndarray:
-    return np.maximum(self._base_lengths() - 1, 0)
+    spaces = [self.split == 'spaces' or SPACE in word for word in self._words]
+    return np.maximum(self._base_lengths() - np.asarray(spaces), 0)
 
   @property
   def model(self) -> bytes:
@@ -521,7 +409,7 @@ def _plain(saved: dict[str, Any]) -> Tokenizer:
     case 'characters':
       return Characters(specials)
     case 'words':
-      return Words(model, specials)
+      return Words(model, specials, saved.get('split', 'spaces'))
     case 'sentencepiece':
       return SentencePiece(model, specials)
     case 'huggingface':
@@ -541,17 +429,24 @@ def _built(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     return Characters(config.specials)
   if config.kind == 'words' and not config.path:
     return Words.train(
-      texts, config.vocab_size, config.min_count, config.specials
+      texts,
+      config.vocab_size,
+      config.min_count,
+      config.specials,
+      config.split,
     )
   if not config.path:
     return SentencePiece.train(texts, config.vocab_size, config.specials)
   path = expand(config.path)
   if not path.is_file():
     raise UserError(f'data.tokenizer.path={config.path}: no such file')
-  kinds = (Words, SentencePiece, HuggingFace)
-  kind = next(kind for kind in kinds if kind.kind == config.kind)
+  kinds = (SentencePiece, HuggingFace)
   try:
-    tokenizer = kind(path.read_bytes(), config.specials)
+    if config.kind == 'words':
+      tokenizer = Words(path.read_bytes(), config.specials, config.split)
+    else:
+      kind = next(kind for kind in kinds if kind.kind == config.kind)
+      tokenizer = kind(path.read_bytes(), config.specials)
   except Exception as error:  # the libraries raise bare Exceptions
     raise UserError(
       f'data.tokenizer.path={config.path}: not a {config.kind} model '
@@ -565,6 +460,11 @@ def _built(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
   return tokenizer
 
 
+def _pieces(split: Split) -> Callable[[str], list[str]]:
+  """Text -> words."""
+  return str.split if split == 'spaces' else split_words
+
+
 def _own_specials(
   known: dict[str, int], specials: Sequence[str]
 ) -> dict[str, int]:
@@ -572,7 +472,7 @@ def _own_specials(
   return {
     name: known[spelling]
     for name in specials
-    for spelling in reversed(_SPELLINGS[name])
+    for spelling in reversed(SPELLINGS[name])
     if spelling in known
   }
 

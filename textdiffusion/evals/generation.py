@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from textdiffusion.core.keys import stream
 from textdiffusion.core.memory import compile_within
@@ -31,13 +32,31 @@ class Generated(NamedTuple):
 
   def parts(self, tokenizer: Tokenizer, row: int) -> list[tuple[str, bool]]:
     """(text, whether it was filled in) of the runs of a row."""
-    ids, given = self.samples.ids[row], self.canvas.is_given[row]
-    parts, start = [], 0
-    for i in range(1, len(ids) + 1):
-      if i == len(ids) or given[i] != given[start]:
-        parts.append((tokenizer.decode(ids[start:i]), not bool(given[start])))
-        start = i
-    return parts
+    is_new = ~np.asarray(self.canvas.is_given[row])
+    return runs(tokenizer, np.asarray(self.samples.ids[row]), is_new)
+
+
+def runs(
+  tokenizer: Tokenizer, ids: np.ndarray, flags: np.ndarray
+) -> list[tuple[str, bool]]:
+  """(text, flag) of the stretches of tokens [L] with equal flags [L].
+
+  A stretch is what it adds to the text before it, so that all of them join to
+  the whole: tokenizers drop the space before the first word of a text. What
+  adds no text, such as padding, is left out.
+  """
+  parts, start, before = [], 0, ''
+  for i in range(1, len(ids) + 1):
+    if i == len(ids) or flags[i] != flags[start]:
+      whole = tokenizer.decode(ids[:i])
+      # A character cut in two reads otherwise once it is whole.
+      added = tokenizer.decode(ids[start:i])
+      if whole.startswith(before):
+        added = whole[len(before) :]
+      if added:
+        parts.append((added, bool(flags[start])))
+      start, before = i, whole
+  return parts
 
 
 def fill(

@@ -1,6 +1,8 @@
 """Text -> the canvas that a sampler fills in.
 
 `The <mask:6> statement` asks for six tokens between two given pieces of text.
+Where padding is part of the rows that a network was trained on, a canvas ends
+as they do: `is_padded` adds the end of the text and the padding after it.
 """
 
 import re
@@ -10,7 +12,12 @@ import numpy as np
 
 from textdiffusion.core.memory import check_memory
 from textdiffusion.core.types import UserError
-from textdiffusion.data.coverage import warn_unknown
+from textdiffusion.data.coverage import (
+  Coverage,
+  measure,
+  warn,
+  warn_unknown,
+)
 from textdiffusion.data.tokenizers import Tokenizer
 from textdiffusion.sampling.generate import Canvas
 
@@ -44,19 +51,24 @@ def continuation(
 
 
 def infilling(
-  tokenizer: Tokenizer, template: str, num_rows: int, length: int
+  tokenizer: Tokenizer,
+  template: str,
+  num_rows: int,
+  length: int,
+  is_padded: bool = False,
 ) -> Canvas:
   """A template with spans `<mask:N>` (`<mask>` is one token) -> canvas.
 
-  The row is as long as the template. Raises UserError for a template without
-  a span, for a span of no tokens and for one that exceeds `length`.
+  The row is as long as the template or, if `is_padded`, has `length` tokens.
+  Raises UserError for a template without a span, for a span of no tokens and
+  for one that exceeds `length`.
   """
   _check_size(num_rows, length)
   if not _SPAN.search(template):
     raise UserError(
       f'the template {template!r} has no span to fill in, such as <mask:6>'
     )
-  parts, end = [], 0
+  parts, known, end = [], Coverage(), 0
   for span in _SPAN.finditer(template):
     count = span[1] if span[1] is not None else '1'
     if not count.isdecimal() or int(count) < 1:
@@ -69,20 +81,71 @@ def infilling(
         f'the span {span[0]} is longer than the row of {length} tokens; '
         'shorten it or raise --length'
       )
-    parts += [
-      tokenizer.encode(template[end : span.start()]),
-      np.full(int(count), -1),
-    ]
+    text = template[end : span.start()]
+    ids = tokenizer.encode_after(text) if end else tokenizer.encode(text)
+    known = known.plus(measure(tokenizer, text, ids))
+    parts += [ids, np.full(int(count), -1)]
     end = span.end()
-  parts.append(tokenizer.encode(template[end:]))
-  warn_unknown(tokenizer, _SPAN.split(template)[::2], 'the template')
+  parts.append(tokenizer.encode_after(template[end:]))
+  known = known.plus(measure(tokenizer, template[end:], parts[-1]))
+  warn(known, tokenizer, 'the template')
   given = np.concatenate(parts)
   if len(given) > length:
     raise UserError(
       f'the template has {len(given)} tokens, spans included, and the row '
       f'{length}; shorten it or raise --length'
     )
-  return _canvas(given, num_rows)
+  return _canvas(_ended(tokenizer, given, length, is_padded), num_rows)
+
+
+def noised(
+  tokenizer: Tokenizer,
+  ids: np.ndarray,
+  share: float,
+  length: int,
+  is_padded: bool = False,
+  seed: int = 0,
+) -> Canvas:
+  """A text some of whose tokens are masked, to be written anew: [1, L].
+
+  It is what a masked diffusion makes of the text at the time when `share` of
+  the signal is gone, so denoising draws from the texts that it may have been.
+
+  Args:
+    tokenizer: of the network.
+    ids: the text before the edit.
+    share: the probability that a token is masked; at least one is.
+    length: tokens in a row.
+    is_padded: as in `infilling`.
+    seed: of the draws.
+
+  Raises:
+    UserError: the text is empty or longer than a row, or the share is not in
+      (0, 1].
+  """
+  if not 0 < share <= 1:
+    raise UserError(f'a share of {share} of the tokens: must be in (0, 1]')
+  if not 0 < len(ids) <= length:
+    raise UserError(
+      f'the text to edit has {len(ids)} tokens and the row {length}: it must '
+      'have at least one and fit'
+    )
+  drawn = np.random.default_rng(seed).random(len(ids))
+  given = np.where((drawn < share) | (drawn == drawn.min()), -1, ids)
+  return _canvas(_ended(tokenizer, given, length, is_padded), 1)
+
+
+def _ended(
+  tokenizer: Tokenizer, given: np.ndarray, length: int, is_padded: bool
+) -> np.ndarray:
+  """A text's ids with its end and the padding after it, if there is room."""
+  vocab = tokenizer.vocab
+  if not is_padded or len(given) >= length:
+    return given
+  tail = [] if vocab.eos_id is None else [vocab.eos_id]
+  padding = length - len(given) - len(tail)
+  assert vocab.pad_id is not None
+  return np.concatenate([given, tail, np.full(padding, vocab.pad_id)])
 
 
 def _check_size(num_rows: int, length: int) -> None:

@@ -19,6 +19,28 @@ class Infill(NamedTuple):
   parts: Sequence[tuple[str, bool]]
 
 
+class Edit(NamedTuple):
+  """A text before and after an edit.
+
+  Attributes:
+    title: how it was edited.
+    before: (text, whether it was taken out) in order.
+    after: (text, whether it is new) in order.
+  """
+
+  title: str
+  before: Sequence[tuple[str, bool]]
+  after: Sequence[tuple[str, bool]]
+
+
+class Answer(NamedTuple):
+  """A source, the model's answer, and the answer of the corpus, if any."""
+
+  source: str
+  text: str
+  reference: str = ''
+
+
 class Figure(NamedTuple):
   """A headline figure as it is to be read, and a remark beneath it."""
 
@@ -68,6 +90,8 @@ def report_html(
   traces: Sequence[Trace] = (),
   rules: Mapping[str, Sequence[tuple[str, float]]] | None = None,
   links: Mapping[str, str] | None = None,
+  edits: Sequence[Edit] = (),
+  answers: Sequence[Answer] = (),
 ) -> str:
   """A self-contained page; what is empty is left out.
 
@@ -82,6 +106,8 @@ def report_html(
     traces: samples to play.
     rules: metric -> (name, value) of each line to compare its curve with.
     links: name -> address of what belongs to the run, relative or https.
+    edits: edited texts.
+    answers: answered sources.
 
   Raises UserError for an address of another kind.
   """
@@ -89,8 +115,10 @@ def report_html(
   sections = [
     ('curves', 'Curves', _charts(curves) + _skipped(metrics)),
     ('watch', 'Watch it write', player(traces) if traces else ''),
-    ('infilling', 'Filling in', _infills(infills)),
     ('samples', 'Samples', _samples(samples)),
+    ('infilling', 'Filling in', _infills(infills)),
+    ('editing', 'Editing', _edits(edits)),
+    ('answering', 'Answering', _answers(answers)),
     ('settings', 'Settings', _tables(settings or {})),
     ('environment', 'Environment', _tables(environment or {})),
   ]
@@ -230,19 +258,59 @@ def _told(value: Any) -> str:
 def _infills(infills: Sequence[Infill]) -> str:
   if not infills:
     return ''
-  cards = ''.join(
-    _card(
-      ''.join(
-        f'<mark>{escape(text)}</mark>' if is_filled else escape(text)
-        for text, is_filled in infill.parts
-      )
-    )
-    for infill in infills
-  )
+  cards = ''.join(_card(_marked(infill.parts, 'mark')) for infill in infills)
   return (
     f'<p class="remark">The text was given; <mark>what is marked</mark> is the '
     f'model’s.</p><div class="texts">{cards}</div>'
   )
+
+
+def _edits(edits: Sequence[Edit]) -> str:
+  if not edits:
+    return ''
+  cards = ''.join(
+    _card(
+      f'{_marked(edit.before, "del")}\n{_marked(edit.after, "mark")}',
+      escape(edit.title),
+    )
+    for edit in edits
+  )
+  return (
+    '<p class="remark">Some words of a held-out text were masked (<del>struck '
+    'out</del>) and <mark>written again</mark>.</p>'
+    f'<div class="texts">{cards}</div>'
+  )
+
+
+def _answers(answers: Sequence[Answer]) -> str:
+  if not answers:
+    return ''
+  cards = ''
+  for answer in answers:
+    body = f'<mark>{escape(answer.text)}</mark>'
+    if answer.reference:
+      body += f'\n{escape(answer.reference)}'
+    cards += _card(body, escape(answer.source))
+  return (
+    '<p class="remark">For each held-out source, <mark>the model’s text</mark> '
+    'and below it one of the corpus.</p>'
+    f'<div class="texts">{cards}</div>'
+  )
+
+
+def _marked(parts: Sequence[tuple[str, bool]], tag: str) -> str:
+  """Parts as one text, the flagged ones in an element without the blanks at
+  their ends."""
+  body = ''
+  for text, is_flagged in parts:
+    inner = text.strip()
+    start = text.index(inner)
+    before, after = text[:start], text[start + len(inner) :]
+    if is_flagged and inner:
+      body += f'{before}<{tag}>{escape(inner)}</{tag}>{after}'
+    else:
+      body += escape(text)
+  return body
 
 
 def _samples(samples: Sequence[str], shown: int = 4) -> str:
