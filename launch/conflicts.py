@@ -45,14 +45,6 @@ def check_sample() -> list[str]:
   return settings
 
 
-def check_steps(is_left_to_right: bool) -> None:
-  """Refuses what belongs to a grid of steps where there is none."""
-  if is_left_to_right:
-    fields = 'sample.steps=', 'sample.grid=', 'sample.sampler='
-    refuse(['steps'], 'left to right, each token is one step')
-    refuse_settings(fields, 'left to right, each token is one step')
-
-
 def check_compile() -> None:
   """The flags of `launch.compile`."""
   refuse_empty('mesh', 'config', 'topology')

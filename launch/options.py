@@ -44,3 +44,11 @@ def check_checkpoint() -> None:
   refuse_empty('checkpoint', 'workdir', 'config')
   if FLAGS['checkpoint'].present:
     refuse(['workdir'], '--checkpoint is given too, and is what is read')
+
+
+def check_steps(is_left_to_right: bool) -> None:
+  """Refuses what belongs to a grid of steps where there is none."""
+  if is_left_to_right:
+    fields = 'sample.steps=', 'sample.grid=', 'sample.sampler='
+    refuse(['steps'], 'left to right, each token is one step')
+    refuse_settings(fields, 'left to right, each token is one step')

@@ -13,7 +13,7 @@ from absl import flags
 
 from textdiffusion.api.text_model import TextModel
 
-from . import answer, common, conflicts
+from . import answer, common, conflicts, options
 from .restored import restored
 
 CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'A workdir or a step.')
@@ -32,7 +32,7 @@ FORMAT = flags.DEFINE_enum('format', 'text', ['text', 'jsonl'], 'Of stdout.')
 
 def main() -> None:
   made = restored(CHECKPOINT.value, conflicts.check_sample())
-  conflicts.check_steps(made.method.process is None)
+  options.check_steps(made.method.process is None)
   model = TextModel(made)
   if answer.SOURCE.value:
     return answer.run(model, SEED.value, FORMAT.value)

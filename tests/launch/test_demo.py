@@ -108,7 +108,7 @@ def test_the_checkpoint_fills_in_and_answers_by_other_launchers(run, tmp_path):
   for row in rows:
     assert re.fullmatch(r'The\S* ?.* restaurant\.', row['text'])
     # Its rows end as those of training: padding is part of what it models.
-    assert len(row['ids']) == 44
+    assert len(row['ids']) == 40
   (tmp_path / 'sources.txt').write_text('name=Blue_Spice area=riverside\n')
   out = launch('sample', of, f'--source={tmp_path}/sources.txt').stdout
   assert len(out.splitlines()) == 1

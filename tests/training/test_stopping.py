@@ -32,6 +32,14 @@ TIMES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def hangups_end_a_run():
+  """A run leaves SIGHUP alone where it is ignored, as under nohup."""
+  before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+  yield
+  signal.signal(signal.SIGHUP, before)
+
+
 def timeless(folder):
   """The rows of a run without what the clock says."""
   return [
