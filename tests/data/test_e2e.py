@@ -102,7 +102,7 @@ def test_a_source_of_pairs_and_of_documents():
 
 
 def test_the_vocabulary_of_the_demo_covers_the_held_out_split():
-  config = load(str(ROOT / 'configs' / 'mdlm' / 'e2e_demo.py')).data
+  config = load('mdlm:e2e_demo').data
   data = open_data(config)
   for part in (data.train, data.heldout):
     coverage = part.tokens.coverage

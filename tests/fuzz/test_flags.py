@@ -85,12 +85,12 @@ def test_of_every_launcher(place, name, flags, reason):
 
 
 def test_steps_of_what_is_drawn_left_to_right():
-  from launch import conflicts  # its flags are those of the launchers
+  from launch import options  # its flags are those of the launchers
 
   launch('sample', ['--steps=3'])
-  conflicts.check_steps(is_left_to_right=False)
+  options.check_steps(is_left_to_right=False)
   with pytest.raises(UserError, match='--steps=3: left to right'):
-    conflicts.check_steps(is_left_to_right=True)
+    options.check_steps(is_left_to_right=True)
 
 
 @pytest.mark.parametrize(
