@@ -148,9 +148,24 @@ def test_bad_recipes(write, recipes, reason):
   assert '\n' not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+  'former, recipe',
+  [
+    ('mdlm/python_docs_tiny', 'mdlm.py:python_docs'),
+    ('mdlm/lm1b_132m', 'mdlm.py:lm1b'),
+    ('autoregressive/c4_8b', 'autoregressive.py:c4_8b'),
+    ('edit_flows/toy_grammar_noise_tiny', 'edit_flows.py:toy_grammar_noise'),
+  ],
+)
+def test_former_names_are_still_read(capsys, former, recipe):
+  assert load(f'configs/{former}.py') == load(f'configs/{recipe}')
+  note = f'configs/{former}.py is now configs/{recipe}\n'
+  assert capsys.readouterr().err == note
+
+
 def test_bad_files(tmp_path):
   with pytest.raises(UserError, match=r'does not exist.*configs/mdlm.py'):
-    load('configs/mdlm/python_docs_tiny.py')
+    load('configs/mdlm/python_tiny.py')
   with pytest.raises(UserError, match=r'gs://x/c.py:a does not exist'):
     load('gs://x/c.py:a')
   path = tmp_path / 'c.py'

@@ -17,6 +17,7 @@ import itertools
 import os
 import re
 import runpy
+import sys
 import tokenize
 import traceback
 from collections.abc import Generator, Iterator, Mapping
@@ -28,6 +29,8 @@ from textdiffusion.core.types import UserError
 from textdiffusion.parsing import nearest
 
 _BUNDLED_NAME = re.compile(r'(?:configs/)?([a-z0-9_]+?)(?:\.py)?')
+# Before there were recipes: configs/mdlm/python_docs_tiny.py.
+_FORMER_NAME = re.compile(r'configs/([a-z0-9_]+)/([a-z0-9_]+)\.py')
 
 
 class RecipeNeeded(UserError):
@@ -72,8 +75,24 @@ def locate(path: str) -> Location:
     name = _BUNDLED_NAME.fullmatch(file)
     if name and name[1] in bundled_files():
       return Location(str(bundled_files()[name[1]]), recipe)
+  if former := _former(path):
+    return former
   names = [f'configs/{name}.py' for name in bundled_files()]
   raise UserError(f'config file {path} does not exist{nearest(path, names)}')
+
+
+def _former(path: str) -> Location | None:
+  """Finds the recipe that replaces a config file of an earlier version."""
+  found = _FORMER_NAME.fullmatch(path)
+  file = bundled_files().get(found[1]) if found else None
+  if found is None or file is None:
+    return None
+  # Names ended in a size that they no longer have: lm1b_132m, toy_pairs_tiny.
+  for name in (found[2], found[2].rpartition('_')[0]):
+    if name in descriptions(str(file)):
+      print(f'{path} is now configs/{found[1]}.py:{name}', file=sys.stderr)
+      return Location(str(file), name)
+  return None
 
 
 def read(path: str, kind: type) -> Any:
