@@ -42,12 +42,6 @@ def data_folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp('textdiffusion')
   patch.setenv('TEXTDIFFUSION_DATA', str(folder))
   patch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
-  # Children compile the same small programs again and again.
-  shared = tmp_path_factory.getbasetemp()
-  if 'PYTEST_XDIST_WORKER' in os.environ:
-    shared = shared.parent
-  patch.setenv('JAX_COMPILATION_CACHE_DIR', str(shared / 'compiled'))
-  patch.setenv('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.05')
   yield folder
   patch.undo()
 
