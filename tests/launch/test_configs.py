@@ -17,7 +17,7 @@ def test_a_file_without_a_recipe_lists_them(name):
     outcome = launch(name, [f'--config={config}'])
     assert outcome.code == 2 and not outcome.out and not outcome.crash
     error, head, *rows = outcome.err.splitlines()
-    assert error.startswith(f'error: {config} has 5 recipes, python_docs, ')
+    assert error.startswith(f'error: {config} has 6 recipes, python_docs, ')
     assert head.split() == ['recipe', 'network', 'batch']
     assert [row.split()[0] for row in rows][-1] == 'lm1b' and len(rows) == 5
     assert rows[-1].endswith("12 x 768  512 x 128  The paper's LM1B table")
