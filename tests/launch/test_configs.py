@@ -19,7 +19,7 @@ def test_a_file_without_a_recipe_lists_them(name):
     error, head, *rows = outcome.err.splitlines()
     assert error.startswith(f'error: {config} has 6 recipes, python_docs, ')
     assert head.split() == ['recipe', 'network', 'batch']
-    assert [row.split()[0] for row in rows][-1] == 'lm1b' and len(rows) == 5
+    assert [row.split()[0] for row in rows][-1] == 'lm1b' and len(rows) == 6
     assert rows[-1].endswith("12 x 768  512 x 128  The paper's LM1B table")
 
 
