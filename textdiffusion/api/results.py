@@ -10,6 +10,7 @@ import numpy as np
 
 from textdiffusion.core.types import UserError
 from textdiffusion.data.tokenizers import Tokenizer
+from textdiffusion.evals.generation import runs
 from textdiffusion.sampling.generate import Canvas, Samples
 from textdiffusion.viz.samples import traces_of
 from textdiffusion.viz.trace import Trace, show, write_trace
@@ -54,12 +55,8 @@ class Generated:
 
   def parts(self, row: int) -> list[tuple[str, bool]]:
     """(text, whether it was filled in) of the runs of a row."""
-    given = np.asarray(self.canvas.is_given)[row]
-    edges = np.flatnonzero(np.diff(given)) + 1
-    return [
-      (self.tokenizer.decode(part), not bool(given[start]))
-      for part, start in zip(np.split(self.ids[row], edges), [0, *edges])
-    ]
+    is_new = ~np.asarray(self.canvas.is_given)[row]
+    return runs(self.tokenizer, self.ids[row], is_new)
 
   def save(self, path: str | os.PathLike) -> None:
     """Writes a page that plays the trace."""
@@ -89,7 +86,7 @@ class Answers:
   """Answers to sources. Prints the best of each on a line.
 
   Attributes:
-    sources: [N] what was asked.
+    sources: [N] what was answered.
     candidates: [N] the answers to each, the best first.
     gains: [N] the mean utility of each candidate, in that order: how much the
       others agree with it.

@@ -166,14 +166,14 @@ class TextModel:
       UserError: the model was trained on texts without sources, or a source is
         empty or too long.
     """
-    asked = [sources] if isinstance(sources, str) else list(sources)
+    rows = [sources] if isinstance(sources, str) else list(sources)
     texts, values = [], []
-    for drawn in self.answers(asked, candidates, sampler=sampler, seed=seed):
+    for drawn in self.answers(rows, candidates, sampler=sampler, seed=seed):
       value = gains(drawn)
       order = ranked(value)
       texts.append([drawn[i] for i in order])
       values.append([value[i] for i in order])
-    return Answers(asked, texts, values)
+    return Answers(rows, texts, values)
 
   def answers(
     self,
@@ -218,8 +218,8 @@ class TextModel:
       UserError: the method bounds no likelihood, or a text does not fit.
     """
     check_seed('seed', seed)
-    asked = [texts] if isinstance(texts, str) else list(texts)
-    return score(self.parts, asked, sources, draws, seed)
+    rows = [texts] if isinstance(texts, str) else list(texts)
+    return score(self.parts, rows, sources, draws, seed)
 
   def _sampling(self, sampler: SampleConfig | None) -> SampleConfig:
     return self.config.sample if sampler is None else sampler
