@@ -10,6 +10,8 @@ LAYERS = [
   {'core'},
   {'schedules', 'data'},
   {'processes', 'nn'},
+  {'model'},
+  {'samplers'},
   {'objectives', 'sampling', 'interop'},
   {'methods'},
   {'training', 'evals', 'viz', 'unused'},

@@ -13,6 +13,7 @@ import numpy as np
 from jax.core import Tracer
 
 from textdiffusion.core.types import Array, Step, Transition, UserError
+from textdiffusion.processes.bridge import denoised_at_end
 from textdiffusion.processes.rank_one import RankOne
 from textdiffusion.sampling.filters import filtered
 from textdiffusion.sampling.plan import Build, Plan, Task, never
@@ -20,7 +21,6 @@ from textdiffusion.sampling.settings import OF_GRIDS, SampleConfig
 from textdiffusion.sampling.steps.ancestral import (
   Chain,
   at_times_of,
-  denoised_at_end,
   greedy_at_end,
   reveal,
   start_chain,
