@@ -16,7 +16,8 @@ import json
 import jax
 import jax.numpy as jnp
 
-from textdiffusion.nn.attention import attend, resolve, splash, static_mask
+from textdiffusion.nn.attention import attend, resolve, splash
+from textdiffusion.nn.network import Causal, Full
 from textdiffusion.training.mesh import MeshConfig, make_mesh
 
 B, L, H, D = 4, 512, 4, 128
@@ -26,9 +27,9 @@ q, k, v = (
 )
 segments = jnp.tile(jnp.repeat(jnp.array([[1, 2]]), L // 2, axis=1), (B, 1))
 told = {}
-for kind in ('bidirectional', 'causal'):
-  seen = static_mask(L, kind, 0)
-  mask = (segments[:, :, None] == segments[:, None])[:, None] & seen
+for kind, seen in (('bidirectional', Full()), ('causal', Causal())):
+  same = (segments[:, :, None] == segments[:, None])[:, None]
+  mask = same & seen.dense(L)[None]
   plain = attend(q, k, v, mask)
   of = lambda q, k, v: (splash(q, k, v, segments, seen, True) ** 2).sum()
   slope = jax.grad(lambda *x: (attend(*x, mask) ** 2).sum(), (0, 1, 2))(q, k, v)

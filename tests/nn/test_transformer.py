@@ -8,13 +8,9 @@ import numpy as np
 import pytest
 
 from textdiffusion.core.types import Condition, Mixture, UserError
-from textdiffusion.nn.attention import (
-  attend,
-  attention_mask,
-  splash,
-  static_mask,
-)
+from textdiffusion.nn.attention import attend, attention_mask, splash
 from textdiffusion.nn.layers import MLP, LayerNorm
+from textdiffusion.nn.network import BlockCausal, Causal, Full
 from textdiffusion.nn.transformer import (
   TransformerConfig,
   build_denoiser,
@@ -153,7 +149,7 @@ def test_only_learnt_positions_tell_the_places_of_masks_apart():
 
 def test_padding_attends_to_itself_only():
   segments = jnp.array([[1, 1, 2, 0, 0]])
-  mask = attention_mask(5, 'bidirectional', 0, segments, None)
+  mask = attention_mask(5, Full(), segments)
   expected = np.eye(5, dtype=bool)
   expected[:2, :2] = True
   np.testing.assert_array_equal(mask[0, 0], expected)
@@ -230,14 +226,14 @@ def test_segments_are_rows_of_their_own():
 
 
 def test_masks_block_causal_and_arbitrary():
-  mask = static_mask(6, 'block_causal', 2)
+  mask = BlockCausal(2).dense(6)[0]
   np.testing.assert_array_equal(
     mask.astype(int),
     np.kron(np.tril(np.ones((3, 3), int)), np.ones((2, 2), int)),
   )
   blocks, params = made(attend='block_causal', block_size=4)
   anyhow, _ = made()
-  given = jnp.asarray(static_mask(LENGTH, 'block_causal', 4))
+  given = jnp.asarray(BlockCausal(4).dense(LENGTH)[0])
   expected = out(anyhow, params, mask=given)
   close(out(blocks, params), expected)
   rows = jnp.tile(given[None], (3, 1, 1))
@@ -302,24 +298,22 @@ def test_cpu_attention_equals_jax_nn(masked):
     jax.random.normal(jax.random.key(i), (2, 6, heads, 8))
     for i, heads in enumerate((4, 2, 2))
   )
-  mask = (
-    jnp.asarray(static_mask(6, 'causal', 0))[None, None] if masked else None
-  )
+  mask = jnp.asarray(Causal().dense(6))[None] if masked else None
   close(attend(q, k, v, mask), jax.nn.dot_product_attention(q, k, v, mask=mask))
 
 
-@pytest.mark.parametrize('kind', ['bidirectional', 'causal'])
-def test_splash_kernel_equals_plain_attention(kind):
+@pytest.mark.parametrize('structure', [Full(), Causal()])
+def test_splash_kernel_equals_plain_attention(structure):
   """The TPU kernel, interpreted: 128 places, two heads on one key head."""
   q, k, v = (
     jax.random.normal(jax.random.key(i), (1, 128, heads, 128))
     for i, heads in enumerate((2, 1, 1))
   )
-  seen = static_mask(128, kind, 0)
+  visible = structure.dense(128)
   segments = jnp.repeat(jnp.array([[1, 2]]), 64, axis=1)
-  mask = (segments[:, :, None] == segments[:, None])[:, None] & seen
+  mask = (segments[:, :, None] == segments[:, None])[:, None] & visible
   close(
-    splash(q, k, v, segments, seen, interpret=True),
+    splash(q, k, v, segments, structure, interpret=True),
     attend(q, k, v, mask),
     atol=2e-3,
   )

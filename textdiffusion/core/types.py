@@ -309,6 +309,32 @@ class Denoiser(NamedTuple):
   each: Callable[..., PyTree] | None = None
 
 
+class Embedder(Protocol):
+  """Token embeddings of a network, with its parameters.
+
+  Attributes:
+    table: [K, D]; None where embeddings are no table.
+    is_input: True where the network takes these features, False where it takes
+      ids.
+  """
+
+  @property
+  def table(self) -> Array | None: ...
+  @property
+  def is_input(self) -> bool: ...
+  def embed(self, ids: Array) -> Array:
+    """ids [L] -> features [L, D]."""
+    ...
+
+  def logits(self, features: Array) -> Array:
+    """Features [L, D] -> token logits [L, K]."""
+    ...
+
+  def expected(self, logits: Array) -> Array:
+    """Token logits [L, K] -> their mean features [L, D]."""
+    ...
+
+
 class Dist(Protocol):
   """What the reverse step, the bound and guidance need of a distribution."""
 

@@ -1,13 +1,13 @@
-"""Attention: who may see whom, and the kernels that compute it."""
+"""Attention: masks, and the kernels that compute it."""
 
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from textdiffusion.core.types import Array
 from textdiffusion.nn import layout
+from textdiffusion.nn.network import Full, Structure
 
 Implementation = Literal['auto', 'xla', 'cudnn', 'splash']
 
@@ -15,42 +15,29 @@ Implementation = Literal['auto', 'xla', 'cudnn', 'splash']
 Attend = Literal['bidirectional', 'causal', 'block_causal']
 
 
-def static_mask(length: int, attend: Attend, block_size: int) -> np.ndarray:
-  """[L, L] bool, what every row allows.
-
-  block_causal sees its own block whole and all earlier ones.
-  """
-  if attend == 'bidirectional':
-    return np.ones((length, length), bool)
-  block = np.arange(length) // (block_size if attend == 'block_causal' else 1)
-  return block[:, None] >= block[None]
-
-
 def attention_mask(
-  length: int,
-  attend: Attend,
-  block_size: int,
-  segments: Array | None,
-  extra: Array | None,
+  length: int, structure: Structure, segments: Array | None
 ) -> Array | None:
-  """[B or 1, 1, L, L], True where the query (row) may see the key; or None.
+  """[B or 1, 1, L, L], True where the query (row) may attend to the key.
 
   Args:
     length: L.
-    attend, block_size: as in `static_mask`.
-    segments: [B, L]; tokens see their own segment only, and padding (0) none.
-    extra: [L, L] or [B, L, L], taken in addition.
+    structure: which tokens attend to which.
+    segments: [B, L]; tokens attend to their own segment only, padding (0) to
+      itself only.
+
+  Returns:
+    The mask, or None where every token attends to every token.
   """
   masks = []
-  if attend != 'bidirectional':
-    masks.append(jnp.asarray(static_mask(length, attend, block_size))[None])
   if segments is not None:
     same = segments[:, :, None] == segments[:, None]
-    # Padding sees itself, else its softmax has no term; nobody reads it.
+    # Padding attends to itself, else its softmax has no term; no token
+    # attends to it.
     itself = jnp.eye(length, dtype=bool)[None]
     masks.append((same & (segments > 0)[:, None]) | itself)
-  if extra is not None:
-    masks.append(extra if extra.ndim == 3 else extra[None])
+  if not isinstance(structure, Full):
+    masks.append(jnp.asarray(structure.dense(length)))
   if not masks:
     return None
   mask = masks[0]
@@ -128,7 +115,7 @@ def splash(
   k: Array,
   v: Array,
   segments: Array | None,
-  visible: np.ndarray,
+  structure: Structure,
   interpret: bool = False,
 ) -> Array:
   """Splash attention, the TPU kernel: no [L, S] array in memory.
@@ -138,9 +125,9 @@ def splash(
 
   Args:
     q, k, v: as in `attend`.
-    segments: [B, L], tokens see their own segment only.
-    visible: [L, S] bool, the same for all rows; blocks without True are
-      never computed.
+    segments: [B, L], tokens attend to their own segment only.
+    structure: a rule, the same for all rows; blocks in which nothing is
+      allowed are never computed.
     interpret: run the kernel on any backend, slowly.
   """
   from jax.experimental.pallas.ops.tpu.splash_attention import (
@@ -152,15 +139,17 @@ def splash(
 
   heads, repeat = q.shape[2], q.shape[2] // k.shape[2]
   across, along = layout.size_of('tensor'), layout.size_of('sequence')
-  is_full = bool(visible.all())
-  if is_full:  # every shard's part is alike, and the kernel splits none of it
-    rows, heads = visible.shape[0] // along, heads // across
-    one, shards = masks.FullMask((rows, visible.shape[1])), (1, 1)
+  shape = q.shape[1], k.shape[1]
+  is_full = isinstance(structure, Full)
+  if is_full:  # all shards' parts are equal, and the kernel splits none of it
+    rows, heads = shape[0] // along, heads // across
+    one, shards = masks.FullMask((rows, shape[1])), (1, 1)
   else:
+    visible = structure.dense(shape[0])[0]
     one, shards = masks.NumpyMask(visible), (across, along)
   kernel = kernels.make_splash_mha(
     masks.MultiHeadMask([one] * heads),
-    block_sizes=_blocks(visible.shape, along),
+    block_sizes=_blocks(shape, along),
     head_shards=shards[0],
     q_seq_shards=shards[1],
     interpret=interpret,
@@ -175,7 +164,7 @@ def splash(
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
     return front(run(kernel, q, k, v, ids))
-  # The compiler cannot split a kernel: each shard is told its part.
+  # The compiler cannot split a kernel: each shard runs its own part.
   spec = jax.sharding.PartitionSpec
   own = jax.sharding.NamedSharding(mesh, spec('tensor', 'sequence'))
   of_keys = spec(layout.BATCH, 'tensor')

@@ -1,4 +1,4 @@
-"""The layers of the transformer, and what they are told.
+"""The layers of the transformer and their configuration.
 
 Pre-norm blocks with rotary positions (Vaswani et al. 2017; Su et al. 2021);
 time enters additively or by adaLN-zero (Peebles & Xie 2023).
@@ -13,7 +13,6 @@ import jax.numpy as jnp
 
 from textdiffusion.core.numerics import pytree, static
 from textdiffusion.core.types import Array, UserError
-from textdiffusion.nn import cache as caches
 from textdiffusion.nn import layout
 from textdiffusion.nn.attention import (
   Attend,
@@ -21,7 +20,6 @@ from textdiffusion.nn.attention import (
   attend,
   resolve,
   splash,
-  static_mask,
 )
 from textdiffusion.nn.layers import (
   MLP,
@@ -31,6 +29,7 @@ from textdiffusion.nn.layers import (
   RMSNorm,
   rotate,
 )
+from textdiffusion.nn.network import Structure, write_at
 
 _UNROLLED = 8  # up to here XLA schedules unrolled layers better than a loop
 
@@ -155,25 +154,42 @@ class TransformerConfig:
     return jnp.dtype(self.dtype)
 
 
+KeysValues = tuple[Array, Array]
+
+
 @pytree
 class Context:
-  """What every layer sees. time: [B, 1 or L, T] or None. memory: [B, S, D] of
-  a source, memory_mask: [B, 1, 1, S] or None."""
+  """What every layer takes beside its input.
+
+  Attributes:
+    positions: [B, n], also the places of the tokens in the cache.
+    mask: [B or 1, 1, n, S], or None where the kernel takes `structure` and
+      `segments`, or where every token attends to every token.
+    segments: [B, n] or None.
+    structure: which tokens attend to which.
+    time: [B, 1 or n, T] or None.
+    memory: [B, S, D] of a source, or None.
+    memory_mask: [B, 1, 1, S] or None.
+    is_training: whether dropout acts.
+  """
 
   positions: Array
   mask: Array | None
   segments: Array | None
+  structure: Structure
   time: Array | None
   memory: Array | None
   memory_mask: Array | None
-  start: Array | None  # of the new tokens in the cache
   is_training: bool = static()
 
 
 class Attention(nn.Module):
-  """[B, L, D] -> [B, L, D], and the cache it extended, if any.
+  """[B, n, D] -> [B, n, D], and the keys and values of a cache, if any.
 
-  is_cross: to the source; what an encoder made of it knows its places.
+  Attributes:
+    config: sizes and choices.
+    is_cross: whether it attends to the source, whose encoder knows its
+      positions.
   """
 
   config: TransformerConfig
@@ -181,16 +197,16 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Array, context: Context, cache: caches.Cache | None = None
-  ) -> tuple[Array, caches.Cache | None]:
+    self, x: Array, context: Context, past: KeysValues | None = None
+  ) -> tuple[Array, KeysValues | None]:
     cfg = self.config
     batch, length = context.positions.shape
-    seen = x
+    keys_from = x
     if self.is_cross:
       assert context.memory is not None
-      seen = context.memory
+      keys_from = context.memory
 
-    def shaped(x: Array, name: str, heads: int) -> Array:
+    def projected(x: Array, name: str, heads: int) -> Array:
       size = heads * cfg.head_size
       dense = Dense(size, cfg.use_bias, cfg.compute_dtype, name=name)
       x = dense(x).reshape(batch, -1, heads, cfg.head_size)
@@ -198,8 +214,9 @@ class Attention(nn.Module):
       tokens = 'sequence' if name == 'q' else None
       return layout.constrained(x, layout.BATCH, tokens, 'tensor', None)
 
-    q, k = shaped(x, 'q', cfg.num_heads), shaped(seen, 'k', cfg.kv_heads)
-    v = shaped(seen, 'v', cfg.kv_heads)
+    q = projected(x, 'q', cfg.num_heads)
+    k = projected(keys_from, 'k', cfg.kv_heads)
+    v = projected(keys_from, 'v', cfg.kv_heads)
     if cfg.qk_norm:
       q = RMSNorm(dtype=cfg.compute_dtype, name='q_norm')(q)
       k = RMSNorm(dtype=cfg.compute_dtype, name='k_norm')(k)
@@ -207,21 +224,21 @@ class Attention(nn.Module):
     if not self.is_cross:
       q = rotate(q, context.positions, cfg.rope_base)
       k = rotate(k, context.positions, cfg.rope_base)
+    if past is not None:
+      k, v = (write_at(a, b, context.positions) for a, b in zip(past, (k, v)))
+      past = k, v
+    # Of the splash kernel a call with a mask or a cache makes no use.
+    is_splash = kind == 'splash'
     if self.is_cross:
-      out = attend(
-        q, k, v, context.memory_mask, 'xla' if kind == 'splash' else kind
-      )
-    elif cache is not None:
-      assert context.start is not None
-      cache = caches.extend(cache, k, v, context.start)
-      mask = caches.visible(cache.k.shape[1], length, context.start)
-      out = attend(q, cache.k, cache.v, mask)
-    elif kind == 'splash' and context.mask is None:
-      seen = static_mask(length, cfg.attend, cfg.block_size)
+      mask = context.memory_mask
+      out = attend(q, k, v, mask, 'xla' if is_splash else kind)
+    elif past is not None:
+      out = attend(q, k, v, context.mask)
+    elif is_splash and context.mask is None:
       interpret = layout.platform() != 'tpu'
-      out = splash(q, k, v, context.segments, seen, interpret)
+      out = splash(q, k, v, context.segments, context.structure, interpret)
     else:
-      out = attend(q, k, v, context.mask, 'xla' if kind == 'splash' else kind)
+      out = attend(q, k, v, context.mask, 'xla' if is_splash else kind)
     out = Dense(
       cfg.d_model,
       cfg.use_bias,
@@ -229,7 +246,7 @@ class Attention(nn.Module):
       1 / (2 * cfg.num_layers),
       name='out',
     )(layout.rows(out.reshape(batch, length, -1), 'tensor'))
-    return out, cache
+    return out, past
 
 
 class Block(nn.Module):
@@ -239,8 +256,8 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Array, context: Context, cache: caches.Cache | None
-  ) -> tuple[Array, caches.Cache | None]:
+    self, x: Array, context: Context, past: KeysValues | None
+  ) -> tuple[Array, KeysValues | None]:
     cfg = self.config
     drop = nn.Dropout(cfg.dropout, deterministic=not context.is_training)
     shift, gate = self._modulation(context)
@@ -257,8 +274,8 @@ class Block(nn.Module):
       move, scale = shift[index]
       return x * (1 + scale) + move
 
-    branch, cache = Attention(cfg, name='attention')(
-      normed(x, 'attention_norm', 0), context, cache
+    branch, past = Attention(cfg, name='attention')(
+      normed(x, 'attention_norm', 0), context, past
     )
     x = residual(x, branch, 0)
     if cfg.encoder_layers:
@@ -274,7 +291,7 @@ class Block(nn.Module):
       1 / (2 * cfg.num_layers),
       name='mlp',
     )(normed(x, 'mlp_norm', 1))
-    return residual(x, branch, 1), cache
+    return residual(x, branch, 1), past
 
   def _modulation(self, context: Context) -> tuple[Any, Any]:
     """adaLN-zero: (shift, scale) of each norm and gates of each branch."""
@@ -285,7 +302,7 @@ class Block(nn.Module):
     time = nn.silu(context.time)
     num = 3 if cfg.encoder_layers else 2
     size = 3 * num * cfg.d_model
-    said = Dense(size, True, cfg.compute_dtype, 0.0, name='adaln')(time)
-    parts = jnp.split(layout.rows(said), 3 * num, axis=-1)
+    modulation = Dense(size, True, cfg.compute_dtype, 0.0, name='adaln')(time)
+    parts = jnp.split(layout.rows(modulation), 3 * num, axis=-1)
     moves = [(parts[2 * i], parts[2 * i + 1]) for i in range(num)]
     return moves, parts[2 * num :]

@@ -1,8 +1,8 @@
-"""A loss of logits that never stand whole in memory.
+"""Losses of a few tokens at a time, so that logits never stand whole in memory.
 
-A few tokens of each row at a time: their logits, their losses, and nothing is
-kept but those; the backward pass computes the logits again. One product more
-with the head, and of 128,000 tokens some GB less a row of 4,096.
+The logits of a chunk of tokens are computed, then their losses, and only the
+losses are kept; the backward pass computes the logits again. That is one more
+product with the head, and for 128,000 tokens some GB less for a row of 4,096.
 """
 
 from collections.abc import Callable
@@ -16,19 +16,23 @@ from textdiffusion.nn import layout
 
 
 def by_chunks(
-  said: Callable[..., PyTree], hidden: Array, rows: PyTree, size: int
+  loss: Callable[..., PyTree], hidden: PyTree, rows: PyTree, size: int
 ) -> PyTree:
-  """said(hidden, rows) of `size` tokens at a time, all rows together.
+  """loss(hidden, rows), computed `size` tokens at a time for all rows together.
 
   Args:
-    said: (hidden [B, n, D], rows) -> a tree of [B, n], a token at a time.
-    hidden: [B, L, D].
-    rows: a tree of [B, L, ...]; what has no L tokens is passed as it is.
-    size: n, a divisor of L; where tokens lie along `sequence`, of each shard.
+    loss: (hidden, rows of n tokens) -> a tree of [B, n], where each token
+      depends on its own inputs only.
+    hidden: a tree of [B, L, ...].
+    rows: a tree of [B, L, ...]; leaves without L tokens are passed unchanged.
+    size: n, a divisor of L; where tokens lie along `sequence`, of the tokens of
+      each shard.
 
-  Raises UserError where it is none.
+  Raises:
+    UserError: `size` is no such divisor.
   """
-  length, shards = hidden.shape[1], layout.size_of('sequence')
+  length = jax.tree.leaves(hidden)[0].shape[1]
+  shards = layout.size_of('sequence')
   if length % (size * shards):
     raise UserError(
       f'model.loss_chunk={size}: must divide the {length} tokens of a row'
@@ -58,7 +62,7 @@ def by_chunks(
       next(found) if is_part else x for x, is_part in zip(leaves, is_token)
     ]
     hidden, rows = jax.tree.unflatten(tree, full)
-    return said(layout.rows(hidden), rows)
+    return loss(jax.tree.map(layout.rows, hidden), rows)
 
   parts: Any = [split(x) for x, is_part in zip(leaves, is_token) if is_part]
   return jax.tree.map(joined, jax.lax.map(one, parts))

@@ -1,17 +1,14 @@
-"""The two ends of a network over features: projections, embedding, rounding.
+"""Token embeddings, and the two ends of a network over features.
 
 After Diffusion-LM (Li et al. 2022): Linear, tanh, Linear on either side of the
 blocks, and embeddings that also serve to read tokens off features.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from textdiffusion.core.numerics import by_parts
+from textdiffusion.core.numerics import by_parts, pytree, static
 from textdiffusion.core.types import Array, Features, PyTree
 from textdiffusion.nn import layout
 from textdiffusion.nn.layers import Dense
@@ -31,48 +28,83 @@ class Projection(nn.Module):
     return dense(self.features, 'out')(x)
 
 
-class Ends(NamedTuple):
-  """What of a network makes features of tokens and tokens of features; each a
-  function of its parameters, see `Denoiser`."""
+@pytree
+class IdEmbedder:
+  """The embeddings of a network that takes ids.
 
-  table: Callable[[PyTree], Array]
-  embed: Callable[[PyTree, Array], Array]
-  round: Callable[[PyTree, Array], Array]
-  expect: Callable[[PyTree, Array], Array]
+  Attributes:
+    table: [K, D].
+  """
+
+  table: Array
+
+  @property
+  def is_input(self) -> bool:
+    return False
+
+  def embed(self, ids: Array) -> Array:
+    return jnp.take(self.table, ids, axis=0)
+
+  def logits(self, features: Array) -> Array:
+    raise TypeError('a network over ids has no logits of features')
+
+  def expected(self, logits: Array) -> Array:
+    return _expected(self.table, logits)
 
 
-def ends(features: Features) -> Ends:
-  """[K, D] embeddings, normalised as asked; ids [...] -> [..., D]; features
-  [..., D] -> logits [..., K]; logits [..., K] -> mean embedding [..., D]."""
+@pytree
+class FeatureEmbedder:
+  """The learnt embeddings of a network that takes features.
 
-  def table(params: PyTree) -> Array:
-    # Small, and read at both ends: whole wherever it is used.
-    raw = layout.constrained(params['embedding'], None, None)
-    if features.norm == 'none':
-      return raw
-    if features.norm == 'layer':
-      raw = raw - raw.mean(-1, keepdims=True)
-    square = jnp.square(raw)
-    total = square.sum if features.norm == 'unit' else square.mean
-    return raw / jnp.maximum(jnp.sqrt(total(-1, keepdims=True)), 1e-6)
+  Attributes:
+    params: `embedding` and `rounding_bias` of the network.
+    features: how embeddings are normalised and tokens read off features.
+    origin: [D], what is subtracted from every embedding, or 0.
+  """
 
-  def round_(params: PyTree, x: Array) -> Array:
-    rows, bias = table(params), params['rounding_bias']
+  params: PyTree
+  features: Features = static()
+  origin: Array | float = 0.0
+
+  @property
+  def is_input(self) -> bool:
+    return True
+
+  @property
+  def table(self) -> Array:
+    return self._raw() - self.origin
+
+  def embed(self, ids: Array) -> Array:
+    return jnp.take(self._raw(), ids, axis=0) - self.origin
+
+  def logits(self, features: Array) -> Array:
+    rows, bias = self._raw(), self.params['rounding_bias']
+    x = features + self.origin
     product = x @ rows.T
-    if features.rounding == 'dot':
+    if self.features.rounding == 'dot':
       return product + bias
     square = jnp.square(x).sum(-1, keepdims=True) - 2 * product
     square = jnp.maximum(square + jnp.square(rows).sum(-1), 1e-12)
     return bias - jnp.sqrt(square)
 
-  def expect(params: PyTree, logits: Array) -> Array:
-    rows = table(params)
-    mean = lambda row: jax.nn.softmax(row) @ rows
-    return by_parts(mean, logits, len(rows))
+  def expected(self, logits: Array) -> Array:
+    return _expected(self._raw(), logits) - self.origin
 
-  return Ends(
-    table,
-    lambda params, ids: jnp.take(table(params), ids, axis=0),
-    round_,
-    expect,
-  )
+  def _raw(self) -> Array:
+    """[K, D] embeddings, normalised as `features` says."""
+    # Small, and read at both ends: whole wherever it is used.
+    raw = layout.constrained(self.params['embedding'], None, None)
+    norm = self.features.norm
+    if norm == 'none':
+      return raw
+    if norm == 'layer':
+      raw = raw - raw.mean(-1, keepdims=True)
+    square = jnp.square(raw)
+    total = square.sum if norm == 'unit' else square.mean
+    return raw / jnp.maximum(jnp.sqrt(total(-1, keepdims=True)), 1e-6)
+
+
+def _expected(table: Array, logits: Array) -> Array:
+  """Logits [..., K] -> the mean of the embeddings, [..., D]."""
+  mean = lambda row: jax.nn.softmax(row) @ table
+  return by_parts(mean, logits, len(table))

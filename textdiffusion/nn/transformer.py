@@ -1,10 +1,6 @@
-"""The transformer: one network for every method (Vaswani et al. 2017).
-
-Outside this folder it is seen as a `Denoiser` only.
-"""
+"""The transformer: one network for every method (Vaswani et al. 2017)."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -16,6 +12,7 @@ from textdiffusion.core.types import (
   Array,
   Condition,
   Denoiser,
+  Embedder,
   Features,
   Key,
   Mixture,
@@ -24,13 +21,27 @@ from textdiffusion.core.types import (
   UserError,
   X,
 )
-from textdiffusion.nn import cache as caches
 from textdiffusion.nn import layout
 from textdiffusion.nn.attention import attention_mask, resolve
 from textdiffusion.nn.blocks import Block, Context, TransformerConfig
 from textdiffusion.nn.chunks import by_chunks
-from textdiffusion.nn.latent import Projection, ends
+from textdiffusion.nn.latent import FeatureEmbedder, IdEmbedder, Projection
 from textdiffusion.nn.layers import NORMS, Dense, TimeEmbedding, product
+from textdiffusion.nn.network import (
+  BlockCausal,
+  Cache,
+  Causal,
+  CleanNoisy,
+  Full,
+  Memory,
+  Network,
+  Traits,
+  View,
+  cache_mask,
+  commit,
+  empty_cache,
+)
+from textdiffusion.nn.network import Dense as DenseMask
 
 _REMAT = {
   'full': jax.checkpoint_policies.nothing_saveable,
@@ -41,11 +52,14 @@ _REMAT = {
 }
 
 
-class Transformer(nn.Module):
-  """Ids [B, L], weights [B, L, K] or `Mixture` [B, L, k] -> float32 of
-  [B, L, num_outputs]; of latent methods [B, L, features] -> [B, L, D].
+class Ends(nn.Module):
+  """The parameters at both ends of the blocks: embeddings and outputs.
 
-  num_outputs: 0 leaves the d_model numbers of the last layer, as an encoder.
+  Attributes:
+    config: sizes and choices.
+    num_states: K, rows of the embedding table.
+    num_outputs: numbers that are read of a token.
+    features: of the tokens, where noise is continuous.
   """
 
   config: TransformerConfig
@@ -53,71 +67,27 @@ class Transformer(nn.Module):
   num_outputs: int
   features: Features | None = None
 
-  @nn.compact
-  def __call__(
-    self,
-    ids: Array | Mixture,
-    t: Time,
-    condition: Condition = Condition(),  # noqa: B008 an immutable tuple
-    cache: PyTree = None,
-    start: Array | None = None,
-  ) -> tuple[Array, PyTree]:
-    cfg = self.config
-    batch, length = jax.tree.leaves(ids)[0].shape[:2]
-    x, table = self._inputs(ids)
-    ids = jnp.zeros((batch, length), jnp.int32)
-    context = self._context(ids, t, condition, start)
-    if cfg.max_positions:
-      x = x + self._positions(context.positions)
-    if cfg.time == 'additive':
-      assert context.time is not None
-      x = x + context.time
-    x, cache = self._layers(x, context, cache)
-    x = NORMS[cfg.norm](dtype=cfg.compute_dtype, name='norm')(x)
-    return self._outputs(x, table).astype(jnp.float32), cache
-
-  def _inputs(self, ids: Any) -> tuple[Array, Array]:
-    """-> [B, L, d_model], and the table of embeddings."""
-    cfg, features = self.config, self.features
-    std, width = cfg.d_model**-0.5, cfg.d_model
-    if features is not None:
-      std, width = features.std, features.size
+  def table(self) -> Array:
+    """The embedding parameter, [K, D]."""
+    std, width = self.config.d_model**-0.5, self.config.d_model
+    if self.features is not None:
+      std, width = self.features.std, self.features.size
     normal = nn.initializers.normal(std)
     table = self.param('embedding', normal, (self.num_states, width))
-    laid = lambda x: layout.rows(x.astype(cfg.compute_dtype))
-    if features is not None:
-      width = cfg.d_model
-      project = Projection(width, width, cfg.compute_dtype, name='inlet')
-      return laid(project(laid(ids))), table
-    table = layout.gathered(table, (*self.path, 'embedding'))
-    if isinstance(ids, Mixture):
-      parts = jnp.take(table, ids.ids, axis=0)
-      return laid(jnp.einsum('blk,blkd->bld', ids.weights, parts)), table
-    if jnp.issubdtype(ids.dtype, jnp.integer):
-      return laid(jnp.take(table, ids, axis=0)), table
-    return laid(product(laid(ids), table.astype(cfg.compute_dtype))), table
+    if self.features is not None:
+      return table
+    return layout.gathered(table, (*self.path, 'embedding'))
 
-  def _positions(self, positions: Array) -> Array:
-    """[B, L] -> [B, L, d_model], learnt."""
-    cfg = self.config
-    normal = nn.initializers.normal(cfg.d_model**-0.5)
-    shape = (cfg.max_positions, cfg.d_model)
-    table = self.param('positions', normal, shape)
-    table = layout.gathered(table, (*self.path, 'positions'))
-    return layout.rows(jnp.take(table.astype(cfg.compute_dtype), positions, 0))
-
-  def _outputs(self, x: Array, table: Array) -> Array:
-    """[B, L, d_model] -> [B, L, num_outputs]."""
+  def outputs(self, x: Array, table: Array) -> Array:
+    """[..., d_model] -> [..., num_outputs]."""
     cfg = self.config
     tokens = lambda x: layout.rows(x, 'tensor')
-    if not self.num_outputs:
-      return x
     if self.features is not None:
       zeros = nn.initializers.zeros_init()
       self.param('rounding_bias', zeros, (self.num_states,))
-    if self.features is not None and self.features.says == 'features':
-      size = self.features.size
-      return Projection(cfg.d_model, size, cfg.compute_dtype, name='outlet')(x)
+      if self.features.says == 'features':
+        size, dtype = self.features.size, cfg.compute_dtype
+        return Projection(cfg.d_model, size, dtype, name='outlet')(x)
     if not cfg.tied:
       # From zero: training begins at the uniform distribution.
       head = Dense(self.num_outputs, False, cfg.compute_dtype, 0.0, name='head')
@@ -129,55 +99,117 @@ class Transformer(nn.Module):
       )
     return tokens(product(x, table.T.astype(cfg.compute_dtype)))
 
-  def _context(
-    self, ids: Array, t: Time, condition: Condition, start: Array | None
-  ) -> Context:
+
+class Reader(Ends):
+  """[..., d_model] -> float32 [..., num_outputs]."""
+
+  @nn.compact
+  def __call__(self, hidden: Array) -> Array:
+    x = hidden.astype(self.config.compute_dtype)
+    table = self.table() if self.config.tied else hidden
+    return self.outputs(x, table).astype(jnp.float32)
+
+
+class Body(Ends):
+  """Ids [B, n], weights [B, n, K], `Mixture` [B, n, k] or features [B, n, D]
+  -> [B, n, d_model].
+
+  num_outputs: 0 leaves out the parameters of the outputs.
+  """
+
+  @nn.compact
+  def __call__(
+    self, x: X | Mixture, t: Time, view: View, cache: Cache | None = None
+  ) -> tuple[Array, Cache | None]:
     cfg = self.config
-    length = ids.shape[1]
-    if start is None:
-      check_positions(cfg, length)
-    positions = condition.positions
+    shape = jax.tree.leaves(x)[0].shape[:2]
+    table = self.table()
+    x = self._inputs(x, table)
+    context = self._context(shape, t, view, cache)
+    if cfg.max_positions:
+      x = x + self._positions(context.positions)
+    if cfg.time == 'additive':
+      assert context.time is not None
+      x = x + context.time
+    x, cache = self._layers(x, context, cache)
+    x = NORMS[cfg.norm](dtype=cfg.compute_dtype, name='norm')(x)
+    if self.num_outputs and self.is_initializing():
+      self.outputs(x, table)
+    return x, cache
+
+  def _inputs(self, x: Any, table: Array) -> Array:
+    """-> [B, n, d_model]."""
+    cfg = self.config
+    with_layout = lambda x: layout.rows(x.astype(cfg.compute_dtype))
+    if self.features is not None:
+      width = cfg.d_model
+      project = Projection(width, width, cfg.compute_dtype, name='inlet')
+      return with_layout(project(with_layout(x)))
+    if isinstance(x, Mixture):
+      parts = jnp.take(table, x.ids, axis=0)
+      return with_layout(jnp.einsum('blk,blkd->bld', x.weights, parts))
+    if jnp.issubdtype(x.dtype, jnp.integer):
+      return with_layout(jnp.take(table, x, axis=0))
+    mixed = product(with_layout(x), table.astype(cfg.compute_dtype))
+    return with_layout(mixed)
+
+  def _positions(self, positions: Array) -> Array:
+    """[B, n] -> [B, n, d_model], learnt."""
+    cfg = self.config
+    normal = nn.initializers.normal(cfg.d_model**-0.5)
+    shape = (cfg.max_positions, cfg.d_model)
+    table = self.param('positions', normal, shape)
+    table = layout.gathered(table, (*self.path, 'positions'))
+    return layout.rows(jnp.take(table.astype(cfg.compute_dtype), positions, 0))
+
+  def _context(
+    self, shape: tuple[int, int], t: Time, view: View, cache: Cache | None
+  ) -> Context:
+    cfg, structure, positions = self.config, view.structure, view.positions
+    length = shape[1]
+    if cache is None:
+      is_doubled = isinstance(structure, CleanNoisy)
+      check_positions(cfg, structure.length if is_doubled else length)
     if positions is None:
-      first = 0 if start is None else start
-      positions = jnp.broadcast_to(first + jnp.arange(length)[None], ids.shape)
-    shape = (*ids.shape, cfg.num_heads, cfg.head_size)
-    kind = resolve(cfg.attention, cfg.compute_dtype, shape)
+      positions = jnp.broadcast_to(jnp.arange(length)[None], shape)
+    heads = (*shape, cfg.num_heads, cfg.head_size)
+    kind = resolve(cfg.attention, cfg.compute_dtype, heads)
     mask = None
-    if start is None and (kind != 'splash' or condition.mask is not None):
-      mask = attention_mask(
-        length,
-        cfg.attend,
-        cfg.block_size,
-        condition.segments,
-        condition.mask,
-      )
+    if cache is not None:
+      mask = cache_mask(cache, structure, positions)[:, None]
+    elif kind != 'splash' or isinstance(structure, DenseMask):
+      mask = attention_mask(length, structure, view.segments)
+    if mask is not None:
+      structure = Full()  # the mask holds it
     time = None
     if cfg.time != 'none':
       t = jnp.asarray(t, jnp.float32)
-      t = jnp.broadcast_to(t, (ids.shape[0], t.shape[-1] if t.ndim == 2 else 1))
+      t = jnp.broadcast_to(t, (shape[0], t.shape[-1] if t.ndim == 2 else 1))
       size = cfg.time_size or cfg.d_model
       time = TimeEmbedding(size, dtype=cfg.compute_dtype, name='time')(t)
-    memory = condition.memory
-    if cfg.encoder_layers and memory is None:
+    if cfg.encoder_layers and view.memory is None:
       raise UserError(
         f'model.encoder_layers={cfg.encoder_layers}: an encoder needs a '
         'source; use data.rows=separate, or 0 layers'
       )
-    sources = condition.source_segments
+    values = is_token = None
+    if view.memory is not None:
+      values, is_token = view.memory
+      values = values.astype(cfg.compute_dtype)
     return Context(
       positions,
       mask,
-      condition.segments,
+      view.segments,
+      structure,
       time,
-      None if memory is None else memory.astype(cfg.compute_dtype),
-      None if sources is None else (sources > 0)[:, None, None],
-      start,
-      condition.dropout_key is not None,
+      values,
+      None if is_token is None else is_token[:, None, None],
+      view.dropout_key is not None,
     )
 
   def _layers(
-    self, x: Array, context: Context, cache: PyTree
-  ) -> tuple[Array, PyTree]:
+    self, x: Array, context: Context, cache: Cache | None
+  ) -> tuple[Array, Cache | None]:
     cfg = self.config
     block: Any = Block
     if cfg.remat != 'none':
@@ -193,13 +225,18 @@ class Transformer(nn.Module):
         out_axes=0,
         length=cfg.num_layers,
       )
-      return scanned(cfg, name='layers')(x, context, cache)
-    fresh = []
+      past = None if cache is None else (cache.k, cache.v)
+      x, past = scanned(cfg, name='layers')(x, context, past)
+      return x, cache and cache._replace(k=past[0], v=past[1])
+    written = []
     for i in range(cfg.num_layers):
-      own = None if cache is None else cache[i]
-      x, own = block(cfg, name=f'layers_{i}')(x, context, own)
-      fresh.append(own)
-    return x, None if cache is None else tuple(fresh)
+      past = None if cache is None else (cache.k[i], cache.v[i])
+      x, past = block(cfg, name=f'layers_{i}')(x, context, past)
+      written.append(past)
+    if cache is None:
+      return x, None
+    keys, values = zip(*written)
+    return x, cache._replace(k=keys, v=values)
 
 
 def check_positions(config: TransformerConfig, length: int) -> None:
@@ -211,125 +248,175 @@ def check_positions(config: TransformerConfig, length: int) -> None:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class Transformer(Network):
+  """The transformer as a `Network`.
+
+  Attributes:
+    config: sizes and choices.
+    num_states: K, tokens of the input.
+    num_outputs: numbers that are read of a token; None for `num_states`.
+    features: of the tokens, where noise is continuous: the network then takes
+      features, and returns what `features.says`.
+  """
+
+  config: TransformerConfig
+  num_states: int
+  num_outputs: int | None = None
+  features: Features | None = None
+
+  @property
+  def traits(self) -> Traits:
+    cfg = self.config
+    return Traits(
+      width=cfg.d_model,
+      uses_time=cfg.time != 'none',
+      chunk_size=cfg.loss_chunk,
+    )
+
+  def init(self, key: Key) -> PyTree:
+    cfg = self.config
+    length = min(4, cfg.max_positions or 4)
+    ids: Any = jnp.zeros((1, length), jnp.int32)
+    source, view = {}, View()
+    if cfg.encoder_layers:
+      made = self._encoder.init(stream(key, 'encoder'), ids, 0.0, View())
+      source = {'encoder': made['params']}
+      view = View(memory=Memory(jnp.zeros((1, length, cfg.d_model))))
+    if self.features is not None:
+      ids = jnp.zeros((1, length, self.features.inputs))
+    module = self._module(Body, self.num_outputs or self.num_states)
+    return {**module.init(key, ids, 0.5, view)['params'], **source}
+
+  def hidden(
+    self, params: PyTree, x: X, t: Time, view: View, cache: PyTree = None
+  ) -> tuple[Array, PyTree]:
+    return self._module(Body, 0).apply(
+      {'params': params}, x, t, view, cache, rngs=_dropout(view.dropout_key)
+    )
+
+  def read(self, params: PyTree, hidden: Array) -> Array:
+    module = self._module(Reader, self.num_outputs or self.num_states)
+    out: Any = module.apply({'params': params}, hidden)
+    return out
+
+  def new_cache(self, rows: int, length: int) -> Cache:
+    cfg = self.config
+    check_positions(cfg, length)
+    shape = (rows, length, cfg.kv_heads, cfg.head_size)
+    return empty_cache(shape, cfg.compute_dtype, cfg.num_layers, cfg.is_scanned)
+
+  def encode(
+    self,
+    params: PyTree,
+    ids: Array,
+    segments: Array | None,
+    dropout_key: Key | None = None,
+  ) -> Memory:
+    if not self.config.encoder_layers:
+      return super().encode(params, ids, segments, dropout_key)
+    values, _ = self._encoder.apply(
+      {'params': params['encoder']},
+      ids,
+      0.0,
+      View(segments=segments, dropout_key=dropout_key),
+      rngs=_dropout(dropout_key),
+    )
+    return Memory(values, None if segments is None else segments > 0)
+
+  def embedder(self, params: PyTree) -> Embedder:
+    if self.features is None:
+      return IdEmbedder(params['embedding'])
+    own = {name: params[name] for name in ('embedding', 'rounding_bias')}
+    return FeatureEmbedder(own, self.features)
+
+  def _module(self, kind: Any, num_outputs: int) -> Any:
+    return kind(self.config, self.num_states, num_outputs, self.features)
+
+  @property
+  def _encoder(self) -> Body:
+    config = dataclasses.replace(
+      self.config,
+      num_layers=self.config.encoder_layers,
+      time='none',
+      time_size=None,
+      encoder_layers=0,
+    )
+    return Body(config, self.num_states, 0)
+
+
+def _dropout(key: Key | None) -> dict[str, Key]:
+  return {} if key is None else {'dropout': key}
+
+
 def build_denoiser(
   config: TransformerConfig,
   num_states: int,
   num_outputs: int | None = None,
   features: Features | None = None,
 ) -> Denoiser:
-  """The network as pure functions: float32 logits over `num_states`, or
-  `num_outputs` numbers a token where a method asks for others, or features to
-  features of a latent method."""
-  width = num_outputs or num_states
-  network = Transformer(config, num_states, width, features)
-  reader = dataclasses.replace(
-    config,
-    num_layers=max(config.encoder_layers, 1),
-    time='none',
-    time_size=None,
-    attend='bidirectional',
-    block_size=0,
-    encoder_layers=0,
-  )
-  encoder = Transformer(reader, num_states, 0)
+  """`Transformer` as a `Denoiser`, until what takes one takes a `Network`."""
+  network = Transformer(config, num_states, num_outputs, features)
+  structure = {
+    'bidirectional': Full(),
+    'causal': Causal(),
+    'block_causal': BlockCausal(max(config.block_size, 1)),
+  }[config.attend]
 
-  def init(key: Key) -> PyTree:
-    length = max(4, config.block_size)
-    shape = (1, min(length, config.max_positions or length))
-    ids = jnp.zeros(shape, jnp.int32)
-    source = {}
-    condition = Condition()
-    if config.encoder_layers:
-      source = {
-        'encoder': encoder.init(stream(key, 'encoder'), ids, 0.0)['params']
-      }
-      condition = Condition(memory=jnp.zeros((*shape, config.d_model)))
-    if features is not None:
-      ids = jnp.zeros((*shape, features.inputs))
-    return {**network.init(key, ids, 0.5, condition)['params'], **source}
+  def view_of(condition: Condition) -> View:
+    memory = None
+    if condition.memory is not None:
+      segments = condition.source_segments
+      is_token = None if segments is None else segments > 0
+      memory = Memory(condition.memory, is_token)
+    kind = structure
+    if condition.mask is not None:
+      mask = condition.mask
+      if config.attend != 'bidirectional':
+        mask = mask & structure.dense(mask.shape[-1])
+      kind = DenseMask(mask)
+    return View(
+      condition.positions,
+      condition.segments,
+      kind,
+      memory,
+      condition.dropout_key,
+    )
+
+  def apply(params: PyTree, x: Any, t: Time, condition: Condition) -> Array:
+    hidden, _ = network.hidden(params, x, t, view_of(condition))
+    return network.read(params, hidden)
+
+  def each(params, x, t, condition, loss, rows):
+    hidden, _ = network.hidden(params, x, t, view_of(condition))
+    read = lambda hidden, rows: loss(network.read(params, hidden), rows)
+    return by_chunks(read, hidden, rows, config.loss_chunk)
+
+  def decode(params, ids, cache, start, condition=Condition()):  # noqa: B008
+    places = jnp.broadcast_to(start + jnp.arange(ids.shape[1])[None], ids.shape)
+    view = view_of(condition._replace(segments=None, positions=places))
+    hidden, cache = network.hidden(params, ids, 0.0, view, cache)
+    return network.read(params, hidden), commit(cache, places, places >= 0)
 
   def encode(params: PyTree, condition: Condition) -> Array:
-    segments = condition.source_segments
-    seen = Condition(segments, dropout_key=condition.dropout_key)
-    out: Any = encoder.apply(
-      {'params': params['encoder']},
-      condition.source,
-      0.0,
-      seen,
-      rngs=dropout(condition),
-    )
-    return out[0]
-
-  def apply(params: PyTree, x: Array, t: Time, condition: Condition) -> Array:
-    out: Any = network.apply(
-      {'params': params}, x, t, condition, rngs=dropout(condition)
-    )
-    return out[0]
-
-  body = Transformer(config, num_states, 0)
-
-  def each(
-    params: PyTree,
-    x: X,
-    t: Time,
-    condition: Condition,
-    said: Callable[[Array, PyTree], PyTree],
-    rows: PyTree,
-  ) -> PyTree:
-    """As `apply`, but for the products with the head."""
-    out: Any = body.apply(
-      {'params': params}, x, t, condition, rngs=dropout(condition)
-    )
-    dtype = config.compute_dtype
-    if config.tied:
-      table = layout.gathered(params['embedding'], ('embedding',))
-      kernel = table.T.astype(dtype)
-    else:
-      kernel = params['head']['kernel'].astype(dtype)
-      kernel = layout.gathered(kernel, ('head', 'kernel'))
-
-    def read(hidden: Array, rows: PyTree) -> PyTree:
-      raw = product(hidden.astype(dtype), kernel)
-      return said(layout.rows(raw, 'tensor').astype(jnp.float32), rows)
-
-    return by_chunks(read, out[0], rows, config.loss_chunk)
-
-  def init_cache(rows: int, length: int) -> PyTree:
-    check_positions(config, length)
-    shape = (rows, length, config.kv_heads, config.head_size)
-    if config.is_scanned:
-      return caches.empty((config.num_layers, *shape), config.compute_dtype)
-    return tuple(
-      caches.empty(shape, config.compute_dtype)
-      for _ in range(config.num_layers)
-    )
-
-  def decode(
-    params: PyTree,
-    ids: Array,
-    cache: PyTree,
-    start: Array,
-    condition: Condition = Condition(),  # noqa: B008 an immutable tuple
-  ) -> tuple[Array, PyTree]:
-    # Segments and positions are of whole rows, not of what is decoded.
-    source = Condition(
-      memory=condition.memory, source_segments=condition.source_segments
-    )
-    out: Any = network.apply({'params': params}, ids, 0.0, source, cache, start)
-    return out
-
-  def dropout(condition: Condition) -> dict[str, Key]:
-    key = condition.dropout_key
-    return {} if key is None else {'dropout': key}
+    ids, segments = condition.source, condition.source_segments
+    assert ids is not None
+    return network.encode(params, ids, segments, condition.dropout_key).values
 
   is_causal = config.attend == 'causal'
   sides: dict[str, Any] = {'table': lambda params: params['embedding']}
   if features is not None:
-    sides = ends(features)._asdict()
+    embedder = network.embedder
+    sides = {
+      'table': lambda params: embedder(params).table,
+      'embed': lambda params, ids: embedder(params).embed(ids),
+      'round': lambda params, x: embedder(params).logits(x),
+      'expect': lambda params, logits: embedder(params).expected(logits),
+    }
   return Denoiser(
-    init,
+    network.init,
     apply,
-    init_cache if is_causal else None,
+    network.new_cache if is_causal else None,
     decode if is_causal else None,
     config.time != 'none',
     num_states,

@@ -1,0 +1,345 @@
+"""The contract of a network: everything outside `nn` uses only this.
+
+The output has two parts. `hidden` is where tokens exchange information, and
+`read` turns the hidden state of each token into outputs on its own. So a loss
+of a few tokens at a time, outputs at chosen positions and a shifted output
+need nothing else of a network.
+"""
+
+import abc
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from textdiffusion.core.numerics import pytree, static
+from textdiffusion.core.types import (
+  Array,
+  Embedder,
+  Key,
+  PyTree,
+  Time,
+  UserError,
+  X,
+)
+
+
+class Structure:
+  """Which tokens may attend to which others, as a rule of their positions."""
+
+  def allowed(self, q: Any, k: Any) -> Any:
+    """Returns whether position q may attend to position k.
+
+    Args:
+      q: integer positions of queries; NumPy or JAX.
+      k: integer positions of keys, which broadcast against `q`.
+    """
+    raise NotImplementedError
+
+  def dense(self, length: int) -> Any:
+    """The rule as a boolean mask, [1, L, L] or [B, L, L]."""
+    place = np.arange(length)
+    return self.allowed(place[:, None], place)[None]
+
+
+@pytree
+class Full(Structure):
+  """Every token attends to every token."""
+
+  def allowed(self, q: Any, k: Any) -> Any:
+    return (q >= 0) & (k >= 0)
+
+
+@pytree
+class Causal(Structure):
+  """A token attends to itself and to all tokens before it."""
+
+  def allowed(self, q: Any, k: Any) -> Any:
+    return q >= k
+
+
+@pytree
+class BlockCausal(Structure):
+  """A token attends to its own block of `size` tokens and to earlier blocks."""
+
+  size: int = static()
+
+  def allowed(self, q: Any, k: Any) -> Any:
+    return q // self.size >= k // self.size
+
+
+@pytree
+class CleanNoisy(Structure):
+  """Rows of noisy tokens x_t followed by the clean tokens x_0 of the same text.
+
+  Noisy tokens attend to their own block and to earlier clean blocks; clean
+  tokens attend block-causally to clean tokens (BD3-LM, Arriola et al. 2025).
+
+  Attributes:
+    size: tokens of a block.
+    length: tokens of the text; a row has 2 * length positions.
+  """
+
+  size: int = static()
+  length: int = static()
+
+  def allowed(self, q: Any, k: Any) -> Any:
+    is_noisy, is_noisy_key = q < self.length, k < self.length
+    own, other = (i % self.length // self.size for i in (q, k))
+    from_noisy = (is_noisy_key & (own == other)) | (
+      ~is_noisy_key & (own > other)
+    )
+    from_clean = ~is_noisy_key & (own >= other)
+    return (is_noisy & from_noisy) | (~is_noisy & from_clean)
+
+
+@pytree
+class Dense(Structure):
+  """A mask given as an array, for what no rule describes. No kernel takes it.
+
+  Attributes:
+    mask: [L, L] or [B, L, L] bool, True where the query (row) may attend to
+      the key.
+  """
+
+  mask: Array
+
+  def allowed(self, q: Any, k: Any) -> Any:
+    return self.mask[..., q, k]
+
+  def dense(self, length: int) -> Any:
+    return self.mask if self.mask.ndim == 3 else self.mask[None]
+
+
+class Memory(NamedTuple):
+  """The output of an encoder.
+
+  Attributes:
+    values: [B, S, D].
+    is_token: [B, S], False at padding; None where there is none.
+  """
+
+  values: Array
+  is_token: Array | None = None
+
+
+class View(NamedTuple):
+  """What a network takes beside x and t. Each field may be absent.
+
+  Attributes:
+    positions: [B, n] positions in the text, for position embeddings and for
+      the cache; arange(n) if None.
+    segments: [B, n] document numbers. Tokens attend to their own document
+      only, and 0 is padding.
+    structure: which tokens attend to which.
+    memory: the output of an encoder.
+    dropout_key: turns dropout on.
+  """
+
+  positions: Array | None = None
+  segments: Array | None = None
+  structure: Structure = Full()
+  memory: Memory | None = None
+  dropout_key: Key | None = None
+
+
+class Traits(NamedTuple):
+  """Facts about a network that are known before it has parameters.
+
+  Attributes:
+    width: numbers of a token in `hidden`.
+    uses_time: whether the output depends on t.
+    per_token_time: whether it takes a time for each token. Others take one
+      time for each row.
+    chunk_size: tokens of a row that are read at once in a loss; 0 for all.
+  """
+
+  width: int
+  uses_time: bool = True
+  per_token_time: bool = False
+  chunk_size: int = 0
+
+
+class Network(abc.ABC):
+  """Pure functions of parameters."""
+
+  @property
+  @abc.abstractmethod
+  def traits(self) -> Traits:
+    """Facts that are known before there are parameters."""
+
+  @abc.abstractmethod
+  def init(self, key: Key) -> PyTree:
+    """Returns fresh parameters."""
+
+  @abc.abstractmethod
+  def hidden(
+    self, params: PyTree, x: X, t: Time, view: View, cache: PyTree = None
+  ) -> tuple[Any, PyTree]:
+    """Returns hidden states [B, n, D], and the cache if there is one.
+
+    Args:
+      params: as from `init`.
+      x: [B, n] ids, or tokens whose embeddings are mixed: [B, n, K] weights of
+        all or a `Mixture` of a few; features [B, n, D] where noise is
+        continuous.
+      t: times that broadcast against [B, n].
+      view: what else the network takes.
+      cache: of `new_cache`. The n tokens are written at their positions, where
+        until `commit` only the tokens of this call attend to them.
+    """
+
+  @abc.abstractmethod
+  def read(self, params: PyTree, hidden: Any) -> Array:
+    """[..., D] -> float32 [..., outputs], each token on its own."""
+
+  def new_cache(self, rows: int, length: int) -> PyTree:
+    """Returns a cache of `rows` texts of `length` tokens, nothing valid.
+
+    Raises:
+      UserError: the network has no cache.
+    """
+    raise UserError(f'{type(self).__name__} has no cache of keys and values')
+
+  def encode(
+    self,
+    params: PyTree,
+    ids: Array,
+    segments: Array,
+    dropout_key: Key | None = None,
+  ) -> Memory:
+    """Reads a source, [B, S] ids and segments, once for all calls.
+
+    Raises:
+      UserError: the network has no encoder.
+    """
+    raise UserError(
+      'rows with a source need an encoder: --set=model.encoder_layers=6, or '
+      '--set=data.rows=joined'
+    )
+
+  def embedder(self, params: PyTree) -> Embedder | None:
+    """Returns the token embeddings, or None if there are none."""
+    return None
+
+  def method_params(self, params: PyTree) -> PyTree:
+    """Returns the parameters of the method beside those of the network."""
+    return ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Wrapper(Network):
+  """A network that delegates everything to another one.
+
+  Subclasses override what they change.
+
+  Attributes:
+    network: the wrapped network.
+  """
+
+  network: Network
+
+  @property
+  def traits(self) -> Traits:
+    return self.network.traits
+
+  def init(self, key: Key) -> PyTree:
+    return self.network.init(key)
+
+  def hidden(
+    self, params: PyTree, x: X, t: Time, view: View, cache: PyTree = None
+  ) -> tuple[Any, PyTree]:
+    return self.network.hidden(self._inner(params), x, t, view, cache)
+
+  def read(self, params: PyTree, hidden: Any) -> Array:
+    return self.network.read(self._inner(params), hidden)
+
+  def new_cache(self, rows: int, length: int) -> PyTree:
+    return self.network.new_cache(rows, length)
+
+  def encode(
+    self,
+    params: PyTree,
+    ids: Array,
+    segments: Array,
+    dropout_key: Key | None = None,
+  ) -> Memory:
+    return self.network.encode(self._inner(params), ids, segments, dropout_key)
+
+  def embedder(self, params: PyTree) -> Embedder | None:
+    return self.network.embedder(self._inner(params))
+
+  def method_params(self, params: PyTree) -> PyTree:
+    return self.network.method_params(self._inner(params))
+
+  def _inner(self, params: PyTree) -> PyTree:
+    """The part of the parameters that the wrapped network takes."""
+    return params
+
+
+class Cache(NamedTuple):
+  """Keys and values by position in the text.
+
+  Attributes:
+    k: a tree of [..., B, S, G, D] keys; scanned layers lead with one more axis.
+    v: values, as `k`.
+    is_valid: [B, S] positions that later calls may attend to.
+  """
+
+  k: PyTree
+  v: PyTree
+  is_valid: Array
+
+
+def empty_cache(
+  shape: tuple[int, int, int, int], dtype: Any, num_layers: int, scanned: bool
+) -> Cache:
+  """Returns a cache without a valid position.
+
+  Args:
+    shape: [B, S, G, D] of one layer.
+    dtype: of keys and values.
+    num_layers: how many layers there are.
+    scanned: whether all layers are in one array, instead of a tuple of them.
+  """
+
+  def zeros() -> PyTree:
+    if scanned:
+      return jnp.zeros((num_layers, *shape), dtype)
+    return tuple(jnp.zeros(shape, dtype) for _ in range(num_layers))
+
+  return Cache(zeros(), zeros(), jnp.zeros(shape[:2], bool))
+
+
+def write_at(old: Array, new: Array, places: Array) -> Array:
+  """[B, S, ...] with [B, n, ...] at `places` [B, n]; beyond S it is dropped."""
+  put = lambda old, new, places: old.at[places].set(new, mode='drop')
+  return jax.vmap(put)(old, new.astype(old.dtype), places)
+
+
+def commit(cache: PyTree, places: Array, keep: Array) -> PyTree:
+  """Makes places valid for later calls. Keys and values are not copied.
+
+  Args:
+    cache: a `Cache`, or any tree of them, such as that of two guided networks.
+    places: [B, n] positions in the text.
+    keep: [B, n], False for places that stay as they are.
+  """
+
+  def one(cache: Cache) -> Cache:
+    slot = jnp.where(keep, places, cache.is_valid.shape[1])  # is dropped
+    valid = write_at(cache.is_valid, jnp.ones(slot.shape, bool), slot)
+    return cache._replace(is_valid=valid)
+
+  return jax.tree.map(one, cache, is_leaf=lambda node: isinstance(node, Cache))
+
+
+def cache_mask(cache: Cache, structure: Structure, places: Array) -> Array:
+  """[B, n, S]: tokens at `places` attend to valid ones and to each other."""
+  q = places[:, :, None]
+  held = jnp.arange(cache.is_valid.shape[1])[None, None]
+  is_new = (q == held).any(1)
+  is_there = (cache.is_valid | is_new)[:, None]
+  return structure.allowed(q, held) & is_there
