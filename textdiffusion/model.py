@@ -23,7 +23,7 @@ class Model(abc.ABC):
 
   Attributes:
     process: the forward process as it is now.
-    view: what the network takes beside x and t.
+    view: what else the network takes.
     facts: learnt and remembered values beside the network; `facts.embedder` is
       its token embeddings.
   """

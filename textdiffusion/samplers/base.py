@@ -1,6 +1,7 @@
 """The contract of a sampler, and the one loop that runs it."""
 
 import abc
+import dataclasses
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 
 from textdiffusion.core.keys import row_keys, stream
-from textdiffusion.core.types import Array, Key, UserError
+from textdiffusion.core.types import Array, Key, UserError, Vocab
 from textdiffusion.model import Model
 
 T = TypeVar('T')
@@ -88,7 +89,7 @@ class Sampler(abc.ABC):
 
   `step` receives one key for each row, and times s < t that are [B, L] and 0 at
   given tokens. So prompts and infilling are exact for every process, and no
-  sampler needs to know which tokens are given.
+  sampler needs a case of its own for given tokens.
   """
 
   def check(self, model: Model) -> None:  # noqa: B027 optional
@@ -240,3 +241,19 @@ def refuse_given(canvas: Canvas, ids: tuple[int, ...], name: str) -> None:
       f'a given token is {name} (id {tokens[is_wrong][0]}): mark it free '
       'instead'
     )
+
+
+def with_special_ids(sampler: Sampler, vocab: Vocab) -> Sampler:
+  """Returns the sampler with the ids of a tokenizer.
+
+  Fields `bos_id` and `eos_id` that are None are set, those of inner samplers
+  too.
+  """
+  changes: dict[str, Any] = {}
+  for field in dataclasses.fields(sampler):  # ty: ignore[invalid-argument-type]
+    value = getattr(sampler, field.name)
+    if isinstance(value, Sampler):
+      changes[field.name] = with_special_ids(value, vocab)
+    elif field.name in ('bos_id', 'eos_id') and value is None:
+      changes[field.name] = getattr(vocab, field.name)
+  return dataclasses.replace(sampler, **changes)  # ty: ignore[invalid-argument-type]

@@ -200,7 +200,7 @@ class SelfCorrect(Sampler):
     return carry.is_settled
 
   def frame(self, model: Model, carry: Search) -> Frame:
-    return self.sampler.frame(model, carry)
+    return self.sampler.frame(model, Chain(*carry[:3]))
 
   def search(self, keys: Key, model: Model, carry: Search) -> Search:
     """Returns the carry after one call, which changes one token of a row."""

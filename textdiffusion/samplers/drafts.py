@@ -70,7 +70,7 @@ def count(key: Key, log_mean: Array, most: int) -> Array:
   """Poisson counts, right down to means of 1e-10: [...] int32, `most` at most.
 
   Arrivals of a unit Poisson process before the mean; `most` keeps the loop and
-  the memory finite whatever a network says.
+  the memory finite for any output of a network.
   """
   mean = jnp.exp(log_mean)
 

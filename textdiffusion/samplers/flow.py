@@ -144,7 +144,7 @@ def _corrected(
   """[L, K] log-probabilities of a step with a corrector.
 
   An x leaves z with hazard forward [x != z] + mixing (1 - q_t(z | x)), and goes
-  where its share of the rates says; the marginal is linear in x.
+  to each state by its share of the rates; the marginal is linear in x.
   """
   away = jnp.exp(log1m_exp(process.likelihood(xt, t[..., 0])))
   hazard = jnp.where(here == 0, 0.0, forward) + mixing * away

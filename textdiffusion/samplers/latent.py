@@ -41,7 +41,7 @@ class LatentChain(NamedTuple):
   Attributes:
     x: [B, L, D].
     estimate: [B, L, D] the last estimate of x_0, 0 before the first.
-    time: [B, L] at which it was made.
+    time: [B, L] times of that estimate.
     calls: [] calls of the network so far.
     canvas: given tokens.
   """

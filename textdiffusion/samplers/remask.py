@@ -128,7 +128,7 @@ class Remask(RenoisingSampler):
       sigma = by_confidence(p, sigma, carry)
     logits = clean_logits(p, model(carry.x, t).head, carry.x, t)
     logits = self.filter(logits)
-    dist = remasking(p, sigma)(Posterior(logits), carry.x, s, t)
+    dist: Any = remasking(p, sigma)(Posterior(logits), carry.x, s, t)
     if self.final == 'greedy':
       dist = Categorical(greedy_at_end(dist.logits, s))
     x = draw_rows(keys, dist).astype(carry.x.dtype)

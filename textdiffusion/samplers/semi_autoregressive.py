@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from textdiffusion.core.types import Array, Key, leading
+from textdiffusion.core.types import Array, Key, UserError, leading
 from textdiffusion.core.validation import check_fields
 from textdiffusion.model import Model
-from textdiffusion.samplers.base import Canvas, Sampler, split
+from textdiffusion.samplers.base import Canvas, Frame, Sampler, split
+from textdiffusion.samplers.edit import EditSteps, InsertAndUnmask
 from textdiffusion.samplers.latent import Clamp, Renoise
 
 
@@ -19,7 +20,7 @@ class BlockChain(NamedTuple):
   """A chain within one block of each row.
 
   Attributes:
-    x, log_prob: [B, L] the text; of later blocks as the inner sampler has it.
+    x, log_prob: [B, L] the text up to the current block, and noise after it.
     calls: [] calls of the network so far.
     chain: the carry of the inner sampler.
     canvas: given tokens of the text.
@@ -55,6 +56,11 @@ class SemiAutoregressive(Sampler):
 
   def __post_init__(self) -> None:
     check_fields(self, size='[1, inf)')
+    if isinstance(self.sampler, InsertAndUnmask | EditSteps):
+      raise UserError(
+        f'SemiAutoregressive(sampler={type(self.sampler).__name__}()): needs '
+        'rows of a fixed length'
+      )
 
   def check(self, model: Model) -> None:
     self.sampler.check(model)
@@ -72,11 +78,11 @@ class SemiAutoregressive(Sampler):
 
   def init(self, keys: Key, model: Model, canvas: Canvas) -> BlockChain:
     begin = leading(canvas.is_given)
-    narrow = self._model(model, canvas, begin)
-    chain = self.sampler.init(keys, narrow, canvas)
-    frame = self.sampler.frame(narrow, chain)
+    whole = self.sampler.init(keys, model, canvas)
+    frame = self.sampler.frame(model, whole)
+    chain = self._start(keys, model, frame.ids, canvas, begin)
     zero = jnp.zeros((), jnp.int32)
-    return BlockChain(*frame, chain.calls, chain, canvas, begin, zero)
+    return BlockChain(*frame, whole.calls, chain, canvas, begin, zero)
 
   def step(
     self, keys: Key, model: Model, carry: BlockChain, s: Array, t: Array
@@ -87,17 +93,16 @@ class SemiAutoregressive(Sampler):
     number, place = carry.index // steps, carry.index % steps
     begin = carry.begin + number * self.size
     narrow = self._model(model, carry.canvas, begin)
-    here = self._canvas(carry.x, carry.canvas, begin)
 
     def restart(chain: Any) -> Any:
-      fresh = self.sampler.init(key_start, narrow, here)
+      fresh = self._start(key_start, model, carry.x, carry.canvas, begin)
       return fresh._replace(calls=chain.calls)
 
     is_new = (place == 0) & (number > 0)
     chain = jax.lax.cond(is_new, restart, lambda chain: chain, carry.chain)
+    is_free = self._is_free(carry.canvas, begin)
     s, t = (
-      jnp.where(here.is_given, 0.0, time)
-      for time in (grid[place + 1], grid[place])
+      jnp.where(is_free, time, 0.0) for time in (grid[place + 1], grid[place])
     )
     chain = jax.lax.cond(
       self.sampler.is_done(narrow, chain).all(),
@@ -105,24 +110,54 @@ class SemiAutoregressive(Sampler):
       lambda chain: self.sampler.step(key_step, narrow, chain, s, t),
       chain,
     )
-    frame = self.sampler.frame(narrow, chain)
-    return carry._replace(
-      x=jnp.where(here.is_given, carry.x, frame.ids),
-      log_prob=jnp.where(here.is_given, carry.log_prob, frame.log_prob),
-      calls=chain.calls,
-      chain=chain,
-      index=carry.index + 1,
+    carry = carry._replace(
+      calls=chain.calls, chain=chain, index=carry.index + 1
     )
+
+    def write() -> tuple[Array, Array]:
+      frame = self.frame(model, carry)
+      return frame.ids, frame.log_prob
+
+    # Reading features as tokens at every step would cost.
+    x, log_prob = jax.lax.cond(
+      place == steps - 1, write, lambda: (carry.x, carry.log_prob)
+    )
+    return carry._replace(x=x, log_prob=log_prob)
 
   def is_done(self, model: Model, carry: BlockChain) -> Array:
     steps = len(self.sampler.times(model, carry.canvas)) - 1
     begin = carry.begin + carry.index // steps * self.size
     return begin >= carry.x.shape[1]
 
-  def _canvas(self, x: Array, canvas: Canvas, begin: Array) -> Canvas:
-    """The canvas of a block: all tokens before it are given."""
-    is_before = jnp.arange(x.shape[1]) < begin[:, None]
-    return canvas._replace(ids=x, is_given=canvas.is_given | is_before)
+  def frame(self, model: Model, carry: BlockChain) -> Frame:
+    steps = len(self.sampler.times(model, carry.canvas)) - 1
+    # Of the last step that was taken.
+    number = jnp.maximum(carry.index - 1, 0) // max(steps, 1)
+    begin = carry.begin + number * self.size
+    is_free = self._is_free(carry.canvas, begin)
+    frame = self.sampler.frame(model, carry.chain)
+    return Frame(
+      jnp.where(is_free, frame.ids, carry.x),
+      jnp.where(is_free, frame.log_prob, carry.log_prob),
+    )
+
+  def _start(
+    self, keys: Key, model: Model, x: Array, canvas: Canvas, begin: Array
+  ) -> Any:
+    """The carry of the inner sampler before the block at `begin`.
+
+    Tokens after the block are given too, so that no call is spent on them.
+    """
+    places = jnp.arange(x.shape[1])
+    # Noise, which may be a mask, is no token to be given.
+    ids = jnp.where(places < begin[:, None] + self.size, x, 0)
+    here = canvas._replace(ids=ids, is_given=~self._is_free(canvas, begin))
+    return self.sampler.init(keys, self._model(model, canvas, begin), here)
+
+  def _is_free(self, canvas: Canvas, begin: Array) -> Array:
+    """[B, L] True for the tokens that the block at `begin` [B] samples."""
+    since = jnp.arange(canvas.ids.shape[1]) - begin[:, None]
+    return ~canvas.is_given & (since >= 0) & (since < self.size)
 
   def _model(self, model: Model, canvas: Canvas, begin: Array) -> Model:
     """The model without tokens after the block."""
