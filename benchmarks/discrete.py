@@ -20,12 +20,12 @@ from textdiffusion.methods.duo import Duo
 from textdiffusion.methods.gidd import GIDD
 from textdiffusion.methods.md4 import MD4
 from textdiffusion.methods.mdlm import MDLM
-from textdiffusion.methods.method import MethodConfig
+from textdiffusion.methods.method import MethodConfig, build_network
 from textdiffusion.methods.radd import RADD
 from textdiffusion.methods.sedd import SEDD
 from textdiffusion.methods.udlm import UDLM
 from textdiffusion.methods.xdlm import XDLM
-from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
+from textdiffusion.nn.transformer import TransformerConfig
 from textdiffusion.training.optim import build_optimizer
 from textdiffusion.training.state import TrainConfig, init_state
 from textdiffusion.training.step import make_train_step
@@ -63,9 +63,9 @@ def stepper(
   model = TransformerConfig(
     num_layers=layers, d_model=256, num_heads=8, time='adaln'
   )
-  denoiser = method.extend(build_denoiser(model, method.num_states))
+  network = build_network(method, model)
   optimizer = build_optimizer(train.optimizer, train.steps)
-  state = init_state(denoiser, optimizer, jax.random.key(0))
+  state = init_state(method, network, optimizer, jax.random.key(0))
   shape = (rows, common.LENGTH)
   batch = {
     'ids': np.random.default_rng(0).integers(0, states - 1, shape, np.int32),
@@ -75,7 +75,7 @@ def stepper(
   }
   batch = jax.device_put(batch)
   step = jax.jit(
-    make_train_step(method, denoiser, optimizer, train), donate_argnums=0
+    make_train_step(method, network, optimizer, train), donate_argnums=0
   )
 
   def run() -> Any:

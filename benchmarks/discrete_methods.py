@@ -99,7 +99,6 @@ METHODS: dict[str, Entry] = {
 def config_of(name: str, corpus: str, seed: int, text: str = '') -> Config:
   """The whole run: only method, corpus and seed differ."""
   entry = METHODS['autoregressive' if name == JUDGE else name]
-  is_causal = isinstance(entry.method, Autoregressive)
   data = {
     'python_docs': DataConfig(
       source='python_docs',
@@ -126,7 +125,6 @@ def config_of(name: str, corpus: str, seed: int, text: str = '') -> Config:
       d_model=192,
       num_heads=6,
       time='adaln',
-      attend='causal' if is_causal else 'bidirectional',
     ),
     train=TrainConfig(
       steps=4 * STEPS if name == JUDGE else STEPS,
@@ -152,20 +150,17 @@ def run(name: str, corpus: str, seed: int, root: Path, text: str) -> dict:
   bound = runs.held_out(trained, config.evaluate)
   canvas = blank(SAMPLES, config.data.length)
   generated = fill(
-    trained.method,
-    trained.denoiser,
-    trained.params,
+    *trained.model,
     data.tokenizer,
     canvas,
     config.sample,
     seed,
-    method_state=trained.method_state,
   )
   judge_run = config_of(JUDGE, corpus, 100, text)
   judge = runs.train(judge_run, root / f'{corpus}-{JUDGE}')
   ids = np.asarray(generated.samples.ids)
   real, documents = real_rows(config, data)
-  score = lambda ids: judged(judge.method, judge.denoiser, judge.params, ids)
+  score = lambda ids: judged(*judge.model, ids)
   steps = judge_run.train.steps
   return {
     'method': name,

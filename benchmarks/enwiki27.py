@@ -15,8 +15,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import jax
-
 from benchmarks import runs, wikipedia
 from benchmarks.discrete_methods import METHODS as DISCRETE
 from textdiffusion.config import Config
@@ -24,7 +22,6 @@ from textdiffusion.core.types import UserError
 from textdiffusion.data.pipeline import DataConfig, open_data
 from textdiffusion.data.tokenizers import TokenizerConfig
 from textdiffusion.evals.likelihood import EvaluateConfig
-from textdiffusion.methods.autoregressive import Autoregressive
 from textdiffusion.methods.duo import Duo
 from textdiffusion.nn.transformer import TransformerConfig
 from textdiffusion.training.optim import OptimizerConfig
@@ -98,7 +95,6 @@ def config_of(
   method, total = METHODS[name], steps or scale.steps
   if isinstance(method, Duo):
     method = dataclasses.replace(method, curriculum_steps=total // 2)
-  is_causal = isinstance(method, Autoregressive)
   return Config(
     method=method,
     data=DataConfig(
@@ -114,7 +110,6 @@ def config_of(
       d_model=scale.width,
       num_heads=scale.heads,
       time='adaln',
-      attend='causal' if is_causal else 'bidirectional',
       dtype=scale.dtype,
     ),
     train=TrainConfig(
@@ -177,7 +172,7 @@ def run(job: runs.Job) -> dict[str, Any]:
     'loss': trained.loss,
     'train_seconds': trained.seconds,
     'train_tokens': scale.steps * scale.batch * LENGTH,
-    'parameters': sum(x.size for x in jax.tree.leaves(trained.params)),
+    'parameters': trained.num_params,
     'data': trained.data.counts,
   }
 

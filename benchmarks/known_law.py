@@ -26,14 +26,12 @@ import numpy as np
 from benchmarks import runs
 from benchmarks.discrete_methods import METHODS as DISCRETE
 from textdiffusion.config import Config
-from textdiffusion.core.binding import bind
 from textdiffusion.core.keys import stream
 from textdiffusion.data.grammar import toy_grammar
 from textdiffusion.data.pipeline import DataConfig, open_data
 from textdiffusion.data.tokenizers import Tokenizer, TokenizerConfig
 from textdiffusion.evals.likelihood import EvaluateConfig
 from textdiffusion.methods.ar_diffusion import ARDiffusion
-from textdiffusion.methods.autoregressive import Autoregressive
 from textdiffusion.methods.cdcd import CDCD
 from textdiffusion.methods.diffusion_lm import DiffusionLM
 from textdiffusion.methods.duo import Duo
@@ -42,7 +40,9 @@ from textdiffusion.methods.flexmdm import FlexMDM
 from textdiffusion.methods.flow_lm import FlowLM
 from textdiffusion.methods.plaid import Plaid
 from textdiffusion.methods.ssd_lm import SSDLM
+from textdiffusion.model import Trained, bind
 from textdiffusion.nn.transformer import TransformerConfig
+from textdiffusion.sampling.functions import functions_of
 from textdiffusion.sampling.prompts import blank
 from textdiffusion.sampling.settings import Latent, Remask, SampleConfig
 from textdiffusion.training.optim import OptimizerConfig
@@ -152,7 +152,6 @@ def config_of(
   method, total = METHODS[name], steps or scale.steps
   if isinstance(method, Duo):
     method = dataclasses.replace(method, curriculum_steps=total // 2)
-  is_causal = isinstance(method, Autoregressive)
   return Config(
     method=method,
     data=DataConfig(
@@ -170,7 +169,6 @@ def config_of(
       num_heads=scale.heads,
       time='adaln',
       max_positions=LENGTH,
-      attend='causal' if is_causal else 'bidirectional',
     ),
     train=TrainConfig(
       steps=total,
@@ -229,39 +227,40 @@ def prepare(options: argparse.Namespace) -> None:
 
 
 def chain(
-  trained: runs.Trained, rows: int, sample: SampleConfig, seed: int
+  trained: runs.TrainedRun, rows: int, sample: SampleConfig, seed: int
 ) -> Any:
   """A function: number of steps -> (ids [rows, L], network calls).
 
   The samples are those of `generate`. One step is compiled and called from
   Python, so that all numbers of steps share one program.
   """
-  method, state = trained.method, trained.method_state
+  learnt = trained.trained
   canvas = blank(rows, trained.config.data.length)
   key = stream(jax.random.key(seed), 'sample')
 
-  def plan(params: Any, config: SampleConfig) -> Any:
-    model = bind(trained.denoiser, params, method.head, method_state=state)
-    return method.sampler(model, stream(key, 'start'), canvas, config)
+  def plan(learnt: Trained, config: SampleConfig) -> Any:
+    model = functions_of(bind(trained.method, trained.network, learnt))
+    start = stream(key, 'start')
+    return trained.method.sampler(model, start, canvas, config)
 
-  first = jax.jit(lambda params: plan(params, sample).start)
+  first = jax.jit(lambda learnt: plan(learnt, sample).start)
 
   @jax.jit
-  def step(params: Any, index: Any, carry: Any, s: Any, t: Any) -> Any:
+  def step(learnt: Trained, index: Any, carry: Any, s: Any, t: Any) -> Any:
     key_step = jax.random.fold_in(stream(key, 'loop'), index)
-    return plan(params, sample).step(key_step, carry, s, t)
+    return plan(learnt, sample).step(key_step, carry, s, t)
 
   @jax.jit
-  def ids(params: Any, carry: Any) -> Any:
-    return plan(params, sample).show(carry).ids
+  def ids(learnt: Trained, carry: Any) -> Any:
+    return plan(learnt, sample).show(carry).ids
 
   def run(steps: int) -> tuple[np.ndarray, int]:
     config = dataclasses.replace(sample, steps=steps)
-    grid = jax.jit(lambda params: plan(params, config).grid)(trained.params)
-    carry = first(trained.params)
+    grid = jax.jit(lambda learnt: plan(learnt, config).grid)(learnt)
+    carry = first(learnt)
     for i in range(len(grid) - 1):
-      carry = step(trained.params, jnp.asarray(i), carry, grid[i + 1], grid[i])
-    return np.asarray(ids(trained.params, carry)), int(carry.calls)
+      carry = step(learnt, jnp.asarray(i), carry, grid[i + 1], grid[i])
+    return np.asarray(ids(learnt, carry)), int(carry.calls)
 
   return run
 
@@ -304,7 +303,7 @@ def under_the_law(texts: list[str]) -> dict[str, float]:
   }
 
 
-def sampled(job: runs.Job, trained: runs.Trained) -> list[dict[str, Any]]:
+def sampled(job: runs.Job, trained: runs.TrainedRun) -> list[dict[str, Any]]:
   """Validity and -log p of samples by sampler and number of steps."""
   scale, name = SCALES[job.scale], job.method
   seed = runs.sample_seed(job)
@@ -362,7 +361,7 @@ def run(job: runs.Job) -> dict[str, Any]:
     'loss': trained.loss,
     'train_seconds': trained.seconds,
     'train_tokens': scale.steps * scale.batch * LENGTH,
-    'parameters': sum(x.size for x in jax.tree.leaves(trained.params)),
+    'parameters': trained.num_params,
     'samples': sampled(job, trained),
     'heldout_under_the_law': under_the_law(heldout),
     'entropy': toy_grammar().entropy(),

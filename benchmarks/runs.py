@@ -44,10 +44,13 @@ from textdiffusion.config import Config, build
 from textdiffusion.core.types import UserError
 from textdiffusion.data.pipeline import Data
 from textdiffusion.evals.likelihood import EvaluateConfig
+from textdiffusion.methods.method import Method
+from textdiffusion.model import Trained
+from textdiffusion.nn.network import Network
 from textdiffusion.training import checkpoint
 from textdiffusion.training.mesh import make_mesh
 from textdiffusion.training.metrics import read
-from textdiffusion.training.state import remembered
+from textdiffusion.training.state import init_method_state
 
 SCALES = ('smoke', 'cpu', 'gpu')
 RESULTS = Path(__file__).parent / 'results'
@@ -99,15 +102,15 @@ class Experiment:
   forward: tuple[str, ...] = ()
 
 
-class Trained(NamedTuple):
+class TrainedRun(NamedTuple):
   """A finished training.
 
   Attributes:
     config: the config of the run.
     data: the opened data.
-    method, denoiser: as `textdiffusion.config.build` returns them.
-    params: the averaged parameters.
-    method_state: state that the method keeps beside the parameters.
+    method: the wiring.
+    network: the network that was trained.
+    trained: averaged parameters and the state of the method.
     seconds: training time, without compilation and evaluation.
     loss: training loss of the last logged step.
     curve: (step, held-out nats per token) of the evaluations while training.
@@ -115,13 +118,22 @@ class Trained(NamedTuple):
 
   config: Config
   data: Data
-  method: Any
-  denoiser: Any
-  params: Any
-  method_state: Any
+  method: Method
+  network: Network
+  trained: Trained
   seconds: float
   loss: float
   curve: list[tuple[int, float]]
+
+  @property
+  def model(self) -> tuple[Method, Network, Trained]:
+    """What `evals` takes."""
+    return self.method, self.network, self.trained
+
+  @property
+  def num_params(self) -> int:
+    """Learnt numbers."""
+    return sum(x.size for x in jax.tree.leaves(self.trained.params))
 
 
 def slug(name: str) -> str:
@@ -129,7 +141,7 @@ def slug(name: str) -> str:
   return name.replace(', ', '_').replace(' ', '_')
 
 
-def train(config: Config, workdir: Path) -> Trained:
+def train(config: Config, workdir: Path) -> TrainedRun:
   """Trains a config in a workdir, from its last checkpoint if it has one.
 
   Raises:
@@ -138,14 +150,15 @@ def train(config: Config, workdir: Path) -> Trained:
   """
   is_old = (workdir / 'config.json').exists()
   data = launcher.run(config, str(workdir), resume=is_old, overwrite=False)
-  method, denoiser = build(config, data.tokenizer)
+  method, network = build(config, data.tokenizer)
   loaded = checkpoint.load(str(workdir))
   if loaded.step < config.train.steps:
     raise SystemExit(os.EX_TEMPFAIL)
   state = ()
   if method.state is not None:
     shapes = jax.eval_shape(
-      lambda params: remembered(method, denoiser, params), loaded.params
+      lambda params: init_method_state(method, network, params),
+      loaded.params,
     )
     state = checkpoint.load_method_state(loaded, shapes)
   rows = list(read(workdir / 'metrics.jsonl'))
@@ -154,20 +167,19 @@ def train(config: Config, workdir: Path) -> Trained:
   curve = [
     (row['step'], row[name]) for row in rows if row.get(name) is not None
   ]
-  return Trained(
+  return TrainedRun(
     config,
     data,
     method,
-    denoiser,
-    loaded.params,
-    state,
+    network,
+    Trained(loaded.params, state),
     last['seconds'],
     last['loss'],
     curve,
   )
 
 
-def held_out(run: Trained, settings: EvaluateConfig) -> dict[str, Any]:
+def held_out(run: TrainedRun, settings: EvaluateConfig) -> dict[str, Any]:
   """Held-out report of a finished training.
 
   The evaluations while training may use fewer rows and draws. Without a seed
@@ -181,9 +193,9 @@ def held_out(run: Trained, settings: EvaluateConfig) -> dict[str, Any]:
   """
   config = dataclasses.replace(run.config, evaluate=settings)
   mesh = make_mesh(config.mesh)
-  report = evaluator(config, run.data, run.method, run.denoiser, mesh)
+  report = evaluator(config, run.data, run.method, run.network, mesh)
   with jax.set_mesh(mesh):
-    result = report(run.params, run.method_state)
+    result = report(run.trained)
   return {
     **result,
     **truth(config, run.data, result),

@@ -1,15 +1,15 @@
 """Sampling with every sampler: seconds a network call, tokens a second."""
 
-import dataclasses
 from typing import Any
 
 import jax
 
 from benchmarks import common
-from textdiffusion.core.binding import bind
 from textdiffusion.methods.autoregressive import Autoregressive
 from textdiffusion.methods.mdlm import MDLM
-from textdiffusion.nn.transformer import build_denoiser, flops_per_token
+from textdiffusion.methods.method import build_network
+from textdiffusion.model import Trained, bind
+from textdiffusion.nn.transformer import flops_per_token
 from textdiffusion.sampling.generate import SampleConfig, generate
 from textdiffusion.sampling.prompts import blank
 
@@ -20,17 +20,14 @@ def timed(name: Any, rounds: int) -> dict[str, float]:
   """One sampler's figures."""
   is_causal = name == 'autoregressive'
   method = (Autoregressive() if is_causal else MDLM()).build(common.VOCAB)
-  model = common.MODEL
-  if is_causal:
-    model = dataclasses.replace(model, attend='causal')
-  denoiser = build_denoiser(model, method.num_states)
-  params = denoiser.init(jax.random.key(0))
+  network = build_network(method, common.MODEL)
+  params = network.init(jax.random.key(0))
   config = SampleConfig(steps=STEPS, sampler='ancestral' if is_causal else name)
   canvas = blank(common.BATCH, common.LENGTH)
 
   @jax.jit
   def sample(params, key):
-    bound = bind(denoiser, params, method.head)
+    bound = bind(method, network, Trained(params))
     samples = generate(method.sampler, bound, key, canvas, config)
     return samples.ids, samples.calls
 
@@ -40,7 +37,12 @@ def timed(name: Any, rounds: int) -> dict[str, float]:
   )
   tokens = common.BATCH * common.LENGTH
   rows = common.BATCH * (1 if is_causal else common.LENGTH)
-  flops = rows * flops_per_token(model, method.num_states, common.LENGTH)
+  flops = rows * flops_per_token(
+    common.MODEL,
+    method.needs.width,
+    common.LENGTH,
+    structure=method.structure,
+  )
   return {
     'network_calls': calls,
     'seconds_per_call': times / calls,

@@ -127,7 +127,6 @@ def config_of(name: str, task: str, root: str, budget: float) -> Config:
     d_model=192,
     num_heads=6,
     time='none' if causal else 'adaln',
-    attend='causal' if causal else 'bidirectional',
     encoder_layers=0 if joined else 2,
   )
   features = getattr(method, 'size', 0)
@@ -192,16 +191,13 @@ def run(name: str, task: str, asked: argparse.Namespace) -> dict[str, Any]:
 
   def ask(sources: list[str], count: int = 1) -> Iterator[list[str]]:
     return answers(
-      trained.method,
-      trained.denoiser,
-      trained.params,
+      *trained.model,
       tokenizer,
       config.data,
       config.sample,
       sources,
       count,
       batch_size=TIMED,
-      method_state=trained.method_state,
     )
 
   one = ask(sources[: 2 * TIMED])
@@ -220,7 +216,7 @@ def run(name: str, task: str, asked: argparse.Namespace) -> dict[str, Any]:
     'train_seconds': trained.seconds,
     'loss': trained.loss,
     'nats_per_token': trained.curve[-1][1],
-    'parameters': sum(x.size for x in jax.tree.leaves(trained.params)),
+    'parameters': trained.num_params,
     'examples': [
       {'source': s, 'answer': c[0], 'reference': r[0]}
       for s, c, r in zip(sources[:3], candidates, references)
@@ -258,8 +254,8 @@ def curve(asked: argparse.Namespace) -> list[dict[str, Any]]:
       sample = dataclasses.replace(config.sample, steps=steps, sampler=name)
       made = answers(
         method,
-        trained.denoiser,
-        trained.params,
+        trained.network,
+        trained.trained,
         tokenizer,
         config.data,
         sample,

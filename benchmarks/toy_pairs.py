@@ -16,8 +16,6 @@ import itertools
 import math
 from typing import Any, NamedTuple
 
-import jax
-
 from benchmarks import runs
 from benchmarks.known_law import words_file, write_words
 from benchmarks.seq2seq import is_causal, is_joined, variants
@@ -107,7 +105,6 @@ def config_of(
       num_heads=scale.heads,
       time='none' if causal else 'adaln',
       max_positions=2 * HALF if joined else HALF,
-      attend='causal' if causal else 'bidirectional',
       encoder_layers=0 if joined else scale.layers // 2,
     ),
     train=TrainConfig(
@@ -146,23 +143,20 @@ def prepare(options: argparse.Namespace) -> None:
 
 
 def exact_matches(
-  job: runs.Job, trained: runs.Trained, count: int
+  job: runs.Job, trained: runs.TrainedRun, count: int
 ) -> dict[str, Any]:
   """One answer for each of `count` held-out sources, and the share that is
   the reference, word for word, with its binomial standard error."""
   assert trained.data.source.pairs is not None
   pairs = list(itertools.islice(trained.data.source.pairs('heldout'), count))
   given = answers(
-    trained.method,
-    trained.denoiser,
-    trained.params,
+    *trained.model,
     trained.data.tokenizer,
     trained.config.data,
     trained.config.sample,
     [source for source, _ in pairs],
     seed=runs.sample_seed(job),
     batch_size=min(count, 512),
-    method_state=trained.method_state,
   )
   texts = [one[0] for one in given]
   share = sum(a == b for a, (_, b) in zip(texts, pairs)) / len(pairs)
@@ -204,7 +198,7 @@ def run(job: runs.Job) -> dict[str, Any]:
     'loss': trained.loss,
     'train_seconds': trained.seconds,
     'train_pairs': scale.steps * scale.batch,
-    'parameters': sum(x.size for x in jax.tree.leaves(trained.params)),
+    'parameters': trained.num_params,
   }
 
 

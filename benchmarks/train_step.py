@@ -8,7 +8,8 @@ import numpy as np
 
 from benchmarks import common
 from textdiffusion.methods.mdlm import MDLM
-from textdiffusion.nn.transformer import build_denoiser, flops_per_token
+from textdiffusion.methods.method import build_network
+from textdiffusion.nn.transformer import flops_per_token
 from textdiffusion.training.optim import build_optimizer
 from textdiffusion.training.state import TrainConfig, init_state
 from textdiffusion.training.step import make_train_step
@@ -18,9 +19,9 @@ def prepared() -> tuple[Callable[..., Any], Any, dict[str, Any]]:
   """(compiled step that takes its state's place, state, batch)."""
   config = TrainConfig()
   method = MDLM().build(common.VOCAB)
-  denoiser = build_denoiser(common.MODEL, method.num_states)
+  network = build_network(method, common.MODEL)
   optimizer = build_optimizer(config.optimizer, config.steps)
-  state = init_state(denoiser, optimizer, jax.random.key(0))
+  state = init_state(method, network, optimizer, jax.random.key(0))
   shape = (common.BATCH, common.LENGTH)
   tokens = common.VOCAB.size - 1
   batch = {
@@ -29,7 +30,7 @@ def prepared() -> tuple[Callable[..., Any], Any, dict[str, Any]]:
     'positions': np.tile(np.arange(shape[1], dtype=np.int32), (shape[0], 1)),
     'rows': np.arange(shape[0], dtype=np.int32),
   }
-  step = make_train_step(method, denoiser, optimizer, config)
+  step = make_train_step(method, network, optimizer, config)
   return jax.jit(step, donate_argnums=0), state, jax.device_put(batch)
 
 

@@ -32,7 +32,7 @@ def run(made: Any, seed: int, form: str) -> None:
   sources = _read(SOURCE.value)
   _tell_of_unknown_words(made.tokenizer, sources)
   found = answers(
-    *made[2:5],
+    *made.model,
     made.tokenizer,
     made.config.data,
     made.config.sample,
@@ -40,7 +40,6 @@ def run(made: Any, seed: int, form: str) -> None:
     CANDIDATES.value,
     seed,
     min(len(sources), 32),
-    made.method_state,
   )
   console = Console(stderr=True)
   shown = track(found, 'answers', len(sources), console=console)

@@ -48,7 +48,7 @@ def main() -> None:
   beside = ''.join(f'; {name} {value:.3f}' for name, value in others.items())
   print(f'held-out bits per byte: {bits}{beside}')
   ask = lambda canvas: fill(
-    *made[2:5], made.tokenizer, canvas, config.sample, trace=True
+    *made.model, made.tokenizer, canvas, config.sample, trace=True
   )
   free = ask(blank(4, config.data.length))
   facts = {'step': made.step, 'temperature': config.sample.temperature}

@@ -40,11 +40,9 @@ def main() -> None:
       f'data.source={settings.source}: no document is held out from training: '
       'name another source, or train with a larger data.holdout'
     )
-  report = heldout.evaluator(
-    config, data, made.method, made.denoiser, made.mesh
-  )
+  report = heldout.evaluator(config, data, made.method, made.network, made.mesh)
   with jax.set_mesh(made.mesh):
-    result = report(made.params, made.method_state)
+    result = report(made.trained)
   if is_other:
     result['protocol'] += f'; zero-shot, trained on {made.saved.data.source}'
   result = {

@@ -11,23 +11,24 @@ from textdiffusion.config import Config
 from textdiffusion.data.pipeline import Data
 from textdiffusion.evals.baselines import token_baselines
 from textdiffusion.evals.likelihood import evaluate, token_nats
+from textdiffusion.methods.autoregressive import Autoregressive
 from textdiffusion.training.mesh import put_whole, replicated
 
 
 def evaluator(
-  config: Config, data: Data, method: Any, denoiser: Any, mesh: Mesh
+  config: Config, data: Data, method: Any, network: Any, mesh: Mesh
 ) -> Callable[..., dict[str, Any]]:
-  """Compiles (parameters, method state) -> the report of `evals.likelihood`."""
+  """Compiles what was trained -> the report of `evals.likelihood`."""
   settings = config.evaluation
   totals = jax.jit(
-    token_nats(method, denoiser, settings), out_shardings=replicated(mesh)
+    token_nats(method, network, settings), out_shardings=replicated(mesh)
   )
 
-  def report(params: Any, method_state: Any = ()) -> dict[str, Any]:
+  def report(trained: Any) -> dict[str, Any]:
     return evaluate(
       method,
-      denoiser,
-      params,
+      network,
+      trained,
       settings.batches(data.heldout),
       data.tokenizer.byte_lengths,
       settings,
@@ -35,7 +36,6 @@ def evaluator(
       lambda batch: put_whole(mesh, batch),
       totals,
       data.tokenizer.vocab.pad_id,
-      method_state,
     ) | {'heldout_rows': len(data.heldout)}
 
   return report
@@ -51,8 +51,9 @@ def truth(config: Config, data: Data, result: dict[str, Any]) -> dict[str, Any]:
   """-log p of a report's documents under a known law, which a bound exceeds but
   for chance. Empty where unmodelled padding gives the network the length."""
   log_prob = data.source.log_prob
-  is_told = config.model.attend != 'causal' and not config.data.model_padding
-  if log_prob is None or config.data.rows != 'document' or is_told:
+  is_causal = isinstance(config.method, Autoregressive)
+  has_length = not (is_causal or config.data.model_padding)
+  if log_prob is None or config.data.rows != 'document' or has_length:
     return {}
   chosen = set(config.evaluation.chosen(len(data.heldout)).tolist())
   texts = (t for i, t in enumerate(data.texts('heldout')) if i in chosen)
@@ -64,17 +65,16 @@ def truth(config: Config, data: Data, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def hook(
-  config: Config, data: Data, method: Any, denoiser: Any, mesh: Mesh
+  config: Config, data: Data, method: Any, network: Any, mesh: Mesh
 ) -> Callable[[Any, int], dict[str, float]] | None:
   """What the training loop logs; None where there is nothing to evaluate."""
   if not len(data.heldout) or method.evaluator.estimand != 'nelbo':
     return None
-  report = evaluator(config, data, method, denoiser, mesh)
+  report = evaluator(config, data, method, network, mesh)
   names = ('bits_per_byte', 'bits_per_byte_se', 'nats_per_token')
 
-  def figures(state: Any, step: int) -> dict[str, float]:
-    del step
-    result = report(state.ema, state.method_state)
+  def figures(state: Any, _: int) -> dict[str, float]:
+    result = report(state.averaged)
     return {name: result[name] or math.nan for name in names}
 
   return figures

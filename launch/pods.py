@@ -38,16 +38,16 @@ def tell(
   data, train = config.data, config.train
   check_batch(mesh, data.batch_size, train.accumulate)
   made: Any = _Tokenizer(size, tokenizer.multiple)
-  method, denoiser = config_lib.build(config, made)
-  count, is_training = num_params(denoiser), what == 'train'
+  method, network = config_lib.build(config, made)
+  count, is_training = num_params(network), what == 'train'
   step = ahead.work(config.model, method, count, mesh, data, is_training)
 
   def lower() -> Any:
     if is_training:
-      return ahead.lower_train(method, denoiser, train, mesh, data)
-    return ahead.lower_sample(method, denoiser, config.sample, mesh, data)
+      return ahead.lower_train(method, network, train, mesh, data)
+    return ahead.lower_sample(method, network, config.sample, mesh, data)
 
-  told = ahead.report(lower, chip, mesh, step, method.width)
+  told = ahead.report(lower, chip, mesh, step, method.needs.width)
   tokens = made.vocab.size
   if 'warnings' in told and tokens % 128 and tokens > 1024:
     told['warnings'].append(

@@ -11,9 +11,10 @@ from textdiffusion import config as config_lib
 from textdiffusion.core.types import UserError
 from textdiffusion.data import tokenizers
 from textdiffusion.data.pipeline import refuse_other
+from textdiffusion.model import Trained
 from textdiffusion.training import checkpoint
 from textdiffusion.training.mesh import make_mesh, param_shardings
-from textdiffusion.training.state import remembered
+from textdiffusion.training.state import init_method_state
 from textdiffusion.training.workdir import Run
 
 
@@ -23,14 +24,17 @@ class Restored(NamedTuple):
   config: config_lib.Config
   tokenizer: tokenizers.Tokenizer
   method: Any
-  denoiser: Any
-  params: Any
+  network: Any
+  trained: Trained
   step: int
-  method_state: Any
   mesh: Any
   workdir: Path
   saved: config_lib.Config
   run: Run
+
+  @property
+  def model(self) -> tuple[Any, Any, Trained]:
+    return self.method, self.network, self.trained
 
 
 def restore(path: str | None, overrides: Sequence[str] = ()) -> Restored:
@@ -39,8 +43,7 @@ def restore(path: str | None, overrides: Sequence[str] = ()) -> Restored:
   --config replaces the saved config, where network, method and tokenizer are
   the same; overrides change it.
   """
-  path = path or common.WORKDIR.value
-  if not path:
+  if not (path := path or common.WORKDIR.value):
     raise UserError('--checkpoint is missing: name a workdir of launch.train')
   while True:
     try:
@@ -55,9 +58,8 @@ def _restored(path: str, overrides: Sequence[str]) -> Restored:
   loaded = checkpoint.load(path)
   saved = config_lib.from_json(loaded.run.config)
   tokenizer = tokenizers.from_json(loaded.run.tokenizer)
-  config = (
-    config_lib.load(common.CONFIG.value) if common.CONFIG.value else saved
-  )
+  path_of_config = common.CONFIG.value
+  config = config_lib.load(path_of_config) if path_of_config else saved
   config = config_lib.override(config, [*common.SET.value, *overrides])
   for name in ('model', 'method'):
     if getattr(config, name) != getattr(saved, name):
@@ -66,14 +68,13 @@ def _restored(path: str, overrides: Sequence[str]) -> Restored:
       )
   refuse_other(config.data.tokenizer, tokenizer)
   counts = loaded.run.data.get('token_counts')
-  method, denoiser = config_lib.build(config, tokenizer, counts)
+  method, network = config_lib.build(config, tokenizer, counts)
   mesh = make_mesh(config.mesh)
-  shardings = param_shardings(mesh, loaded.params)
-  params = jax.device_put(loaded.params, shardings)
+  params = jax.device_put(loaded.params, param_shardings(mesh, loaded.params))
   like = jax.eval_shape(
-    lambda params: remembered(method, denoiser, params), params
+    lambda params: init_method_state(method, network, params), params
   )
   state = checkpoint.load_method_state(loaded, like)
-  network = config, tokenizer, method, denoiser, params
+  model = method, network, Trained(params, state)
   origin = loaded.workdir, saved, loaded.run
-  return Restored(*network, loaded.step, state, mesh, *origin)
+  return Restored(config, tokenizer, *model, loaded.step, mesh, *origin)

@@ -52,10 +52,10 @@ def _sample(made: Restored) -> None:
     canvas = continuation(made.tokenizer, PROMPT.value, NUM.value, length)
   else:
     canvas = blank(NUM.value, length)
-  if made.config.model.attend != 'causal':
+  if made.method.process is not None:
     check_attention(*canvas.ids.shape)
   plan = made.tokenizer, canvas, config, SEED.value, bool(TRACE.value)
-  generated = fill(*made[2:5], *plan, made.method_state)
+  generated = fill(*made.model, *plan)
   for i, text in enumerate(generated.texts):
     if FORMAT.value == 'jsonl':
       row = {'text': text, 'ids': generated.samples.ids[i].tolist()}

@@ -55,7 +55,7 @@ def open_run(
   if start.origin is None:
     return Opened(data, experiment, run, None)
   check_holdout(start.origin, config.data, data.tokenizer)
-  shapes = jax.eval_shape(experiment.denoiser.init, jax.random.key(0))
+  shapes = jax.eval_shape(experiment.network.init, jax.random.key(0))
   check_shapes(start.origin, shapes)
   initial = functools.partial(start_from, start.origin)
   return Opened(data, experiment, run, initial)

@@ -43,30 +43,31 @@ def run(
   mesh = make_mesh(config.mesh)
   check_batch(mesh, config.data.batch_size, config.train.accumulate)
   opened = start.open_run(config, workdir, resume, init_from)
-  data, (method, denoiser), facts, initial = opened
-  check_parameters(num_params(denoiser), mesh)
+  data, (method, network), facts, initial = opened
+  check_parameters(num_params(network), mesh)
   older, tries = config_lib.completed, codes.tries()
   owner = prepare_workdir(workdir, facts, resume, overwrite, older, tries)
   counts = data.counts['train']
   rows, host = config.data, (jax.process_index(), jax.process_count())
-  sizes = config.data.length, method.features, config.data.source_length
+  width, features = method.needs.width, method.needs.features
+  sizes = rows.length, features, rows.source_length, method.structure
   print(
     f'{config.data.source}: {counts["documents"]:,} documents, '
-    f'{counts["tokens"]:,} tokens; {num_params(denoiser):,} parameters; '
+    f'{counts["tokens"]:,} tokens; {num_params(network):,} parameters; '
     f'{jax.device_count()} {jax.default_backend()} device(s)'
   )
   order = rows.batch_size, rows.seed, *host, rows.buckets
   with owner:
     state = train(
       method,
-      denoiser,
+      network,
       train_iterator(data.train, *order),
       config.train,
       mesh,
       workdir,
       facts,
-      heldout.hook(config, data, method, denoiser, mesh),
-      flops_per_token(config.model, method.width, *sizes),
+      heldout.hook(config, data, method, network, mesh),
+      flops_per_token(config.model, width, *sizes),
       traced,
       owner,
       initial,

@@ -18,6 +18,7 @@ from textdiffusion.core.types import UserError
 from textdiffusion.data.tokenizers import Bytes, Words
 from textdiffusion.methods.autoregressive import Autoregressive
 from textdiffusion.methods.mdlm import MDLM
+from textdiffusion.nn.network import Causal, Full
 from textdiffusion.schedules.noise import Polynomial
 
 CONFIG = Config(MDLM(Polynomial(2.0)))
@@ -69,10 +70,10 @@ def test_bad_overrides_name_value_and_mend(override, told):
 
 def test_overrides_of_a_group_hold_together():
   """Each alone would be refused, whichever came first; the last one counts."""
-  asked = ['model.attend=block_causal', 'model.block_size=4']
+  asked = ['model.time=adaln', 'model.time_size=4']
   for order in (asked, asked[::-1]):
     model = apply_overrides(CONFIG, order).model
-    assert (model.attend, model.block_size) == ('block_causal', 4)
+    assert (model.time, model.time_size) == ('adaln', 4)
   twice = apply_overrides(CONFIG, ['train.steps=3', 'train.steps=5'])
   assert twice.train.steps == 5
   with pytest.raises(UserError, match='steps is a single value'):
@@ -136,13 +137,20 @@ def test_bad_files(tmp_path):
     load(str(path))
 
 
-def test_method_and_network_must_fit():
-  causal = Config(Autoregressive())
-  with pytest.raises(UserError, match='--set=model.attend=causal'):
-    build(causal, Bytes())
-  wrong = apply_overrides(CONFIG, ['model.attend=causal'])
-  with pytest.raises(UserError, match='needs a bidirectional network'):
-    build(wrong, Bytes())
+def test_a_causal_method_has_a_causal_model():
+  """Which tokens attend to which belongs to the method alone."""
+  method, _ = build(Config(Autoregressive()), Bytes())
+  assert method.structure == Causal()
+  assert build(CONFIG, Bytes()).method.structure == Full()
+
+
+def test_a_saved_config_with_the_old_fields_of_attention_is_read():
+  whole = to_json(load('configs/autoregressive/toy_grammar_tiny.py'))
+  model = {**whole['model'], 'attend': 'causal', 'block_size': 0}
+  assert completed({**whole, 'model': model}) == whole
+  blocks = {**model, 'attend': 'block_causal', 'block_size': 4}
+  with pytest.raises(UserError, match="model.attend='block_causal'"):
+    completed({**whole, 'model': blocks})
 
 
 @pytest.mark.parametrize(

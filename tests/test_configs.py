@@ -67,10 +67,10 @@ def test_config(path):
   assert from_json(to_json(config)) == config
 
   config = shrunk(config)
-  method, denoiser = build(config, AnyTokenizer())
+  method, network = build(config, AnyTokenizer())
   optimizer = build_optimizer(config.train.optimizer, config.train.steps)
-  init = lambda key: init_state(denoiser, optimizer, key, method)
-  rows, length = 2 * config.train.accumulate, method.length or 8
+  init = lambda key: init_state(method, network, optimizer, key)
+  rows, length = 2 * config.train.accumulate, method.needs.length or 8
   ids = np.random.default_rng(0).integers(0, 36, (rows, length), np.int32)
   batch = {
     'ids': ids,
@@ -82,7 +82,7 @@ def test_config(path):
     batch['is_given'] = np.arange(length) < np.full((rows, 1), 3)
   if config.data.rows == 'separate':
     batch |= {'source': ids, 'source_segments': np.ones_like(ids)}
-  step = make_train_step(method, denoiser, optimizer, config.train)
+  step = make_train_step(method, network, optimizer, config.train)
   if not path.stem.endswith(SMALL):
     state = jax.eval_shape(init, jax.random.key(0))
     _, metrics = jax.eval_shape(step, state, batch)

@@ -91,7 +91,7 @@ def parameters(name: str) -> int:
     own if has_specials else {},
     config.data.tokenizer.multiple,
   )
-  return num_params(build(config, tokenizer).denoiser)
+  return num_params(build(config, tokenizer).network)
 
 
 def docstring(name: str) -> str:

@@ -26,12 +26,13 @@ from textdiffusion.core.types import (
   LogScore,
   Posterior,
   Vocab,
-  typed,
 )
 from textdiffusion.methods.ar_diffusion import ARDiffusion
 from textdiffusion.methods.duo import Duo
+from textdiffusion.model import RawHead
 from textdiffusion.objectives.any_order import AnyOrder
 from textdiffusion.objectives.autoregressive import Autoregressive
+from textdiffusion.objectives.base import Objective
 from textdiffusion.objectives.d3pm import StepBound
 from textdiffusion.objectives.edit import EditNelbo
 from textdiffusion.objectives.end_to_end import EndToEnd
@@ -50,6 +51,7 @@ from textdiffusion.processes.rank_one import absorbing, uniform
 from textdiffusion.processes.variance_preserving import VariancePreserving
 from textdiffusion.processes.vector import VectorAbsorbing
 from textdiffusion.sampling.edit import edit_sampler, growth_sampler
+from textdiffusion.sampling.functions import functions_of
 from textdiffusion.sampling.generate import (
   autoregressive_sampler,
   diffusion_sampler,
@@ -94,28 +96,30 @@ EDIT = EditPath(Linear(), STATES, PAD, MASK)
 DUO = Duo(largest=0).build(VOCAB).objective
 
 
-def log_score(raw, x, t):
-  del t
+def log_score(process, raw, x, t):
+  del process, t
   return LogScore(jnp.where(x[..., None] == jnp.arange(STATES), 0.0, raw))
 
 
-def edits(raw, x, t):
+def edits(process, raw, x, t):
+  del process
   rates = raw[..., 0] + jnp.log(t)
   return Edits(rates, rates, rates, raw, raw)
 
 
-def growth(raw, x, t):
+def growth(process, raw, x, t):
+  del process
   return Growth(raw, raw[..., 0] + jnp.log(jnp.maximum(t, 1e-6)))
 
 
 HEADS = {
-  'cavity': (typed(Cavity), STATES),
-  'posterior': (typed(Posterior), STATES),
+  'cavity': (RawHead(Cavity), STATES),
+  'posterior': (RawHead(Posterior), STATES),
   'score': (log_score, STATES),
-  'causal': (typed(Causal), STATES),
+  'causal': (RawHead(Causal), STATES),
   'growth': (growth, STATES),
   'edits': (edits, STATES),
-  'x0': (typed(X0), SIZE),
+  'x0': (RawHead(X0), SIZE),
 }
 CONTINUOUS, DISCRETE = [U[:, None]], [(INDEX + 1) / STEPS]
 WALK = np.asarray(times.walk(jnp.asarray(U), LENGTH, STEPS))
@@ -123,68 +127,74 @@ FINE = times.num_fine_steps(LENGTH, STEPS)
 FINE_WALK = np.asarray(
   times.fine_walk(jnp.floor(jnp.asarray(U) * FINE) + 1, LENGTH, STEPS)
 )
-# Objective, head, and the times of its calls, each [ROWS, 1 or LENGTH].
+# Objective, process, head, and the times of its calls: [ROWS, 1 or LENGTH].
 OBJECTIVES = {
-  'nelbo': (Nelbo(EVEN), 'cavity', CONTINUOUS),
-  'nelbo-masks': (Nelbo(MASKS, masked_bound), 'cavity', CONTINUOUS),
-  'nelbo-score': (Nelbo(EVEN, score_entropy), 'score', CONTINUOUS),
-  'nelbo-steps': (Nelbo(EVEN, num_steps=STEPS), 'cavity', DISCRETE),
-  'steps': (StepBound(EVEN, STEPS, hybrid=0.1), 'cavity', DISCRETE),
+  'nelbo': (Nelbo(), EVEN, 'cavity', CONTINUOUS),
+  'nelbo-masks': (Nelbo(masked_bound), MASKS, 'cavity', CONTINUOUS),
+  'nelbo-score': (Nelbo(score_entropy), EVEN, 'score', CONTINUOUS),
+  'nelbo-steps': (Nelbo(num_steps=STEPS), EVEN, 'cavity', DISCRETE),
+  'steps': (StepBound(STEPS, hybrid=0.1), EVEN, 'cavity', DISCRETE),
   'all-steps': (
-    StepBound(EVEN, STEPS, all_steps=True),
+    StepBound(STEPS, all_steps=True),
+    EVEN,
     'cavity',
     [np.full((ROWS, 1), (i + 1) / STEPS) for i in range(STEPS)],
   ),
   'learnt': (
-    LearntNoise(
-      VectorAbsorbing(PolynomialPerToken(jnp.ones(STATES)), STATES, MASK),
-      t1=0.1,
-    ),
+    LearntNoise(t1=0.1),
+    VectorAbsorbing(PolynomialPerToken(jnp.ones(STATES)), STATES, MASK),
     'posterior',
     [0.1 + 0.9 * U[:, None]] * 2,
   ),
   'any-order': (
-    AnyOrder(absorbing(STATES, MASK, Linear())),
+    AnyOrder(),
+    absorbing(STATES, MASK, Linear()),
     'cavity',
     [(np.floor(U * LENGTH)[:, None] + 1) / LENGTH],
   ),
-  'flow': (FlowMatching(EVEN), 'posterior', CONTINUOUS),
-  'curriculum-after': (DUO, 'cavity', CONTINUOUS),
-  'left-to-right': (Autoregressive(0), 'causal', [np.zeros((1, 1))]),
-  'growth': (EditNelbo(GROW), 'growth', CONTINUOUS),
-  'edits': (EditNelbo(EDIT), 'edits', CONTINUOUS),
-  'end-to-end': (EndToEnd(NOISE, STEPS), 'x0', DISCRETE),
+  'flow': (FlowMatching(), EVEN, 'posterior', CONTINUOUS),
+  'curriculum-after': (DUO, EVEN, 'cavity', CONTINUOUS),
+  'left-to-right': (Autoregressive(0), None, 'causal', [np.zeros((1, 1))]),
+  'growth': (EditNelbo(), GROW, 'growth', CONTINUOUS),
+  'edits': (EditNelbo(), EDIT, 'edits', CONTINUOUS),
+  'end-to-end': (EndToEnd(STEPS), NOISE, 'x0', DISCRETE),
   'end-to-end-shown': (
-    EndToEnd(NOISE, STEPS, self_condition=1.0),
+    EndToEnd(STEPS, self_condition=1.0),
+    NOISE,
     'x0',
     DISCRETE * 2,
   ),
-  'end-to-end-walk': (EndToEnd(NOISE, STEPS, multi_level=True), 'x0', [WALK]),
-  'latent': (LatentBound(NOISE, STEPS), 'x0', DISCRETE),
-  'latent-shown': (LatentBound(NOISE, STEPS, True), 'x0', DISCRETE * 2),
+  'end-to-end-walk': (EndToEnd(STEPS, multi_level=True), NOISE, 'x0', [WALK]),
+  'latent': (LatentBound(STEPS), NOISE, 'x0', DISCRETE),
+  'latent-shown': (LatentBound(STEPS, True), NOISE, 'x0', DISCRETE * 2),
   'latent-walk': (
-    LatentBound(NOISE, STEPS, multi_level=True),
+    LatentBound(STEPS, multi_level=True),
+    NOISE,
     'x0',
     [FINE_WALK],
   ),
   'plaid': (
-    ContinuousBound(VariancePreserving(LinearPath())),
+    ContinuousBound(),
+    VariancePreserving(LinearPath()),
     'posterior',
     [*CONTINUOUS, np.zeros((ROWS, 1))],
   ),
   'plaid-shown': (
-    ContinuousBound(VariancePreserving(LinearPath()), 1.0),
+    ContinuousBound(1.0),
+    VariancePreserving(LinearPath()),
     'posterior',
     [*CONTINUOUS * 2, *[np.zeros((ROWS, 1))] * 2],
   ),
-  'interpolation': (ScoreInterpolation(NOISE), 'posterior', CONTINUOUS),
+  'interpolation': (ScoreInterpolation(), NOISE, 'posterior', CONTINUOUS),
   'interpolation-steps': (
-    ScoreInterpolation(NOISE, STEPS, self_condition=1.0),
+    ScoreInterpolation(STEPS, self_condition=1.0),
+    NOISE,
     'posterior',
     DISCRETE * 2,
   ),
   'interpolation-bound': (
-    InterpolationBound(NOISE, STEPS),
+    InterpolationBound(STEPS),
+    NOISE,
     'posterior',
     [
       (2 + np.floor(U * (STEPS - 1))[:, None]) / STEPS,
@@ -216,7 +226,8 @@ def classes_of_objectives():
   for found in pkgutil.iter_modules(package.__path__):
     module = importlib.import_module(f'{package.__name__}.{found.name}')
     for name, value in inspect.getmembers(module, inspect.isclass):
-      if value.__module__ == module.__name__ and hasattr(value, 'estimand'):
+      is_here = value.__module__ == module.__name__
+      if is_here and hasattr(value, 'estimand') and value is not Objective:
         yield name
 
 
@@ -227,15 +238,15 @@ def test_no_objective_is_left_out():
 
 @pytest.mark.parametrize('name', OBJECTIVES)
 def test_an_objective_gives_the_time_of_its_noise(name):
-  objective, head, expected = OBJECTIVES[name]
-  spy = Spy(*HEADS[head])
+  objective, process, head, expected = OBJECTIVES[name]
+  spy = Spy(*HEADS[head], process)
   batch = batch_of(10**9)
-  (nats, terms), calls = spy.run(lambda: objective(spy.model, KEY, batch))
+  (nats, terms), calls = spy.run(lambda: objective(spy.models, KEY, batch))
   assert_times(calls, expected)
   np.testing.assert_allclose(nats, sum(terms.values()), rtol=1e-5, atol=1e-6)
   if isinstance(objective, Nelbo):
     t = jnp.asarray(expected[0])
-    corrupt = jax.vmap(objective.process.corrupt)
+    corrupt = jax.vmap(process.corrupt)
     xt = corrupt(row_keys(KEY, batch.rows), IDS, t)
     np.testing.assert_array_equal(calls[0][0], xt)
   if isinstance(objective, AnyOrder):
@@ -244,30 +255,30 @@ def test_an_objective_gives_the_time_of_its_noise(name):
 
 
 def test_a_loss_in_chunks_gives_the_same_time():
-  spy = Spy(*HEADS['cavity'], in_chunks=True)
-  _, calls = spy.run(lambda: Nelbo(EVEN)(spy.model, KEY, batch_of()))
+  spy = Spy(*HEADS['cavity'], EVEN, in_chunks=True)
+  _, calls = spy.run(lambda: Nelbo()(spy.models, KEY, batch_of()))
   assert_times(calls, CONTINUOUS)
 
 
 def test_a_network_with_one_time_per_row_receives_the_largest():
-  spy = Spy(*HEADS['x0'], per_token=False)
-  objective = EndToEnd(NOISE, STEPS, multi_level=True)
-  _, calls = spy.run(lambda: objective(spy.model, KEY, batch_of()))
+  spy = Spy(*HEADS['x0'], NOISE, per_token=False)
+  objective = EndToEnd(STEPS, multi_level=True)
+  _, calls = spy.run(lambda: objective(spy.models, KEY, batch_of()))
   assert calls[0][1].shape == (ROWS, 1)
   assert_times(calls, [WALK.max(-1, keepdims=True)])
 
 
 def test_given_tokens_are_at_time_0():
   for objective, want in (
-    (EndToEnd(NOISE, STEPS, multi_level=True), WALK),
-    (LatentBound(NOISE, STEPS, multi_level=True), FINE_WALK),
+    (EndToEnd(STEPS, multi_level=True), WALK),
+    (LatentBound(STEPS, multi_level=True), FINE_WALK),
   ):
-    spy = Spy(*HEADS['x0'])
+    spy = Spy(*HEADS['x0'], NOISE)
     batch = batch_of()._replace(is_given=jnp.asarray(GIVEN))
-    _, calls = spy.run(lambda o=objective, s=spy, b=batch: o(s.model, KEY, b))
+    _, calls = spy.run(lambda o=objective, s=spy, b=batch: o(s.models, KEY, b))
     assert_times(calls, [np.where(GIVEN, 0.0, want)])
-  spy, flow = Spy(*HEADS['posterior']), FlowMatching(EVEN, prompt_rate=1.0)
-  _, ((_, t),) = spy.run(lambda: flow(spy.model, KEY, batch_of()))
+  spy, flow = Spy(*HEADS['posterior'], EVEN), FlowMatching(prompt_rate=1.0)
+  _, ((_, t),) = spy.run(lambda: flow(spy.models, KEY, batch_of()))
   is_prompt = t == 0
   assert is_prompt[:, 0].all() and not is_prompt[:, -1].any()
   assert (np.diff(is_prompt.astype(int), axis=1) <= 0).all()
@@ -276,24 +287,24 @@ def test_given_tokens_are_at_time_0():
 
 def test_the_curriculum_gives_the_time_of_as_much_signal():
   """In its first steps x_t is that of a Gaussian latent at u."""
-  spy = Spy(*HEADS['cavity'])
-  _, ((x, t),) = spy.run(lambda: DUO(spy.model, KEY, batch_of(0)))
+  spy = Spy(*HEADS['cavity'], EVEN)
+  _, ((x, t),) = spy.run(lambda: DUO(spy.models, KEY, batch_of(0)))
   assert x.shape == (ROWS, LENGTH, STATES)
   signal = DUO.duality.discrete.schedule(jnp.asarray(U)).log_alpha[:, 0]
-  network = DUO.bound.process.schedule(jnp.asarray(t[:, 0])).log_alpha[:, 0]
+  network = EVEN.schedule(jnp.asarray(t[:, 0])).log_alpha[:, 0]
   np.testing.assert_allclose(network, signal, atol=1e-4)
   assert np.abs(t[:, 0] - U).min() > 1e-3
 
 
 def test_times_that_training_chooses():
   """Those drawn by loss, and those from the least noise on."""
-  spy, objective = Spy(*HEADS['x0']), EndToEnd(NOISE, STEPS)
+  spy, objective = Spy(*HEADS['x0'], NOISE), EndToEnd(STEPS)
   state = no_losses(STEPS, 2)
-  model, want = spy.with_state(state), state.draw(jnp.asarray(U))[0]
-  _, calls = spy.run(lambda: objective(model, KEY, batch_of()))
+  models, want = spy.with_state(state), state.draw(jnp.asarray(U))[0]
+  _, calls = spy.run(lambda: objective(models, KEY, batch_of()))
   assert_times(calls, [(np.asarray(want).reshape(-1, 1) + 1) / STEPS])
-  model = spy.with_state(LeastNoise(jnp.asarray(0.5)))
-  _, calls = spy.run(lambda: objective(model, KEY, batch_of()))
+  models = spy.with_state(LeastNoise(jnp.asarray(0.5)))
+  _, calls = spy.run(lambda: objective(models, KEY, batch_of()))
   half = np.floor((0.5 + 0.5 * U) * STEPS)[:, None]
   assert_times(calls, [(half + 1) / STEPS])
 
@@ -319,7 +330,7 @@ FREE = np.where(GIVEN, 0.0, 1.0)
 
 def sampled(process, head, config, trace=True, **kwargs):
   """-> the samples, and the calls of the network."""
-  spy = Spy(*HEADS[head])
+  spy = Spy(*HEADS[head], process)
   sampler = diffusion_sampler(process)
   return spy.run(
     lambda: generate(
@@ -391,9 +402,9 @@ def test_skipping_gives_the_time_of_the_steps_it_takes():
 
 def test_first_hitting_gives_the_time_of_the_event():
   """Not that of the event before, at which the token was still hidden."""
-  spy = Spy(*HEADS['cavity'])
+  spy = Spy(*HEADS['cavity'], MASKS)
   plan = diffusion_sampler(MASKS)(
-    spy.model, KEY, CANVAS, SampleConfig(sampler='first_hitting')
+    functions_of(spy.model), KEY, CANVAS, SampleConfig(sampler='first_hitting')
   )
   carry, before = plan.start, np.ones((ROWS, 1))
   for i in range(2):
@@ -439,7 +450,7 @@ def test_blocks_have_the_grid_each():
 
 @pytest.mark.parametrize('name', LATENT_SAMPLERS)
 def test_a_chain_of_features_gives_the_time_at_which_it_begins(name):
-  spy = Spy(*HEADS['x0'])
+  spy = Spy(*HEADS['x0'], NOISE)
   config = SampleConfig(3, 'uniform', name)
   sampler = latent_sampler(NOISE, STEPS, self_condition=True)
   samples, calls = spy.run(
@@ -449,12 +460,12 @@ def test_a_chain_of_features_gives_the_time_at_which_it_begins(name):
   np.testing.assert_allclose(samples.times, grid)
   assert_times(calls, [t * FREE for t in grid[:-1]])
   for x, _ in calls:
-    clean = np.asarray(spy.model.embed(IDS))
+    clean = np.asarray(spy.model.facts.embedder.embed(IDS))
     np.testing.assert_allclose(x[..., :SIZE][GIVEN], clean[GIVEN], rtol=1e-6)
 
 
 def test_positions_with_times_of_their_own_walk():
-  spy, config = Spy(*HEADS['x0']), SampleConfig(3, 'uniform')
+  spy, config = Spy(*HEADS['x0'], NOISE), SampleConfig(3, 'uniform')
   sampler = ARDiffusion(num_steps=STEPS, size=SIZE).build(VOCAB).sampler
   _, calls = spy.run(lambda: generate(sampler, spy.model, KEY, CANVAS, config))
   walk = np.asarray(times.walk(grids.uniform(3), LENGTH, STEPS))
@@ -472,7 +483,7 @@ def test_positions_with_times_of_their_own_walk():
 def test_a_text_that_grows_gives_the_time_at_which_a_step_begins(
   make, process, head, want
 ):
-  spy, config = Spy(*HEADS[head]), SampleConfig(3, 'uniform')
+  spy, config = Spy(*HEADS[head], process), SampleConfig(3, 'uniform')
   canvas = CANVAS._replace(is_given=jnp.zeros((ROWS, LENGTH), bool))
   samples, calls = spy.run(
     lambda: generate(make(process), spy.model, KEY, canvas, config, trace=True)

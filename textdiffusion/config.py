@@ -18,12 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from textdiffusion.core.types import Denoiser, UserError
+from textdiffusion.core.types import UserError
 from textdiffusion.data.pipeline import DataConfig
 from textdiffusion.data.tokenizers import Tokenizer
 from textdiffusion.evals.likelihood import EvaluateConfig
-from textdiffusion.methods.method import Method, MethodConfig
-from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
+from textdiffusion.methods.method import Method, MethodConfig, build_network
+from textdiffusion.nn.network import Network
+from textdiffusion.nn.transformer import TransformerConfig
 from textdiffusion.objectives.score_interpolation import ScoreInterpolation
 from textdiffusion.sampling.generate import SampleConfig
 from textdiffusion.training.mesh import MeshConfig
@@ -53,7 +54,7 @@ class Experiment(NamedTuple):
   """What a config builds once the tokenizer is known."""
 
   method: Method
-  denoiser: Denoiser
+  network: Network
 
 
 def needs_counts(config: Config) -> bool:
@@ -72,29 +73,22 @@ def build(
   if counts is not None:
     vocab = vocab._replace(counts=tuple(counts))
   method = config.method.build(vocab)
-  is_causal = config.model.attend == 'causal'
-  if method.causal != is_causal:
-    needed = 'causal' if method.causal else 'bidirectional'
-    raise UserError(
-      f'model.attend is {config.model.attend!r}, but '
-      f'{type(config.method).__name__} needs a {needed} network: '
-      f'--set=model.attend={needed}'
-    )
-  if method.whole_rows and not config.data.model_padding:
+  needs = method.needs
+  if needs.whole_rows and not config.data.model_padding:
     raise UserError(
       f'{type(config.method).__name__} models the length of a text, so padding '
       'is part of its rows: --set=data.rows=document '
       '--set=data.model_padding=True'
     )
-  if method.length and method.length != config.data.length:
+  if needs.length and needs.length != config.data.length:
     raise UserError(
-      f'method.length={method.length} is of {type(config.method).__name__}, '
+      f'method.length={needs.length} is of {type(config.method).__name__}, '
       f'which has a schedule for each position, and data.length='
       f'{config.data.length}: set both alike'
     )
-  if method.block > config.data.length:
+  if needs.block > config.data.length:
     raise UserError(
-      f'method.block={method.block}: a row has data.length='
+      f'method.block={needs.block}: a row has data.length='
       f'{config.data.length} tokens; lower it'
     )
   is_separate = config.data.rows == 'separate'
@@ -104,38 +98,36 @@ def build(
       f'{config.data.rows}: an encoder reads separate rows and no others: '
       '--set=model.encoder_layers=6 --set=data.rows=separate, or 0 and joined'
     )
-  if method.whole_rows and config.data.rows in ('joined', 'separate'):
+  if needs.whole_rows and config.data.rows in ('joined', 'separate'):
     raise UserError(
       f'data.rows={config.data.rows}: {type(config.method).__name__} takes no '
       'source: --set=data.rows=document'
     )
   _check_chunks(config, method)
-  if method.features is not None:
+  if needs.features is not None:
     for name, wrong in (('time', 'none'), ('tied', True)):
       if getattr(config.model, name) == wrong:
         raise UserError(
-          f'model.{name}={wrong}: a network over features is told the time '
+          f'model.{name}={wrong}: a network over features takes the time '
           'and ties no head: --set=model.time=adaln --set=model.tied=False'
         )
-  denoiser = build_denoiser(
-    config.model, method.num_states, method.num_outputs, method.features
-  )
-  denoiser = method.extend(denoiser)
-  if config.data.buckets and (method.length or denoiser.tells_each):
+  network = build_network(method, config.model)
+  per_token_time = network.traits.per_token_time
+  if config.data.buckets and (needs.length or per_token_time):
     raise UserError(
       f'data.buckets={config.data.buckets}: {type(config.method).__name__} has '
       'times for each position of whole rows; leave it empty'
     )
-  return Experiment(method, denoiser)
+  return Experiment(method, network)
 
 
 def _check_chunks(config: Config, method: Method) -> None:
   """Raises UserError for a `model.loss_chunk` that would do nothing or fail."""
-  chunk = config.model.loss_chunk
+  chunk, needs = config.model.loss_chunk, method.needs
   if not chunk:
     return
   is_whole = isinstance(method.objective, ScoreInterpolation)
-  if is_whole or method.features or method.whole_rows:
+  if is_whole or needs.features or needs.whole_rows:
     raise UserError(
       f'model.loss_chunk={chunk}: {type(config.method).__name__} has no loss '
       'of one token at a time: --set=model.loss_chunk=0'
@@ -273,6 +265,7 @@ def from_json(value: Any) -> Any:
     return tuple(from_json(item) for item in value)
   if not isinstance(value, dict):
     return value
+  value = _upgraded(value)
   kind = _class_of(str(value.get('type')))
   known = {f.name for f in dataclasses.fields(kind)}
   fields = {}
@@ -286,6 +279,25 @@ def from_json(value: Any) -> Any:
       )
     fields[name] = from_json(item)
   return kind(**fields)
+
+
+def _upgraded(node: dict[str, Any]) -> dict[str, Any]:
+  """A saved node of an older version as this version saves it.
+
+  Until version 0.2 the config of a network had `attend` and `block_size`; the
+  method now says which tokens attend to which.
+
+  Raises:
+    UserError: the network was block-causal, which no method was.
+  """
+  if node.get('type') != 'textdiffusion.nn.blocks.TransformerConfig':
+    return node
+  if node.get('attend') == 'block_causal':
+    raise UserError(
+      "the saved config has model.attend='block_causal', which no method of "
+      'this version trains: train it again'
+    )
+  return {k: v for k, v in node.items() if k not in ('attend', 'block_size')}
 
 
 def completed(saved: dict[str, Any]) -> dict[str, Any]:

@@ -1,17 +1,102 @@
-"""A process and a trained reverse of it: what samplers take."""
+"""What objectives and samplers use: a process and a trained reverse of it."""
 
 import abc
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from textdiffusion.core.types import Array, Dist, PyTree, Time, Transition, X
+import jax
+import jax.numpy as jnp
+
+from textdiffusion.core.distributions import extrapolate
+from textdiffusion.core.numerics import pytree, static
+from textdiffusion.core.types import (
+  X0,
+  Array,
+  Batch,
+  Dist,
+  Facts,
+  Head,
+  Key,
+  Mixture,
+  Posterior,
+  PyTree,
+  Time,
+  Transition,
+  X,
+)
+from textdiffusion.nn.chunks import by_chunks
+from textdiffusion.nn.network import Network, Structure, View
+from textdiffusion.processes.bridge import TokenProcess, denoised_at_end
+
+# (process as it is now, raw output [B, n, outputs], x_t, t) -> typed head.
+HeadFn = Callable[[Any, Array, X, Time], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class RawHead:
+  """The `HeadFn` of a head that is the raw output as it is.
+
+  Attributes:
+    kind: the type of the head.
+  """
+
+  kind: Callable[[Array], Head]
+
+  def __call__(self, process: Any, raw: Array, x: X, t: Time) -> Head:
+    return self.kind(raw)
+
+
+class Trained(NamedTuple):
+  """What training produces. There is no model of one without the other.
+
+  Attributes:
+    params: parameters of a network.
+    state: state of the method between training steps, () where it has none.
+  """
+
+  params: PyTree
+  state: PyTree = ()
+
+
+class MethodState(Protocol):
+  """State of a method between training steps, such as a schedule that follows
+  the loss. No gradient goes through it."""
+
+  def init(self, facts: Facts) -> PyTree:
+    """Returns the state before the first step, from fresh parameters."""
+    ...
+
+  def before_step(self, state: PyTree, facts: Facts, step: Array) -> PyTree:
+    """Returns the state under which training step `step` is taken."""
+    ...
+
+  def after_step(
+    self, state: PyTree, batch: Batch, terms: dict[str, Array]
+  ) -> PyTree:
+    """Returns the state after a step; terms: [B, L] each, of the loss."""
+    ...
+
+
+class Wiring(Protocol):
+  """The part of a `Method` that a model needs."""
+
+  @property
+  def process(self) -> Any: ...
+  @property
+  def head(self) -> HeadFn: ...
+  @property
+  def structure(self) -> Structure: ...
+  @property
+  def state(self) -> MethodState | None: ...
 
 
 class Output(NamedTuple):
-  """The output of a model.
+  """What a call of a model returns.
 
   Attributes:
-    head: a typed head of [B, n] tokens.
-    cache: the cache after the call, None without one.
+    head: a typed head of every token.
+    cache: the cache with the tokens of the call, if there was one.
   """
 
   head: Any
@@ -19,28 +104,44 @@ class Output(NamedTuple):
 
 
 class Model(abc.ABC):
-  """A network with its parameters, and the process that it reverses.
+  """A process and a trained reverse of it.
 
   Attributes:
-    process: the forward process as it is now.
+    process: the forward process as it is now; None for autoregression.
     view: what else the network takes.
-    facts: learnt and remembered values beside the network; `facts.embedder` is
-      its token embeddings.
+    facts: learnt and remembered values beside the network.
   """
 
-  process: Any
-  view: Any
-  facts: Any = None
+  if TYPE_CHECKING:  # fields of some subclasses, properties of others
+
+    @property
+    def process(self) -> Any: ...
+    @property
+    def view(self) -> View: ...
+    @property
+    def facts(self) -> Facts: ...
+
+  @property
+  def _chunk_size(self) -> int:
+    """Tokens of a row that `map_tokens` reads at once; 0 for all."""
+    return 0
 
   @abc.abstractmethod
-  def hidden(
-    self, x: X, t: Time, cache: PyTree = None
-  ) -> tuple[PyTree, PyTree]:
-    """Returns a tree of [B, n, ...] hidden states, and the cache."""
+  def hidden(self, x: X, t: Time, cache: PyTree = None) -> tuple[Any, PyTree]:
+    """Returns a tree of hidden states [B, n, D], and the cache if there is one.
+
+    See `Network.hidden`.
+    """
 
   @abc.abstractmethod
-  def read(self, hidden: PyTree, x: X, t: Time) -> Any:
-    """Returns the head of tokens, each on its own; of any of `hidden`."""
+  def read(self, hidden: Any, x: X, t: Time) -> Any:
+    """The head of some tokens, each on its own.
+
+    Args:
+      hidden: hidden states of any of the tokens of a call of `hidden`.
+      x: the same tokens of its x.
+      t: the same tokens of its t.
+    """
 
   @abc.abstractmethod
   def with_view(self, **changes: Any) -> 'Model':
@@ -48,15 +149,312 @@ class Model(abc.ABC):
 
   @abc.abstractmethod
   def new_cache(self, rows: int, length: int) -> PyTree:
-    """Returns a cache in which no place is valid."""
+    """See `Network.new_cache`."""
 
   def __call__(self, x: X, t: Time, cache: PyTree = None) -> Output:
     hidden, cache = self.hidden(x, t, cache)
     return Output(self.read(hidden, x, t), cache)
 
   def reverse(
-    self, x: Array, s: Time, t: Time, by: Transition | None = None
+    self, x: X, s: Time, t: Time, by: Transition | None = None
   ) -> Dist:
-    """Returns the law of x_s given x_t by the bridge, or by another step."""
-    by = by or self.process.bridge
-    return by(self(x, t).head, x, s, t)
+    """The distribution of x_s given x_t = x.
+
+    Args:
+      x: tokens or features at t.
+      s: times below t.
+      t: times of x.
+      by: (head, x_t, s, t) -> a distribution, in place of the bridge. The
+        bridge of a token process draws clean tokens at s = 0.
+    """
+    return (by or _bridge(self))(self(x, t).head, x, s, t)
+
+
+def _bridge(model: Model) -> Transition:
+  process, embedder = model.process, model.facts.embedder
+  if isinstance(process, TokenProcess):
+    return denoised_at_end(process, process.bridge)
+
+  def bridge(head: Any, x: X, s: Time, t: Time) -> Dist:
+    if isinstance(head, Posterior):
+      assert embedder is not None
+      head = X0(embedder.expected(head.logits))
+    return process.bridge(head, x, s, t)
+
+  return bridge
+
+
+def map_tokens(
+  model: Model,
+  loss: Callable[..., PyTree],
+  hidden: Any,
+  x: X,
+  t: Time,
+  *rows: Any,
+) -> PyTree:
+  """loss(head, *rows) for every token, computed a few tokens at a time.
+
+  `model.loss_chunk` says how many, so that logits never stand whole in memory.
+
+  Args:
+    model: whose `read` gives the heads.
+    loss: (head, *rows) -> a tree of [B, n], where each token depends on its own
+      head and rows only.
+    hidden: hidden states of all tokens, from `model.hidden(x, t)`.
+    x: as given to `hidden`.
+    t: as given to `hidden`.
+    *rows: arrays [B, L, ...]; leaves without L tokens are passed unchanged.
+  """
+  if not model._chunk_size:
+    return loss(model.read(hidden, x, t), *rows)
+
+  def of_chunk(hidden: Any, parts: Any) -> PyTree:
+    x, t, *rows = parts
+    return loss(model.read(hidden, x, t), *rows)
+
+  return by_chunks(of_chunk, hidden, (x, t, *rows), model._chunk_size)
+
+
+def token_losses(
+  model: Model, loss: Callable[..., PyTree], x: X, t: Time, *rows: Any
+) -> PyTree:
+  """`map_tokens` at (x, t), with the call of the network."""
+  hidden, _ = model.hidden(x, t)
+  return map_tokens(model, loss, hidden, x, t, *rows)
+
+
+@pytree
+class Bound(Model):
+  """A network with its parameters. Only `bind` builds one."""
+
+  network: Network = static()
+  head: HeadFn = static()
+  params: PyTree
+  process: Any
+  view: View
+  facts: Facts
+
+  @property
+  def _chunk_size(self) -> int:
+    return self.network.traits.chunk_size
+
+  def hidden(self, x: X, t: Time, cache: PyTree = None) -> tuple[Any, PyTree]:
+    # Most networks are trained with one time per row. When times differ within
+    # a row (prompt tokens have t = 0), they receive the row's largest time.
+    if jnp.ndim(t) > 1 and not self.network.traits.per_token_time:
+      t = jnp.max(t, axis=-1, keepdims=True)
+    return self.network.hidden(self.params, x, t, self.view, cache)
+
+  def read(self, hidden: Any, x: X, t: Time) -> Any:
+    return self.head(self.process, self.network.read(self.params, hidden), x, t)
+
+  def with_view(self, **changes: Any) -> 'Bound':
+    return dataclasses.replace(self, view=self.view._replace(**changes))
+
+  def new_cache(self, rows: int, length: int) -> PyTree:
+    return self.network.new_cache(rows, length)
+
+
+def facts_of(network: Network, trained: Trained) -> Facts:
+  """The learnt and remembered values beside the network."""
+  params, state = trained
+  return Facts(network.method_params(params), state, network.embedder(params))
+
+
+def bind(
+  method: Wiring, network: Network, trained: Trained, view: View | None = None
+) -> Bound:
+  """Builds the model of a trained method.
+
+  This is the only way to a model, and the only place where a process is
+  refreshed, so that none is used as it was at the start of training.
+
+  Args:
+    method: the wiring.
+    network: as `method` needs it.
+    trained: parameters and the state of the method.
+    view: what else the network takes; its structure is the method's.
+
+  Raises:
+    TypeError: the state of the method is missing, or the method has none.
+  """
+  has_state = bool(jax.tree.leaves(trained.state))
+  if (method.state is not None) != has_state:
+    kept = 'is missing' if method.state is not None else 'is given'
+    raise TypeError(
+      f'the state of the method {kept}, and {type(method.state).__name__} is '
+      'what it declares: pass the state that was trained with the parameters'
+    )
+  facts, process = facts_of(network, trained), method.process
+  if process is not None:
+    process = process.refresh(facts)
+  view = (view or View())._replace(structure=method.structure)
+  return Bound(network, method.head, trained.params, process, view, facts)
+
+
+def batch_view(
+  network: Network,
+  params: PyTree,
+  batch: Batch,
+  dropout_key: Key | None = None,
+) -> View:
+  """What a network takes of a batch beside x and t; reads the source once.
+
+  Raises:
+    UserError: the batch has a source and the network has no encoder.
+  """
+  memory = None
+  if batch.source is not None:
+    memory = network.encode(
+      params, batch.source, batch.source_segments, dropout_key
+    )
+  return View(
+    batch.positions, batch.segments, memory=memory, dropout_key=dropout_key
+  )
+
+
+@pytree
+class Anchored(Model):
+  """A model whose given tokens are taken as they are, whatever noise did to
+  them. Of features the first D numbers of a token are x_t; more may follow.
+
+  Attributes:
+    model: the model without given tokens.
+    ids: [B, L].
+    is_given: [B, L].
+  """
+
+  model: Model
+  ids: Array
+  is_given: Array
+
+  @property
+  def process(self) -> Any:
+    return self.model.process
+
+  @property
+  def view(self) -> View:
+    return self.model.view
+
+  @property
+  def facts(self) -> Facts:
+    return self.model.facts
+
+  @property
+  def _chunk_size(self) -> int:
+    return self.model._chunk_size
+
+  def hidden(self, x: X, t: Time, cache: PyTree = None) -> tuple[Any, PyTree]:
+    return self.model.hidden(self._restored(x), t, cache)
+
+  def read(self, hidden: Any, x: X, t: Time) -> Any:
+    return self.model.read(hidden, x, t)
+
+  def with_view(self, **changes: Any) -> 'Anchored':
+    return dataclasses.replace(self, model=self.model.with_view(**changes))
+
+  def new_cache(self, rows: int, length: int) -> PyTree:
+    return self.model.new_cache(rows, length)
+
+  def _restored(self, x: Any) -> Any:
+    """x with the given tokens in their places."""
+    given, ids = self.is_given[..., None], self.ids
+    embedder = self.facts.embedder
+    if isinstance(x, Mixture):
+      one = jnp.zeros_like(x.weights).at[..., 0].set(1)
+      return Mixture(
+        jnp.where(given, ids[..., None], x.ids),
+        jnp.where(given, one, x.weights),
+      )
+    if embedder is not None and embedder.is_input:
+      clean = embedder.embed(ids)
+      size = clean.shape[-1]
+      restored = jnp.where(given, clean, x[..., :size])
+      return jnp.concatenate([restored, x[..., size:]], -1)
+    if jnp.issubdtype(x.dtype, jnp.integer):
+      return jnp.where(self.is_given, ids, x)
+    return jnp.where(given, jax.nn.one_hot(ids, x.shape[-1], dtype=x.dtype), x)
+
+
+def anchored(model: Model, batch: Batch) -> Model:
+  """`Anchored` by the given tokens of a batch, or the model if it has none."""
+  if batch.is_given is None:
+    return model
+  return Anchored(model, batch.ids, batch.is_given)
+
+
+@pytree
+class Guided(Model):
+  """Classifier-free guidance: cond^weight uncond^(1 - weight), normalised.
+
+  Heads are mixed for absorbing and for Gaussian noise, and reverse steps for
+  other token noise, where a mix of heads is no mix of steps (Ho & Salimans
+  2022; Schiff et al. 2024). Weights 0 and 1 call only one of the two models.
+  `Guided` is outermost: other wrappers of models go around its parts.
+
+  Attributes:
+    cond: the model with the condition.
+    uncond: the model without it.
+    weight: 1 is `cond`, 0 is `uncond`, above 1 is sharper.
+  """
+
+  cond: Model
+  uncond: Model
+  weight: float = static()
+
+  @property
+  def process(self) -> Any:
+    return self.cond.process
+
+  @property
+  def view(self) -> View:
+    return self.cond.view
+
+  @property
+  def facts(self) -> Facts:
+    return self.cond.facts
+
+  @property
+  def _chunk_size(self) -> int:
+    return self.cond._chunk_size
+
+  def hidden(self, x: X, t: Time, cache: PyTree = None) -> tuple[Any, PyTree]:
+    parts = self._parts()
+    caches = (None,) * len(parts) if cache is None else cache
+    calls = [part.hidden(x, t, own) for part, own in zip(parts, caches)]
+    hidden, caches = zip(*calls)
+    return hidden, None if cache is None else caches
+
+  def read(self, hidden: Any, x: X, t: Time) -> Any:
+    heads = [part.read(h, x, t) for part, h in zip(self._parts(), hidden)]
+    if len(heads) > 1 and self._is_by_step():
+      raise TypeError(
+        f'{type(self.process).__name__} is guided at the reverse step, where '
+        'heads do not mix: call `reverse`'
+      )
+    return self._mixed(heads)
+
+  def reverse(
+    self, x: X, s: Time, t: Time, by: Transition | None = None
+  ) -> Dist:
+    if not self._is_by_step():
+      return super().reverse(x, s, t, by)
+    return self._mixed([part.reverse(x, s, t, by) for part in self._parts()])
+
+  def with_view(self, **changes: Any) -> 'Guided':
+    changed = (m.with_view(**changes) for m in (self.cond, self.uncond))
+    return Guided(*changed, self.weight)
+
+  def new_cache(self, rows: int, length: int) -> PyTree:
+    return tuple(part.new_cache(rows, length) for part in self._parts())
+
+  def _is_by_step(self) -> bool:
+    process = self.process
+    return isinstance(process, TokenProcess) and not process.is_absorbing
+
+  def _parts(self) -> tuple[Model, ...]:
+    alone = {0: (self.uncond,), 1: (self.cond,)}
+    return alone.get(self.weight, (self.cond, self.uncond))
+
+  def _mixed(self, parts: list[Any]) -> Any:
+    return extrapolate(*parts, self.weight) if len(parts) > 1 else parts[0]

@@ -50,7 +50,6 @@ def get_config() -> Config:
       num_heads=32,
       d_ff=12288,
       qk_norm=False,
-      attend='causal',
       rope_base=500_000.0,
       scan='scan',
       remat='full',

@@ -46,7 +46,6 @@ def get_config() -> Config:
       mlp='gelu',
       d_ff=3072,
       dropout=0.1,
-      attend='causal',
       scan='scan',
       dtype='bfloat16',
       mlp_bias=True,

@@ -3,7 +3,7 @@
   python -m launch.train --config=configs/autoregressive/python_docs_demo.py \
     --workdir=runs/autoregressive
 
-Every field but `method` and `model.attend` equals configs/mdlm's, so that the
+Every field but `method` equals configs/mdlm's, so that the
 two curves differ by the method alone.
 """
 
@@ -27,9 +27,7 @@ def get_config() -> Config:
       length=64,
       batch_size=32,
     ),
-    model=TransformerConfig(
-      num_layers=4, d_model=192, num_heads=6, attend='causal'
-    ),
+    model=TransformerConfig(num_layers=4, d_model=192, num_heads=6),
     train=TrainConfig(
       steps=900,
       optimizer=OptimizerConfig(peak_lr=2e-3, warmup_steps=100),

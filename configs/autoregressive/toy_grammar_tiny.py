@@ -28,9 +28,7 @@ def get_config() -> Config:
       rows='document',
       model_padding=True,
     ),
-    model=TransformerConfig(
-      num_layers=2, d_model=64, num_heads=4, attend='causal'
-    ),
+    model=TransformerConfig(num_layers=2, d_model=64, num_heads=4),
     train=TrainConfig(
       steps=1200,
       optimizer=OptimizerConfig(peak_lr=3e-3, warmup_steps=100),

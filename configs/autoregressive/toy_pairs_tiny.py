@@ -34,7 +34,6 @@ def get_config() -> Config:
       num_layers=2,
       d_model=128,
       num_heads=4,
-      attend='causal',
       encoder_layers=2,
     ),
     train=TrainConfig(

@@ -35,7 +35,6 @@ def test_a_run_differs_in_its_method_and_what_that_needs(name, corpus):
       config.data,
       batch_size=config.data.batch_size * METHODS[name].cost,
     ),
-    model=dataclasses.replace(config.model, attend=other.model.attend),
   )
   assert same == other
 

@@ -10,11 +10,11 @@ import pytest
 
 from benchmarks import enwiki27, known_law, runs, toy_pairs
 from textdiffusion.config import build
-from textdiffusion.core.binding import bind
 from textdiffusion.core.keys import stream
 from textdiffusion.core.types import Vocab
 from textdiffusion.data.grammar import toy_grammar
 from textdiffusion.data.tokenizers import Words
+from textdiffusion.model import Trained, bind
 from textdiffusion.sampling.generate import generate
 from textdiffusion.sampling.prompts import blank
 
@@ -90,29 +90,28 @@ def test_samples_are_those_of_generate():
   """All numbers of steps share one compiled step."""
   preset = known_law.SCALES['smoke']._replace(width=16)
   config = known_law.config_of('mdlm', preset, 0, 'file', 1e-3)
-  method, denoiser = build(config, AnyTokenizer())
-  params = jax.jit(denoiser.init)(jax.random.key(0))
+  method, network = build(config, AnyTokenizer())
+  learnt = Trained(jax.jit(network.init)(jax.random.key(0)))
   trained = SimpleNamespace(
     method=method,
-    denoiser=denoiser,
-    params=params,
-    method_state=(),
+    network=network,
+    trained=learnt,
     config=config,
   )
   sample = known_law.SampleConfig()
   ids, calls = known_law.chain(trained, 3, sample, 7)(4)
 
   @jax.jit
-  def expected(params):
+  def expected(learnt):
     return generate(
       method.sampler,
-      bind(denoiser, params, method.head),
+      bind(method, network, learnt),
       stream(jax.random.key(7), 'sample'),
       blank(3, known_law.LENGTH),
       dataclasses.replace(sample, steps=4),
     )
 
-  samples = expected(params)
+  samples = expected(learnt)
   np.testing.assert_array_equal(ids, samples.ids)
   assert calls == samples.calls
 

@@ -3,11 +3,17 @@
 import jax.numpy as jnp
 import pytest
 
-from textdiffusion.core.types import Cavity, Denoiser, UserError, typed
+from tests.models import FunctionNetwork
+from textdiffusion.core.types import (
+  Cavity,
+  UserError,
+)
 from textdiffusion.data.pipeline import DataConfig
 from textdiffusion.data.tokenizers import Bytes
 from textdiffusion.evals.answers import answers, asked
 from textdiffusion.methods.mdlm import MDLM
+from textdiffusion.model import RawHead, Trained
+from textdiffusion.nn.network import Memory
 from textdiffusion.sampling.generate import SampleConfig
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
@@ -16,7 +22,7 @@ JOINED = DataConfig(length=16, rows='joined', model_padding=True)
 SEPARATE = DataConfig(
   length=8, rows='separate', source_length=7, model_padding=True
 )
-METHOD = MDLM().build(TOKENIZER.vocab)._replace(head=typed(Cavity))
+METHOD = MDLM().build(TOKENIZER.vocab)._replace(head=RawHead(Cavity))
 
 
 def surely(ids):
@@ -25,39 +31,38 @@ def surely(ids):
   return jnp.where(is_token, 0.0, -jnp.inf)
 
 
-def repeats_after_itself(params, x, t, condition):
+def repeats_after_itself(params, x, t, view):
   """Joined rows: the source up to and with its end, again and again."""
   length = (x == TOKENIZER.vocab.eos_id).argmax(-1)[:, None] + 1
   place = jnp.arange(x.shape[1]) % length
   return surely(jnp.take_along_axis(x, place, 1))
 
 
-def repeats_memory(params, x, t, condition):
+def repeats_memory(params, x, t, view):
   """Separate rows: what was read, then ends."""
   end = TOKENIZER.vocab.eos_id
-  memory = condition.memory[..., 0].astype(int)
-  memory = jnp.where(condition.source_segments > 0, memory, end)
+  memory = view.memory.values[..., 0].astype(int)
+  memory = jnp.where(view.memory.is_token, memory, end)
   return surely(jnp.pad(memory, ((0, 0), (0, 1)), constant_values=end))
+
+
+class Reader(FunctionNetwork):
+  """A network whose memory is the source itself."""
+
+  def encode(self, params, ids, segments, dropout_key=None):
+    return Memory(1.0 * ids[..., None], segments > 0)
 
 
 def network(data):
   is_joined = data.rows == 'joined'
-  return Denoiser(
-    lambda key: (),
-    repeats_after_itself if is_joined else repeats_memory,
-    None,
-    None,
-    False,
-    TOKENIZER.vocab.size,
-    encode=lambda params, condition: 1.0 * condition.source[..., None],
-  )
+  return Reader(repeats_after_itself if is_joined else repeats_memory)
 
 
 def ask(data, sources, **kwargs):
   found = answers(
     METHOD,
     network(data),
-    (),
+    Trained(()),
     TOKENIZER,
     data,
     SampleConfig(steps=2),

@@ -8,9 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models import FunctionNetwork
 from tests.oracle import Law
 from textdiffusion.config import Config
-from textdiffusion.core.types import Denoiser, UserError, Vocab
+from textdiffusion.core.types import (
+  UserError,
+  Vocab,
+)
 from textdiffusion.data.grammar import toy_grammar
 from textdiffusion.data.packing import Rows, Tokens
 from textdiffusion.data.pipeline import eval_batches
@@ -19,14 +23,17 @@ from textdiffusion.evals.likelihood import EvaluateConfig, evaluate, token_nats
 from textdiffusion.evals.statistics import cluster_ratio, student_t
 from textdiffusion.methods.autoregressive import Autoregressive
 from textdiffusion.methods.mdlm import MDLM
+from textdiffusion.model import Trained
+from textdiffusion.objectives.base import Loss
 from textdiffusion.schedules.noise import Geometric, Linear, Polynomial
 from textdiffusion.training.state import TrainConfig
+
+NOTHING = Trained({})
 
 
 def oracle(law):
   """The exact denoiser of a law, dressed as a network."""
-  apply = lambda params, x, t, condition: law.denoise(x, t).logits
-  return Denoiser(lambda key: {}, apply, None, None, True, 4)
+  return FunctionNetwork(lambda params, x, t, view: law.denoise(x, t).logits)
 
 
 def batches(law, rows=512, seed=0):
@@ -57,7 +64,9 @@ def test_the_exact_denoiser_scores_the_data_exactly(schedule):
   method = schedule.build(Vocab(4, mask_id=3))
   law = Law(method.process, 2)
   config = EvaluateConfig(draws=16)
-  got = evaluate(method, oracle(law), {}, batches(law), BYTES, config, 'a law')
+  got = evaluate(
+    method, oracle(law), NOTHING, batches(law), BYTES, config, 'a law'
+  )
   ids = np.concatenate([batch['ids'] for batch in batches(law)])
   nats = -np.asarray(law.log_p)[law.index(ids)].sum()
   want = nats / ids.size
@@ -77,7 +86,7 @@ def test_the_same_seed_gives_the_same_figure(quick_compile):
 
   def run(seed):
     config, rows = EvaluateConfig(seed=seed), batches(law, 64)
-    got = evaluate(method, oracle(law), {}, rows, BYTES, config, '')
+    got = evaluate(method, oracle(law), NOTHING, rows, BYTES, config, '')
     return got['nats_per_token']
 
   assert run(0) == run(0) != run(1)
@@ -99,24 +108,17 @@ def test_padding_counts_nothing(quick_compile):
       }
 
   args = BYTES, EvaluateConfig(), ''
-  one = evaluate(method, oracle(law), {}, batches(law), *args)
-  two = evaluate(method, oracle(law), {}, padded(), *args)
+  one = evaluate(method, oracle(law), NOTHING, batches(law), *args)
+  two = evaluate(method, oracle(law), NOTHING, padded(), *args)
   assert one == two
 
 
 def test_autoregression_is_exact_with_one_draw():
   method = Autoregressive().build(Vocab(4, bos_id=3))
-  uniform = Denoiser(
-    lambda key: {},
-    lambda params, x, t, condition: jnp.zeros((*x.shape, 4)),
-    None,
-    None,
-    False,
-    4,
-  )
+  uniform = FunctionNetwork(lambda params, x, t, view: jnp.zeros((*x.shape, 4)))
   law = Law(MDLM().build(Vocab(4, mask_id=3)).process, 2)
   got = evaluate(
-    method, uniform, {}, batches(law), BYTES, EvaluateConfig(draws=9), ''
+    method, uniform, NOTHING, batches(law), BYTES, EvaluateConfig(draws=9), ''
   )
   np.testing.assert_allclose(got['bits_per_token'], 2.0, rtol=1e-6)
   assert got['draws'] == 1 and got['protocol'].endswith('exact likelihood')
@@ -128,14 +130,16 @@ def test_what_bounds_nothing_is_not_reported():
   method = method._replace(evaluator=surrogate)
   law = Law(method.process, 2)
   with pytest.raises(UserError, match='bounds no likelihood'):
-    evaluate(method, oracle(law), {}, batches(law), BYTES, EvaluateConfig(), '')
+    evaluate(
+      method, oracle(law), NOTHING, batches(law), BYTES, EvaluateConfig(), ''
+    )
 
 
 def test_nothing_held_out():
   method = MDLM().build(Vocab(4, mask_id=3))
   law = Law(method.process, 2)
   with pytest.raises(UserError, match='no held-out row'):
-    evaluate(method, oracle(law), {}, [], BYTES, EvaluateConfig(), '')
+    evaluate(method, oracle(law), NOTHING, [], BYTES, EvaluateConfig(), '')
   with pytest.raises(UserError, match='evaluate.draws=0'):
     EvaluateConfig(draws=0)
 
@@ -162,14 +166,14 @@ def test_jit_is_at_the_callers():
   law = Law(method.process, 2)
   seen = []
 
-  def totals(params, batch, method_state):
+  def totals(trained, batch):
     seen.append(len(batch['ids']))
     return jnp.full((1, 64, 2), 0.5), {'diffusion': jnp.ones((1, 64))}
 
   got = evaluate(
     method,
     oracle(law),
-    {},
+    NOTHING,
     batches(law),
     BYTES,
     EvaluateConfig(),
@@ -204,7 +208,7 @@ def scored(rows, nats_of, config=TWO_ROWS, method=EXACT):
   """`evaluate` with nats of our own, (batch) -> [draws, B, L]; a token has as
   many bytes as its id says."""
 
-  def totals(params, batch, method_state):
+  def totals(trained, batch):
     counted = batch['segments'] > 0
     nats = np.where(counted, nats_of(batch), 0.0)
     return nats, {'exact': nats.sum(-1)}
@@ -213,7 +217,7 @@ def scored(rows, nats_of, config=TWO_ROWS, method=EXACT):
   return evaluate(
     method,
     None,
-    {},
+    NOTHING,
     batches,
     np.arange(9),
     config,
@@ -257,11 +261,19 @@ def test_rows_without_documents_count_as_documents():
     for batch in eval_batches(packed([3, 6, 2], 4), 2):
       yield {k: v for k, v in batch.items() if k != 'documents'}
 
-  def totals(params, batch, method_state):
+  def totals(trained, batch):
     return batch['ids'][None], {}
 
   got = evaluate(
-    EXACT, None, {}, without(), np.arange(9), EvaluateConfig(), '', dict, totals
+    EXACT,
+    None,
+    NOTHING,
+    without(),
+    np.arange(9),
+    EvaluateConfig(),
+    '',
+    dict,
+    totals,
   )
   residuals = np.array([10, 19, 9]) - 38 / 11 * np.array([4, 4, 3])
   want = math.sqrt(3 / 2 * (residuals**2).sum()) / 11
@@ -337,8 +349,8 @@ def test_times_are_stratified_over_the_draws_of_a_row():
   class Times:
     estimand: str = 'nelbo'
 
-    def __call__(self, model, key, batch):
-      return jnp.broadcast_to(batch.u[:, None], batch.ids.shape), {}
+    def __call__(self, models, key, batch):
+      return Loss(jnp.broadcast_to(batch.u[:, None], batch.ids.shape), {})
 
   method = method._replace(evaluator=Times())
   law = Law(method.process, 2)
@@ -350,7 +362,7 @@ def test_times_are_stratified_over_the_draws_of_a_row():
     'rows': jnp.arange(rows),
   }
   run = token_nats(method, oracle(law), EvaluateConfig(draws=draws))
-  u = np.asarray(run({}, batch)[0])[..., 0]
+  u = np.asarray(run(NOTHING, batch)[0])[..., 0]
   assert u.shape == (draws, rows)
   stratum = np.floor(u * draws)
   np.testing.assert_array_equal(stratum, np.tile(np.arange(8)[:, None], rows))

@@ -5,8 +5,13 @@ import numpy as np
 import pytest
 
 from tests.golden.case import Case, close, equal, within
+from tests.models import FunctionModel, TableEmbedder
 from textdiffusion.core.distributions import Categorical, Normal
-from textdiffusion.core.types import X0, Eps, Model
+from textdiffusion.core.types import (
+  X0,
+  Eps,
+  Facts,
+)
 from textdiffusion.objectives.end_to_end import EndToEnd
 from textdiffusion.processes.variance_preserving import (
   VariancePreserving,
@@ -118,9 +123,9 @@ def _bound(g, p, s, t, kind):
   it takes a KL of N(Emb, std_0^2) for every x_1, which is no bound: x_1 came of
   the x_start that it forgets (`LatentBound` integrates it out)."""
   size, ids = g.settings['T'], jnp.asarray(g['input_ids'])
-  model = _model(g, X0)
-  objective, bits = EndToEnd(p, size), np.log(2)
-  start = objective.start(model.embed(ids), g['noise_x0'])
+  model, embedder = _model(g, X0, p)
+  objective, bits = EndToEnd(size), np.log(2)
+  start = objective.start(p, embedder.embed(ids), g['noise_x0'])
   q = p.marginal(start, t)
   xt = q.mean + q.std * g['noise']
   variances, is_first = clipped(p, t, size), t * size < 1.5
@@ -131,7 +136,7 @@ def _bound(g, p, s, t, kind):
   said = p.bridge(X0(jnp.asarray(g['model_output'])), xt, s, t).mean
   law = Normal(said, std(variance))
   steps = Normal(exact, std(variances['small'])).kl(law).mean((1, 2)) / bits
-  clean = model.embed(ids)
+  clean = embedder.embed(ids)
   apart = Normal(clean, p.marginal(clean, 1 / size).std + 0 * clean)
   apart = apart.kl(law).mean((1, 2)) / bits
   name = f'vb_FIXED_{kind}'
@@ -177,9 +182,9 @@ def _forward(g, p, s, t):
 
 def _losses(g, p, t, head):
   size, ids = g.settings['T'], jnp.asarray(g['input_ids'])
-  model = _model(g, {'START_X': X0, 'EPSILON': Eps}[head])
-  objective = EndToEnd(p, size)
-  start = objective.start(model.embed(ids), g['noise_x0'])
+  model, embedder = _model(g, {'START_X': X0, 'EPSILON': Eps}[head], p)
+  objective = EndToEnd(size)
+  start = objective.start(p, embedder.embed(ids), g['noise_x0'])
   q = p.marginal(start, t)
   terms = objective.terms(model, ids, start, q.mean + q.std * g['noise'], t)
   mean = {name: term.mean(1) for name, term in terms.items()}
@@ -187,7 +192,7 @@ def _losses(g, p, t, head):
   close(mean['rounding'], g['decoder_nll'])
   close(mean['prior'], g['tT_loss'])
   close(sum(mean.values()), g[f'e2e_{head}_loss'])
-  logits = model.round(g['model_output'])
+  logits = embedder.logits(g['model_output'])
   simple = -Categorical(logits).log_prob(ids).mean(1)
   close(simple, g['e2e_simple_ce'])
 
@@ -278,21 +283,21 @@ def _diffuseq_losses(g, p, t, name):
   x_start; without predict_xstart what is said of the first step and of the
   tokens is read as noise."""
   size, ids = g.settings['T'], jnp.asarray(g['input_ids'])
-  model = _model(g, X0)
-  objective = EndToEnd(p, size)
-  start = objective.start(model.embed(ids), g['noise_x0'])
+  model, embedder = _model(g, X0, p)
+  objective = EndToEnd(size)
+  start = objective.start(p, embedder.embed(ids), g['noise_x0'])
   is_source = g['input_mask'] == 0
   free = p.marginal(start, t)
   xt = jnp.where(is_source[..., None], start, free.mean + free.std * g['noise'])
   terms = objective.terms(model, ids, start, xt, t)
   said = X0 if name == 'px1' else Eps
   x0 = to_x0(p, said(jnp.asarray(g['model_output'])), xt, t).value
-  first = jnp.square(x0 - model.embed(ids)).mean(-1)
+  first = jnp.square(x0 - embedder.embed(ids)).mean(-1)
   is_first = t * size < 1.5
   mse = jnp.where(is_first, first, terms['mse']).mean(1)
   close(mse, g[f'{name}_mse'])
   close(terms['rounding'].mean(1), g['decoder_nll'])
-  nll = -Categorical(model.round(x0)).log_prob(ids)
+  nll = -Categorical(embedder.logits(x0)).log_prob(ids)
   counted = jnp.where(is_source, 0.0, nll).sum(1) / (~is_source).sum(1)
   close(counted, g[f'{name}_nll'])
   total = mse + terms['rounding'].mean(1) + terms['prior'].mean(1)
@@ -334,9 +339,9 @@ def test_seqdiffuseq():
   unused = {'noise_step': 'for steps that the case does not take'}
   g, p, s, t = setting('seqdiffuseq', 'core', f'{CORE} loss_mask', unused)
   size, ids, x = g.settings['T'], jnp.asarray(g['input_ids']), g['x_t']
-  model = _model(g, X0)
-  objective = EndToEnd(p, size)
-  start = objective.start(model.embed(ids), g['noise_x0'])
+  model, embedder = _model(g, X0, p)
+  objective = EndToEnd(size)
+  start = objective.start(p, embedder.embed(ids), g['noise_x0'])
   q = p.marginal(start, t)
   terms = objective.terms(model, ids, start, q.mean + q.std * g['noise'], t)
   error = terms['mse'] + terms['first']
@@ -362,11 +367,9 @@ def test_seqdiffuseq():
   g.assert_all_compared()
 
 
-def _model(g, make):
+def _model(g, make, process):
   """The network that always says the recorded output."""
   table, bias = jnp.asarray(g['emb']), jnp.asarray(g['lm_bias'])
-  return Model(
-    lambda x, t: make(jnp.asarray(g['model_output'])),
-    embed=lambda ids: table[ids],
-    round=lambda x: x @ table.T + bias,
-  )
+  embedder = TableEmbedder(table, lambda x, table: x @ table.T + bias)
+  says = lambda x, t: make(jnp.asarray(g['model_output']))
+  return FunctionModel(says, process, Facts(embedder=embedder)), embedder

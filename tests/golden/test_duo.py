@@ -209,7 +209,7 @@ def test_curriculum():
     g.meaning('tau_inverse'),
   )
   first, last, start, end = map(float, told.groups())
-  duality, bound = duality_of(g), Nelbo(uniform(g.settings['V'], Linear()))
+  duality, bound = duality_of(g), Nelbo()
   curriculum = Curriculum(duality, bound, int(end), int(start), (first, last))
 
   steps, official = g['tau_steps'], g['tau_inverse']

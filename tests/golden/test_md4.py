@@ -7,7 +7,13 @@ import pytest
 
 from tests.golden import case
 from tests.golden.case import close, equal, number, within
-from textdiffusion.core.types import Batch, Cavity, Model, Posterior, Vocab
+from tests.models import student
+from textdiffusion.core.types import (
+  Batch,
+  Cavity,
+  Posterior,
+  Vocab,
+)
 from textdiffusion.methods.genmd4 import GenMD4
 from textdiffusion.methods.md4 import MD4
 from textdiffusion.objectives.learnt_noise import paired, vector_bound
@@ -196,8 +202,8 @@ def test_genmd4():
   def process_at(w):
     # The mask has a power too, which is not used.
     params = {'power': jnp.append(w, 5.0)}
-    model = Model(lambda x, t: head, method_params=params)
-    return learnt.refresh(model), model
+    model = student(lambda x, t: head, learnt, method_params=params).student
+    return model.process, model
 
   process, _ = process_at(g['w'])
   assert isinstance(process, VectorAbsorbing)

@@ -11,7 +11,7 @@ from tests.golden.case import close, equal, number, within
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.types import Cavity
 from textdiffusion.objectives.nelbo import masked_bound, rate_bound, step_bound
-from textdiffusion.objectives.score_entropy import log_score_head, score_entropy
+from textdiffusion.objectives.score_entropy import LogScoreHead, score_entropy
 from textdiffusion.processes.bridge import to_log_score, to_posterior
 from textdiffusion.processes.rank_one import absorbing
 from textdiffusion.sampling.steps.score import tweedie
@@ -167,7 +167,7 @@ def test_samplers():
   close(probs(process.bridge(head, z, s, t)), normalised(g['analytic_probs']))
   close(probs(Categorical(posterior.logits)), normalised(g['denoiser_probs']))
   # Of a score, what is negative is never drawn by the official code.
-  scores = log_score_head(process, scale_by_sigma=True)(g['logits'], z, t)
+  scores = LogScoreHead(True)(process, g['logits'], z, t)
   mine = probs(tweedie(process)(scores, z, s, t))
   close(mine, normalised(np.maximum(g['sedd_analytic_probs'], 0)))
   # On a visible token the official score is a ratio by zero, clamped.
@@ -187,7 +187,7 @@ def test_score_entropy():
   g = Case('sedd_absorb')
   process = g.process(Linear(Case('schedules').settings['eps']))
   z, t = g['xt'], g['t'][:, None]
-  head = log_score_head(process, scale_by_sigma=True)(g['logits'], z, t)
+  head = LogScoreHead(True)(process, g['logits'], z, t)
   close(head.value, g['log_score'])
   level = process.schedule(t)
   close(-level.log_alpha[..., 0], g['sigma'][:, None])

@@ -6,7 +6,7 @@ import pytest
 
 from tests.golden.case import Case, close
 from textdiffusion.core.types import Features
-from textdiffusion.nn.latent import ends
+from textdiffusion.nn.latent import FeatureEmbedder
 from textdiffusion.processes.variance_preserving import VariancePreserving
 from textdiffusion.schedules.learnt import LearntGamma
 
@@ -40,6 +40,7 @@ def test_noise_and_embeddings():
   prior = process.marginal(jnp.asarray(g['x']), 1.0).kl(process.prior())
   close(prior, g['prior'], **EXACT)
   features = Features(g['matrix'].shape[-1], norm='unit')
-  table = ends(features).table({'embedding': jnp.asarray(g['matrix'])})
+  params = {'embedding': jnp.asarray(g['matrix'])}
+  table = FeatureEmbedder(params, features).table
   close(table, g['embeddings'])
   g.assert_all_compared()

@@ -1,5 +1,7 @@
 """SEDD against the numbers of its official code; see `case`."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from tests.golden import case
 from tests.golden.case import close, equal, number, within
 from textdiffusion.core.types import LogScore
 from textdiffusion.objectives.nelbo import rate_bound
-from textdiffusion.objectives.score_entropy import log_score_head, score_entropy
+from textdiffusion.objectives.score_entropy import LogScoreHead, score_entropy
 from textdiffusion.processes.rank_one import absorbing, uniform
 from textdiffusion.sampling.steps.score import tweedie
 from textdiffusion.schedules.noise import Geometric, Linear, LinearSigma
@@ -139,7 +141,7 @@ def test_graph_loss_and_steps(name):
   assert (mine[..., g.settings['tokens'] :] == 0).all()
 
   if 'raw_output' in g:
-    head = log_score_head(process, scale_by_sigma=True)
+    head = functools.partial(LogScoreHead(scale_by_sigma=True), process)
     mine = head(g['raw_output'], z, g['t'][:, None]).value
     close(mine, g['log_score_from_raw'])
   g.assert_all_compared()

@@ -4,8 +4,12 @@ import jax.numpy as jnp
 import pytest
 
 from tests.golden.case import Case, close
-from textdiffusion.core.types import X0, Condition, Denoiser
-from textdiffusion.methods.ssd_lm import on_simplex
+from tests.models import FunctionNetwork
+from textdiffusion.core.types import (
+  X0,
+)
+from textdiffusion.nn.network import View
+from textdiffusion.nn.wrappers import OnSimplex
 from textdiffusion.processes.variance_preserving import VariancePreserving
 from textdiffusion.schedules.variances import SquaredCosine, tabulated
 
@@ -43,20 +47,13 @@ def test_tess():
 
   captured = []
 
-  def apply(params, x, t, condition):
+  def apply(params, x, t, view):
     captured.append(x)
     return x
 
-  network = Denoiser(
-    init=lambda key: {},
-    apply=apply,
-    init_cache=None,
-    decode=None,
-    uses_time=True,
-    num_states=states,
-  )
-  network = on_simplex(network, scale)
-  corner = network.embed({}, g['ids'])
+  network = OnSimplex(FunctionNetwork(apply), states, scale)
+  embedder = network.embedder({})
+  corner = embedder.embed(g['ids'])
   close(scale * corner, g['corner'])
   t, noise = (g['t'] / size)[:, None], g['noise'] / scale
   q = process.marginal(corner, t)
@@ -64,12 +61,12 @@ def test_tess():
   close(scale * noisy, g['noisy'])
 
   segments = jnp.ones(g['ids'].shape, jnp.int32)
-  condition = Condition(segments, segments, None, None)
-  network.apply({}, noisy, t, condition)
+  view = View(segments, segments)
+  network.hidden({}, noisy, t, view)
   close(captured[-1], g['probs'])
-  estimate = network.expect({}, g['previous_pred'])
+  estimate = embedder.expected(g['previous_pred'])
   shown = jnp.concatenate([noisy, estimate], -1)
-  network.apply({}, shown, t, condition)
+  network.hidden({}, shown, t, view)
   close(captured[-1], g['mixed'])
 
   # `renoise`: the step draws q_s of the estimate, whatever x_t was.

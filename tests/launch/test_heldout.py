@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from launch import heldout
+from tests.models import FunctionNetwork
 from textdiffusion.config import Config, build
-from textdiffusion.core.types import Denoiser
 from textdiffusion.data.pipeline import DataConfig, open_data
 from textdiffusion.data.tokenizers import TokenizerConfig
 from textdiffusion.evals.likelihood import EvaluateConfig
 from textdiffusion.methods.mdlm import MDLM
+from textdiffusion.model import Trained
 from textdiffusion.nn.transformer import TransformerConfig
 from textdiffusion.training.mesh import make_mesh
 from textdiffusion.training.state import TrainConfig
@@ -53,15 +54,15 @@ def evaluated(config, data):
 
 def test_runs_of_other_seeds_have_other_rows_and_draws(data, quick_compile):
   method, _ = build(CONFIG, data.tokenizer)
-  size, mesh = method.num_states, make_mesh(CONFIG.mesh)
+  size, mesh = method.needs.num_states, make_mesh(CONFIG.mesh)
   # Logits that differ between tokens, so that draws of masks matter.
   logits = lambda params, x, t, view: jnp.broadcast_to(
     jnp.arange(size) / size, (*x.shape, size)
   )
-  denoiser = Denoiser(lambda key: {}, logits, None, None, False, size)
+  network = FunctionNetwork(logits)
   with jax.set_mesh(mesh):
     reports = [
-      heldout.evaluator(config, data, method, denoiser, mesh)({})
+      heldout.evaluator(config, data, method, network, mesh)(Trained({}))
       for config in (CONFIG, with_seed(8))
     ]
   for report, seed in zip(reports, (7, 8)):

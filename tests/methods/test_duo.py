@@ -7,7 +7,8 @@ import pytest
 
 from textdiffusion.core.types import UserError, Vocab
 from textdiffusion.methods.duo import Duo
-from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
+from textdiffusion.methods.method import build_network
+from textdiffusion.nn.transformer import TransformerConfig
 from textdiffusion.objectives.nelbo import Nelbo
 from textdiffusion.training.optim import build_optimizer
 from textdiffusion.training.state import TrainConfig, init_state
@@ -19,13 +20,11 @@ VOCAB = Vocab(12, mask_id=4)
 
 def first_steps(method, accumulate=1, num=3):
   """Metrics of the first steps of a tiny network."""
-  network = TransformerConfig(
-    num_layers=1, d_model=16, num_heads=2, time='adaln'
-  )
-  denoiser = build_denoiser(network, method.num_states)
+  model = TransformerConfig(num_layers=1, d_model=16, num_heads=2, time='adaln')
+  network = build_network(method, model)
   config = TrainConfig(steps=4, accumulate=accumulate)
   optimizer = build_optimizer(config.optimizer, 4)
-  state = init_state(denoiser, optimizer, jax.random.key(0))
+  state = init_state(method, network, optimizer, jax.random.key(0))
   ids = np.random.default_rng(0).integers(5, 12, (8, 6), np.int32)
   batch = {
     'ids': ids,
@@ -33,7 +32,7 @@ def first_steps(method, accumulate=1, num=3):
     'positions': np.tile(np.arange(6, dtype=np.int32), (8, 1)),
     'rows': np.arange(8, dtype=np.int32),
   }
-  step = jax.jit(make_train_step(method, denoiser, optimizer, config))
+  step = jax.jit(make_train_step(method, network, optimizer, config))
   seen = []
   for _ in range(num):
     state, metrics = step(state, batch)

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models import student
 from textdiffusion.config import Config, build
 from textdiffusion.core.types import (
   Batch,
   Edits,
   Growth,
-  Model,
   UserError,
   Vocab,
 )
@@ -43,7 +43,7 @@ def test_a_row_must_show_its_padding(name):
     TransformerConfig(num_layers=1, d_model=16, num_heads=2, time='adaln'),
   )
   method = build(config, Bytes()).method
-  assert method.whole_rows and method.evaluator.estimand == 'nelbo'
+  assert method.needs.whole_rows and method.evaluator.estimand == 'nelbo'
   for data in (DataConfig(rows='document'), DataConfig()):
     wrong = dataclasses.replace(config, data=data)
     with pytest.raises(UserError, match='data.model_padding=True'):
@@ -66,11 +66,13 @@ def test_mistakes_are_named():
 def test_heads():
   t = jnp.asarray([[0.25], [0.5]])
   raw = jax.random.normal(KEY, (2, 5, 13))
-  head = FlexMDM().build(VOCAB).head(raw, KEY, t)
+  method = FlexMDM().build(VOCAB)
+  head = method.head(method.process, raw, KEY, t)
   assert isinstance(head, Growth) and head.logits.shape == (2, 5, 12)
   np.testing.assert_allclose(head.log_count, raw[..., -1] + jnp.log(t))
   raw = jax.random.normal(KEY, (2, 5, 27))
-  head = EditFlows().build(VOCAB).head(raw, KEY, 0.25)
+  method = EditFlows().build(VOCAB)
+  head = method.head(method.process, raw, KEY, 0.25)
   assert isinstance(head, Edits)
   assert head.logits_insert.shape == head.logits_substitute.shape == (2, 5, 12)
   np.testing.assert_allclose(head.log_delete, raw[..., 1] + np.log(0.25), 1e-6)
@@ -88,10 +90,11 @@ def test_the_loss_is_finite_at_both_ends_of_time(name):
   @jax.jit
   @jax.value_and_grad
   def loss(params):
-    model = Model(lambda x, t: method.head(params[x], x, t))
-    return method.objective(model, KEY, batch)[0].mean()
+    process = method.process
+    head = lambda x, t: method.head(process, params[x], x, t)
+    return method.objective(student(head, process), KEY, batch)[0].mean()
 
-  value, grad = loss(jax.random.normal(KEY, (12, method.width)))
+  value, grad = loss(jax.random.normal(KEY, (12, method.needs.width)))
   assert jnp.isfinite(value) and value < 50 and jnp.isfinite(grad).all()
 
 

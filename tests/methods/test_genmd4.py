@@ -5,8 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models import FunctionModel, FunctionNetwork, student
 from tests.oracle import Law, assert_follows, chi_square, law_of_chain
-from textdiffusion.core.types import Batch, Model, Posterior, UserError, Vocab
+from textdiffusion.core.types import (
+  Batch,
+  Facts,
+  Posterior,
+  UserError,
+  Vocab,
+)
 from textdiffusion.methods.genmd4 import GenMD4
 from textdiffusion.methods.md4 import MD4
 from textdiffusion.methods.mdlm import MDLM
@@ -24,7 +31,13 @@ def model_of(law):
   denoise = lambda x, t: Posterior(
     jax.vmap(of)(x, jnp.broadcast_to(t, x.shape))
   )
-  return Model(denoise, uses_time=True, method_params={'power': RAW})
+  return FunctionModel(denoise, law.process, Facts({'power': RAW}))
+
+
+def initial(method):
+  """The method's own parameters at the start."""
+  network = method.needs.wrap(FunctionNetwork(None))
+  return network.method_params(network.init(KEY))
 
 
 def chain_probs(process, law, grid):
@@ -44,9 +57,9 @@ def test_powers_have_a_gradient_beside_visible_tokens():
   @jax.grad
   def slope(params):
     power, table = params
-    denoise = lambda x, t: method.head(table[x], x, t)
-    model = Model(denoise, method_params={'power': power})
-    return method.objective(model, KEY, batch)[0].sum()
+    process = method.process.refresh(Facts({'power': power}))
+    denoise = lambda x, t: method.head(process, table[x], x, t)
+    return method.objective(student(denoise, process), KEY, batch)[0].sum()
 
   power, table = slope((RAW, jnp.zeros((4, 4))))
   assert jnp.isfinite(power).all() and jnp.isfinite(table).all()
@@ -57,9 +70,7 @@ def test_samples_follow_the_chain_of_the_learnt_powers():
   """20,000 rows in 6 steps: chi-square, false alarm 1e-5. The chain of the
   powers at first is another one."""
   method = GenMD4(power=1.0).build(VOCAB)
-  learnt = method.process.refresh(
-    Model(lambda x, t: None, method_params={'power': RAW})
-  )
+  learnt = method.process.refresh(Facts({'power': RAW}))
   law = Law(learnt, 2)
   canvas = Canvas(jnp.zeros((20_000, 2), int), jnp.zeros((20_000, 2), bool))
   run = lambda stop_early: jax.jit(
@@ -84,18 +95,17 @@ def test_samples_follow_the_chain_of_the_learnt_powers():
 
 def test_the_powers_start_as_told_and_have_gradients():
   method = GenMD4(power=1.3).build(VOCAB)
-  assert method.init_params is not None
-  params = method.init_params(KEY)
+  params = initial(method)
   ids = jnp.array([[0, 2, 3, 0], [2, 2, 3, 3]])
   batch = Batch(ids, ids * 0 + 1, ids * 0, jnp.arange(2), jnp.array([0.3, 0.8]))
   logits = jax.random.normal(KEY, (4, 4))
 
   def loss(params, objective):
     head = lambda x, t: Posterior(logits[x])
-    model = Model(head, method_params=params)
-    return objective(model, KEY, batch)[0].mean()
+    models = student(head, method.process, method_params=params)
+    return objective(models, KEY, batch)[0].mean()
 
-  first = method.process.refresh(Model(lambda x, t: None, method_params=params))
+  first = method.process.refresh(Facts(params))
   np.testing.assert_allclose(first.schedule.power, 1.3, rtol=1e-12)
   slopes = jax.jit(jax.grad(lambda p: loss(p, method.objective)))(params)
   slopes = slopes['power']
@@ -125,8 +135,8 @@ def test_learning_finds_the_order_that_the_network_likes():
   )
 
   def loss(params, key, objective):
-    model = Model(head, method_params=params)
-    nats, terms = objective(model, key, batch)
+    models = student(head, method.process, method_params=params)
+    nats, terms = objective(models, key, batch)
     del nats
     return terms['diffusion'].sum(-1).mean()
 
@@ -140,8 +150,7 @@ def test_learning_finds_the_order_that_the_network_likes():
     keys = jax.random.split(jax.random.key(1), 16)
     return jax.lax.map(lambda k: loss(params, k, method.evaluator), keys).mean()
 
-  assert method.init_params is not None
-  start = params = method.init_params(KEY)
+  start = params = initial(method)
   for key in jax.random.split(KEY, 60):
     params = step(params, key)
   # The weights power / t leave a standard error of about 0.05 in either.

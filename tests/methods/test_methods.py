@@ -1,17 +1,19 @@
 """Each method trains a step and samples, end to end, under jit."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from textdiffusion.core.binding import bind
+from tests.models import FunctionNetwork, TableEmbedder
 from textdiffusion.core.types import (
   Batch,
   Causal,
   Cavity,
+  Facts,
   LogScore,
-  Model,
   UserError,
   Vocab,
 )
@@ -29,12 +31,18 @@ from textdiffusion.methods.genmd4 import GenMD4
 from textdiffusion.methods.gidd import GIDD
 from textdiffusion.methods.md4 import MD4
 from textdiffusion.methods.mdlm import MDLM
+from textdiffusion.methods.method import build_network
 from textdiffusion.methods.plaid import Plaid
 from textdiffusion.methods.radd import RADD
 from textdiffusion.methods.sedd import SEDD
 from textdiffusion.methods.udlm import UDLM
 from textdiffusion.methods.xdlm import XDLM
-from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
+from textdiffusion.model import Bound, Trained, bind
+from textdiffusion.nn import network as networks
+from textdiffusion.nn.latent import IdEmbedder
+from textdiffusion.nn.transformer import Transformer, TransformerConfig
+from textdiffusion.nn.wrappers import WithParams
+from textdiffusion.objectives.base import Models
 from textdiffusion.objectives.end_to_end import Weights
 from textdiffusion.sampling.generate import Canvas, SampleConfig, generate
 from textdiffusion.sampling.settings import Flow, Remask, SelfCorrect
@@ -99,38 +107,50 @@ CONFIGS = {
 }
 
 
-def model_of(method, params):
+@dataclasses.dataclass(frozen=True)
+class Lookup(FunctionNetwork):
   """A network that looks at one token at a time."""
-  if method.features is not None:
-    params, size = params[:, : method.features.size], method.features.size
-    logits = lambda x: x[..., :size] @ params.T
-    is_told = method.features.says == 'features'
-    says = (lambda x: logits(x) @ params / 9) if is_told else logits
-    return Model(
-      lambda x, t: method.head(says(x), x, t),
-      uses_time=True,
-      table=params,
-      embed=lambda ids: params[ids],
-      round=lambda x: x @ params.T,
-      expect=lambda x: jax.nn.softmax(x) @ params,
-    )
 
-  def head(x, t):
-    is_soft = jnp.issubdtype(x.dtype, jnp.floating)
-    return method.head(x @ params if is_soft else params[x], x, t)
+  def new_cache(self, rows, length):
+    return networks.Cache((), (), jnp.zeros((rows, length), bool))
 
-  return Model(
-    head,
-    lambda rows, length: jnp.zeros(rows),
-    lambda ids, cache, start: (head(ids, 0.0), cache),
-    table=params,
-  )
+
+def model_of(method, table):
+  """A model of a network whose only parameters are a table."""
+  features = method.needs.features
+  if features is None:
+
+    def apply(params, x, t, view):
+      is_soft = jnp.issubdtype(x.dtype, jnp.floating)
+      return x @ params if is_soft else params[x]
+
+    embedder_of = IdEmbedder
+  else:
+    size = features.size
+    table = table[:, :size]
+    embedder_of = TableEmbedder
+
+    def apply(params, x, t, view):
+      logits = x[..., :size] @ params.T
+      return logits @ params / 9 if features.says == 'features' else logits
+
+  network = Lookup(apply, embedder_of=embedder_of)
+  process, facts = method.process, Facts()
+  state = ()
+  if method.state is not None:
+    state = method.state.init(Facts(embedder=embedder_of(table)))
+  if process is not None:
+    # Without the parameters that some methods learn.
+    facts = Facts((), state, embedder_of(table))
+    process = process.refresh(facts)
+  view = networks.View(structure=method.structure)
+  return Bound(network, method.head, table, process, view, facts)
 
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_a_method_trains_and_samples(name):
   method = CONFIGS[name].build(VOCAB)
-  params = jax.random.normal(KEY, (method.num_states, method.width))
+  params = jax.random.normal(KEY, (method.needs.num_states, method.needs.width))
   ids = jax.random.randint(KEY, (4, LENGTH), 0, 12)
   ids = jnp.where((ids == VOCAB.mask_id) | (ids == VOCAB.pad_id), 0, ids)
   positions = jnp.tile(jnp.arange(LENGTH), (4, 1))
@@ -141,7 +161,7 @@ def test_a_method_trains_and_samples(name):
   @jax.jit
   @jax.value_and_grad
   def loss(params):
-    nats, terms = method.objective(model_of(method, params), KEY, batch)
+    nats, terms = method.objective(Models(model_of(method, params)), KEY, batch)
     assert {x.shape for x in [nats, *terms.values()]} == {ids.shape}
     return nats.mean()
 
@@ -149,7 +169,7 @@ def test_a_method_trains_and_samples(name):
   assert jnp.isfinite(value) and jnp.isfinite(grads).all()
 
   canvas = Canvas(ids, jnp.arange(LENGTH)[None] < jnp.ones((4, 1)) * 3)
-  is_latent = method.features is not None
+  is_latent = method.needs.features is not None
   samples = jax.jit(
     lambda key: generate(
       method.sampler,
@@ -178,7 +198,7 @@ def test_what_is_revealed_stays(name, sampler):
   """Where all noise is the mask, whatever the network says of a visible token:
   no loss trains that."""
   method = CONFIGS[name].build(VOCAB)
-  params = jax.random.normal(KEY, (method.num_states, method.width))
+  params = jax.random.normal(KEY, (method.needs.num_states, method.needs.width))
   canvas = Canvas(jnp.zeros((4, LENGTH), int), jnp.zeros((4, LENGTH), bool))
   chain = jax.jit(
     lambda: (
@@ -228,16 +248,21 @@ def test_padding_does_not_break_a_loss(config):
   zeros = jnp.zeros_like(ids)
   batch = Batch(ids, zeros, zeros, jnp.arange(2), jnp.array([0.1, 0.9]))
   params = jnp.ones((12, 12))
-  nats, _ = method.objective(model_of(method, params), KEY, batch)
+  nats, _ = method.objective(Models(model_of(method, params)), KEY, batch)
   assert jnp.isfinite(nats).all()
 
 
 def test_heads():
   raw, x = jnp.zeros((1, 2, 12)), jnp.zeros((1, 2), int)
-  kind = lambda config: type(config.build(VOCAB).head(raw, x, 0.5))
+
+  def kind(config):
+    method = config.build(VOCAB)
+    return type(method.head(method.process, raw, x, 0.5))
+
   assert kind(MDLM()) is Cavity and kind(Autoregressive()) is Causal
   assert kind(RADD()) is Cavity and kind(SEDD('uniform')) is LogScore
-  assert not MDLM().build(VOCAB).causal and Autoregressive().build(VOCAB).causal
+  assert MDLM().build(VOCAB).structure == networks.Full()
+  assert Autoregressive().build(VOCAB).structure == networks.Causal()
 
 
 @pytest.mark.parametrize(
@@ -285,22 +310,24 @@ def test_choices_out_of_range_are_refused(make, told):
 def test_a_method_brings_parameters_of_its_own():
   """They reach the model beside the network's, and nothing else changes."""
   config = TransformerConfig(num_layers=1, d_model=16, num_heads=2)
-  network = build_denoiser(config, 12)
   method = MDLM().build(VOCAB)
-  assert method.extend(network) is network
-  method = method._replace(init_params=lambda key: {'power': jnp.arange(3.0)})
-  denoiser = method.extend(network)
-  params = denoiser.init(KEY)
+  plain_network = build_network(method, config)
+  assert isinstance(plain_network, Transformer)
+  init = lambda key: {'power': jnp.arange(3.0)}
+  wrap = lambda network: WithParams(network, init)
+  extended = method._replace(needs=method.needs._replace(wrap=wrap))
+  network = build_network(extended, config)
+  params = network.init(KEY)
   assert set(params) == {'network', 'method'}
   ids = jnp.zeros((2, 4), int)
-  model = bind(denoiser, params, method.head)
-  plain = bind(network, params['network'], method.head)
+  model = bind(extended, network, Trained(params))
+  plain = bind(method, plain_network, Trained(params['network']))
   np.testing.assert_array_equal(
-    model.denoise(ids, 0.5).logits, plain.denoise(ids, 0.5).logits
+    model(ids, 0.5).head.logits, plain(ids, 0.5).head.logits
   )
-  np.testing.assert_array_equal(model.method_params['power'], [0, 1, 2])
-  np.testing.assert_array_equal(model.table, plain.table)
-  assert plain.method_params == ()
+  np.testing.assert_array_equal(model.facts.method_params['power'], [0, 1, 2])
+  np.testing.assert_array_equal(model.facts.table, plain.facts.table)
+  assert plain.facts.method_params == ()
 
 
 @pytest.mark.parametrize(

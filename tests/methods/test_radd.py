@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
+from tests.models import FunctionModel, student
 from tests.objectives.test_nelbo import batch_of, integrated
 from tests.oracle import Law
-from textdiffusion.core.types import Cavity, Model, Vocab
+from textdiffusion.core.types import (
+  Cavity,
+  Vocab,
+)
 from textdiffusion.methods.radd import RADD, dce_bound
 from textdiffusion.objectives.any_order import mask_exactly
 from textdiffusion.objectives.nelbo import masked_bound
@@ -73,10 +77,13 @@ def test_four_losses_have_one_mean():
 def test_the_any_order_objective_draws_that_mean():
   """20,000 rows within 5 standard errors: false alarm below 1e-6. (Over t the
   draws have no variance: 1 / t is too heavy; their mean is integrated.)"""
-  objective, head = RADD('k_DCE').build(VOCAB).objective, conditionals()
+  method, head = RADD('k_DCE').build(VOCAB), conditionals()
+  models = student(head, method.process)
   law = Law(absorbing(4, VOCAB.mask_id, Linear()), LENGTH)
   ids = jnp.tile(law.ids[5], (20_000, 1))
-  nats, _ = jax.jit(lambda ids: objective(Model(head), KEY, batch_of(ids)))(ids)
+  nats, _ = jax.jit(lambda ids: method.objective(models, KEY, batch_of(ids)))(
+    ids
+  )
   want = over_sets_of_masks(law.process, law, head)[5]
   error = nats.sum(-1).std() / len(ids) ** 0.5
   assert abs(nats.sum(-1).mean() - want) < 5 * error < 0.1
@@ -87,11 +94,11 @@ def test_the_two_losses_over_t_train_alike():
   ids = Law(absorbing(4, VOCAB.mask_id, Linear()), LENGTH).ids
   values, grads = [], []
   for loss in ('t_DSE', 't_DCE'):
-    objective = RADD(loss, Cosine()).build(VOCAB).objective
+    method = RADD(loss, Cosine()).build(VOCAB)
 
-    def mean(params, objective=objective):
-      model = Model(lambda x, t: Cavity(params[x]))
-      return objective(model, KEY, batch_of(ids))[0].mean()
+    def mean(params, method=method):
+      models = student(lambda x, t: Cavity(params[x]), method.process)
+      return method.objective(models, KEY, batch_of(ids))[0].mean()
 
     value, grad = jax.jit(jax.value_and_grad(mean))(jnp.eye(4))
     values.append(value)
@@ -121,12 +128,13 @@ def test_the_number_of_masks_is_stratified_over_the_batch():
     np.testing.assert_allclose(t[:, 0], seen[0] / 4)
     return Cavity(jnp.zeros((*x.shape, 4)))
 
-  objective = RADD('k_DCE').build(VOCAB).objective
+  method = RADD('k_DCE').build(VOCAB)
   ids = jnp.zeros((12, 4), int)
-  nats, _ = objective(Model(denoise), KEY, batch_of(ids))
+  models = student(denoise, method.process)
+  nats, _ = method.objective(models, KEY, batch_of(ids))
   np.testing.assert_array_equal(seen[0], np.repeat([1, 2, 3, 4], 3))
   np.testing.assert_allclose(nats.sum(-1), 4 * np.log(3.0))
-  assert objective.estimand == 'nelbo'
+  assert method.objective.estimand == 'nelbo'
 
 
 def test_padding_leaves_the_mean_of_the_other_tokens():
@@ -154,7 +162,11 @@ def test_what_may_be_reported():
   for loss in LOSSES:
     method = RADD(loss, Cosine()).build(VOCAB)
     assert method.evaluator.estimand == 'nelbo'
-    assert method.evaluator.process.schedule == Linear()
+    # The bound is that of the method's process, which is not that of t_DSE.
+    assert method.evaluator.process is None
+    assert method.process.schedule == Linear()
+    is_own = loss in ('t_DSE', 't_DCE')
+    assert not is_own or method.objective.process.schedule == Cosine()
   assert RADD('t_DCE').build(VOCAB).objective.estimand == 'surrogate'
 
 
@@ -166,7 +178,7 @@ def test_fewer_calls_for_the_same_samples():
   run = jax.jit(
     lambda sampler: generate(
       method.sampler,
-      Model(law.denoise),
+      FunctionModel(law.denoise, law.process),
       KEY,
       canvas,
       SampleConfig(steps=64, sampler=sampler),

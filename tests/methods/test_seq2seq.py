@@ -7,13 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from textdiffusion.core.binding import anchored, bind
+from tests.models import (
+  FunctionModel,
+  FunctionNetwork,
+  TableEmbedder,
+  outputs,
+  student,
+)
 from textdiffusion.core.types import (
   X0,
   Batch,
-  Condition,
+  Facts,
   Mixture,
-  Model,
   UserError,
   Vocab,
 )
@@ -25,9 +30,13 @@ from textdiffusion.methods.diffusion_lm import DiffusionLM
 from textdiffusion.methods.duo import Duo
 from textdiffusion.methods.flow_lm import FlowLM
 from textdiffusion.methods.mdlm import MDLM
+from textdiffusion.methods.method import build_network
 from textdiffusion.methods.seqdiffuseq import SeqDiffuSeq
 from textdiffusion.methods.ssd_lm import SSDLM
-from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
+from textdiffusion.model import Trained, anchored, batch_view, bind
+from textdiffusion.nn.network import View, Wrapper
+from textdiffusion.nn.transformer import TransformerConfig
+from textdiffusion.objectives.base import Models
 from textdiffusion.sampling.generate import Canvas, SampleConfig, generate
 from textdiffusion.schedules.adaptive import refit
 from textdiffusion.training.checkpoint import (
@@ -37,7 +46,11 @@ from textdiffusion.training.checkpoint import (
   load_method_state,
 )
 from textdiffusion.training.optim import OptimizerConfig, build_optimizer
-from textdiffusion.training.state import TrainConfig, init_state, remembered
+from textdiffusion.training.state import (
+  TrainConfig,
+  init_method_state,
+  init_state,
+)
 from textdiffusion.training.step import make_train_step
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
@@ -68,30 +81,37 @@ def separate():
   return rows_of(source=source, source_segments=there)
 
 
-def network(method, spied=lambda denoiser: denoiser, **kwargs):
+def network(method, **kwargs):
   config = TransformerConfig(
     num_layers=1,
     d_model=16,
     num_heads=2,
-    time='none' if method.causal else 'adaln',
-    attend='causal' if method.causal else 'bidirectional',
+    time='none' if method.process is None else 'adaln',
     **kwargs,
   )
-  denoiser = build_denoiser(
-    config, method.num_states, method.num_outputs, method.features
-  )
-  return method.extend(spied(denoiser))
+  return build_network(method, config)
 
 
-class Spy(list):
-  """A denoiser that keeps what it was shown."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recorder(Wrapper):
+  """A network that keeps its inputs and times.
 
-  def of(self, denoiser):
-    def apply(params, x, t, condition):
-      jax.debug.callback(lambda *x: self.append(x), *jax.tree.leaves(x))
-      return denoiser.apply(params, x, t, condition)
+  `calls` and `times` are filled when a compiled call runs; `sources` counts the
+  calls of its encoder.
+  """
 
-    return denoiser._replace(apply=apply)
+  calls: list = dataclasses.field(default_factory=list)
+  times: list = dataclasses.field(default_factory=list)
+  sources: list = dataclasses.field(default_factory=list)
+
+  def hidden(self, params, x, t, view, cache=None):
+    jax.debug.callback(lambda *x: self.calls.append(x), *jax.tree.leaves(x))
+    jax.debug.callback(lambda t: self.times.append(t), jnp.asarray(t))
+    return super().hidden(params, x, t, view, cache)
+
+  def encode(self, params, ids, segments, dropout_key=None):
+    jax.debug.callback(lambda: self.sources.append(1))
+    return super().encode(params, ids, segments, dropout_key)
 
 
 def moved(params):
@@ -104,15 +124,15 @@ def moved(params):
   )
 
 
-def trained(method, denoiser, batch, steps=1, accumulate=1):
+def trained(method, network, batch, steps=1, accumulate=1):
   config = TrainConfig(
     steps=max(steps, 1),
     accumulate=accumulate,
     optimizer=OptimizerConfig(warmup_steps=0),
   )
   optimizer = build_optimizer(config.optimizer, config.steps)
-  step = jax.jit(make_train_step(method, denoiser, optimizer, config))
-  state = init_state(denoiser, optimizer, KEY, method)
+  step = jax.jit(make_train_step(method, network, optimizer, config))
+  state = init_state(method, network, optimizer, KEY)
   for _ in range(steps):
     state, metrics = step(state, batch)
   assert steps == 0 or not metrics['skipped'], metrics
@@ -132,21 +152,20 @@ def trained(method, denoiser, batch, steps=1, accumulate=1):
 )
 def test_a_source_is_clean_in_training(config):
   """To the bit, whatever the noise; and the target is not."""
-  method, batch, spy = config.build(VOCAB), joined(), Spy()
-  denoiser = network(method)
-  trained(method, spy.of(denoiser), batch)
+  method, batch = config.build(VOCAB), joined()
+  spy = Recorder(network(method))
+  state, _ = trained(method, spy, batch, steps=0)
+  embedder = spy.embedder(state.params)
+  trained(method, spy, batch)
   given, ids = np.asarray(batch['is_given']), np.asarray(batch['ids'])
-  params = init_state(
-    denoiser, build_optimizer(OptimizerConfig(), 1), KEY, method
-  ).params
-  assert spy
-  for x, *weights in spy:
+  assert spy.calls
+  for x, *weights in spy.calls:
     if weights:  # a mixture: the whole weight on the token
       assert (x[given][:, 0] == ids[given]).all()
       assert (weights[0][given][:, 0] == 1).all()
       assert (weights[0][given][:, 1:] == 0).all()
-    elif denoiser.embed is not None:
-      clean = np.asarray(denoiser.embed(params, batch['ids']))
+    elif embedder.is_input:
+      clean = np.asarray(embedder.embed(batch['ids']))
       x = x[..., : clean.shape[-1]]
       np.testing.assert_array_equal(x[given], clean[given])
       assert (x[~given] != clean[~given]).any()
@@ -161,16 +180,16 @@ def test_a_source_is_clean_in_training(config):
 def test_weights_of_all_tokens_are_anchored_too():
   batch = Batch.of(joined(), jnp.full(ROWS, 0.5))
   seen = []
-  model = anchored(Model(lambda x, t: seen.append(x)), batch)
+  model = anchored(FunctionModel(lambda x, t: seen.append(x)), batch)
   even = jnp.full((ROWS, LENGTH, 12), 1 / 12)
-  model.denoise(even, 0.5)
+  model(even, 0.5)
   one = jax.nn.one_hot(batch.ids, 12)
   is_given = batch.is_given[..., None]
   np.testing.assert_array_equal(seen[0], jnp.where(is_given, one, even))
-  same = Model(lambda x, t: seen.append(x))
+  same = FunctionModel(lambda x, t: seen.append(x))
   assert anchored(same, batch._replace(is_given=None)) is same
   pair = Mixture(jnp.zeros((ROWS, LENGTH, 2), int), even[..., :2])
-  model.denoise(pair, 0.5)
+  model(pair, 0.5)
   chosen = (seen[1].ids * seen[1].weights).sum(-1)
   np.testing.assert_array_equal(
     chosen[batch.is_given], batch.ids[batch.is_given]
@@ -179,14 +198,16 @@ def test_weights_of_all_tokens_are_anchored_too():
 
 @pytest.mark.parametrize('counted', ['target', 'all'])
 def test_whose_losses_count(counted):
-  """The gradient of the loss in what the network says of a source is zero,
-  unless it is counted, as released."""
+  """The gradient of the loss in the output for a source is zero, unless it is
+  counted, as released."""
   method = DiffuSeq(num_steps=20, size=3, counted=counted).build(VOCAB)
-  denoiser, batch = network(method), joined()
+  inner, batch = network(method), joined()
   said = jnp.zeros((ROWS, LENGTH, 3))
-  spoken = denoiser._replace(
-    init=lambda key: {**denoiser.init(key), 'said': said},
-    apply=lambda params, x, t, condition: params['said'],
+  spoken = FunctionNetwork(
+    lambda params, x, t, view: params['said'],
+    lambda key: {**inner.init(key), 'said': said},
+    inner.embedder,
+    inner.traits,
   )
   grads = []
 
@@ -199,7 +220,7 @@ def test_whose_losses_count(counted):
     transform=optimizer.transform._replace(init=lambda params: (), update=keep)
   )
   step = make_train_step(method, spoken, spy, TrainConfig(steps=1))
-  jax.jit(step)(init_state(spoken, spy, KEY, method), batch)
+  jax.jit(step)(init_state(method, spoken, spy, KEY), batch)
   jax.effects_barrier()
   given = np.asarray(batch['is_given'])
   assert (grads[0][~given] != 0).all()
@@ -209,18 +230,18 @@ def test_whose_losses_count(counted):
 def test_a_noisy_source_is_x_start_at_every_time():
   """As released: the noise of the first step, which sampling does not show."""
   method = DiffuSeq(num_steps=20, size=3, source='noisy').build(VOCAB)
-  denoiser, batch, spy = network(method), joined(), Spy()
-  trained(method, spy.of(denoiser), batch)
-  params = denoiser.init(jax.random.key(9))
+  spy, batch = Recorder(network(method)), joined()
+  trained(method, spy, batch)
+  params = spy.init(jax.random.key(9))
   given = np.asarray(batch['is_given'])
-  state, _ = trained(method, denoiser, batch, steps=0)
+  state, _ = trained(method, spy, batch, steps=0)
   clean = np.asarray(state.params['embedding'])[np.asarray(batch['ids'])]
-  away = (spy[0][0] - clean)[given]
+  away = (spy.calls[0][0] - clean)[given]
   std = float(method.process.marginal(jnp.zeros(()), 1 / 20).std[0])
   assert 0.5 * std < away.std() < 2 * std
   rows = Batch.of(batch, jnp.full(ROWS, 0.5))
-  model = anchored(bind(denoiser, params, method.head), rows)
-  bound = jax.jit(lambda key: method.evaluator(model, key, rows))(KEY)
+  models = Models(anchored(bind(method, spy, Trained(params)), rows))
+  bound = jax.jit(lambda key: method.evaluator(models, key, rows))(KEY)
   assert jnp.isfinite(bound[0]).all()
 
 
@@ -232,8 +253,9 @@ def test_noise_around_a_learnt_vector():
     DiffuSeq(num_steps=20, size=3, absorb=absorb).build(VOCAB)
     for absorb in (None, 0.0)
   )
-  bare, spies, batch = network(first), (Spy(), Spy()), joined()
-  ours = second.extend(spies[1].of(bare))
+  bare, batch = network(first), joined()
+  spies = Recorder(bare), Recorder(bare)
+  ours = second.needs.wrap(spies[1])
   params = moved(ours.init(KEY))
   mean = params['method']['mean']
   shifted = {
@@ -241,35 +263,38 @@ def test_noise_around_a_learnt_vector():
     'embedding': params['network']['embedding'] - mean,
   }
   rows = Batch.of(batch, (jnp.arange(ROWS) + 0.5) / ROWS)
-  for method, denoiser, values in (
-    (first, spies[0].of(bare), shifted),
+  for method, net, values in (
+    (first, spies[0], shifted),
     (second, ours, params),
   ):
-    model = anchored(bind(denoiser, values, method.head), rows)
-    loss = lambda key, method=method, model=model: method.objective(
-      model, key, rows
+    models = Models(anchored(bind(method, net, Trained(values)), rows))
+    loss = lambda key, method=method, models=models: method.objective(
+      models, key, rows
     )
     jax.jit(loss)(KEY)
   jax.effects_barrier()
-  np.testing.assert_allclose(spies[1][0][0], spies[0][0][0] + mean, atol=1e-5)
+  one, two = (spy.calls[0][0] for spy in spies)
+  np.testing.assert_allclose(two, one + mean, atol=1e-5)
   given = np.asarray(batch['is_given'])
   clean = np.asarray(params['network']['embedding'])[np.asarray(batch['ids'])]
-  np.testing.assert_allclose(spies[1][0][0][given], clean[given], atol=1e-6)
+  np.testing.assert_allclose(two[given], clean[given], atol=1e-6)
   x = jax.random.normal(KEY, (2, LENGTH, 3))
-  model = bind(ours, params, second.head)
+  model = bind(second, ours, Trained(params))
+  embedder = model.facts.embedder
+  inner = bare.embedder(params['network'])
   np.testing.assert_allclose(
-    model.round(x), bare.round(params['network'], x + mean), atol=1e-6
+    embedder.logits(x), inner.logits(x + mean), atol=1e-6
   )
-  np.testing.assert_allclose(model.table, shifted['embedding'], atol=1e-6)
-  said = bare.apply(params['network'], x + mean, 0.5, Condition()) - mean
-  np.testing.assert_allclose(model.denoise(x, 0.5).value, said, atol=1e-5)
+  np.testing.assert_allclose(embedder.table, shifted['embedding'], atol=1e-6)
+  plain = outputs(bare, params['network'], x + mean) - mean
+  np.testing.assert_allclose(model(x, 0.5).head.value, plain, atol=1e-5)
 
 
 def test_the_learnt_vector_is_trained():
   method = DiffuSeq(num_steps=20, size=3, absorb=0.5).build(VOCAB)
-  denoiser = network(method)
+  net = network(method)
   start, end = (
-    trained(method, denoiser, joined(), n)[0].params['method'] for n in (0, 2)
+    trained(method, net, joined(), n)[0].params['method'] for n in (0, 2)
   )
   assert (start['mean'] != end['mean']).all()
 
@@ -301,35 +326,26 @@ def test_the_second_version_is_of_one_loss(wrong, said):
 def test_an_encoder_is_read_once(config):
   """However many candidates and steps; and the answer depends on the source,
   not on its padding."""
-  method, batch, read = config.build(VOCAB), separate(), []
-  denoiser = network(method, encoder_layers=1)
-  params = moved(denoiser.init(KEY))
-  kept = remembered(method, denoiser, params)
-  assert denoiser.encode is not None
-
-  def encode(params, condition):
-    jax.debug.callback(lambda: read.append(1))
-    return denoiser.encode(params, condition)
-
-  spied = denoiser._replace(encode=encode)
+  method, batch = config.build(VOCAB), separate()
+  spy = Recorder(network(method, encoder_layers=1))
+  params = moved(spy.init(KEY))
+  learnt = Trained(params, init_method_state(method, spy, params))
   shape = (ROWS, LENGTH)
   canvas = Canvas(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool))
 
   @jax.jit
   def answer(source):
-    condition = Condition(
-      source=source, source_segments=batch['source_segments']
-    )
-    model = bind(spied, params, method.head, condition, kept)
+    memory = spy.encode(params, source, batch['source_segments'])
+    model = bind(method, spy, learnt, View(memory=memory))
     config = SampleConfig(steps=3)
     one = lambda key: generate(
-      method.sampler, model, key, canvas, config, block=method.block
+      method.sampler, model, key, canvas, config, block=method.needs.block
     )
     return jax.vmap(one)(jax.random.split(KEY, 5))
 
   samples = answer(batch['source'])
   jax.effects_barrier()
-  assert samples.ids.shape == (5, ROWS, LENGTH) and len(read) == 1
+  assert samples.ids.shape == (5, ROWS, LENGTH) and len(spy.sources) == 1
   padding = batch['source_segments'] == 0
   again = answer(jnp.where(padding, 7, batch['source']))
   np.testing.assert_array_equal(again.log_prob, samples.log_prob)
@@ -342,9 +358,9 @@ def test_a_network_without_its_source_is_refused():
   plain, reader = network(method), network(method, encoder_layers=1)
   x = jnp.zeros((1, LENGTH), jnp.int32)
   with pytest.raises(UserError, match='need an encoder'):
-    bind(plain, plain.init(KEY), method.head, Condition(source=x))
+    plain.encode(plain.init(KEY), x, x)
   with pytest.raises(UserError, match='an encoder needs a source'):
-    bind(reader, reader.init(KEY), method.head).denoise(x, 0.5)
+    bind(method, reader, Trained(reader.init(KEY)))(x, 0.5)
 
 
 ADAPTIVE = SeqDiffuSeq(
@@ -357,8 +373,8 @@ def test_the_schedule_follows_the_loss():
   them the history grows by the tokens that are no padding."""
   method, batch = ADAPTIVE.build(VOCAB), separate()
   batch['ids'] = batch['ids'].at[:, -1].set(VOCAB.pad_id)
-  denoiser = network(method, encoder_layers=1)
-  state, step = trained(method, denoiser, batch, steps=0)
+  net = network(method, encoder_layers=1)
+  state, step = trained(method, net, batch, steps=0)
   tables, counts, before = [], [], None
   for _ in range(10):
     before = state.method_state
@@ -383,29 +399,29 @@ def test_the_schedule_follows_the_loss():
 
 def test_accumulation_sees_every_row():
   method, batch = ADAPTIVE.build(VOCAB), separate()
-  denoiser = network(method, encoder_layers=1)
+  net = network(method, encoder_layers=1)
   plain = dataclasses.replace(ADAPTIVE, self_condition=0.0).build(VOCAB)
   one, two = (
-    trained(plain, denoiser, batch, 4, parts)[0].method_state.history
+    trained(plain, net, batch, 4, parts)[0].method_state.history
     for parts in (1, 2)
   )
   np.testing.assert_allclose(one.total, two.total, rtol=1e-5)
   np.testing.assert_array_equal(one.count, two.count)
-  assert method.length == LENGTH
+  assert method.needs.length == LENGTH
 
 
 def test_the_schedule_is_in_the_checkpoint(tmp_path):
   """A resumed run has it, and so has one that samples and evaluates."""
   method, batch = ADAPTIVE.build(VOCAB), separate()
-  denoiser = network(method, encoder_layers=1)
-  state, _ = trained(method, denoiser, batch, steps=8)
+  net = network(method, encoder_layers=1)
+  state, _ = trained(method, net, batch, steps=8)
   saver = Checkpointer(tmp_path, 1)
   saver.save(state, {}, Run({}, {}, {}))
   saver.wait()
   like = jax.tree.map(jnp.zeros_like, state)
   back, _ = saver.restore(like)
   saver.close()
-  shapes = jax.eval_shape(lambda: remembered(method, denoiser, state.params))
+  shapes = jax.eval_shape(lambda: init_method_state(method, net, state.params))
   loaded = load(str(tmp_path))
   kept = load_method_state(loaded, shapes)
   for other in (back.method_state, kept):
@@ -418,32 +434,27 @@ def test_the_schedule_is_in_the_checkpoint(tmp_path):
   assert load_method_state(loaded, ()) == ()
 
 
-def test_each_token_is_told_its_time():
-  """AR-Diffusion in training and in sampling; other networks hear the
+def test_each_token_is_given_its_time():
+  """AR-Diffusion in training and in sampling; other networks receive the
   largest."""
   told = {}
   for config in (ARDiffusion(num_steps=20, size=4), DiffuSeq(num_steps=20)):
-    method, times = config.build(VOCAB), []
-    denoiser = network(method)
-
-    def apply(params, x, t, condition, net=denoiser, times=times):
-      jax.debug.callback(lambda t: times.append(t), jnp.asarray(t))
-      return net.apply(params, x, t, condition)
-
-    params = denoiser.init(KEY)
-    model = bind(denoiser._replace(apply=apply), params, method.head)
+    method = config.build(VOCAB)
+    net = Recorder(network(method))
+    model = bind(method, net, Trained(net.init(KEY)))
+    models = Models(model)
     u = (jnp.arange(ROWS) + 0.5) / ROWS
     rows = Batch.of(rows_of(), u)
-    jax.jit(lambda key: method.objective(model, key, rows))(KEY)
+    jax.jit(lambda key: method.objective(models, key, rows))(KEY)
     given = rows._replace(is_given=jnp.asarray(joined()['is_given']))
-    jax.jit(lambda key: method.evaluator(model, key, given))(KEY)
+    jax.jit(lambda key: method.evaluator(models, key, given))(KEY)
     canvas = Canvas(rows_of()['ids'], joined()['is_given'])
     sample = lambda key: generate(
       method.sampler, model, key, canvas, SampleConfig(steps=4)
     )
     jax.jit(sample)(KEY)
     jax.effects_barrier()
-    told[type(config)] = times
+    told[type(config)] = net.times
   assert len(told[ARDiffusion]) >= 4 and len(told[DiffuSeq]) >= 4
   for t in told[ARDiffusion]:
     assert t.shape == (ROWS, LENGTH) and (np.diff(t, axis=1)[3] >= 0).all()
@@ -457,8 +468,8 @@ def test_times_that_follow_the_loss():
   losses recorded are those of even times, their weights taken off."""
   config = DiffuSeq(num_steps=4, size=4, times='second_moment', history=2)
   method, batch = config.build(VOCAB), joined()
-  denoiser = network(method)
-  state, step = trained(method, denoiser, batch, steps=0)
+  net = network(method)
+  state, step = trained(method, net, batch, steps=0)
   for _ in range(6):
     state, metrics = step(state, batch)
     assert not metrics['skipped']
@@ -471,20 +482,21 @@ def test_times_that_follow_the_loss():
   np.testing.assert_allclose(share, seen.probs(), atol=1e-3)
   assert abs(share - 0.25).max() > 0.01
   # A head that never changes: the record does not depend on how t was drawn.
-  model = Model(
+  table = jnp.ones((12, 4)) * jnp.arange(12)[:, None]
+  even_logits = lambda x, table: jnp.zeros((*x.shape[:-1], 12))
+  model = lambda state: student(
     lambda x, t: X0(0.5 * x),
-    embed=lambda ids: jnp.ones((*ids.shape, 4)) * ids[..., None],
-    round=lambda x: jnp.zeros((*x.shape[:-1], 12)),
-    method_state=seen,
+    method.process,
+    method_state=state,
+    embedder=TableEmbedder(table, even_logits),
   )
   rows = Batch.of(joined(), (jnp.arange(ROWS) + 0.5) / ROWS)
-  _, terms = method.objective(model, KEY, rows)
-  fresh = method.observe(seen, rows, terms)
+  _, terms = method.objective(model(seen), KEY, rows)
+  fresh = method.state.after_step(seen, rows, terms)
   index, weight = seen.draw(rows.u)
   assert (weight != 1).any()
   last = rows._replace(u=(index + 0.5) / 4)
-  even = model._replace(method_state=())
-  _, plain = method.objective(even, KEY, last)
+  _, plain = method.objective(model(()), KEY, last)
   for name in ('prior', 'rounding', 'mse', 'first'):
     np.testing.assert_allclose(
       terms[name], weight[:, None] * plain[name], rtol=1e-5
@@ -501,18 +513,18 @@ def test_times_from_where_embeddings_are_told_apart():
   every second step; and no earlier time is drawn."""
   config = DiffuSeq(num_steps=200, size=4, times='told_apart', update_every=2)
   method, batch = config.build(VOCAB), joined()
-  denoiser = network(method)
-  state, _ = trained(method, denoiser, batch)
+  net = network(method)
+  state, _ = trained(method, net, batch)
   table = np.asarray(state.params['embedding'])
   gap = np.square(table[:, None] - table).sum(-1) + 1e9 * np.eye(12)
   v = gap.min(1).mean() / 4
   at = lambda kept: np.exp(method.process.schedule(kept.time).log_1m_alpha[0])
   np.testing.assert_allclose(at(state.method_state), v / (1 + v), rtol=0.05)
-  model = bind(
-    denoiser, state.params, method.head, method_state=state.method_state
+  model = bind(method, net, Trained(state.params, state.method_state))
+  near = Facts(embedder=TableEmbedder(0.7 * model.facts.table))
+  same, fresh = (
+    method.state.before_step(state.method_state, near, n) for n in (3, 4)
   )
-  near = model._replace(table=0.7 * model.table)
-  same, fresh = (method.state(state.method_state, near, n) for n in (3, 4))
   assert same.time == state.method_state.time
   np.testing.assert_allclose(at(fresh), 0.49 * v / (1 + 0.49 * v), rtol=0.05)
   u = (jnp.arange(ROWS) + 0.01) / ROWS
@@ -521,10 +533,10 @@ def test_times_from_where_embeddings_are_told_apart():
   assert t.min() < state.method_state.time + 0.02 and t.max() > 0.75
 
 
-def test_without_adaptation_nothing_is_remembered():
+def test_without_adaptation_there_is_no_state():
   config = dataclasses.replace(ADAPTIVE, adaptive=False)
   method = config.build(VOCAB)
-  assert method.state is None and method.observe is None
+  assert method.state is None
   start = ADAPTIVE.build(VOCAB).process.schedule
   t = jnp.arange(21) / 20
   plain, table = method.process.schedule(t), start(t[:, None])
@@ -537,40 +549,37 @@ def test_without_adaptation_nothing_is_remembered():
 def test_one_coin_shows_the_estimate():
   """0 never calls the network twice, 1 always does; no gradient goes through
   what is shown."""
-  denoiser, batch = None, separate()
+  batch = separate()
   for chance, calls in ((0.0, 1), (1.0, 2)):
     method = dataclasses.replace(
       ADAPTIVE, adaptive=False, self_condition=chance
     ).build(VOCAB)
-    spy, denoiser = Spy(), network(method, encoder_layers=1)
-    rows = Batch.of(batch, jnp.full(ROWS, 0.5))
-    model = bind(
-      spy.of(denoiser), moved(denoiser.init(KEY)), method.head, rows.condition()
-    )
-    says = lambda key, model=model, rows=rows: method.objective(
-      model, key, rows
+    spy = Recorder(network(method, encoder_layers=1))
+    rows, params = Batch.of(batch, jnp.full(ROWS, 0.5)), moved(spy.init(KEY))
+    view = batch_view(spy, params, rows)
+    models = Models(bind(method, spy, Trained(params), view))
+    says = lambda key, models=models, rows=rows: method.objective(
+      models, key, rows
     )
     jax.jit(says)(KEY)
     jax.effects_barrier()
-    assert len(spy) == calls
-    shown = spy[-1][0][..., 4:]
+    assert len(spy.calls) == calls
+    shown = spy.calls[-1][0][..., 4:]
     assert (shown == 0).all() == (chance == 0)
+
+  even_logits = lambda x, table: jnp.zeros((*x.shape[:-1], 12))
+  embedder = TableEmbedder(jnp.ones((12, 4)), even_logits)
 
   def loss(scale, stop):
     says = lambda x, t: X0(scale * x[..., :4] + x[..., 4:])
-    model = Model(
-      says, embed=lambda ids: jnp.ones((*ids.shape, 4)),
-      round=lambda x: jnp.zeros((*x.shape[:-1], 12)),
-    )  # fmt: skip
+    denoise = says
     if stop:  # what is shown is made by a network that does not learn
-      frozen = lambda x, t: X0(jax.lax.stop_gradient(scale) * x[..., :4])
-      first = model._replace(denoise=frozen)
-      shown = lambda x: jnp.concatenate(
-        [x[..., :4], first.denoise(x, 0.0).value], -1
-      )
-      model = model._replace(denoise=lambda x, t: says(shown(x), t))
+      frozen = lambda x: jax.lax.stop_gradient(scale) * x[..., :4]
+      shown = lambda x: jnp.concatenate([x[..., :4], frozen(x)], -1)
+      denoise = lambda x, t: says(shown(x), t)
+    models = student(denoise, method.process, embedder=embedder)
     nats, _ = method.objective(
-      model, KEY, Batch.of(batch, (jnp.arange(ROWS) + 0.5) / ROWS)
+      models, KEY, Batch.of(batch, (jnp.arange(ROWS) + 0.5) / ROWS)
     )
     return nats.sum()
 

@@ -11,7 +11,7 @@ import jax
 
 def main(mesh: str):
   from tests.training import tiny
-  from textdiffusion.core.binding import bind
+  from textdiffusion.model import bind
   from textdiffusion.sampling.generate import SampleConfig, generate
   from textdiffusion.sampling.prompts import blank
   from textdiffusion.training.mesh import MeshConfig, make_mesh
@@ -19,15 +19,15 @@ def main(mesh: str):
   made = make_mesh(MeshConfig(*map(int, mesh.split('x'))))
   state = tiny.run(tiny.Batches(), made, steps=5)
 
-  def sample(params):
-    model = bind(tiny.DENOISER, params, tiny.METHOD.head)
+  def sample(trained):
+    model = bind(tiny.METHOD, tiny.NETWORK, trained)
     config = SampleConfig(steps=8)
     canvas = blank(8, 6)
     return generate(
       tiny.METHOD.sampler, model, jax.random.key(1), canvas, config
     )
 
-  ids = jax.jit(sample)(state.ema).ids
+  ids = jax.jit(sample)(state.averaged).ids
   total = sum(float((x**2).sum()) for x in jax.tree.leaves(state.params))
   kernel = state.params['layers_0']['mlp']['up']['kernel']
   told = {

@@ -10,7 +10,8 @@ import jax
 
 from tests.methods.test_methods import CONFIGS
 from textdiffusion.core.types import Vocab
-from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
+from textdiffusion.methods.method import build_network
+from textdiffusion.nn.transformer import TransformerConfig
 from textdiffusion.training.hlo import collectives
 from textdiffusion.training.mesh import MeshConfig, make_mesh
 from textdiffusion.training.optim import OptimizerConfig, build_optimizer
@@ -31,9 +32,7 @@ def report(settings):
     num_layers=1, d_model=WIDTH, num_heads=2, d_ff=HIDDEN, **settings
   )
   method = CONFIGS['mdlm'].build(Vocab(VOCAB, mask_id=VOCAB - 1))
-  denoiser = method.extend(
-    build_denoiser(config, method.num_states, method.num_outputs)
-  )
+  network = build_network(method, config)
   train = TrainConfig(steps=1, optimizer=OptimizerConfig())
   optimizer = build_optimizer(train.optimizer, 1)
   mesh = make_mesh(MeshConfig(2, 2, 2, 1))
@@ -46,7 +45,7 @@ def report(settings):
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split), batch
   )
   with jax.set_mesh(mesh):
-    placed = placed_step(method, denoiser, optimizer, train, mesh)
+    placed = placed_step(method, network, optimizer, train, mesh)
     text = placed.step.lower(placed.state, batch).compile().as_text()
   return {
     'collectives': [

@@ -13,8 +13,10 @@ import numpy as np
 import optax
 
 from tests.methods.test_methods import CONFIGS, VOCAB
-from textdiffusion.core.binding import bind
-from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
+from textdiffusion.methods.method import build_network
+from textdiffusion.model import Trained, bind
+from textdiffusion.nn.network import BlockCausal
+from textdiffusion.nn.transformer import TransformerConfig
 from textdiffusion.sampling.generate import SampleConfig, generate
 from textdiffusion.sampling.prompts import blank
 from textdiffusion.training.mesh import MeshConfig, make_mesh, put_batch
@@ -31,13 +33,13 @@ MESHES = {
   'sequence': MeshConfig(2, 1, 1, 4),
   'all': MeshConfig(1, 2, 2, 2),
 }
-# One of each objective, on networks told the time and not.
+# One of each objective, on networks that take the time and not.
 METHODS = (
   *('mdlm', 'd3pm', 'dfm', 'duo', 'genmd4', 'udlm', 'gidd', 'sedd', 'radd'),
   *('autoregressive', 'flexmdm', 'edit-flows', 'diffusion_lm', 'cdcd'),
   *('flow_lm', 'plaid', 'ar_diffusion', 'diffusion_lm-bound'),
 )
-ATTEND = {'gidd': 'block_causal'}  # not what it does to GIDD, but to a mesh
+STRUCTURES = {'gidd': BlockCausal(4)}  # not what it does to GIDD, but to a mesh
 SAMPLED = ('mdlm', 'autoregressive', 'diffusion_lm')
 # 8 x data and 8 x fsdp for every method (continuous integration); else only
 # where samples are compared: all have both axes in `tensor`, 2 x 2 x 2.
@@ -76,25 +78,26 @@ def network(name, method, attention='auto'):
     d_ff=32,
     mlp='swiglu' if name < 'e' else 'gelu',
     use_bias=name < 'e',
-    time='none' if method.causal else 'adaln',
-    attend='causal' if method.causal else ATTEND.get(name, 'bidirectional'),
-    block_size=4 if name in ATTEND else 0,
+    time='none' if method.process is None else 'adaln',
     scan='scan' if name == 'mdlm' else 'unroll',
     remat='full' if name == 'mdlm' else 'none',
     attention=attention,
     loss_chunk=2 if name == 'mdlm' else 0,
   )
-  made = build_denoiser(
-    config, method.num_states, method.num_outputs, method.features
-  )
-  return method.extend(made)
+  return build_network(method, config)
+
+
+def method_of(name):
+  method = CONFIGS[name].build(VOCAB)
+  structure = STRUCTURES.get(name, method.structure)
+  return method._replace(structure=structure)
 
 
 def begun(name):
   """The state of a network that is not at its beginning, on the host: heads
   begin at zero, where gradients of what is before them vanish."""
-  method = CONFIGS[name].build(VOCAB)
-  init = lambda key: init_state(network(name, method), PLAIN, key, method)
+  method = method_of(name)
+  init = lambda key: init_state(method, network(name, method), PLAIN, key)
   state = jax.device_get(jax.jit(init)(jax.random.key(3)))
   moved = jax.tree.map(
     lambda x: (
@@ -107,12 +110,12 @@ def begun(name):
 
 def told(name, mesh, state):
   """Loss, gradient as one vector, ids of samples, share of a kernel."""
-  method = CONFIGS[name].build(VOCAB)
-  denoiser = network(name, method)
+  method = method_of(name)
+  net = network(name, method)
   config = TrainConfig(steps=1)
   before = state.params
   with jax.set_mesh(mesh):
-    placed = placed_step(method, denoiser, PLAIN, config, mesh)
+    placed = placed_step(method, net, PLAIN, config, mesh)
     laid = jax.tree.map(lambda x: x.sharding, placed.state)
     # Of copies: what is donated may lie where numpy has it.
     state = jax.device_put(jax.tree.map(np.array, state), laid)
@@ -126,14 +129,16 @@ def told(name, mesh, state):
     ids = None
     if name in SAMPLED:
 
-      def sample(params):
-        model = bind(denoiser, params, method.head)
+      def sample(trained):
+        model = bind(method, net, trained)
         canvas, plan = blank(ROWS, LENGTH), SampleConfig(steps=4)
         return generate(
           method.sampler, model, jax.random.key(1), canvas, plan
         ).ids
 
-      ids = np.asarray(jax.jit(sample)(moved)).tolist()
+      ids = np.asarray(
+        jax.jit(sample)(Trained(moved, state.method_state))
+      ).tolist()
     after, metrics = placed.step(state, put_batch(mesh, batch()))
   grads = jax.tree.map(lambda a, b: a - np.asarray(b), before, after.params)
   flat = np.concatenate([g.ravel() for g in jax.tree.leaves(grads)])

@@ -12,10 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from textdiffusion.core.binding import bind
-from textdiffusion.core.types import Condition, Vocab
+from textdiffusion.core.types import (
+  Vocab,
+)
+from textdiffusion.methods.method import build_network
 from textdiffusion.methods.seqdiffuseq import SeqDiffuSeq
-from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
+from textdiffusion.model import bind
+from textdiffusion.nn.network import View
+from textdiffusion.nn.transformer import TransformerConfig
 from textdiffusion.sampling.generate import SampleConfig, generate
 from textdiffusion.sampling.prompts import blank
 from textdiffusion.training.loop import train
@@ -34,7 +38,7 @@ def main(mesh: str):
   config = TransformerConfig(
     num_layers=1, d_model=16, num_heads=2, time='adaln', encoder_layers=1
   )
-  denoiser = build_denoiser(config, VOCAB.size, features=method.features)
+  network = build_network(method, config)
   draw = np.random.default_rng(0)
   ids, source = draw.integers(0, 12, (2, ROWS, LENGTH), dtype=np.int32)
   batch = {
@@ -48,21 +52,21 @@ def main(mesh: str):
   settings = TrainConfig(steps=5, log_every=1, eval_every=0)
   state = train(
     method,
-    denoiser,
+    network,
     itertools.repeat(batch),
     settings,
     make_mesh(MeshConfig(*map(int, mesh.split('x')))),
   )
 
-  def sample(params, remembered):
-    condition = Condition(source=jnp.asarray(source))
-    model = bind(denoiser, params, method.head, condition, remembered)
+  def sample(trained):
+    memory = network.encode(trained.params, jnp.asarray(source), None)
+    model = bind(method, network, trained, View(memory=memory))
     plan = SampleConfig(steps=6, grid='uniform')
     return generate(
       method.sampler, model, jax.random.key(1), blank(ROWS, LENGTH), plan
     )
 
-  ids = jax.jit(sample)(state.ema, state.method_state).ids
+  ids = jax.jit(sample)(state.averaged).ids
   size = lambda tree: sum(float((x**2).sum()) for x in jax.tree.leaves(tree))
   told = {
     'devices': jax.device_count(),

@@ -13,8 +13,9 @@ from textdiffusion.data.pipeline import DataConfig
 from textdiffusion.methods.dfm import DFM
 from textdiffusion.methods.diffusion_lm import DiffusionLM
 from textdiffusion.methods.mdlm import MDLM
+from textdiffusion.methods.method import build_network
 from textdiffusion.methods.ssd_lm import SSDLM
-from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
+from textdiffusion.nn.transformer import TransformerConfig
 from textdiffusion.training.optim import build_optimizer
 from textdiffusion.training.state import TrainConfig, init_state
 from textdiffusion.training.step import make_train_step
@@ -35,18 +36,15 @@ def state_and_step(name, chunk, tied=False, vocab=VOCAB):
     num_layers=1,
     d_model=16,
     num_heads=2,
-    time='none' if method.causal else 'adaln',
-    attend='causal' if method.causal else 'bidirectional',
+    time='none' if method.process is None else 'adaln',
     tied=tied,
     loss_chunk=chunk,
   )
-  denoiser = method.extend(
-    build_denoiser(model, method.num_states, method.num_outputs)
-  )
+  network = build_network(method, model)
   config = TrainConfig(steps=2)
   optimizer = build_optimizer(config.optimizer, config.steps)
-  init = lambda key: init_state(denoiser, optimizer, key, method)
-  return init, make_train_step(method, denoiser, optimizer, config)
+  init = lambda key: init_state(method, network, optimizer, key)
+  return init, make_train_step(method, network, optimizer, config)
 
 
 def batch(rows=4, given=False):

@@ -5,12 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from textdiffusion.core.binding import bind
-from textdiffusion.core.types import X0, Condition, Features, typed
+from tests.models import outputs
+from textdiffusion.core.types import (
+  Features,
+)
 from textdiffusion.nn.layout import specs
 from textdiffusion.nn.transformer import (
+  Transformer,
   TransformerConfig,
-  build_denoiser,
   flops_per_token,
 )
 
@@ -21,49 +23,49 @@ CONFIG = TransformerConfig(num_layers=1, d_model=16, num_heads=2, time='adaln')
 
 def made(**kwargs):
   features = Features(5, **kwargs)
-  denoiser = build_denoiser(CONFIG, SIZE, features=features)
-  return denoiser, denoiser.init(KEY)
+  network = Transformer(CONFIG, SIZE, features=features)
+  return network, network.init(KEY)
 
 
 def test_features_in_features_out():
-  denoiser, params = made(std=2.0)
+  network, params = made(std=2.0)
   x = jax.random.normal(KEY, (3, 4, 5))
-  out = denoiser.apply(params, x, 0.5, Condition())
+  out = outputs(network, params, x, 0.5)
   assert out.shape == (3, 4, 5) and out.dtype == jnp.float32
   assert params['embedding'].shape == (SIZE, 5)
   assert 1.5 < params['embedding'].std() < 2.5
   specs(params)  # every parameter has a rule
   params['layers_0']['adaln']['kernel'] += 0.1
-  early, late = (denoiser.apply(params, x, t, Condition()) for t in (0.1, 0.9))
+  early, late = (outputs(network, params, x, t) for t in (0.1, 0.9))
   assert (early != late).any()
 
 
 def test_self_conditioning_doubles_what_is_shown():
-  denoiser, params = made(self_condition=True)
+  network, params = made(self_condition=True)
   x = jax.random.normal(KEY, (3, 4, 10))
-  out = denoiser.apply(params, x, 0.5, Condition())
+  out = outputs(network, params, x, 0.5)
   assert out.shape == (3, 4, 5)
-  other = denoiser.apply(params, x.at[..., 5:].add(1), 0.5, Condition())
+  other = outputs(network, params, x.at[..., 5:].add(1), 0.5)
   assert (other != out).any()
 
 
 @pytest.mark.parametrize('rounding', ['dot', 'distance'])
 def test_rounding_undoes_embedding(rounding):
   """By distance always; by products where the bias makes up for lengths."""
-  denoiser, params = made(rounding=rounding)
-  model = bind(denoiser, params, typed(X0))
-  assert model.embed is not None and model.round is not None
+  network, params = made(rounding=rounding)
+  embedder = network.embedder(params)
   ids = jnp.arange(SIZE)[None]
   if rounding == 'dot':
     squares = jnp.square(params['embedding']).sum(-1)
     params['rounding_bias'] = -0.5 * squares
-    model = bind(denoiser, params, typed(X0))
-  x = model.embed(ids)
-  np.testing.assert_array_equal(model.round(x).argmax(-1), ids)
+    embedder = network.embedder(params)
+  x = embedder.embed(ids)
+  np.testing.assert_array_equal(embedder.logits(x).argmax(-1), ids)
   if rounding == 'distance':
     away = x + 3.0
     gap = jnp.linalg.norm(away[..., None, :] - params['embedding'], axis=-1)
-    np.testing.assert_allclose(model.round(away), -gap, rtol=1e-4, atol=1e-4)
+    logits = embedder.logits(away)
+    np.testing.assert_allclose(logits, -gap, rtol=1e-4, atol=1e-4)
 
 
 def test_flops_count_both_ends():

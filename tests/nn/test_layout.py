@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec
 
 from textdiffusion.core.types import Features
 from textdiffusion.nn.layout import RULES, specs
-from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
+from textdiffusion.nn.transformer import Transformer, TransformerConfig
 
 
 @pytest.mark.parametrize('time', ['none', 'additive', 'adaln'])
@@ -28,7 +28,7 @@ def test_every_parameter_has_a_rule(time, scan):
       time=time,
       scan=scan,
     )
-    shapes = jax.eval_shape(build_denoiser(config, 9).init, jax.random.key(0))
+    shapes = jax.eval_shape(Transformer(config, 9).init, jax.random.key(0))
     is_spec = lambda x: isinstance(x, PartitionSpec)
     pairs = zip(
       jax.tree.leaves(shapes),
@@ -42,7 +42,7 @@ def test_every_parameter_has_a_rule(time, scan):
 @pytest.mark.parametrize('scan, ahead', [('scan', (None,)), ('unroll', ())])
 def test_products_are_split_as_megatron_does(scan, ahead):
   config = TransformerConfig(num_layers=1, d_model=16, num_heads=2, scan=scan)
-  shapes = jax.eval_shape(build_denoiser(config, 9).init, jax.random.key(0))
+  shapes = jax.eval_shape(Transformer(config, 9).init, jax.random.key(0))
   layer = specs(shapes)['layers' if scan == 'scan' else 'layers_0']
   first = PartitionSpec(*ahead, 'fsdp', 'tensor')
   second = PartitionSpec(*ahead, 'tensor', 'fsdp')
@@ -103,8 +103,8 @@ def parameters_of(**settings):
   config = TransformerConfig(
     num_layers=1, d_model=16, num_heads=2, use_bias=True, **settings
   )
-  denoiser = build_denoiser(config, 9, features=features)
-  shapes = jax.eval_shape(denoiser.init, jax.random.key(0))
+  network = Transformer(config, 9, features=features)
+  shapes = jax.eval_shape(network.init, jax.random.key(0))
   is_spec = lambda x: isinstance(x, PartitionSpec)
   found = {}
   for path, spec in jax.tree_util.tree_leaves_with_path(
@@ -142,7 +142,7 @@ def test_a_parameter_without_a_rule_is_an_error():
 
 def test_parameters_of_a_method_stand_beside_the_network():
   config = TransformerConfig(num_layers=1, d_model=16, num_heads=2)
-  shapes = jax.eval_shape(build_denoiser(config, 9).init, jax.random.key(0))
+  shapes = jax.eval_shape(Transformer(config, 9).init, jax.random.key(0))
   own = {'power': jax.ShapeDtypeStruct((9,), float)}
   both = specs({'network': shapes, 'method': own})
   assert both['network'] == specs(shapes)

@@ -7,13 +7,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from textdiffusion.core.types import Condition, Mixture, UserError
+from tests.models import outputs
+from textdiffusion.core.types import (
+  Mixture,
+  UserError,
+)
 from textdiffusion.nn.attention import attend, attention_mask, splash
 from textdiffusion.nn.layers import MLP, LayerNorm
-from textdiffusion.nn.network import BlockCausal, Causal, Full
+from textdiffusion.nn.network import (
+  BlockCausal,
+  Causal,
+  Dense,
+  Full,
+  View,
+  commit,
+)
 from textdiffusion.nn.transformer import (
+  Transformer,
   TransformerConfig,
-  build_denoiser,
   flops_per_token,
   num_params,
 )
@@ -42,21 +53,22 @@ IDS = jax.random.randint(jax.random.key(1), (3, LENGTH), 0, STATES)
 
 
 def made(seed=0, **settings):
-  """A denoiser and parameters away from their zeros at the start."""
+  """A network and parameters away from their zeros at the start."""
   config = dataclasses.replace(TINY, **settings)
-  denoiser = build_denoiser(config, STATES)
-  params = denoiser.init(jax.random.key(seed))
+  network = Transformer(config, STATES)
+  params = network.init(jax.random.key(seed))
   leaves, tree = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.key(7), len(leaves))
   leaves = [
     leaf + 0.1 * jax.random.normal(key, leaf.shape)
     for leaf, key in zip(leaves, keys)
   ]
-  return denoiser, tree.unflatten(leaves)
+  return network, tree.unflatten(leaves)
 
 
-def out(denoiser, params, ids=IDS, t=0.5, **condition):
-  return jax.jit(denoiser.apply)(params, ids, t, Condition(**condition))
+def out(network, params, ids=IDS, t=0.5, **view):
+  run = lambda *args: outputs(network, *args)
+  return jax.jit(run)(params, ids, t, View(**view))
 
 
 def close(a, b, atol=2e-5):
@@ -64,17 +76,20 @@ def close(a, b, atol=2e-5):
 
 
 @pytest.mark.parametrize('form', FORMS)
-@pytest.mark.parametrize('attention', ['bidirectional', 'causal'])
-def test_output_and_causality_by_gradients(form, attention):
+@pytest.mark.parametrize('structure', [Full(), Causal()])
+def test_output_and_causality_by_gradients(form, structure):
   """Which inputs an output depends on, through gradients of embeddings."""
-  denoiser, params = made(**FORMS[form], attend=attention)
-  logits = out(denoiser, params)
+  network, params = made(**FORMS[form])
+  logits = out(network, params, structure=structure)
   assert logits.shape == (3, LENGTH, STATES) and logits.dtype == jnp.float32
   ids = jnp.arange(LENGTH)[None]  # every place its own embedding
 
   def at(table, place):
-    logits = denoiser.apply(
-      {**params, 'embedding': table}, ids, 0.5, Condition()
+    logits = outputs(
+      network,
+      {**params, 'embedding': table},
+      ids,
+      view=View(structure=structure),
     )
     # Tied embeddings reach the logits of all: pick by a fixed direction.
     return jax.nn.log_softmax(logits[0, place])[0]
@@ -87,7 +102,7 @@ def test_output_and_causality_by_gradients(form, attention):
   )(params['embedding'])
   for place, grad in zip(places, grads, strict=True):
     seen = (jnp.abs(grad) > 0).any(-1)[:LENGTH]
-    want = jnp.arange(LENGTH) <= (place if attention == 'causal' else LENGTH)
+    want = jnp.arange(LENGTH) <= (place if structure == Causal() else LENGTH)
     np.testing.assert_array_equal(seen, want)
 
 
@@ -95,7 +110,7 @@ def test_options_of_published_networks_have_their_parameters():
   """Shapes: biases of the MLP alone, adaLN at the width of the time's
   embedding, gated kinds with three matrices."""
   shapes = jax.eval_shape(
-    build_denoiser(dataclasses.replace(TINY, **FORMS['ddit']), STATES).init,
+    Transformer(dataclasses.replace(TINY, **FORMS['ddit']), STATES).init,
     jax.random.key(0),
   )
   layer = shapes['layers_0']
@@ -156,31 +171,30 @@ def test_padding_attends_to_itself_only():
 
 
 def test_a_row_beyond_the_learnt_positions_is_refused():
-  denoiser, params = made(max_positions=LENGTH - 1)
+  network, params = made(max_positions=LENGTH - 1)
   with pytest.raises(UserError, match='model.max_positions=7: a row has 8'):
-    out(denoiser, params)
-  causal, _ = made(max_positions=LENGTH - 1, attend='causal')
+    out(network, params)
   with pytest.raises(UserError, match='a row has 9 tokens'):
-    causal.init_cache(1, 9)
+    network.new_cache(1, 9)
 
 
 def test_training_starts_at_the_uniform_distribution():
-  denoiser = build_denoiser(TINY, STATES)
-  logits = out(denoiser, denoiser.init(jax.random.key(0)))
+  network = Transformer(TINY, STATES)
+  logits = out(network, network.init(jax.random.key(0)))
   np.testing.assert_array_equal(logits, 0.0)
 
 
 @pytest.mark.parametrize('form', ['plain', 'adaln-scan'])
 def test_scanned_layers_equal_unrolled_ones(form):
   settings = {**FORMS[form], 'scan': 'unroll'}
-  denoiser, params = made(**settings)
-  scanned = build_denoiser(
+  network, params = made(**settings)
+  scanned = Transformer(
     dataclasses.replace(TINY, **{**settings, 'scan': 'scan'}), STATES
   )
   layers = [params[f'layers_{i}'] for i in range(TINY.num_layers)]
   rest = {k: v for k, v in params.items() if not k.startswith('layers_')}
   stacked = {**rest, 'layers': jax.tree.map(lambda *x: jnp.stack(x), *layers)}
-  close(out(denoiser, params), out(scanned, stacked))
+  close(out(network, params), out(scanned, stacked))
 
 
 @pytest.mark.parametrize('remat', ['full', 'dots', 'offload'])
@@ -197,31 +211,29 @@ def test_remat_changes_no_gradient(remat, scan):
 
 @pytest.mark.parametrize('remat', ['dots', 'offload'])
 def test_only_offload_sends_to_the_memory_of_the_host(remat):
-  denoiser, params = made(remat=remat)
-  gradient = jax.grad(lambda p: (out(denoiser, p) ** 2).sum())
+  network, params = made(remat=remat)
+  gradient = jax.grad(lambda p: (out(network, p) ** 2).sum())
   program = str(jax.make_jaxpr(gradient)(params))  # a CPU has one memory
   assert ('MemorySpace.Host' in program) == (remat == 'offload')
 
 
 def test_bfloat16_is_near():
-  denoiser, params = made()
+  network, params = made()
   half, _ = made(dtype='bfloat16')
   assert out(half, params).dtype == jnp.float32
-  np.testing.assert_allclose(
-    out(half, params), out(denoiser, params), atol=0.15
-  )
+  np.testing.assert_allclose(out(half, params), out(network, params), atol=0.15)
 
 
 def test_segments_are_rows_of_their_own():
   """Two documents in a row give what each gives alone, padding nothing."""
-  denoiser, params = made()
+  network, params = made()
   segments = jnp.array([[1, 1, 1, 2, 2, 2, 2, 0]] * 3)
   positions = jnp.array([[0, 1, 2, 0, 1, 2, 3, 7]] * 3)
-  packed = out(denoiser, params, segments=segments, positions=positions)
-  close(packed[:, :3], out(denoiser, params, IDS[:, :3]))
-  close(packed[:, 3:7], out(denoiser, params, IDS[:, 3:7]))
+  packed = out(network, params, segments=segments, positions=positions)
+  close(packed[:, :3], out(network, params, IDS[:, :3]))
+  close(packed[:, 3:7], out(network, params, IDS[:, 3:7]))
   other = IDS.at[:, 7].set(0)
-  same = out(denoiser, params, other, segments=segments, positions=positions)
+  same = out(network, params, other, segments=segments, positions=positions)
   np.testing.assert_array_equal(packed[:, :7], same[:, :7])
 
 
@@ -231,64 +243,59 @@ def test_masks_block_causal_and_arbitrary():
     mask.astype(int),
     np.kron(np.tril(np.ones((3, 3), int)), np.ones((2, 2), int)),
   )
-  blocks, params = made(attend='block_causal', block_size=4)
-  anyhow, _ = made()
+  network, params = made()
   given = jnp.asarray(BlockCausal(4).dense(LENGTH)[0])
-  expected = out(anyhow, params, mask=given)
-  close(out(blocks, params), expected)
+  expected = out(network, params, structure=Dense(given))
+  close(out(network, params, structure=BlockCausal(4)), expected)
   rows = jnp.tile(given[None], (3, 1, 1))
-  close(out(anyhow, params, mask=rows), expected)
-  assert float(jnp.abs(expected - out(anyhow, params)).max()) > 1e-3
+  close(out(network, params, structure=Dense(rows)), expected)
+  assert float(jnp.abs(expected - out(network, params)).max()) > 1e-3
 
 
 @pytest.mark.parametrize('form', ['plain', 'grouped-tied', 'remat'])
 def test_cache_equals_the_whole_row(form):
-  denoiser, params = made(**FORMS[form], attend='causal')
-  whole = out(denoiser, params)
-  cache = denoiser.init_cache(3, LENGTH)
-  first, cache = denoiser.decode(params, IDS[:, :3], cache, jnp.array(0))
-  parts = [first]
-  for i in range(3, LENGTH):
-    step, cache = denoiser.decode(
-      params, IDS[:, i : i + 1], cache, jnp.array(i)
-    )
-    parts.append(step)
+  network, params = made(**FORMS[form])
+  whole = out(network, params, structure=Causal())
+  cache, parts = network.new_cache(3, LENGTH), []
+  for start, end in ((0, 3), *((i, i + 1) for i in range(3, LENGTH))):
+    places = jnp.tile(jnp.arange(start, end), (3, 1))
+    view = View(positions=places, structure=Causal())
+    ids = IDS[:, start:end]
+    hidden, cache = network.hidden(params, ids, 0.5, view, cache)
+    cache = commit(cache, places, places >= 0)
+    parts.append(network.read(params, hidden))
   close(jnp.concatenate(parts, 1), whole)
-
-
-def test_only_causal_networks_have_a_cache():
-  assert build_denoiser(TINY, STATES).init_cache is None
 
 
 @pytest.mark.parametrize('time', ['additive', 'adaln'])
 def test_time_is_seen_per_row_and_per_token(time):
-  denoiser, params = made(time=time)
-  assert denoiser.uses_time
-  shared = out(denoiser, params, t=0.3)
-  close(shared, out(denoiser, params, t=jnp.full((3, 1), 0.3)))
-  close(shared, out(denoiser, params, t=jnp.full((3, LENGTH), 0.3)))
-  rows = out(denoiser, params, t=jnp.array([[0.3], [0.9], [0.9]]))
+  network, params = made(time=time)
+  assert network.traits.uses_time
+  shared = out(network, params, t=0.3)
+  close(shared, out(network, params, t=jnp.full((3, 1), 0.3)))
+  close(shared, out(network, params, t=jnp.full((3, LENGTH), 0.3)))
+  rows = out(network, params, t=jnp.array([[0.3], [0.9], [0.9]]))
   close(rows[0], shared[0])
   assert float(jnp.abs(rows[1] - shared[1]).max()) > 1e-4
 
 
 def test_time_free_networks_ignore_time():
-  denoiser, params = made()
-  assert not denoiser.uses_time
+  network, params = made()
+  assert not network.traits.uses_time
   np.testing.assert_array_equal(
-    out(denoiser, params, t=0.1), out(denoiser, params, t=0.9)
+    out(network, params, t=0.1), out(network, params, t=0.9)
   )
 
 
 def test_dropout_acts_with_a_key_only():
-  denoiser, params = made(dropout=0.5)
+  network, params = made(dropout=0.5)
   plain, _ = made()
-  np.testing.assert_array_equal(out(denoiser, params), out(plain, params))
-  one = out(denoiser, params, dropout_key=jax.random.key(1))
-  two = out(denoiser, params, dropout_key=jax.random.key(2))
+  np.testing.assert_array_equal(out(network, params), out(plain, params))
+  one = out(network, params, dropout_key=jax.random.key(1))
+  two = out(network, params, dropout_key=jax.random.key(2))
   assert float(jnp.abs(one - two).max()) > 1e-3
   np.testing.assert_array_equal(
-    one, out(denoiser, params, dropout_key=jax.random.key(1))
+    one, out(network, params, dropout_key=jax.random.key(1))
   )
 
 
@@ -322,11 +329,11 @@ def test_splash_kernel_equals_plain_attention(structure):
 def test_flops_are_counted_as_the_compiler_counts():
   """XLA's count of an unrolled forward pass: matrix products dominate."""
   config = TransformerConfig(num_layers=2, d_model=128, num_heads=2)
-  denoiser = build_denoiser(config, 64)
-  params = jax.eval_shape(denoiser.init, jax.random.key(0))
+  network = Transformer(config, 64)
+  params = jax.eval_shape(network.init, jax.random.key(0))
   ids = jnp.zeros((2, 32), int)
   cost = (
-    jax.jit(lambda p: denoiser.apply(p, ids, 0.5, Condition()))
+    jax.jit(lambda p: outputs(network, p, ids))
     .lower(params)
     .compile()
     .cost_analysis()
@@ -336,9 +343,9 @@ def test_flops_are_counted_as_the_compiler_counts():
 
 
 def test_num_params_counts_what_init_makes():
-  params = build_denoiser(TINY, STATES).init(jax.random.key(0))
+  params = Transformer(TINY, STATES).init(jax.random.key(0))
   made = sum(leaf.size for leaf in jax.tree.leaves(params))
-  assert num_params(build_denoiser(TINY, STATES)) == made
+  assert num_params(Transformer(TINY, STATES)) == made
 
 
 @pytest.mark.parametrize(
@@ -348,8 +355,6 @@ def test_num_params_counts_what_init_makes():
     ({'d_model': 18}, 'model.d_model=18'),
     ({'num_kv_heads': 3}, 'model.num_kv_heads=3'),
     ({'dropout': 1.0}, 'model.dropout=1.0'),
-    ({'block_size': 4}, 'model.block_size=4'),
-    ({'attend': 'block_causal'}, 'model.block_size=0'),
   ],
 )
 def test_bad_settings_name_the_value(settings, told):
@@ -359,27 +364,27 @@ def test_bad_settings_name_the_value(settings, told):
 
 def test_weights_of_tokens_mix_their_embeddings():
   """One-hot weights are the ids, and an even mixture is neither of its two."""
-  denoiser, params = made()
+  network, params = made()
   one_hot = jax.nn.one_hot(IDS, STATES)
-  close(out(denoiser, params, one_hot), out(denoiser, params))
+  close(out(network, params, one_hot), out(network, params))
   other = jax.nn.one_hot((IDS + 1) % STATES, STATES)
-  mixed = out(denoiser, params, (one_hot + other) / 2)
+  mixed = out(network, params, (one_hot + other) / 2)
   both = jnp.stack([IDS, (IDS + 1) % STATES], -1)
   few = Mixture(both, jnp.full(both.shape, 0.5))
-  close(mixed, out(denoiser, params, few))
-  table = denoiser.table(params)
+  close(mixed, out(network, params, few))
+  table = network.embedder(params).table
   mean = (table[IDS] + table[(IDS + 1) % STATES]) / 2
   # A vocabulary of the mixed embeddings, each a token of its own.
   ids = jnp.arange(IDS.size).reshape(IDS.shape)
   wide = {**params, 'embedding': mean.reshape(IDS.size, -1)}
-  close(mixed, out(build_denoiser(TINY, IDS.size, STATES), wide, ids))
-  assert abs(mixed - out(denoiser, params)).max() > 0.01
+  close(mixed, out(Transformer(TINY, IDS.size, STATES), wide, ids))
+  assert abs(mixed - out(network, params)).max() > 0.01
 
 
 def test_more_outputs_than_tokens():
-  denoiser = build_denoiser(TINY, STATES, STATES + 2)
-  params = denoiser.init(jax.random.key(0))
-  assert out(denoiser, params).shape == (3, LENGTH, STATES + 2)
+  network = Transformer(TINY, STATES, STATES + 2)
+  params = network.init(jax.random.key(0))
+  assert out(network, params).shape == (3, LENGTH, STATES + 2)
   tied = dataclasses.replace(TINY, tied=True)
   with pytest.raises(UserError, match='13 outputs for 11 tokens.*tied=False'):
-    build_denoiser(tied, STATES, STATES + 2).init(jax.random.key(0))
+    Transformer(tied, STATES, STATES + 2).init(jax.random.key(0))

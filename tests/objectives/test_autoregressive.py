@@ -4,8 +4,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models import student
 from tests.oracle import PROCESSES, Law
-from textdiffusion.core.types import Batch, Causal, Cavity, Model
+from textdiffusion.core.types import (
+  Batch,
+  Causal,
+  Cavity,
+)
 from textdiffusion.objectives.autoregressive import Autoregressive
 
 BOS = 7
@@ -37,7 +42,7 @@ def test_the_chain_rule_gives_minus_log_p():
     return causal(law, x)
 
   batch = batch_of(law.ids, jnp.broadcast_to(jnp.arange(3), law.ids.shape))
-  nats, terms = Autoregressive(BOS)(Model(denoise), None, batch)
+  nats, terms = Autoregressive(BOS)(student(denoise), None, batch)
   assert nats.shape == law.ids.shape and set(terms) == {'nll'}
   np.testing.assert_allclose(nats.sum(-1), -law.log_p, rtol=1e-12)
   entropy = (jnp.exp(law.log_p) * nats.sum(-1)).sum()
@@ -54,12 +59,12 @@ def test_a_document_begins_with_bos_not_with_its_neighbour():
 
   ids = jnp.array([[1, 2, 3, 4, 5]])
   batch = batch_of(ids, jnp.array([[0, 1, 2, 0, 1]]))
-  Autoregressive(BOS)(Model(denoise), None, batch)
+  Autoregressive(BOS)(student(denoise), None, batch)
   np.testing.assert_array_equal(seen[0], [[BOS, 1, 2, BOS, 4]])
 
 
 def test_a_foreign_head_is_refused():
-  model = Model(lambda x, t: Cavity(jnp.zeros((*x.shape, 9))))
+  model = student(lambda x, t: Cavity(jnp.zeros((*x.shape, 9))))
   ids = jnp.zeros((1, 3), int)
   with pytest.raises(TypeError, match='Causal head, not Cavity'):
     Autoregressive(BOS)(model, None, batch_of(ids, ids))

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models import student
 from tests.oracle import Law
 from textdiffusion.core.keys import row_keys
 from textdiffusion.core.types import (
   Batch,
   Causal,
   Cavity,
-  Model,
   Posterior,
 )
 from textdiffusion.objectives.autoregressive import Autoregressive
@@ -46,7 +46,7 @@ def batch_of(ids, u=None):
 
 def table_model(process, kind=Cavity):
   table = jax.random.normal(KEY, (process.num_states, process.num_states))
-  return Model(lambda x, t: kind(table[x] * (1 + t)[..., None]))
+  return student(lambda x, t: kind(table[x] * (1 + t)[..., None]), process)
 
 
 def noisy(steps):
@@ -61,10 +61,8 @@ def ids_of(rows):
 def test_all_steps_are_the_sum_of_the_single_ones():
   process, ids = noisy(4), ids_of(6)
   model = table_model(process)
-  one = StepBound(process, 4, hybrid=0.3, prior=False)
-  nats, terms = StepBound(process, 4, 0.3, all_steps=True)(
-    model, KEY, batch_of(ids)
-  )
+  one = StepBound(4, hybrid=0.3, prior=False)
+  nats, terms = StepBound(4, 0.3, all_steps=True)(model, KEY, batch_of(ids))
   total, by_term = jnp.zeros(ids.shape), {}
   for i in range(4):
     # The keys of a step are those of the row, folded with the step.
@@ -73,7 +71,7 @@ def test_all_steps_are_the_sum_of_the_single_ones():
     )
     z = jax.vmap(process.corrupt)(keys, ids, jnp.full((6, 1), (i + 1) / 4))
     s, t = jnp.full((6, 1), i / 4), jnp.full((6, 1), (i + 1) / 4)
-    head = model.denoise(z, t)
+    head = model.student(z, t).head
     kl = step_bound(process, ids, head, z, s, t)
     logits = hybrid_logits(process, head, z, t, 'posterior')
     total += kl + 0.3 * cross_entropy(logits, ids)
@@ -84,7 +82,7 @@ def test_all_steps_are_the_sum_of_the_single_ones():
   )
   assert set(terms) == {'diffusion', 'reconstruction', 'prior', 'hybrid'}
   assert one.estimand == 'surrogate'
-  assert StepBound(process, 4).estimand == 'nelbo'
+  assert StepBound(4).estimand == 'nelbo'
   np.testing.assert_array_equal(terms['prior'], 0)
 
 
@@ -96,19 +94,19 @@ def test_one_step_a_row_has_the_mean_of_all_steps():
   model = table_model(process)
   of = lambda f: jax.jit(lambda: f(model, KEY, batch_of(ids))[0].sum(-1))()
   single, full = (
-    of(StepBound(process, 4)),
-    of(StepBound(process, 4, all_steps=True)),
+    of(StepBound(4)),
+    of(StepBound(4, all_steps=True)),
   )
   error = np.hypot(single.std(), full.std()) / rows**0.5
   assert abs(single.mean() - full.mean()) < 5 * error
   assert error < 0.05 and full.std() < single.std()
-  np.testing.assert_allclose(of(Nelbo(process, num_steps=4)), single)
+  np.testing.assert_allclose(of(Nelbo(num_steps=4)), single)
 
 
 def test_what_is_left_at_the_end_counts():
   process = uniform(4, from_betas(np.full(3, 0.2)))
   ids = jnp.array([[0, 1]])
-  _, terms = StepBound(process, 3)(table_model(process), KEY, batch_of(ids))
+  _, terms = StepBound(3)(table_model(process), KEY, batch_of(ids))
   signal = 0.8**3
   p = np.array([signal + (1 - signal) / 4, *[(1 - signal) / 4] * 3])
   want = (p * np.log(4 * p)).sum()
@@ -119,12 +117,12 @@ def test_the_hybrid_loss_is_of_all_steps():
   """Of an output that is the same at every step, T times its cross-entropy."""
   process, ids = noisy(4), ids_of(6)
   logits = jax.random.normal(KEY, (5,))
-  model = Model(lambda x, t: Cavity(jnp.broadcast_to(logits, (*x.shape, 5))))
+  model = student(
+    lambda x, t: Cavity(jnp.broadcast_to(logits, (*x.shape, 5))), process
+  )
   log_p = process.clean_log_probs(logits)
   for all_steps in (False, True):
-    loss = StepBound(
-      process, 4, hybrid=0.3, hybrid_head='output', all_steps=all_steps
-    )
+    loss = StepBound(4, hybrid=0.3, hybrid_head='output', all_steps=all_steps)
     hybrid = loss(model, KEY, batch_of(ids))[1]['hybrid']
     np.testing.assert_allclose(hybrid, -4 * 0.3 * log_p[ids], rtol=1e-9)
 
@@ -167,9 +165,11 @@ def test_padding_of_masks_is_no_number_too_many():
   process = absorbing(5, 4, from_betas(InverseTime().betas(4)))
   model = table_model(process)
   ids = jnp.full((2, 3), 4)
-  for objective in (StepBound(process, 4, 0.1), StepBound(process, 4)):
+  for objective in (StepBound(4, 0.1), StepBound(4)):
     loss = lambda scale: objective(
-      Model(lambda x, t: Cavity(scale * model.denoise(x, t).logits)),
+      student(
+        lambda x, t: Cavity(scale * model.student(x, t).head.logits), process
+      ),
       KEY,
       batch_of(ids),
     )[0].sum()
@@ -196,17 +196,17 @@ def test_autoregression_is_d3pm_that_masks_from_the_right(kind):
     return jax.nn.log_softmax(jax.nn.logsumexp(each, axis=0))
 
   head = {'posterior': Posterior, 'cavity': Cavity}[kind]
-  diffusion = Model(lambda z, t: head(jax.vmap(conditional)(z)))
+  diffusion = student(lambda z, t: head(jax.vmap(conditional)(z)), process)
   ids = law.ids
   of = lambda objective, model, batch: jax.jit(
     lambda: objective(model, KEY, batch)[0]
   )()
-  full = StepBound(process, length, all_steps=True)
+  full = StepBound(length, all_steps=True)
   nats = of(full, diffusion, batch_of(ids))
   np.testing.assert_allclose(nats.sum(-1), -law.log_p, rtol=1e-10)
 
   # The autoregressive objective shows its network the sentence, moved by one.
-  causal = Model(
+  causal = student(
     lambda z, t: Causal(
       jax.vmap(conditional)(
         jnp.concatenate([z[:, 1:], jnp.zeros_like(z[:, :1])], 1)
@@ -217,7 +217,7 @@ def test_autoregression_is_d3pm_that_masks_from_the_right(kind):
   np.testing.assert_allclose(nats, exact, rtol=1e-10)
   # One step a row is L times the loss of the one token it reveals.
   u = jnp.full(len(ids), 0.5)  # step 2 of 3: position 1
-  one = of(StepBound(process, length), diffusion, batch_of(ids, u))
+  one = of(StepBound(length), diffusion, batch_of(ids, u))
   np.testing.assert_allclose(one[:, 1], length * exact[:, 1], rtol=1e-10)
   np.testing.assert_array_equal(one[:, [0, 2]], 0)
 
@@ -255,7 +255,7 @@ def expected_nats(process, model, ids, times, weights, bound):
   def at(t):
     t = jnp.broadcast_to(t, (len(z), 1))
     chance = t[:, 0] ** count * (1 - t[:, 0]) ** (length - count)
-    return (chance[:, None] * bound(x0, model.denoise(z, t), z, t)).sum()
+    return (chance[:, None] * bound(x0, model(z, t).head, z, t)).sum()
 
   for t, weight in zip(times, weights):
     total += weight * at(t)
@@ -280,7 +280,7 @@ def test_masks_of_a_thousand_steps_are_those_of_continuous_time():
     )
     return Cavity(jnp.einsum('...lk,lkmv->...mv', inputs, weights))
 
-  model, ids = Model(denoise), jnp.array([0, 3, 1, 1])
+  model, ids = student(denoise).student, jnp.array([0, 3, 1, 1])
   nodes, areas = np.polynomial.legendre.leggauss(40)
   exact = expected_nats(
     continuous,

@@ -5,10 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models import FunctionModel, student
 from tests.objectives.test_nelbo import batch_of, integrated
 from tests.oracle import Law
 from textdiffusion.core.keys import row_keys
-from textdiffusion.core.types import Cavity, Model
+from textdiffusion.core.types import (
+  Cavity,
+)
 from textdiffusion.objectives.duality import Curriculum
 from textdiffusion.objectives.nelbo import Nelbo, prior_bound, rate_bound
 from textdiffusion.processes.duality import Duality
@@ -26,11 +29,12 @@ LINEAR = Linear()
 def curriculum(schedule=LINEAR, mask_id=None, **kwargs):
   states = SIZE + (mask_id is not None)
   duality = Duality(gaussian_argmax(SIZE, -3.0, 1.0), states, mask_id)
-  bound = Nelbo(uniform(states, schedule, mask_id), rate_bound)
-  return Curriculum(duality, bound, steps=100, **kwargs)
+  bound = Nelbo(rate_bound)
+  process = uniform(states, schedule, mask_id)
+  return Curriculum(duality, bound, steps=100, **kwargs), process
 
 
-def network(states):
+def network(states, process=None):
   """Cavity logits of soft or hard inputs, with times."""
   table = jax.random.normal(KEY, (states, states))
 
@@ -39,7 +43,7 @@ def network(states):
     rows = x @ table if is_soft else table[x]
     return Cavity(rows * (1 + t[..., None]))
 
-  return Model(denoise)
+  return student(denoise, process)
 
 
 def batch_at(step, length=5):
@@ -66,9 +70,9 @@ def test_bound_of_the_argmax_schedule_is_the_entropy(seed):
 def test_hard_inputs_give_the_bound_within_the_window(schedule, mask_id):
   """Token by token, the integrand of the bound at the time of equal signal,
   times how fast that time goes by."""
-  objective = curriculum(schedule, mask_id)
-  p, base = objective.duality.discrete, objective.bound.process
-  model, batch = network(p.num_states), batch_at(0)
+  objective, base = curriculum(schedule, mask_id)
+  p = objective.duality.discrete
+  model, batch = network(p.num_states, base).student, batch_at(0)
   mine = objective.soft(model, KEY, batch, 1e-30)
 
   place = batch.u[:, None]
@@ -82,14 +86,14 @@ def test_hard_inputs_give_the_bound_within_the_window(schedule, mask_id):
   else:
     t = 2 / jnp.pi * jnp.arccos(alpha)
   speed = p.schedule(place).rate[..., 0] / schedule(t).rate[..., 0]
-  head = model.denoise(z, t)
+  head = model(z, t).head
   want = speed * rate_bound(base, batch.ids, head, z, t)
   assert (z != batch.ids).any() and (z == batch.ids).any()
   np.testing.assert_allclose(mine, want, rtol=1e-7)
 
 
 def test_soft_inputs_change_the_input_and_nothing_else():
-  objective = curriculum()
+  objective, process = curriculum()
   batch, seen = batch_at(0), []
 
   def denoise(x, t):
@@ -97,7 +101,8 @@ def test_soft_inputs_change_the_input_and_nothing_else():
     return Cavity(jnp.zeros((*x.shape[:2], SIZE)))
 
   losses = [
-    objective.soft(Model(denoise), KEY, batch, tau) for tau in (0.5, 1e-3)
+    objective.soft(FunctionModel(denoise, process), KEY, batch, tau)
+    for tau in (0.5, 1e-3)
   ]
   np.testing.assert_array_equal(*losses)
   (warm, t), (cold, _) = seen
@@ -111,33 +116,34 @@ def test_soft_inputs_change_the_input_and_nothing_else():
 @pytest.mark.parametrize('step', [0, 99, 100, 10_000])
 def test_the_bound_follows_the_curriculum(step):
   """Up to `steps` the curriculum, and from there the bound to the bit."""
-  objective = curriculum()
-  model, batch = network(SIZE), batch_at(step)
-  nats, terms = objective(model, KEY, batch)
+  objective, process = curriculum()
+  models, batch = network(SIZE, process), batch_at(step)
+  nats, terms = objective(models, KEY, batch)
   assert {x.shape for x in terms.values()} == {nats.shape}
   np.testing.assert_allclose(sum(terms.values()), nats, rtol=1e-12)
   if step < 100:
-    want = objective.soft(model, KEY, batch, 1e-3)
+    want = objective.soft(models.student, KEY, batch, 1e-3)
     np.testing.assert_allclose(nats, want, rtol=1e-12)
     np.testing.assert_array_equal(nats, terms['curriculum'])
   else:
-    want, _ = objective.bound(model, KEY, batch)
+    want, _ = objective.bound(models, KEY, batch)
     np.testing.assert_array_equal(nats, want)
     assert (terms['curriculum'] == 0).all()
 
 
 def test_temperature():
-  at = curriculum(log10_temperature=(-1.0, -2.0), anneal_from=20).temperature
+  objective, _ = curriculum(log10_temperature=(-1.0, -2.0), anneal_from=20)
+  at = objective.temperature
   steps = np.array([0, 20, 60, 100])
   np.testing.assert_allclose(
     [at(s) for s in steps], [0.1, 0.1, 10**-1.5, 0.01], rtol=1e-9
   )
-  constant = curriculum().temperature
+  constant = curriculum()[0].temperature
   np.testing.assert_allclose(constant(steps), 1e-3, rtol=1e-9)
 
 
 def test_it_is_no_bound_and_needs_the_step():
-  objective = curriculum()
+  objective, _ = curriculum()
   assert objective.estimand == 'surrogate'
   assert objective.bound.estimand == 'nelbo'
   with pytest.raises(TypeError, match='needs Batch.step'):

@@ -15,8 +15,14 @@ from tests.edit_oracle import (
   log_chance_of,
   look_up,
 )
+from tests.models import student
 from tests.oracle import gauss_legendre
-from textdiffusion.core.types import Batch, Edits, Growth, Model, Posterior
+from textdiffusion.core.types import (
+  Batch,
+  Edits,
+  Growth,
+  Posterior,
+)
 from textdiffusion.objectives.edit import (
   EditNelbo,
   edit_terms,
@@ -247,8 +253,8 @@ def test_the_objective_estimates_the_bound(name):
   count = jnp.arange(len(ids))
   ones = jnp.ones_like(ids)
   batch = Batch(ids, ones, ones, count, (count + 0.5) / len(ids))
-  model = Model(lambda x, t: fading(look_up(table, x), t))
-  nats, terms = jax.jit(lambda batch: EditNelbo(p)(model, KEY, batch))(batch)
+  model = student(lambda x, t: fading(look_up(table, x), t), p)
+  nats, terms = jax.jit(lambda batch: EditNelbo()(model, KEY, batch))(batch)
   assert {v.shape for v in terms.values()} == {ids.shape}
   nats = nats.sum(-1)
   error = float(nats.std() / len(ids) ** 0.5)
@@ -306,8 +312,8 @@ def test_a_full_row_has_no_gap_and_padding_is_no_token():
 @pytest.mark.parametrize('name', ['growth', 'edits'])
 def test_a_foreign_head_is_refused(name):
   p = EXACT[name]
-  model = Model(lambda x, t: Posterior(jnp.zeros((*x.shape, STATES))))
+  model = student(lambda x, t: Posterior(jnp.zeros((*x.shape, STATES))), p)
   ids = jnp.zeros((2, 3), int)
   batch = Batch(ids, ids + 1, ids, jnp.arange(2), jnp.array([0.2, 0.7]))
   with pytest.raises(TypeError, match='not Posterior'):
-    jax.eval_shape(lambda: EditNelbo(p)(model, KEY, batch))
+    jax.eval_shape(lambda: EditNelbo()(model, KEY, batch))

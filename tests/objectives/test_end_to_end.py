@@ -5,8 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models import TableEmbedder, student
 from tests.objectives.test_nelbo import batch_of
-from textdiffusion.core.types import X0, Cavity, Eps, Model, UserError, Velocity
+from textdiffusion.core.types import (
+  X0,
+  Cavity,
+  Eps,
+  UserError,
+  Velocity,
+)
 from textdiffusion.objectives.end_to_end import EndToEnd, Weights, target
 from textdiffusion.processes.variance_preserving import (
   VariancePreserving,
@@ -17,17 +24,17 @@ from textdiffusion.schedules.variances import SquareRoot, tabulated
 
 pytestmark = pytest.mark.usefixtures('x64', 'quick_compile')
 KEY, SIZE, STEPS = jax.random.key(0), 7, 20
+PROCESS = VariancePreserving(tabulated(SquareRoot(), STEPS))
 
 
 def made(table, kind=X0, says=None, **kwargs):
-  """(objective, model) of a table of embeddings [K, D]."""
-  process = VariancePreserving(tabulated(SquareRoot(), STEPS))
-  model = Model(
+  """(objective, models) of a table of embeddings [K, D]."""
+  models = student(
     lambda x, t: kind(says(x, t) if says else 0.1 * x),
-    embed=lambda ids: table[ids],
-    round=lambda x: x @ table.T,
+    PROCESS,
+    embedder=TableEmbedder(table),
   )
-  return EndToEnd(process, STEPS, **kwargs), model
+  return EndToEnd(STEPS, **kwargs), models
 
 
 def rows(num=40):
@@ -56,7 +63,7 @@ def test_terms_are_named_add_up_and_obey_their_weights(kind):
 def test_what_each_head_should_say_costs_nothing(kind):
   """The head that knows x_start; the first step wants the embedding."""
   objective, _ = made(jnp.zeros((SIZE, 3)))
-  p = objective.process
+  p = PROCESS
   x0, noise = jax.random.normal(KEY, (2, 6, 5, 3))
   t = jnp.linspace(0.1, 1, 6)[:, None]
   q = p.marginal(x0, t)
@@ -109,7 +116,7 @@ def test_positions_are_absorbed_as_noise_grows():
   objective(model, KEY, batch)
   x, t = seen[0]
   is_absorbed = np.asarray((x == 0).all(-1))
-  chance = 0.5 * np.asarray(objective.process.marginal(x, t).std[..., 0])
+  chance = 0.5 * np.asarray(PROCESS.marginal(x, t).std[..., 0])
   chance = np.broadcast_to(chance, is_absorbed.shape)
   for band in np.split(np.argsort(np.asarray(t)[:, 0]), 4):
     excess = (is_absorbed - chance)[band].sum()

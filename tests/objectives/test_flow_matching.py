@@ -5,9 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models import student
 from tests.objectives.test_nelbo import batch_of, integrated
 from tests.oracle import PROCESSES, Law, law_of_chain
-from textdiffusion.core.types import X0, Model, UserError
+from textdiffusion.core.types import (
+  X0,
+  UserError,
+)
 from textdiffusion.objectives.flow_matching import (
   FlowMatching,
   cross_entropy,
@@ -206,9 +210,9 @@ def test_prompts_are_prefixes_of_a_share_of_the_rows():
     raw = jnp.zeros((*x.shape, 5))
     return possible(process, raw, x, t)
 
-  objective = FlowMatching(process, flow_bound, prompt_rate=0.3)
+  objective = FlowMatching(flow_bound, prompt_rate=0.3)
   call = jax.jit(
-    lambda batch: (objective(Model(denoise), KEY, batch), told.pop())
+    lambda batch: (objective(student(denoise, process), KEY, batch), told.pop())
   )
   (nats, terms), (x, t) = call(batch_of(ids))
   is_given = np.asarray(t == 0)
@@ -233,18 +237,17 @@ def test_gradients_with_prompts_are_finite():
 
   def loss(raw):
     denoise = lambda x, t: possible(process, raw[x], x, t)
-    objective = FlowMatching(process, flow_bound, prompt_rate=1.0)
-    return objective(Model(denoise), KEY, batch_of(ids))[0].sum()
+    objective = FlowMatching(flow_bound, prompt_rate=1.0)
+    return objective(student(denoise, process), KEY, batch_of(ids))[0].sum()
 
   grad = jax.jit(jax.grad(loss))(jax.random.normal(KEY, (5, 5)))
   assert jnp.isfinite(grad).all() and abs(grad).max() > 0
 
 
 def test_it_reports_no_likelihood():
-  objective = FlowMatching(uniform(5, Linear()))
-  assert objective.estimand == 'surrogate'
+  assert FlowMatching().estimand == 'surrogate'
   with pytest.raises(UserError, match='prompt_rate=1.5: must be'):
-    FlowMatching(uniform(5, Linear()), prompt_rate=1.5)
+    FlowMatching(prompt_rate=1.5)
 
 
 def test_the_reverse_bridge_jumps_to_x0_faster_than_the_flow():

@@ -11,11 +11,18 @@ from tests.latent_paths import (
   path_nats,
   repeated_means,
 )
+from tests.models import FunctionModel, TableEmbedder
 from tests.objectives.test_nelbo import batch_of
 from textdiffusion.core.distributions import Normal
-from textdiffusion.core.types import X0, Eps, Model, Velocity
+from textdiffusion.core.types import (
+  X0,
+  Eps,
+  Facts,
+  Velocity,
+)
+from textdiffusion.objectives.base import Models
 from textdiffusion.objectives.end_to_end import target
-from textdiffusion.objectives.latent_bound import LatentBound
+from textdiffusion.objectives.latent_bound import LatentBound, Marginals
 from textdiffusion.processes.variance_preserving import VariancePreserving
 from textdiffusion.schedules.betas import from_betas
 from textdiffusion.schedules.times import fine_walk, num_fine_steps
@@ -28,9 +35,10 @@ KEY = jax.random.key(0)
 class Law:
   """Six sequences of tokens of five, embedded in four dimensions."""
 
-  def __init__(self, bound, seed=0, length=2, scale=1.0):
+  def __init__(self, bound, process, seed=0, length=2, scale=1.0):
     draw = np.random.default_rng(seed)
-    self.bound = bound
+    self.bound, self.process = bound, process
+    self.marginals = Marginals(process, bound.num_steps)
     self.table = scale * jnp.asarray(draw.normal(size=(5, 4)))
     self.ids = jnp.asarray(draw.integers(0, 5, (6, length)))
     self.log_p = jnp.log(draw.dirichlet(np.full(6, 2.0)))
@@ -44,26 +52,32 @@ class Law:
 
   def embedding(self, x, t):
     """E(Emb(w) | x_t), [B, L, D]."""
-    q = self.bound.marginal(self.table[self.ids], t[:, None])  # [B, N, L, D]
+    clean = self.table[self.ids]
+    q = self.marginals.marginal(clean, t[:, None])  # [B, N, L, D]
     log_q = Normal(q.mean, q.std).log_prob(x[:, None]).sum((-1, -2))
     weights = jax.nn.softmax(self.log_p + log_q)
     return jnp.einsum('bn,nld->bld', weights, self.table[self.ids])
 
   def model(self, kind=X0):
-    p = self.bound.process
 
     def denoise(x, t):
       clean = self.embedding(x, t)
       is_first = t[..., None] * self.bound.num_steps < 1.5
-      start = self.bound.start(clean, x, t)
+      start = self.marginals.start(clean, x, t)
       x0 = jnp.where(is_first, clean, start)
-      return target(p, kind(x0), x0, x, t)
+      return target(self.process, kind(x0), x0, x, t)
 
-    return Model(denoise, embed=lambda ids: self.table[ids], round=self.tokens)
+    return self.models_of(denoise)
+
+  def models_of(self, denoise):
+    """Models whose head is that of a function."""
+    read = lambda x, table: self.tokens(x)
+    facts = Facts(embedder=TableEmbedder(self.table, read))
+    return Models(FunctionModel(denoise, self.process, facts))
 
   def tokens(self, x):
     """log p(w_i | x_start_i) and a constant: [B, L, D] -> [B, L, K]."""
-    std = self.bound.marginal(self.table, 0.0).std
+    std = self.marginals.marginal(self.table, 0.0).std
     is_v = self.ids.T[..., None] == jnp.arange(5)  # [L, N, K]
     prior = jnp.where(is_v, jnp.exp(self.log_p)[:, None], 0.0).sum(1)
     distance = jnp.square(x[..., None, :] - self.table).sum(-1)
@@ -76,8 +90,9 @@ def rows_of(law, num):
 
 
 def bound_of(size, **kwargs):
+  """-> the bound, and its process."""
   process = VariancePreserving(tabulated(SquareRoot(), size))
-  return LatentBound(process, size, **kwargs)
+  return LatentBound(size, **kwargs), process
 
 
 KINDS = [(X0, False), (Eps, False), (Velocity, False), (X0, True)]
@@ -91,12 +106,12 @@ def repeated(law, rows, repeats, kind=X0):
 def test_the_exact_denoiser_comes_to_the_entropy(kind, multi_level):
   """Within 0.05 nats at T = 1,000, of 320,000 rows: 5 standard errors, false
   alarm 6e-7. The gap of T = 20 is larger."""
-  law = Law(bound_of(1000, multi_level=multi_level), length=3, scale=2.0)
+  law = Law(*bound_of(1000, multi_level=multi_level), length=3, scale=2.0)
   nats, _ = repeated(law, 20_000, 16, kind)
   mean, error = mean_and_error(nats)
   assert error < 0.01
   assert abs(mean - law.entropy) < 0.05
-  coarse = Law(bound_of(20, multi_level=multi_level), length=3, scale=2.0)
+  coarse = Law(*bound_of(20, multi_level=multi_level), length=3, scale=2.0)
   assert repeated(coarse, 20_000, 1, kind)[0][0] > law.entropy + 0.1
 
 
@@ -104,15 +119,15 @@ def test_the_exact_denoiser_comes_to_the_entropy(kind, multi_level):
 def test_the_terms_are_those_of_whole_paths(multi_level):
   """At T = 10, where rounding costs as much as the steps, against the densities
   of paths: 5 standard errors, false alarm 6e-7 a term."""
-  bound = bound_of(10, multi_level=multi_level)
-  law = Law(bound, length=3 if multi_level else 2)
+  bound, process = bound_of(10, multi_level=multi_level)
+  law = Law(bound, process, length=3 if multi_level else 2)
   _, terms = repeated(law, 20_000, 20)
   length = law.ids.shape[1]
   grid = jnp.linspace(0.0, 1.0, 11)[:, None] * jnp.ones(length)
   if multi_level:
     index = jnp.arange(num_fine_steps(length, 10) + 1)
     grid = fine_walk(index, length, 10)
-  alpha = lambda t: jnp.exp(bound.process.schedule(t).log_alpha)
+  alpha = lambda t: jnp.exp(process.schedule(t).log_alpha)
   start = 1 - float(alpha(0.1)[0])
 
   def draw(key):
@@ -142,7 +157,7 @@ def test_a_level_that_rests_costs_nothing():
 
   def nats(betas):
     size = len(betas)
-    law = Law(LatentBound(VariancePreserving(from_betas(betas)), size))
+    law = Law(LatentBound(size), VariancePreserving(from_betas(betas)))
     every = (jnp.arange(size) + 0.5) / size
     batch, model = rows_of(law, 1), law.model()
     of = lambda u: law.bound(model, KEY, batch._replace(u=u[None]))[0].sum()
@@ -156,10 +171,10 @@ def test_a_level_that_rests_costs_nothing():
 def test_a_wrong_denoiser_is_far_from_it():
   """Estimates of the embedding where x_start is asked for, as a bound that
   forgets the noise of embeddings would take them."""
-  bound = bound_of(20)
-  law = Law(bound)
+  bound, process = bound_of(20)
+  law = Law(bound, process)
   exact, batch = law.model(), rows_of(law, 4000)
-  wrong = exact._replace(denoise=lambda x, t: X0(law.embedding(x, t)))
+  wrong = law.models_of(lambda x, t: X0(law.embedding(x, t)))
   nats = lambda model: (
     jax.jit(lambda b: bound(model, KEY, b)[0])(batch).sum(-1).mean()
   )
@@ -169,8 +184,8 @@ def test_a_wrong_denoiser_is_far_from_it():
 def test_posteriors_are_bayes_rule():
   """q(x_s | x_t, w) of `start` and `spread` against x_s, x_t drawn jointly by
   way of x_start: least squares of 400,000 draws, 5 standard errors."""
-  bound = bound_of(20)
-  p, clean = bound.process, jnp.asarray([0.7])
+  p = bound_of(20)[1]
+  bound, clean = Marginals(p, 20), jnp.asarray([0.7])
   num = 400_000
   keys = jax.random.split(KEY, 3)
   one = lambda key: jax.random.normal(key, (num, 1))

@@ -5,10 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models import FunctionModel, student
 from tests.objectives.test_nelbo import batch_of, integrated
 from tests.oracle import Law, sequences
 from tests.processes.test_vector import vector
-from textdiffusion.core.types import X0, Batch, Cavity, Model, Posterior
+from textdiffusion.core.types import (
+  X0,
+  Batch,
+  Cavity,
+  Posterior,
+)
 from textdiffusion.objectives.learnt_noise import (
   LearntNoise,
   paired,
@@ -130,7 +136,7 @@ def test_the_gradient_of_two_draws_is_that_of_the_enumerated_mean(is_counted):
   weights = lambda p: jnp.exp(p.log_q(z, x0, t).sum(-1))
 
   def by_pairs(power, theta, draws=2):
-    p, model = process_at(power), Model(table_of(theta))
+    p, model = process_at(power), FunctionModel(table_of(theta))
     chance = jax.lax.stop_gradient(weights(p)[one] * weights(p)[two])
     nats = paired(
       p, model, batch, jnp.full((16, 1), t), jnp.stack([z[one], z[two]])[:draws]
@@ -158,7 +164,7 @@ def test_the_gradient_of_two_draws_is_that_of_the_enumerated_mean(is_counted):
 def exact(law):
   """The exact denoiser of rows [B, L] whose times differ."""
   of = lambda z, t: law.posterior(z, t).logits
-  return Model(lambda x, t: Posterior(jax.vmap(of)(x, t)))
+  return student(lambda x, t: Posterior(jax.vmap(of)(x, t)), law.process)
 
 
 def mutual_information(law, t):
@@ -183,7 +189,7 @@ def test_the_objective_has_the_value_of_the_bound():
 
   key = jax.random.key(3)
   ids = law.ids[jax.random.categorical(key, law.log_p, shape=(rows,))]
-  objective = LearntNoise(process, t1)
+  objective = LearntNoise(t1)
   loss, terms = jax.jit(lambda batch: objective(exact(law), key, batch))(
     batch_of(ids)
   )
@@ -205,7 +211,7 @@ def test_two_draws_of_one_time():
   ids = jnp.zeros((4, 64), int)
   batch = batch_of(ids)
   with jax.disable_jit():
-    LearntNoise(process, 0.25)(Model(denoise), KEY, batch)
+    LearntNoise(0.25)(student(denoise, process), KEY, batch)
   (one, t), (two, same) = seen
   np.testing.assert_array_equal(t, same)
   np.testing.assert_allclose(t[:, 0], 0.25 + 0.75 * batch.u)

@@ -5,8 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models import student
 from tests.oracle import PROCESSES, Law, gauss_legendre, sequences
-from textdiffusion.core.types import X0, Batch, Cavity, Model
+from textdiffusion.core.types import (
+  X0,
+  Batch,
+  Cavity,
+)
 from textdiffusion.objectives.nelbo import (
   Nelbo,
   masked_bound,
@@ -150,8 +155,8 @@ def test_objective_is_a_mean_of_the_bound_over_draws(num_steps):
   rows = 20_000
   key = jax.random.key(3)
   ids = law.ids[jax.random.categorical(key, law.log_p, shape=(rows,))]
-  objective = Nelbo(process, masked_bound, num_steps)
-  loss, terms = objective(Model(law.denoise), key, batch_of(ids))
+  objective = Nelbo(masked_bound, num_steps)
+  loss, terms = objective(student(law.denoise, process), key, batch_of(ids))
   assert loss.shape == ids.shape
   assert set(terms) == {'diffusion', 'prior', 'reconstruction'}
   total = loss.sum(-1)
@@ -198,8 +203,8 @@ def test_the_objective_adds_both_ends(num_steps):
   """Under a schedule that has both, each is a term and part of the total."""
   process = uniform(4, LinearSigma(0.1, 1.5), mask_id=1)
   batch = batch_of(Law(process, 2).ids)
-  model = Model(lambda x, t: Cavity(jnp.zeros((*x.shape, 4))))
-  objective = Nelbo(process, num_steps=num_steps)
+  model = student(lambda x, t: Cavity(jnp.zeros((*x.shape, 4))), process)
+  objective = Nelbo(num_steps=num_steps)
   nats, terms = jax.jit(lambda key: objective(model, key, batch))(
     jax.random.key(0)
   )

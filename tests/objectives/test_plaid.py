@@ -11,12 +11,17 @@ from tests.latent_paths import (
   mean_and_error,
   repeated_means,
 )
+from tests.models import outputs
 from tests.objectives.test_score_interpolation import Law, rows_of
-from textdiffusion.core.binding import bind
 from textdiffusion.core.distributions import Normal
-from textdiffusion.core.types import Condition, UserError, Vocab
+from textdiffusion.core.types import (
+  UserError,
+  Vocab,
+)
+from textdiffusion.methods.method import build_network
 from textdiffusion.methods.plaid import Plaid
-from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
+from textdiffusion.model import Trained, bind
+from textdiffusion.nn.transformer import TransformerConfig
 from textdiffusion.objectives.plaid import ContinuousBound
 from textdiffusion.processes.variance_preserving import VariancePreserving
 from textdiffusion.schedules.learnt import (
@@ -59,8 +64,8 @@ def test_the_exact_denoiser_is_the_entropy(space):
   within 0.05 nats of 480,000 rows: 4 standard errors, false alarm 6e-5."""
   process = VariancePreserving(noise_of(-8.0, 8.0))
   law = Law(process, space, scale=2.0)
-  bound = ContinuousBound(process)
-  nats, terms = repeated_means(bound, law.model(), law, 20_000, 24, KEY)
+  bound = ContinuousBound()
+  nats, terms = repeated_means(bound, law.models(), law, 20_000, 24, KEY)
   np.testing.assert_allclose(sum(terms.values()), nats, rtol=1e-9)
   gap, error = mean_and_error(nats - law.entropy)
   assert error < 0.0125
@@ -72,8 +77,8 @@ def test_the_terms_are_information_and_what_is_left():
   exact denoiser, and reading tokens off x_0 the sum of H(w_i | x_0)."""
   process = VariancePreserving(noise_of(-1.0, 8.0))
   law = Law(process)
-  bound = ContinuousBound(process)
-  _, terms = repeated_means(bound, law.model(), law, 20_000, 20, KEY)
+  bound = ContinuousBound()
+  _, terms = repeated_means(bound, law.models(), law, 20_000, 20, KEY)
 
   def draw(key):
     keys = jax.random.split(key)
@@ -101,7 +106,7 @@ def test_what_is_inside_changes_no_mean():
     process = VariancePreserving(noise_of(bend=bend))
     law = Law(process)
     nats, _ = jax.jit(
-      lambda b, law=law: ContinuousBound(law.process)(law.model(), KEY, b)
+      lambda b, law=law: ContinuousBound()(law.models(), KEY, b)
     )(rows_of(law, 20_000))
     rows = nats.sum(-1)
     means.append((rows.mean(), rows.std() / len(rows) ** 0.5))
@@ -166,15 +171,14 @@ def test_logits_begin_at_the_likelihood_of_x_t():
   vocab = Vocab(7)
   method = Plaid(4, self_condition=None).build(vocab)
   config = TransformerConfig(1, 16, 2, time='adaln')
-  denoiser = method.extend(build_denoiser(config, 7, features=method.features))
-  params = denoiser.init(KEY)
+  network = build_network(method, config)
+  params = network.init(KEY)
   params['network']['head']['kernel'] *= 0
   x, t = jax.random.normal(KEY, (2, 3, 4)), jnp.full((2, 1), 0.4)
-  table = denoiser.table(params)
+  table = network.embedder(params).table
   np.testing.assert_allclose(jnp.linalg.norm(table, axis=-1), 1, rtol=1e-5)
-  logits = denoiser.apply(params, x, t, Condition())
-  model = bind(denoiser, params, method.head)
-  process = method.process.refresh(model)
+  logits = outputs(network, params, x, t)
+  process = bind(method, network, Trained(params)).process
   log_q = process.marginal(table, 0.4).log_prob(x[..., None, :]).sum(-1)
   np.testing.assert_allclose(
     jax.nn.log_softmax(logits), jax.nn.log_softmax(log_q), rtol=1e-4, atol=1e-5

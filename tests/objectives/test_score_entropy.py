@@ -1,20 +1,26 @@
 """Score entropy is the rate bound of a LogScore head; so is the entropy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models import student
 from tests.objectives.test_nelbo import batch_of, integrated
 from tests.oracle import PROCESSES, Law
-from textdiffusion.core.types import Cavity, LogScore, Model
+from textdiffusion.core.types import (
+  Cavity,
+  LogScore,
+)
 from textdiffusion.objectives.nelbo import (
   Nelbo,
   masked_bound,
   prior_bound,
   rate_bound,
 )
-from textdiffusion.objectives.score_entropy import log_score_head, score_entropy
+from textdiffusion.objectives.score_entropy import LogScoreHead, score_entropy
 from textdiffusion.processes.bridge import to_cavity, to_log_score
 from textdiffusion.processes.rank_one import absorbing, uniform
 from textdiffusion.schedules.noise import Geometric, Linear
@@ -45,7 +51,7 @@ def test_it_is_the_rate_bound_token_by_token(name):
   process = PROCESSES[name](7)
   x0, z, t = drawn(process)
   raw = 2 * jax.random.normal(KEY, (*z.shape, process.num_states))
-  head = log_score_head(process, process.is_absorbing)
+  head = functools.partial(LogScoreHead(process.is_absorbing), process)
   values, grads = [], []
   for bound in (rate_bound, score_entropy):
 
@@ -121,7 +127,7 @@ def test_float32(name, schedule):
   for is_exact in (True, False):
     with jax.enable_x64(is_exact):
       cast = lambda x: jnp.asarray(x, float)
-      head = log_score_head(process, process.is_absorbing)
+      head = functools.partial(LogScoreHead(process.is_absorbing), process)
 
       @jax.jit
       def loss(raw, cast=cast, head=head):
@@ -142,7 +148,7 @@ def test_the_head(name):
   z = jnp.array([0, 1 if name == 'absorbing' else 2, 4])
   raw = jax.random.normal(KEY, (3, 5))
   scaled = name == 'absorbing'
-  head = log_score_head(process, scaled)
+  head = functools.partial(LogScoreHead(scaled), process)
   value = head(raw, z, 0.4).value
   np.testing.assert_array_equal(value[jnp.arange(3), z], 0.0)
   want, sigma = raw, -process.schedule(0.4).log_alpha
@@ -171,7 +177,7 @@ def test_a_small_sigma_is_not_lost():
   """log(e^sigma - 1) at sigma = 1e-7, where e^sigma is 1 in float32."""
   with jax.enable_x64(False):
     process = absorbing(5, 4, Linear())
-    value = log_score_head(process, True)(
+    value = functools.partial(LogScoreHead(True), process)(
       jnp.zeros((1, 5)), jnp.array([4]), 1e-7
     ).value
   want = -np.log(np.expm1(1e-7)) - np.log(4.0)
@@ -182,9 +188,9 @@ def test_a_small_sigma_is_not_lost():
 def test_the_objective_reports_its_terms(name):
   process = GRAPHS[name](5, Linear(1e-3))
   ids = jnp.array([[0, 2, 3], [4, 0, 2]])
-  head = log_score_head(process, process.is_absorbing)
-  model = Model(lambda x, t: head(jnp.zeros((*x.shape, 5)), x, t))
-  objective = Nelbo(process, score_entropy)
+  head = functools.partial(LogScoreHead(process.is_absorbing), process)
+  model = student(lambda x, t: head(jnp.zeros((*x.shape, 5)), x, t), process)
+  objective = Nelbo(score_entropy)
   loss, terms = jax.jit(lambda ids: objective(model, KEY, batch_of(ids)))(ids)
   np.testing.assert_allclose(loss, sum(terms.values()))
   assert (terms['prior'] > 0).all() and (terms['reconstruction'] == 0).all()

@@ -11,11 +11,18 @@ from tests.latent_paths import (
   path_nats,
   repeated_means,
 )
+from tests.models import FunctionModel, TableEmbedder, outputs
 from tests.objectives.test_nelbo import batch_of
-from textdiffusion.core.types import X0, Condition, Model, Posterior, Vocab
+from textdiffusion.core.types import (
+  X0,
+  Facts,
+  Posterior,
+  Vocab,
+)
 from textdiffusion.methods.ar_diffusion import ARDiffusion
-from textdiffusion.methods.ssd_lm import on_simplex
-from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
+from textdiffusion.nn.transformer import Transformer, TransformerConfig
+from textdiffusion.nn.wrappers import OnSimplex
+from textdiffusion.objectives.base import Models
 from textdiffusion.objectives.score_interpolation import (
   InterpolationBound,
   ScoreInterpolation,
@@ -68,14 +75,17 @@ class Law:
     picked = jnp.where(is_v, joint[:, None, :, None], -jnp.inf)
     return Posterior(jax.nn.logsumexp(picked, axis=2))
 
-  def model(self):
-    return Model(
-      self.denoise,
-      table=self.table,
-      embed=lambda ids: self.table[ids],
-      expect=lambda logits: jax.nn.softmax(logits) @ self.table,
-      round=lambda x: x @ self.table.T - 0.5 * jnp.square(self.table).sum(-1),
-    )
+  @property
+  def embedder(self):
+    read = lambda x, table: x @ table.T - 0.5 * jnp.square(table).sum(-1)
+    return TableEmbedder(self.table, read)
+
+  def model(self, denoise=None):
+    facts = Facts(embedder=self.embedder)
+    return FunctionModel(denoise or self.denoise, self.process, facts)
+
+  def models(self, denoise=None):
+    return Models(self.model(denoise))
 
 
 def rows_of(law, num):
@@ -97,8 +107,8 @@ def test_the_exact_denoiser_comes_to_the_entropy(name, space):
   gaps = []
   for size, repeats in ((1000, 16), (20, 1)):
     law = Law(PROCESSES[name](size), space, scale=2.0)
-    bound = InterpolationBound(law.process, size)
-    nats, terms = repeated_means(bound, law.model(), law, 20_000, repeats, KEY)
+    bound = InterpolationBound(size)
+    nats, terms = repeated_means(bound, law.models(), law, 20_000, repeats, KEY)
     assert set(terms) == {'diffusion', 'prior', 'reconstruction'}
     np.testing.assert_allclose(sum(terms.values()), nats, rtol=1e-9)
     gaps.append(mean_and_error(nats - law.entropy))
@@ -112,8 +122,8 @@ def test_the_terms_are_those_of_whole_paths():
   """At T = 10, where tokens read off x_1/T cost as much as a third of the
   steps, against the densities of paths."""
   law = Law(PROCESSES['sqrt'](10))
-  bound = InterpolationBound(law.process, 10)
-  _, terms = repeated_means(bound, law.model(), law, 20_000, 20, KEY)
+  bound = InterpolationBound(10)
+  _, terms = repeated_means(bound, law.models(), law, 20_000, 20, KEY)
   level = law.process.schedule
   grid = jnp.linspace(0.1, 1.0, 10)[:, None] * jnp.ones(2)
 
@@ -130,7 +140,7 @@ def test_the_terms_are_those_of_whole_paths():
       grid,
       lambda t: jnp.exp(0.5 * level(t).log_alpha),
       lambda t: jnp.exp(level(t).log_1m_alpha),
-      lambda x, t: law.model().expect(law.denoise(x, t).logits),
+      lambda x, t: law.embedder.expected(law.denoise(x, t).logits),
       token_nats,
       keys[1],
     )
@@ -146,7 +156,7 @@ def test_the_mean_embedding_is_the_denoiser():
   law = Law(PROCESSES['cosine'](0))
   p, x = law.process, jax.random.normal(KEY, (7, 2, 4))
   t = jnp.full((7, 1), 0.6)
-  got = estimate_of(p, law.model(), law.denoise(x, t), x, t).value
+  got = estimate_of(p, law.embedder, law.denoise(x, t), x, t).value
   level = p.schedule(0.6)
   mean = jnp.exp(0.5 * level.log_alpha) * law.table[law.ids]
   distance = jnp.square(x[:, None] - mean).sum((-1, -2))
@@ -154,23 +164,23 @@ def test_the_mean_embedding_is_the_denoiser():
   want = jnp.einsum('bn,nld->bld', jax.nn.softmax(log_q), law.table[law.ids])
   np.testing.assert_allclose(got, want, rtol=1e-9)
   # Other heads are what they were.
-  assert (estimate_of(p, law.model(), X0(x), x, t).value == x).all()
+  assert (estimate_of(p, law.embedder, X0(x), x, t).value == x).all()
 
 
 @pytest.mark.parametrize('num_steps', [0, 20])
 def test_cross_entropy_is_of_every_time_alike(num_steps):
   law = Law(PROCESSES['flow'](20))
-  objective = ScoreInterpolation(law.process, num_steps)
-  nats, terms = jax.jit(lambda batch: objective(law.model(), KEY, batch))(
+  objective = ScoreInterpolation(num_steps)
+  nats, terms = jax.jit(lambda batch: objective(law.models(), KEY, batch))(
     rows_of(law, 4000)
   )
   assert objective.estimand == 'surrogate'
   np.testing.assert_array_equal(nats, terms['cross_entropy'])
   # Early rows know their tokens, late ones the marginal law only.
   assert nats[:200].mean() < 0.05 < nats[-200:].mean()
-  model = law.model()._replace(denoise=lambda x, t: X0(x))
+  models = law.models(lambda x, t: X0(x))
   with pytest.raises(TypeError, match='takes Posterior heads, not X0'):
-    objective(model, KEY, rows_of(law, 4))
+    objective(models, KEY, rows_of(law, 4))
 
 
 @pytest.mark.parametrize(
@@ -241,21 +251,22 @@ def test_euler_of_the_flow_is_ddim():
 
 def test_the_simplex_is_a_network_over_numbers():
   config = TransformerConfig(1, 16, 2, time='additive')
-  denoiser = on_simplex(build_denoiser(config, SIZE), scale=5.0)
-  params = denoiser.init(KEY)
+  network = OnSimplex(Transformer(config, SIZE), SIZE, scale=5.0)
+  params = network.init(KEY)
   params['head']['kernel'] = jax.random.normal(
     KEY, params['head']['kernel'].shape
   )
   ids = jnp.asarray([[0, 3, 1]])
-  corner = denoiser.embed(params, ids)
+  embedder = network.embedder(params)
+  corner = embedder.embed(ids)
   assert corner.shape == (1, 3, SIZE) and set(np.unique(corner)) == {-1, 1}
-  np.testing.assert_array_equal(denoiser.round(params, corner).argmax(-1), ids)
+  np.testing.assert_array_equal(embedder.logits(corner).argmax(-1), ids)
   np.testing.assert_allclose(
-    denoiser.expect(params, 50.0 * corner), corner, atol=1e-9
+    embedder.expected(50.0 * corner), corner, atol=1e-9
   )
-  say = lambda x: denoiser.apply(params, x, 0.5, Condition())
-  plain = build_denoiser(config, SIZE)
-  plainly = lambda x: plain.apply(params, x, 0.5, Condition())
+  say = lambda x: outputs(network, params, x)
+  plain = Transformer(config, SIZE)
+  plainly = lambda x: outputs(plain, params, x)
   # A corner, which only given tokens are at, is seen as its embedding.
   one = jax.nn.one_hot(ids, SIZE)
   np.testing.assert_allclose(say(corner), plainly(one), rtol=1e-6)

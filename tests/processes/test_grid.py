@@ -9,9 +9,15 @@ import pytest
 from scipy.linalg import expm
 from scipy.stats import chi2
 
+from tests.models import TableEmbedder
 from tests.oracle import Law, law_of_chain, sequences, total_variation
 from textdiffusion.core.distributions import Categorical
-from textdiffusion.core.types import Cavity, Model, Posterior, UserError
+from textdiffusion.core.types import (
+  Cavity,
+  Facts,
+  Posterior,
+  UserError,
+)
 from textdiffusion.objectives.nelbo import prior_bound, step_bound
 from textdiffusion.processes import matrix
 from textdiffusion.processes.gaussian import Gaussian, gaussian
@@ -396,13 +402,13 @@ def test_the_graph_follows_the_model():
   process = following(12, LinearBetas().betas(4), 3, mask_id=11)
   with pytest.raises(TypeError, match='refresh it first'):
     process.marginal(jnp.zeros(2, int), 0.5)
-  built = process.refresh(Model(None, table=table))
+  built = process.refresh(Facts(embedder=TableEmbedder(table)))
   graph = graph_of(nearest(table, 3, 11))
-  kept = process.refresh(Model(None, table=2 * table[::-1], method_state=graph))
+  kept = process.refresh(Facts((), graph, TableEmbedder(2 * table[::-1])))
   np.testing.assert_array_equal(built.graph.out, graph.out)
   np.testing.assert_array_equal(kept.graph.out, graph.out)
   with pytest.raises(TypeError, match='a table of embeddings'):
-    process.refresh(Model(None))
+    process.refresh(Facts())
 
 
 def temporaries(loss, *args):
@@ -429,7 +435,7 @@ def test_no_matrix_at_32768_tokens(name):
     def loss(logits, x0, s, t, out):
       p = process
       if name == 'nearest':
-        p = process.refresh(Model(None, method_state=graph_of(out)))
+        p = process.refresh(Facts((), graph_of(out)))
       key = jax.random.key(0)
       xt = jax.vmap(p.corrupt, (None, 0, 0))(key, x0, t)
       return step_bound(p, x0, Cavity(logits), xt, s, t).sum()

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from textdiffusion.core.types import X0, Cavity, Eps, Model, Velocity
+from tests.models import TableEmbedder
+from textdiffusion.core.types import (
+  X0,
+  Cavity,
+  Eps,
+  Facts,
+  Velocity,
+)
 from textdiffusion.objectives.nelbo import step_bound
 from textdiffusion.processes.variance_preserving import (
   VariancePreserving,
@@ -14,6 +21,7 @@ from textdiffusion.processes.variance_preserving import (
   to_velocity,
   to_x0,
 )
+from textdiffusion.sampling.functions import Functions
 from textdiffusion.sampling.loop import sample
 from textdiffusion.sampling.steps.ancestral import start_chain, walk
 from textdiffusion.sampling.steps.latent import refine, solver, start_latent
@@ -180,6 +188,8 @@ def test_the_second_order_solver_is_of_second_order():
   def denoise(x, t):  # E(x0 | x_t)
     return X0(jnp.sqrt(level(t)) * variance / spread(t) * x)
 
+  table = TableEmbedder(jnp.zeros((1, 4)))
+  functions = Functions(denoise, facts=Facts(embedder=table))
   reverses = {
     'ddim': lambda x0, carry, s, t: p.bridge(X0(x0), carry.x, s, t, 0.0),
     'solver': solver(p),
@@ -188,9 +198,7 @@ def test_the_second_order_solver_is_of_second_order():
   exact = x * jnp.sqrt(spread(s) / spread(t))
 
   def error(name, steps):
-    step = refine(
-      p, reverses[name], Model(denoise), lambda key, head, x0, t: x0
-    )
+    step = refine(p, reverses[name], functions, lambda key, head, x0, t: x0)
     grid = jnp.linspace(t, s, steps + 1)
     run = jax.jit(lambda c: sample(KEY, step, c, grid)[0])
     return float(jnp.abs(run(start_latent(x)).x - exact).mean())

@@ -9,7 +9,12 @@ from tests.objectives import test_nelbo
 from tests.oracle import PROCESSES, Law, law_of_chain, total_variation
 from tests.processes import test_rank_one
 from tests.sampling import test_generate
-from textdiffusion.core.types import Cavity, LogScore, Model, Posterior
+from textdiffusion.core.types import (
+  Cavity,
+  Facts,
+  LogScore,
+  Posterior,
+)
 from textdiffusion.objectives.nelbo import prior_bound
 from textdiffusion.processes.bridge import (
   to_cavity,
@@ -142,11 +147,11 @@ def test_equal_powers_are_the_absorbing_process():
 def test_refresh_takes_the_powers_that_the_model_has_learnt():
   process = vector(3, eps=1e-3)
   raw = jnp.array([-1.0, 0.0, 1.0, 2.0])
-  model = Model(lambda x, t: None, method_params={'power': raw})
-  schedule = process.refresh(model).schedule
+  facts = Facts(method_params={'power': raw})
+  schedule = process.refresh(facts).schedule
   np.testing.assert_allclose(schedule.power, jnp.log1p(jnp.exp(raw)))
   assert schedule.eps == 1e-3
-  assert process.refresh(Model(lambda x, t: None)) is process
+  assert process.refresh(Facts()) is process
   for power in (0.1, 1.0, 30.0):
     np.testing.assert_allclose(
       jax.nn.softplus(learnable(power, 2)), power, rtol=1e-12

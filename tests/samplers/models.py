@@ -1,13 +1,13 @@
 """Models whose heads are known, and what tests of samplers share."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from textdiffusion.core.types import Cavity
-from textdiffusion.model import Model
+from textdiffusion.model import Model, RawHead, Trained, bind
 from textdiffusion.nn.network import (
   Full,
   Network,
@@ -61,30 +61,19 @@ def exact(law, process=None):
   return HeadModel(process or law.process, law.denoise)
 
 
-@dataclasses.dataclass(frozen=True)
-class NetworkModel(Model):
-  """A network with parameters."""
+class Wiring(NamedTuple):
+  """The part of a method that a model needs."""
 
-  network: Network
-  params: Any
   process: Any
-  kind: Any = Cavity  # raw output -> typed head
-  view: View = View()
-  facts: Any = None
+  head: Any
+  structure: Any
+  state: Any = None
 
-  def hidden(self, x, t, cache=None):
-    if jnp.ndim(t) > 1 and not self.network.traits.per_token_time:
-      t = jnp.max(t, axis=-1, keepdims=True)
-    return self.network.hidden(self.params, x, t, self.view, cache)
 
-  def read(self, hidden, x, t):
-    return self.kind(self.network.read(self.params, hidden))
-
-  def with_view(self, **changes):
-    return dataclasses.replace(self, view=self.view._replace(**changes))
-
-  def new_cache(self, rows, length):
-    return self.network.new_cache(rows, length)
+def network_model(network, params, process, structure=FULL, kind=Cavity):
+  """A network with parameters, bound; kind: the type of its head."""
+  wiring = Wiring(process, RawHead(kind), structure)
+  return bind(wiring, network, Trained(params))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -135,6 +124,5 @@ class LawNetwork(Network):
 
 def attending(law, structure=FULL, **changes):
   """The exact denoiser of a law of masked text under a rule of attention."""
-  view = View(structure=structure)
   network = LawNetwork(law, **changes)
-  return NetworkModel(network, (), law.process, view=view)
+  return network_model(network, (), law.process, structure)

@@ -11,15 +11,15 @@ from tests.oracle import Law, assert_follows
 from tests.samplers.models import (
   KEY,
   LawNetwork,
-  NetworkModel,
   attending,
   canvas_of,
+  network_model,
   run,
 )
 from textdiffusion.core.types import Causal as CausalHead
 from textdiffusion.core.types import Cavity, UserError
 from textdiffusion.nn.blocks import TransformerConfig
-from textdiffusion.nn.network import Causal, View, empty_cache
+from textdiffusion.nn.network import Causal, empty_cache
 from textdiffusion.nn.transformer import Transformer
 from textdiffusion.processes.rank_one import absorbing, uniform
 from textdiffusion.samplers import Canvas, Filter, LeftToRight, generate
@@ -30,7 +30,6 @@ LENGTH, BOS, EOS = 12, 3, 4
 PROMPTS = jnp.asarray([0, 2, 3, 7])
 IDS = jax.random.randint(KEY, (4, LENGTH), 0, 7)
 CANVAS = Canvas(IDS, jnp.arange(LENGTH) < PROMPTS[:, None])
-VIEW = View(structure=Causal())
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,8 +54,12 @@ class PrefixNetwork(LawNetwork):
     return jnp.concatenate(hidden, 1), cache
 
 
+def causal(network, params, kind=CausalHead):
+  return network_model(network, params, None, Causal(), kind)
+
+
 def table_model(law):
-  return NetworkModel(PrefixNetwork(law), (), None, CausalHead, VIEW)
+  return causal(PrefixNetwork(law), ())
 
 
 def even_model(logits):
@@ -71,7 +74,7 @@ def even_model(logits):
       return empty_cache((rows, length, 1, 1), jnp.int32, 1, False)
 
   law = Law(uniform(len(logits), Linear()), 1)
-  return NetworkModel(Even(law), (), None, CausalHead, VIEW)
+  return causal(Even(law), ())
 
 
 @pytest.mark.parametrize('num_given', [0, 1, 2])
@@ -96,7 +99,7 @@ def test_it_is_the_plain_loop():
   params = jax.tree.map(
     lambda x: x + 0.5 * jax.random.normal(KEY, x.shape), params
   )
-  model = NetworkModel(network, params, None, CausalHead, VIEW)
+  model = causal(network, params)
   sampler = LeftToRight(Filter(temperature=0.0), bos_id=0)
   samples = run(model, CANVAS, sampler)
   traced = jax.jit(lambda canvas: generate(model, canvas, KEY, sampler))(CANVAS)
@@ -163,6 +166,6 @@ def test_refusals():
   both_ways = attending(Law(absorbing(4, 1, Linear()), 1))
   with pytest.raises(UserError, match='needs a method with a causal network'):
     generate(both_ways, free, KEY, LeftToRight(bos_id=0))
-  wrong = dataclasses.replace(model, kind=Cavity)
+  wrong = causal(model.network, (), Cavity)
   with pytest.raises(TypeError, match='a Causal head, not Cavity'):
     generate(wrong, free, KEY, LeftToRight(bos_id=0))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from tests.oracle import Law, assert_follows
-from tests.samplers.models import KEY, NetworkModel, attending, run
+from tests.samplers.models import KEY, attending, network_model, run
 from textdiffusion.core.types import UserError
 from textdiffusion.nn.blocks import TransformerConfig
-from textdiffusion.nn.network import BlockCausal, Full, View
+from textdiffusion.nn.network import BlockCausal, Full
 from textdiffusion.nn.transformer import Transformer
 from textdiffusion.nn.wrappers import LogitShift
 from textdiffusion.processes.rank_one import absorbing
@@ -55,8 +55,7 @@ PARAMS = random_params(NETWORK)
 
 
 def masked(structure, network=NETWORK, params=PARAMS):
-  view = View(structure=structure)
-  return NetworkModel(network, params, MASKS, view=view)
+  return network_model(network, params, MASKS, structure)
 
 
 def plain_loop(model, ids, is_given):

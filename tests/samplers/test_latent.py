@@ -44,6 +44,7 @@ SAMPLERS = {
 class Embedder:
   table: Any = None
   self_condition: bool = False
+  is_input = True
 
   def embed(self, ids):
     return TABLE[ids]

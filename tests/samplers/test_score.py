@@ -1,5 +1,7 @@
 """The Tweedie step: the bridge of honest ratios, and what it does of others."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from tests.oracle import PROCESSES, Law, law_of_chain, total_variation
 from tests.samplers.models import HeadModel, run
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.types import LogScore
-from textdiffusion.objectives.score_entropy import log_score_head
+from textdiffusion.objectives.score_entropy import LogScoreHead
 from textdiffusion.processes.bridge import to_log_score
 from textdiffusion.processes.rank_one import absorbing, uniform
 from textdiffusion.samplers import Ancestral, Canvas, Tweedie
@@ -149,7 +151,7 @@ def test_given_tokens_stay_whatever_the_network_says(name):
   """In float32, by the sampler and by Tweedie steps, and nothing is NaN."""
   with jax.enable_x64(False):
     process = GRAPHS[name]
-    head = log_score_head(process, process.is_absorbing)
+    head = functools.partial(LogScoreHead(process.is_absorbing), process)
     raw = 200 + 100 * jax.random.normal(KEY, (4, process.num_states))
     model = HeadModel(process, lambda x, t: head(raw[x], x, t))
     is_given = jnp.arange(6)[None] % 2 == jnp.zeros((8, 1))

@@ -10,22 +10,22 @@ from tests.methods.test_seq2seq import (
   LENGTH,
   ROWS,
   VOCAB,
-  Spy,
+  Recorder,
   network,
   rows_of,
 )
+from tests.models import FunctionNetwork
 from tests.oracle import PROCESSES, Law, assert_follows
-from textdiffusion.core.binding import anchored, bind
 from textdiffusion.core.types import (
   Batch,
   Cavity,
-  Denoiser,
   UserError,
-  typed,
 )
 from textdiffusion.evals.likelihood import EvaluateConfig, token_nats
-from textdiffusion.methods.method import Method
+from textdiffusion.methods.method import Method, Needs
 from textdiffusion.methods.ssd_lm import SSDLM
+from textdiffusion.model import RawHead, Trained, anchored, batch_view, bind
+from textdiffusion.objectives.base import Models
 from textdiffusion.objectives.nelbo import Nelbo
 from textdiffusion.sampling.generate import (
   Canvas,
@@ -45,13 +45,11 @@ LAW.log_p = jax.nn.log_softmax(
 )
 METHOD = Method(
   LAW.process,
-  Nelbo(LAW.process),
-  Nelbo(LAW.process),
-  typed(Cavity),
+  Nelbo(),
+  Nelbo(),
+  RawHead(Cavity),
   diffusion_sampler(LAW.process),
-  causal=False,
-  num_states=LAW.process.num_states,
-  block=SIZE,
+  Needs(LAW.process.num_states, block=SIZE),
 )
 
 
@@ -59,14 +57,12 @@ def oracle(leak=False):
   """The exact denoiser: what nobody sees is as good as masked. Were it seen,
   the bound would be lower than the entropy."""
 
-  def apply(params, x, t, condition):
-    if condition.segments is not None and not leak:
-      x = jnp.where(condition.segments > 0, x, LAW.process.mask_id)
+  def apply(params, x, t, view):
+    if view.segments is not None and not leak:
+      x = jnp.where(view.segments > 0, x, LAW.process.mask_id)
     return LAW.denoise(x, t).logits
 
-  return Denoiser(
-    lambda key: (), apply, None, None, False, LAW.process.num_states
-  )
+  return FunctionNetwork(apply)
 
 
 @pytest.mark.parametrize('prompts', [(0,), (1,), (0, 2)])
@@ -76,7 +72,7 @@ def test_blocks_follow_the_law(prompts):
   rows, values = 20_000, jnp.asarray([1, 0, 0])
   size = jnp.asarray(prompts)[jnp.arange(rows) % len(prompts)]
   canvas = Canvas(jnp.tile(values, (rows, 1)), jnp.arange(3) < size[:, None])
-  model = bind(oracle(), (), METHOD.head)
+  model = bind(METHOD, oracle(), Trained(()))
   config = SampleConfig(sampler='first_hitting')  # no bias of steps
   run = lambda canvas: generate(
     METHOD.sampler, model, KEY, canvas, config, block=2
@@ -108,7 +104,7 @@ def test_the_bound_is_the_entropy():
   config = EvaluateConfig(draws=16)
   for leak in (False, True):
     totals = jax.jit(token_nats(METHOD, oracle(leak), config))
-    nats = np.asarray(totals((), batch)[0]).sum(-1).mean(0)
+    nats = np.asarray(totals(Trained(()), batch)[0]).sum(-1).mean(0)
     excess = nats + np.asarray(LAW.log_p)[LAW.index(ids)]
     gap, error = excess.mean(), excess.std() / rows**0.5
     assert gap < -8 * error if leak else abs(gap) < 5 * error
@@ -142,17 +138,18 @@ def test_blocks_begin_anywhere_between_prompt_and_padding():
 
 def test_a_block_sees_what_is_before_it():
   method = SSDLM(num_steps=20, block=3).build(VOCAB)
-  denoiser = network(method)
+  net = network(method)
   params = jax.tree.map(
-    lambda x: x + 0.1 * jax.random.normal(KEY, x.shape), denoiser.init(KEY)
+    lambda x: x + 0.1 * jax.random.normal(KEY, x.shape), net.init(KEY)
   )
 
   @jax.jit
   def loss(ids):
     rows = Batch.of({**rows_of(), 'ids': ids}, jnp.full(ROWS, 0.5))
     part = rows.block(jnp.arange(ROWS), 3)
-    model = bind(denoiser, params, method.head, part.condition())
-    nats, _ = method.objective(anchored(model, part), KEY, part)
+    view = batch_view(net, params, part)
+    model = bind(method, net, Trained(params), view)
+    nats, _ = method.objective(Models(anchored(model, part)), KEY, part)
     return jnp.where(part.is_counted, nats, 0)
 
   ids = rows_of()['ids']
@@ -171,21 +168,22 @@ def test_blocks_of_a_network_are_made_in_turn(sampler):
   """A trace has the steps of each block, and the network sees what is before it
   as it is, at every step."""
   method = SSDLM(num_steps=20, block=3, self_condition=0.5).build(VOCAB)
-  spy = Spy()
-  denoiser = network(method, spy.of)
-  model = bind(denoiser, denoiser.init(KEY), method.head)
+  bare = method._replace(needs=method.needs._replace(wrap=lambda net: net))
+  spy = Recorder(network(bare))
+  net = method.needs.wrap(spy)
+  model = bind(method, net, Trained(net.init(KEY)))
   free = Canvas(*jnp.zeros((2, ROWS, LENGTH), jnp.int32))
   free = free._replace(is_given=free.is_given > 0)
   latent = Latent(clamp=1.0, to='drawn')
   config = SampleConfig(4, 'uniform', sampler, latent=latent)
   run = lambda trace: jax.jit(
     lambda key: generate(
-      method.sampler, model, key, free, config, trace, method.block
+      method.sampler, model, key, free, config, trace, method.needs.block
     )
   )(KEY)
   made = run(True)
   jax.effects_barrier()
-  shown = [weights for (weights,) in spy]
+  shown = [weights for (weights,) in spy.calls]
   assert len(shown) == made.calls == 12
   assert made.steps.tolist() == [12] * ROWS
   np.testing.assert_array_equal(made.ids, run(False).ids)

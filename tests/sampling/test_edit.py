@@ -21,12 +21,12 @@ from tests.edit_oracle import (
 from textdiffusion.core.types import (
   Edits,
   Growth,
-  Model,
   Posterior,
   UserError,
 )
 from textdiffusion.processes.edit import EditPath, MaskedInsertion
 from textdiffusion.sampling.edit import edit_sampler, growth_sampler
+from textdiffusion.sampling.functions import Functions
 from textdiffusion.sampling.generate import Canvas, SampleConfig, generate
 from textdiffusion.sampling.steps.edit import (
   count,
@@ -62,7 +62,7 @@ def exact_model(p, law):
     kind = Growth if is_growth else Edits
     return look_up(heads(c, law, c.log_prior + some, kind), x)
 
-  return Model(denoise)
+  return Functions(denoise)
 
 
 def blank(rows, capacity):
@@ -113,7 +113,7 @@ def test_a_wrong_count_is_seen():
     return head._replace(log_count=head.log_count - 0.3)
 
   _, chi = distances(
-    law, draws(GROWTH, Model(denoise), blank(ROWS, 3), 48).ids, law.p
+    law, draws(GROWTH, Functions(denoise), blank(ROWS, 3), 48).ids, law.p
   )
   assert chi > 2
 
@@ -150,7 +150,7 @@ def test_given_a_subsequence(p):
     )
     return jax.tree.map(wide, head)
 
-  samples = draws(p, Model(denoise), canvas, 96)
+  samples = draws(p, Functions(denoise), canvas, 96)
   kept = np.asarray(samples.ids)[np.asarray(samples.is_given)].reshape(-1, 2)
   np.testing.assert_array_equal(kept, np.tile(given, (ROWS, 1)))
   overshot = (np.asarray(samples.ids[:, 3:]) != PAD).any(-1)
@@ -170,7 +170,7 @@ def eager(p):
       return Growth(logits, rates)
     return Edits(rates, rates, rates, logits, logits)
 
-  return Model(denoise)
+  return Functions(denoise)
 
 
 @pytest.mark.usefixtures('quick_compile')
@@ -337,7 +337,7 @@ def test_mistakes_are_named():
     bad = given._replace(ids=jnp.full((2, 4), wrong))
     with pytest.raises(UserError, match=f'id {wrong}'):
       plan(grow, bad)
-  model = Model(lambda x, t: Posterior(jnp.zeros((*x.shape, STATES))))
+  model = Functions(lambda x, t: Posterior(jnp.zeros((*x.shape, STATES))))
   for p in (GROWTH, EDITS):
     with pytest.raises(TypeError, match='not Posterior'):
       jax.eval_shape(lambda p=p: draws(p, model, canvas, 4))

@@ -20,11 +20,11 @@ from textdiffusion.core.types import (
   X0,
   Causal,
   Cavity,
-  Model,
   UserError,
   Vocab,
 )
 from textdiffusion.processes.rank_one import absorbing, uniform
+from textdiffusion.sampling.functions import Functions
 from textdiffusion.sampling.generate import (
   Canvas,
   SampleConfig,
@@ -56,7 +56,7 @@ def blank(length, rows=ROWS):
 
 def run(process, law, canvas, trace=False, **settings):
   config = SampleConfig(**{'steps': 128, **settings})
-  model = Model(law.denoise, uses_time=True)
+  model = Functions(law.denoise)
   sampler = diffusion_sampler(process)
   return jax.jit(
     lambda key, canvas: generate(sampler, model, key, canvas, config, trace)
@@ -176,7 +176,7 @@ def test_the_clock_of_first_hitting():
   the last: Kolmogorov-Smirnov of (1 - alpha)^n; false alarm 1e-5 each. The
   samples of a denoiser that ignores time would not show it."""
   process = absorbing(4, 3, Cosine())
-  model = Model(lambda x, t: Cavity(jnp.zeros((*x.shape, 4))))
+  model = Functions(lambda x, t: Cavity(jnp.zeros((*x.shape, 4))))
   config = SampleConfig(sampler='first_hitting')
   plan = diffusion_sampler(process)(model, KEY, blank(3, 4000), config)
   step, before = jax.jit(plan.step), plan.start
@@ -249,7 +249,7 @@ def test_a_given_mask_is_refused():
   process = absorbing(4, 3, Linear())
   canvas = Canvas(jnp.array([[3, 0]]), jnp.array([[True, False]]))
   sampler = diffusion_sampler(process)
-  model = Model(Law(process, 2).denoise)
+  model = Functions(Law(process, 2).denoise)
   with pytest.raises(UserError, match='the mask .id 3.'):
     generate(sampler, model, KEY, canvas, SampleConfig())
 
@@ -257,7 +257,7 @@ def test_a_given_mask_is_refused():
 def test_jit_changes_nothing():
   process = absorbing(4, 3, Cosine())
   law = Law(process, 2)
-  model, config = Model(law.denoise), SampleConfig(steps=8)
+  model, config = Functions(law.denoise), SampleConfig(steps=8)
   plain = generate(diffusion_sampler(process), model, KEY, blank(2, 16), config)
   jitted = run(process, law, blank(2, 16), steps=8)
   np.testing.assert_array_equal(plain.ids, jitted.ids)
@@ -276,7 +276,7 @@ def test_given_tokens_are_told_to_the_network_as_clean():
       return Cavity(jnp.zeros((*x.shape, 4)))
 
     plan = diffusion_sampler(process)(
-      Model(denoise), KEY, canvas, SampleConfig(sampler=sampler)
+      Functions(denoise), KEY, canvas, SampleConfig(sampler=sampler)
     )
     with jax.disable_jit():
       plan.step(KEY, plan.start, 0.0, 1.0)
@@ -285,7 +285,7 @@ def test_given_tokens_are_told_to_the_network_as_clean():
 
 def test_a_foreign_head_is_refused():
   process = absorbing(4, 3, Linear())
-  model = Model(lambda x, t: X0(jnp.zeros((*x.shape, 4))))
+  model = Functions(lambda x, t: X0(jnp.zeros((*x.shape, 4))))
   with pytest.raises(TypeError, match='not X0'):
     generate(
       diffusion_sampler(process), model, KEY, blank(2, 2), SampleConfig()
@@ -330,7 +330,7 @@ def table_model(law, calls=None):
     logits = jax.vmap(lambda row: conditional(row, place))(cache)
     return Causal(jnp.repeat(logits[:, None], ids.shape[1], 1)), cache
 
-  return Model(lambda x, t: None, init_cache, decode)
+  return Functions(lambda x, t: None, init_cache, decode)
 
 
 @pytest.mark.parametrize('num_given', [0, 1, 2])
@@ -376,7 +376,7 @@ def test_left_to_right_stops_at_the_end_of_the_document():
   def decode(ids, cache, start):
     return Causal(jnp.broadcast_to(logits, (*ids.shape, 6))), cache
 
-  model = Model(lambda x, t: None, lambda b, n: jnp.zeros(b), decode)
+  model = Functions(lambda x, t: None, lambda b, n: jnp.zeros(b), decode)
   samples = generate(
     autoregressive_sampler(VOCAB),
     model,
@@ -408,7 +408,7 @@ def test_left_to_right_draws_do_not_depend_on_other_prompts():
   def decode(ids, cache, start):
     return Causal(jnp.broadcast_to(logits, (*ids.shape, 6))), cache
 
-  model = Model(lambda x, t: None, lambda b, n: jnp.zeros(b), decode)
+  model = Functions(lambda x, t: None, lambda b, n: jnp.zeros(b), decode)
 
   def first_row(*lengths):
     is_given = jnp.arange(16) < jnp.array(lengths)[:, None]

@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from textdiffusion.core.types import X0, Model, UserError
+from tests.models import TableEmbedder
+from textdiffusion.core.types import (
+  X0,
+  Facts,
+  UserError,
+)
 from textdiffusion.processes.variance_preserving import VariancePreserving
+from textdiffusion.sampling.functions import Functions
 from textdiffusion.sampling.generate import Canvas, SampleConfig, generate
 from textdiffusion.sampling.latent import latent_sampler
 from textdiffusion.sampling.settings import Corrector, Latent
@@ -23,13 +29,13 @@ PROCESS = VariancePreserving(tabulated(SquareRoot(), STEPS))
 SAMPLER = latent_sampler(PROCESS, STEPS)
 
 
+EMBEDDER = TableEmbedder(
+  TABLE, lambda x, table: 2 * x @ table.T - jnp.square(table).sum(-1)
+)
+
+
 def model_of(says=lambda x, t: 0.5 * x):
-  return Model(
-    lambda x, t: X0(says(x, t)),
-    table=TABLE,
-    embed=lambda ids: TABLE[ids],
-    round=lambda x: 2 * x @ TABLE.T - jnp.square(TABLE).sum(-1),
-  )
+  return Functions(lambda x, t: X0(says(x, t)), facts=Facts(embedder=EMBEDDER))
 
 
 def canvas(rows=3):
@@ -134,7 +140,7 @@ def test_clamping_draws_tokens(top_p):
   free = Canvas(jnp.zeros((4_000, 2), int), jnp.zeros((4_000, 2), bool))
   model = model_of(lambda x, t: jnp.broadcast_to(said, x.shape))
   ids = np.asarray(run(model, config, given=free).ids)
-  p = np.asarray(jax.nn.softmax(model.round(said)), np.float64)
+  p = np.asarray(jax.nn.softmax(model.embedder.logits(said)), np.float64)
   order = np.argsort(-p)
   kept = order[: 1 + np.searchsorted(np.cumsum(p[order]), top_p)]
   p = np.where(np.isin(np.arange(9), kept), p, 0) / p[kept].sum()

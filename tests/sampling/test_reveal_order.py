@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, kstest
 
-from textdiffusion.core.types import Cavity, Model
+from textdiffusion.core.types import (
+  Cavity,
+)
 from textdiffusion.processes.rank_one import absorbing
+from textdiffusion.sampling.functions import Functions
 from textdiffusion.sampling.generate import diffusion_sampler, generate
 from textdiffusion.sampling.plan import Canvas
 from textdiffusion.sampling.settings import Order, SampleConfig
@@ -19,7 +22,7 @@ pytestmark = pytest.mark.usefixtures('quick_compile')
 KEY = jax.random.key(0)
 ROWS, MASK = 6000, 2
 PROCESS = absorbing(3, MASK, Cosine())
-MODEL = Model(lambda x, t: Cavity(jnp.zeros((*x.shape, 3))))
+MODEL = Functions(lambda x, t: Cavity(jnp.zeros((*x.shape, 3))))
 
 
 def frames(sampler, is_given, **settings):
@@ -66,7 +69,7 @@ def test_the_law_of_the_times_of_first_hitting():
   canvas = Canvas(jnp.zeros((ROWS, 3), int), jnp.zeros((ROWS, 3), bool))
   config = SampleConfig(sampler='first_hitting')
   draw = lambda key: generate(
-    diffusion_sampler(PROCESS), Model(denoise), key, canvas, config
+    diffusion_sampler(PROCESS), Functions(denoise), key, canvas, config
   )
   jax.jit(draw)(KEY)
   jax.effects_barrier()

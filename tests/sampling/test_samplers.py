@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 
 from tests.oracle import Law, assert_follows, chi_square
-from textdiffusion.core.types import Cavity, Model, UserError
+from textdiffusion.core.types import (
+  Cavity,
+  Facts,
+  UserError,
+)
 from textdiffusion.processes.bridge import TokenProcess
 from textdiffusion.processes.rank_one import absorbing, uniform
+from textdiffusion.sampling.functions import Functions
 from textdiffusion.sampling.generate import (
   Canvas,
   SampleConfig,
@@ -50,7 +55,7 @@ def canvas_of(rows, *given):
 def run(process, law, canvas, trace=False, **settings):
   config = SampleConfig(**{'steps': 64, 'grid': 'uniform', **settings})
   sampler = diffusion_sampler(process)
-  model = Model(law.denoise, uses_time=True)
+  model = Functions(law.denoise)
   return jax.jit(
     lambda key: generate(sampler, model, key, canvas, config, trace)
   )(KEY)
@@ -110,7 +115,7 @@ def test_orders():
   table = jnp.log(
     jnp.asarray([[0.5, 0, 0.5, 0], [0.6, 0, 0.2, 0.2], [0.4, 0, 0.35, 0.25]])
   )
-  model = Model(lambda x, t: Cavity(jnp.broadcast_to(table, (*x.shape, 4))))
+  model = Functions(lambda x, t: Cavity(jnp.broadcast_to(table, (*x.shape, 4))))
   want = {
     'left_to_right': [0, 1, 2],
     'confidence': [1, 0, 2],
@@ -136,7 +141,7 @@ def test_the_network_is_told_the_time_of_as_many_masks():
 
   process = absorbing(4, 1, Cosine())
   plan = diffusion_sampler(process)(
-    Model(denoise),
+    Functions(denoise),
     KEY,
     canvas_of(2, None, 0, None, None, None),
     SampleConfig(sampler='ordered'),
@@ -300,7 +305,8 @@ def test_no_noise_of_the_schedule_is_left_in_a_sample(sampler):
   ):
     if sampler == 'remask' and not process.is_absorbing:
       continue
-    model = Model(lambda x, t: Cavity(jnp.broadcast_to(logits, (*x.shape, 4))))
+    head = lambda x, t: Cavity(jnp.broadcast_to(logits, (*x.shape, 4)))
+    model = Functions(head)
     config = SampleConfig(steps=4, sampler=sampler, remask=Remask(eta=0.5))
     canvas = canvas_of(200, None, 3, None)
     ids = generate(diffusion_sampler(process), model, KEY, canvas, config).ids
@@ -313,7 +319,8 @@ def test_confidences_are_those_of_the_network():
   """log_prob of a remasking chain is the network's of the token that stands,
   not that of being revealed; 0 at masks."""
   logits = jnp.log(jnp.asarray([0.7, 0.0, 0.2, 0.1]))
-  model = Model(lambda x, t: Cavity(jnp.broadcast_to(logits, (*x.shape, 4))))
+  head = lambda x, t: Cavity(jnp.broadcast_to(logits, (*x.shape, 4)))
+  model = Functions(head)
   config = SampleConfig(steps=8, sampler='remask', remask=Remask(eta=0.3))
   sampler, canvas = diffusion_sampler(MASKED), canvas_of(4, None, None)
   samples = generate(sampler, model, KEY, canvas, config, trace=True)
@@ -332,12 +339,12 @@ class Bare(TokenProcess):
 
 
 class Renewed(TokenProcess):
-  """Its kernel is known only from the model."""
+  """Its kernel is known only from what the method learns."""
 
   num_states, mask_id = 3, None
 
-  def refresh(self, model):
-    assert model.method_params == 'learnt'
+  def refresh(self, facts):
+    assert facts.method_params == 'learnt'
     return UNIFORM
 
 
@@ -346,7 +353,7 @@ def test_samplers_of_any_process_and_the_one_the_model_has_now():
   canvas = canvas_of(8, None, None)
   plain = run(UNIFORM, law, canvas)
   np.testing.assert_array_equal(run(Bare(), law, canvas).ids, plain.ids)
-  model = Model(law.denoise, method_params='learnt')
+  model = Functions(law.denoise, facts=Facts('learnt'))
   config = SampleConfig(grid='uniform')
   samples = jax.jit(
     lambda key: generate(
@@ -361,7 +368,7 @@ def test_a_method_adds_a_sampler_and_a_grid():
   mine = {**SAMPLERS, 'mine': by_transition(lambda process: process.bridge)}
   sampler = diffusion_sampler(UNIFORM, mine, num_steps=5)
   config = SampleConfig(steps=2, grid='uniform', sampler='mine')
-  samples = generate(sampler, Model(law.denoise), KEY, canvas, config, True)
+  samples = generate(sampler, Functions(law.denoise), KEY, canvas, config, True)
   np.testing.assert_allclose(samples.times, [1.0, 0.4, 0.0])
 
 
@@ -394,7 +401,7 @@ def test_a_method_adds_a_sampler_and_a_grid():
 )
 def test_what_does_not_fit_is_refused_in_one_line(process, settings, told):
   sampler = diffusion_sampler(process)
-  model = Model(Law(MASKED, 1).denoise)
+  model = Functions(Law(MASKED, 1).denoise)
   config = SampleConfig(**settings)
   with pytest.raises(UserError, match=told) as caught:
     sampler(model, KEY, canvas_of(1, None), config)

@@ -46,11 +46,12 @@ def parent(tmp_path_factory):
 def counting(size):
   """A method with a state: [size] numbers, of how many steps were taken."""
 
-  def state(old, model, step):
-    del model, step
-    return {'count': jnp.zeros(size) if old is None else old['count'] + 1}
+  class Counter:
+    init = lambda self, facts: {'count': jnp.zeros(size)}
+    before_step = lambda self, old, facts, step: {'count': old['count'] + 1}
+    after_step = lambda self, state, batch, terms: state
 
-  return tiny.METHOD._replace(state=state)
+  return tiny.METHOD._replace(state=Counter())
 
 
 def begin(origin, method, **settings):
@@ -64,7 +65,7 @@ def begin(origin, method, **settings):
 
   config = dataclasses.replace(tiny.CONFIG, **settings)
   mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-  args = method, toy.DENOISER, tiny.Batches(), config, mesh
+  args = method, toy.NETWORK, tiny.Batches(), config, mesh
   return first, functools.partial(train, *args, initial=initial)
 
 

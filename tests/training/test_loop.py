@@ -14,6 +14,7 @@ import pytest
 
 from tests.training import tiny
 from textdiffusion.core.types import UserError
+from textdiffusion.objectives.base import Loss
 from textdiffusion.training.checkpoint import Checkpointer, load
 from textdiffusion.training.metrics import read
 from textdiffusion.training.workdir import Run
@@ -141,9 +142,9 @@ def test_too_many_bad_steps_stop_the_run(tmp_path, monkeypatch):
   batches = tiny.Batches()
   objective = tiny.METHOD.objective
 
-  def broken(model, key, batch):
-    loss, terms = objective(model, key, batch)
-    return loss * np.nan, terms
+  def broken(models, key, batch):
+    loss, terms = objective(models, key, batch)
+    return Loss(loss * np.nan, terms)
 
   tiny.run(batches, workdir=str(tmp_path), run=RUN, steps=4)
   monkeypatch.setattr(tiny, 'METHOD', tiny.METHOD._replace(objective=broken))

@@ -1,4 +1,4 @@
-"""What a method remembers: refreshed on time, seen by the loss, saved."""
+"""The state of a method: refreshed on time, seen by the loss, saved."""
 
 import dataclasses
 
@@ -10,6 +10,7 @@ import pytest
 from tests.training import tiny, toy
 from textdiffusion.core.types import Vocab
 from textdiffusion.methods.d3pm import D3PM
+from textdiffusion.objectives.base import Loss
 from textdiffusion.processes.neighbors import nearest
 from textdiffusion.schedules.betas import LinearBetas
 from textdiffusion.training.checkpoint import Checkpointer
@@ -26,26 +27,32 @@ from textdiffusion.training.step import make_train_step
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 
-DENOISER = toy.DENOISER._replace(table=lambda params: params['embedding'])
 EVERY = 4
 
 
-def remember(old, model, step):
+class Table:
   """The table and when it was taken, every EVERY steps."""
-  fresh = lambda: {'table': model.table, 'step': jnp.asarray(step, jnp.int32)}
-  if old is None:
-    return fresh()
-  return jax.lax.cond(step % EVERY == 0, fresh, lambda: old)
+
+  def init(self, facts, step=0):
+    return {'table': facts.table, 'step': jnp.asarray(step, jnp.int32)}
+
+  def before_step(self, state, facts, step):
+    fresh = lambda: self.init(facts, step)
+    return jax.lax.cond(step % EVERY == 0, fresh, lambda: state)
+
+  def after_step(self, state, batch, terms):
+    return state
 
 
-def told(model, key, batch):
-  """MDLM's loss, and what is remembered as a term."""
-  nats, terms = tiny.METHOD.objective(model, key, batch)
-  step = jnp.broadcast_to(model.method_state['step'], nats.shape)
-  return nats, {**terms, 'taken': step.astype(jnp.float32)}
+def with_step(models, key, batch):
+  """MDLM's loss, and the step of the state as a term."""
+  nats, terms = tiny.METHOD.objective(models, key, batch)
+  step = models.student.facts.method_state['step']
+  taken = jnp.broadcast_to(step, nats.shape).astype(jnp.float32)
+  return Loss(nats, {**terms, 'taken': taken})
 
 
-METHOD = tiny.METHOD._replace(state=remember, objective=told)
+METHOD = tiny.METHOD._replace(state=Table(), objective=with_step)
 NEAREST = D3PM(
   'nearest', LinearBetas(0.1, 0.5), 4, neighbors=3, update_every=EVERY
 ).build(Vocab(12, mask_id=11))
@@ -54,8 +61,8 @@ NEAREST = D3PM(
 def stepped(method, steps, accumulate=1, batch=tiny.batch):
   config = dataclasses.replace(tiny.CONFIG, accumulate=accumulate)
   optimizer = build_optimizer(config.optimizer, config.steps)
-  state = init_state(DENOISER, optimizer, jax.random.key(0), method)
-  step = jax.jit(make_train_step(method, DENOISER, optimizer, config))
+  state = init_state(method, toy.NETWORK, optimizer, jax.random.key(0))
+  step = jax.jit(make_train_step(method, toy.NETWORK, optimizer, config))
   states, metrics = [state], {}
   for i in range(steps):
     state, metrics = step(state, batch(i))
@@ -77,8 +84,8 @@ def test_it_is_refreshed_on_time_and_seen_by_the_loss(accumulate):
 
 
 def test_a_bad_step_does_not_move_it():
-  broken = lambda model, key, batch: jax.tree.map(
-    lambda x: x * jnp.nan, told(model, key, batch)
+  broken = lambda models, key, batch: jax.tree.map(
+    lambda x: x * jnp.nan, with_step(models, key, batch)
   )
   states, metrics = stepped(METHOD._replace(objective=broken), 5)
   assert metrics['skipped'] == 5
@@ -87,7 +94,7 @@ def test_a_bad_step_does_not_move_it():
 
 def test_most_methods_remember_nothing():
   optimizer = build_optimizer(tiny.CONFIG.optimizer, 6)
-  state = init_state(DENOISER, optimizer, jax.random.key(0), tiny.METHOD)
+  state = init_state(tiny.METHOD, toy.NETWORK, optimizer, jax.random.key(0))
   assert state.method_state == ()
 
 
@@ -95,7 +102,7 @@ def run(steps, workdir):
   config = dataclasses.replace(tiny.CONFIG, steps=steps)
   mesh = make_mesh(MeshConfig(), jax.devices()[:1])
   return train(
-    NEAREST, DENOISER, tiny.Batches(), config, mesh, str(workdir), toy.RUN
+    NEAREST, toy.NETWORK, tiny.Batches(), config, mesh, str(workdir), toy.RUN
   )
 
 
@@ -114,8 +121,8 @@ def test_a_resumed_run_remembers_to_the_bit(tmp_path):
 
   args = cut, mesh, str(tmp_path / 'cut'), toy.RUN
   with pytest.raises(KeyboardInterrupt):
-    train(NEAREST, DENOISER, Stops(), *args)
-  resumed = train(NEAREST, DENOISER, tiny.Batches(), *args)
+    train(NEAREST, toy.NETWORK, Stops(), *args)
+  resumed = train(NEAREST, toy.NETWORK, tiny.Batches(), *args)
   assert tiny.same(resumed, whole)
   graph = whole.method_state
   now = nearest(whole.params['embedding'], 3, 11)
@@ -125,7 +132,7 @@ def test_a_resumed_run_remembers_to_the_bit(tmp_path):
 def test_it_lies_whole_on_every_device():
   mesh = make_mesh(MeshConfig(), jax.devices()[:1])
   optimizer = build_optimizer(tiny.CONFIG.optimizer, 6)
-  init = lambda key: init_state(DENOISER, optimizer, key, NEAREST)
+  init = lambda key: init_state(NEAREST, toy.NETWORK, optimizer, key)
   shapes = jax.eval_shape(init, jax.random.key(0))
   shardings = state_shardings(mesh, shapes, shapes.params)
   leaves = jax.tree.leaves(shardings.method_state)
@@ -135,7 +142,7 @@ def test_it_lies_whole_on_every_device():
 def test_checkpoints_of_methods_without_it_have_no_such_field(tmp_path):
   """So that those written before there was one are read."""
   optimizer = build_optimizer(tiny.CONFIG.optimizer, 6)
-  state = init_state(DENOISER, optimizer, jax.random.key(0))
+  state = init_state(tiny.METHOD, toy.NETWORK, optimizer, jax.random.key(0))
   saver = Checkpointer(tmp_path, 1)
   saver.save(state, {'next_index': 0}, toy.RUN)
   saver.wait()

@@ -10,6 +10,7 @@ import pytest
 
 from tests.training import tiny, toy
 from textdiffusion.core.types import UserError
+from textdiffusion.objectives.base import Loss
 from textdiffusion.training.optim import (
   OptimizerConfig,
   build_optimizer,
@@ -22,8 +23,8 @@ from textdiffusion.training.step import make_train_step
 def stepped(batch, config=tiny.CONFIG, state=None, steps=1):
   optimizer = build_optimizer(config.optimizer, config.steps)
   if state is None:
-    state = init_state(toy.DENOISER, optimizer, jax.random.key(0))
-  step = jax.jit(make_train_step(tiny.METHOD, toy.DENOISER, optimizer, config))
+    state = init_state(tiny.METHOD, toy.NETWORK, optimizer, jax.random.key(0))
+  step = jax.jit(make_train_step(tiny.METHOD, toy.NETWORK, optimizer, config))
   for _ in range(steps):
     state, metrics = step(state, batch)
   return state, metrics
@@ -44,11 +45,11 @@ def test_times_share_their_place_in_the_strata_if_told_to(parts):
   """Angles 2 pi n u of n rows: all equal, over accumulated parts too."""
   rows = len(tiny.batch()['rows'])
 
-  def objective(model, key, batch):
+  def objective(models, key, batch):
     angle = jnp.broadcast_to(
       2 * jnp.pi * rows * batch.u[:, None], batch.ids.shape
     )
-    return angle, {'cos': jnp.cos(angle), 'sin': jnp.sin(angle)}
+    return Loss(angle, {'cos': jnp.cos(angle), 'sin': jnp.sin(angle)})
 
   method = tiny.METHOD._replace(objective=objective)
   optimizer = build_optimizer(tiny.CONFIG.optimizer, 1)
@@ -57,8 +58,8 @@ def test_times_share_their_place_in_the_strata_if_told_to(parts):
   lengths = []
   for times in ('own_jitter', 'shared_jitter'):
     config = dataclasses.replace(tiny.CONFIG, times=times, accumulate=parts)
-    step = make_train_step(method, toy.DENOISER, optimizer, config)
-    state = init_state(toy.DENOISER, optimizer, jax.random.key(0))
+    step = make_train_step(method, toy.NETWORK, optimizer, config)
+    state = init_state(tiny.METHOD, toy.NETWORK, optimizer, jax.random.key(0))
     _, metrics = jax.jit(step)(state, batch)
     lengths.append(float(jnp.hypot(metrics['cos'], metrics['sin'])))
   assert lengths[0] < 0.9 and lengths[1] > 1 - 1e-4
@@ -82,8 +83,8 @@ def test_loss_is_the_mean_over_counted_tokens():
     optimizer=OptimizerConfig(peak_lr=0.0, weight_decay=0.0),
   )
   optimizer = build_optimizer(config.optimizer, config.steps)
-  state = init_state(toy.DENOISER, optimizer, jax.random.key(0))
-  step = jax.jit(make_train_step(tiny.METHOD, toy.DENOISER, optimizer, config))
+  state = init_state(tiny.METHOD, toy.NETWORK, optimizer, jax.random.key(0))
+  step = jax.jit(make_train_step(tiny.METHOD, toy.NETWORK, optimizer, config))
   losses = []
   for _ in range(400):
     state, metrics = step(state, tiny.batch())
@@ -112,9 +113,8 @@ def test_a_bad_step_moves_nothing_but_the_counters():
 
 def test_ema_follows_the_parameters():
   state, _ = stepped(tiny.batch(), steps=1)
-  fresh = init_state(
-    toy.DENOISER, build_optimizer(tiny.CONFIG.optimizer, 6), jax.random.key(0)
-  )
+  optimizer = build_optimizer(tiny.CONFIG.optimizer, 6)
+  fresh = init_state(tiny.METHOD, toy.NETWORK, optimizer, jax.random.key(0))
   decay = min(tiny.CONFIG.ema, 1 / 10)
   expected = jax.tree.map(
     lambda old, new: decay * old + (1 - decay) * new, fresh.ema, state.params
@@ -144,7 +144,7 @@ def test_learning_rates():
 
 
 def test_only_matrices_decay():
-  params = tiny.DENOISER.init(jax.random.key(0))
+  params = tiny.NETWORK.init(jax.random.key(0))
   flags = is_decayed(params)
   assert not flags['embedding'] and flags['head']['kernel']
   assert not flags['layers_0']['attention_norm']['scale']
@@ -181,23 +181,24 @@ def test_bad_settings_name_the_value(settings, told):
 def test_the_parts_of_an_accumulated_batch_have_dropout_of_their_own():
   """A network of dropout alone: its output is drawn with the key it gets."""
 
-  def apply(params, x, t, condition):
-    draw = jax.random.normal(condition.dropout_key, (*x.shape, toy.STATES))
+  def apply(params, x, t, view):
+    draw = jax.random.normal(view.dropout_key, (*x.shape, toy.STATES))
     return draw + 0 * params['head']['kernel'].sum()
 
-  objective = lambda model, key, batch: (
-    drawn := model.denoise(batch.ids, 0.5).logits[..., 0],
-    {'drawn': drawn},
-  )
-  method = tiny.METHOD._replace(
-    objective=objective,
-    state=lambda state, model, step: jnp.zeros(4),
-    observe=lambda state, batch, terms: terms['drawn'][:4, 0],
-  )
+  class Drawn:
+    init = lambda self, facts: jnp.zeros(4)
+    before_step = lambda self, state, facts, step: state
+    after_step = lambda self, state, batch, terms: terms['drawn'][:4, 0]
+
+  def objective(models, key, batch):
+    drawn = models.student(batch.ids, 0.5).head.logits[..., 0]
+    return Loss(drawn, {'drawn': drawn})
+
+  method = tiny.METHOD._replace(objective=objective, state=Drawn())
   config = dataclasses.replace(tiny.CONFIG, accumulate=2)
   optimizer = build_optimizer(config.optimizer, 1)
-  denoiser = toy.DENOISER._replace(apply=apply)
-  state = init_state(denoiser, optimizer, jax.random.key(0), method)
-  step = jax.jit(make_train_step(method, denoiser, optimizer, config))
+  network = dataclasses.replace(toy.NETWORK, apply=apply)
+  state = init_state(method, network, optimizer, jax.random.key(0))
+  step = jax.jit(make_train_step(method, network, optimizer, config))
   drawn = step(state, tiny.batch())[0].method_state
   assert len(np.unique(drawn)) == 4

@@ -7,7 +7,8 @@ import numpy as np
 
 from textdiffusion.core.types import Vocab
 from textdiffusion.methods.mdlm import MDLM
-from textdiffusion.nn.transformer import TransformerConfig, build_denoiser
+from textdiffusion.methods.method import build_network
+from textdiffusion.nn.transformer import TransformerConfig
 from textdiffusion.training.loop import train
 from textdiffusion.training.mesh import MeshConfig, make_mesh
 from textdiffusion.training.optim import OptimizerConfig
@@ -23,7 +24,7 @@ CONFIG = TrainConfig(
   checkpoint_every=3,
 )
 METHOD = MDLM().build(Vocab(12, mask_id=11))
-DENOISER = build_denoiser(MODEL, 12)
+NETWORK = build_network(METHOD, MODEL)
 ROWS, LENGTH = 8, 6
 
 
@@ -66,7 +67,7 @@ def run(batches=None, mesh=None, **settings):
   }
   return train(
     METHOD,
-    DENOISER,
+    NETWORK,
     Batches() if batches is None else batches,
     dataclasses.replace(CONFIG, **settings),
     mesh or make_mesh(MeshConfig(), jax.devices()[:1]),

@@ -5,8 +5,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from tests.models import FunctionNetwork
 from tests.training import tiny
-from textdiffusion.core.types import Denoiser
+from textdiffusion.nn.latent import IdEmbedder
+from textdiffusion.objectives.base import Loss
 from textdiffusion.training.loop import train
 from textdiffusion.training.mesh import MeshConfig, make_mesh
 from textdiffusion.training.workdir import Run
@@ -23,26 +25,28 @@ def _init(key):
   }
 
 
-def _apply(params, x, t, condition):
+def _apply(params, x, t, view):
   del t
   hidden = params['embedding'][x]
   # Some exchange between tokens, so that there is something to learn.
   seen = 1.0
-  if condition.segments is not None:
-    seen = (condition.segments > 0)[..., None]
+  if view.segments is not None:
+    seen = (view.segments > 0)[..., None]
   hidden = jnp.tanh(hidden + (seen * hidden).mean(-2, keepdims=True))
   return hidden @ params['head']['kernel']
 
 
-DENOISER = Denoiser(_init, _apply, None, None, False, STATES)
+NETWORK = FunctionNetwork(
+  _apply, _init, lambda params: IdEmbedder(params['embedding'])
+)
 
 
 def broken(objective, is_bad):
   """The objective, NaN in the steps whose batch `is_bad` (of ids) picks."""
 
-  def call(model, key, batch):
-    nats, terms = objective(model, key, batch)
-    return jnp.where(is_bad(batch.ids), jnp.nan, nats), terms
+  def call(models, key, batch):
+    nats, terms = objective(models, key, batch)
+    return Loss(jnp.where(is_bad(batch.ids), jnp.nan, nats), terms)
 
   return call
 
@@ -55,7 +59,7 @@ def run(batches=None, mesh=None, method=tiny.METHOD, **settings):
     kept = {'run': RUN, **kept, 'workdir': str(kept['workdir'])}
   return train(
     method,
-    DENOISER,
+    NETWORK,
     tiny.Batches() if batches is None else batches,
     dataclasses.replace(tiny.CONFIG, **settings),
     mesh or make_mesh(MeshConfig(), jax.devices()[:1]),

@@ -62,11 +62,14 @@ class Causal(NamedTuple):
 
 
 class Growth(NamedTuple):
-  """What a sequence that grows by masks is told of, FlexMDM.
+  """FlexMDM's head: which token each mask becomes, and how many tokens are
+  still to be inserted before each position.
 
-  logits: [L, K] of p(token | x_t) at masks. log_count: [L] log of the expected
-  number of tokens still missing before each position; the first position after
-  the text stands for the gap at its end.
+  Attributes:
+    logits: [L, K] of p(token | x_t) at masks.
+    log_count: [L] log of the expected number of tokens still missing before
+      each position; the first position after the text stands for the gap at
+      its end.
   """
 
   logits: Array
@@ -110,13 +113,6 @@ TokenHead = Posterior | Cavity | LogScore
 FeatureHead = X0 | Eps | Velocity
 EditHead = Growth | Edits
 Head = TokenHead | FeatureHead | Causal | EditHead
-# (raw output [B, L, K], x_t, t) -> what the network was trained to say.
-HeadFn = Callable[[Array, X, Time], Any]
-
-
-def typed(head: Callable[[Array], Head]) -> HeadFn:
-  """The HeadFn of a head that is the raw output as it is."""
-  return lambda raw, x, t: head(raw)
 
 
 class Vocab(NamedTuple):
@@ -134,42 +130,25 @@ class Vocab(NamedTuple):
   counts: tuple[int, ...] | None = None
 
 
-class Condition(NamedTuple):
-  """What a network sees beside x and t. Each may be absent.
-
-  segments: [B, L] document numbers; tokens see only their own document, and
-    0 is padding that nobody sees.
-  positions: [B, L] places for the rotary embedding; arange(L) if absent.
-  mask: [L, L] or [B, L, L], True where the query (row) may see the key.
-  dropout_key: turns dropout on.
-  source, source_segments: [B, S] of what an encoder reads, 0 is padding.
-  memory: [B, S, d_model] what the encoder made of it; `bind` fills it in, so
-    that a source is read once however often the network is called.
-  """
-
-  segments: Array | None = None
-  positions: Array | None = None
-  mask: Array | None = None
-  dropout_key: Key | None = None
-  source: Array | None = None
-  source_segments: Array | None = None
-  memory: Array | None = None
-
-
 class Batch(NamedTuple):
-  """Rows of a global batch, as an objective sees them.
+  """Rows of a global batch, as objectives take them.
 
-  ids: [B, L] clean tokens.
-  segments: [B, L] as in `Condition`; losses at 0 are not counted.
-  positions: [B, L] as in `Condition`.
-  rows: [B] index of the row in the global batch; keys are folded with it.
-  u: [B] numbers in (0, 1), stratified over the global batch: a training time
-    is a function of u, so a change of layout or accumulation moves nothing.
-  step: [B] the training step, the same in every row (so that a batch splits
-    as one), for losses that change while training; None outside training.
-  is_given: [B, L] tokens that are never noise, such as a source before its
-    target; None where there are none.
-  source, source_segments: [B, S] as in `Condition`, None without an encoder.
+  Attributes:
+    ids: [B, L] clean tokens.
+    segments: [B, L] document numbers, 0 at padding; losses at 0 do not count.
+    positions: [B, L] positions in the text.
+    rows: [B] indices in the global batch; keys are folded with them.
+    u: [B] numbers in (0, 1), stratified over the global batch. A training time
+      is a function of u, so a change of layout or accumulation moves nothing.
+    step: [B] the training step, the same in every row (so that a batch splits
+      as one), for losses that change during training; None outside training.
+    is_given: [B, L] tokens that are never noise, such as a source before its
+      target; None where there are none.
+    source: [B, S] ids that an encoder reads; None without an encoder.
+    source_segments: [B, S] document numbers of the source, 0 at padding.
+    weights: [B, L] weights of the losses; None for 1.
+    extra: arrays that an objective needs beside these, such as recorded
+      trajectories or rewards, by name; each leads with B.
   """
 
   ids: Array
@@ -181,18 +160,21 @@ class Batch(NamedTuple):
   is_given: Array | None = None
   source: Array | None = None
   source_segments: Array | None = None
+  weights: Array | None = None
+  extra: dict[str, Array] | None = None
 
   @classmethod
   def of(
     cls, rows: Mapping[str, Array], u: Array, step: Array | None = None
   ) -> 'Batch':
-    """From the arrays of a data pipeline."""
+    """Builds a batch from the arrays of a data pipeline."""
     names = set(cls._fields) & set(rows)
-    return cls(**{name: rows[name] for name in names}, u=u, step=step)
+    fields: dict[str, Any] = {name: rows[name] for name in names}
+    return cls(**fields, u=u, step=step)
 
   @property
   def is_counted(self) -> Array:
-    """[B, L] whose losses are counted: no padding and nothing given."""
+    """[B, L], True where losses count: neither padding nor given."""
     return is_counted(self.segments, self.is_given)
 
   @property
@@ -203,23 +185,17 @@ class Batch(NamedTuple):
     return leading(self.is_given)
 
   def block(self, start: Array, size: int) -> 'Batch':
-    """Only `size` tokens of a row, from `start` [B] on, are to be made: those
-    before are given, and nobody sees those after."""
+    """The batch with one block of each row to be generated.
+
+    Args:
+      start: [B] first token of the block. Tokens before it are given, and no
+        token attends to those after the block.
+      size: tokens of the block.
+    """
     since = jnp.arange(self.ids.shape[1]) - start[:, None]
     given = since < 0 if self.is_given is None else self.is_given | (since < 0)
     segments = jnp.where(since < size, self.segments, 0)
     return self._replace(segments=segments, is_given=given)
-
-  def condition(self, dropout_key: Key | None = None) -> Condition:
-    """What the network sees of it beside x and t."""
-    return Condition(
-      self.segments,
-      self.positions,
-      None,
-      dropout_key,
-      self.source,
-      self.source_segments,
-    )
 
 
 def leading(is_given: Any) -> Any:
@@ -264,51 +240,6 @@ class Features(NamedTuple):
     return 2 * self.size if self.self_condition else self.size
 
 
-class Denoiser(NamedTuple):
-  """All that is seen of a network outside `nn`.
-
-  init: key -> params.
-  apply: (params, x, t, condition) -> raw output [B, L, num_outputs], float32.
-    x is [B, L] ids, or tokens whose embeddings are mixed: [B, L, K] weights
-    of all or a `Mixture` of a few; or, of latent methods, features [B, L, D];
-    t broadcasts against [B, L]; ignored unless `uses_time`.
-  init_cache: (rows, length) -> cache, causal networks only.
-  decode: (params, ids [B, n], cache, start, condition) -> (raw [B, n, K],
-    cache): the output at positions start .. start + n - 1 of all rows. Of the
-    condition only what an encoder made is looked at.
-  uses_time: whether the output depends on t.
-  num_states: K.
-  tells_each: whether it is told the time of each token, and not a row's.
-  table: params -> [K, D] token embeddings.
-  method_params: params -> those that the method learns beside the network.
-  embed: (params, ids [B, L]) -> features [B, L, D], latent methods only.
-  round: (params, features [B, L, D]) -> token logits [B, L, K], likewise.
-  expect: (params, logits [B, L, K]) -> mean features [B, L, D], likewise.
-  encode: (params, condition) -> what the encoder makes of its source,
-    [B, S, d_model]; networks with an encoder only.
-  each: (params, x, t, condition, said, rows) -> said(raw, rows) a few tokens at
-    a time, so that no raw output [B, L, K] stands whole; None does not.
-  """
-
-  init: Callable[[Key], PyTree]
-  apply: Callable[[PyTree, X, Time, Condition], Array]
-  init_cache: Callable[[int, int], PyTree] | None
-  decode: (
-    Callable[[PyTree, Array, PyTree, Array, Condition], tuple[Array, PyTree]]
-    | None
-  )
-  uses_time: bool
-  num_states: int
-  table: Callable[[PyTree], Array] | None = None
-  method_params: Callable[[PyTree], PyTree] = lambda params: ()
-  embed: Callable[[PyTree, Array], Array] | None = None
-  round: Callable[[PyTree, Array], Array] | None = None
-  encode: Callable[[PyTree, Condition], Array] | None = None
-  expect: Callable[[PyTree, Array], Array] | None = None
-  tells_each: bool = False
-  each: Callable[..., PyTree] | None = None
-
-
 class Embedder(Protocol):
   """Token embeddings of a network, with its parameters.
 
@@ -316,12 +247,15 @@ class Embedder(Protocol):
     table: [K, D]; None where embeddings are no table.
     is_input: True where the network takes these features, False where it takes
       ids.
+    self_condition: whether the network takes its last estimate too, [L, 2 D].
   """
 
   @property
   def table(self) -> Array | None: ...
   @property
   def is_input(self) -> bool: ...
+  @property
+  def self_condition(self) -> bool: ...
   def embed(self, ids: Array) -> Array:
     """ids [L] -> features [L, D]."""
     ...
@@ -333,6 +267,26 @@ class Embedder(Protocol):
   def expected(self, logits: Array) -> Array:
     """Token logits [L, K] -> their mean features [L, D]."""
     ...
+
+
+class Facts(NamedTuple):
+  """What a process and a method state may depend on, beside their own settings.
+
+  Attributes:
+    method_params: parameters of the method beside those of the network.
+    method_state: state of the method between training steps; () where it has
+      none.
+    embedder: token embeddings of the network.
+  """
+
+  method_params: PyTree = ()
+  method_state: PyTree = ()
+  embedder: Embedder | None = None
+
+  @property
+  def table(self) -> Array | None:
+    """[K, D] token embeddings, or None."""
+    return None if self.embedder is None else self.embedder.table
 
 
 class Dist(Protocol):
@@ -366,55 +320,11 @@ class Process(Protocol):
     """q(x_s | x_t, head) for any s < t."""
     ...
 
-
-DenoiseFn = Callable[[X, Time], Head]
-
-
-class Model(NamedTuple):
-  """A network closed over its parameters and condition.
-
-  denoise: (x_t, t) -> head.
-  init_cache, decode: as in `Denoiser`, params closed over, decode giving a
-    head; None where the network is not causal.
-  uses_time: whether `denoise` depends on t.
-  table: [K, D] token embeddings, for kernels that are built from them.
-  method_params: what the method learns beside the network.
-  method_state: what the method remembers between training steps; () outside
-    training.
-  embed: ids [L] -> features [L, D], latent methods.
-  round: features [L, D] -> token logits [L, K], latent methods.
-  expect: token logits [L, K] -> their mean features [L, D], latent methods.
-  within: segments [B, L] -> the network as it was bound, where tokens see only
-    their own.
-  each: see `binding.each_token`.
-  """
-
-  denoise: DenoiseFn
-  init_cache: Callable[[int, int], PyTree] | None = None
-  decode: Callable[[Array, PyTree, Array], tuple[Head, PyTree]] | None = None
-  uses_time: bool = False
-  table: Array | None = None
-  method_params: PyTree = ()
-  method_state: PyTree = ()
-  embed: Callable[[Array], Array] | None = None
-  round: Callable[[Array], Array] | None = None
-  expect: Callable[[Array], Array] | None = None
-  within: Callable[[Array], 'Model'] | None = None
-  each: Callable[..., PyTree] | None = None
-
-
-class Objective(Protocol):
-  """A loss. `estimand` says whether its mean bounds -log p(x0)."""
-
-  @property
-  def estimand(self) -> Literal['nelbo', 'surrogate']: ...
-
-  def __call__(
-    self, model: Model, key: Key, batch: Batch
-  ) -> tuple[Array, dict[str, Array]]:
-    """-> [B, L] nats per token, and its terms, each [B, L]."""
+  def refresh(self, facts: Facts) -> 'Process':
+    """The process as it is now, where it is learnt or follows the training."""
     ...
 
 
+DenoiseFn = Callable[[X, Time], Head]
 Transition = Callable[[Any, X, Time, Time], Dist]  # (head, x_t, s, t)
 Step = Callable[[Key, C, Time, Time], C]

@@ -8,18 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from textdiffusion.core.binding import bind
 from textdiffusion.core.keys import stream
-from textdiffusion.core.types import (
-  Array,
-  Condition,
-  Denoiser,
-  PyTree,
-  UserError,
-)
+from textdiffusion.core.types import Array, UserError
 from textdiffusion.data.pipeline import DataConfig
 from textdiffusion.data.tokenizers import Tokenizer
 from textdiffusion.methods.method import Method
+from textdiffusion.model import Trained, bind
+from textdiffusion.nn.network import Network, View
 from textdiffusion.sampling.generate import Canvas, SampleConfig, generate
 
 
@@ -58,8 +53,8 @@ def asked(
 
 def answers(
   method: Method,
-  denoiser: Denoiser,
-  params: PyTree,
+  network: Network,
+  trained: Trained,
   tokenizer: Tokenizer,
   data: DataConfig,
   config: SampleConfig,
@@ -67,7 +62,6 @@ def answers(
   candidates: int = 1,
   seed: int = 0,
   batch_size: int = 32,
-  method_state: PyTree = (),
 ) -> Iterator[list[str]]:
   """Yields the candidates of each source, compiled once.
 
@@ -91,15 +85,15 @@ def answers(
   key = stream(jax.random.key(seed), 'answer')
 
   @jax.jit
-  def run(params: PyTree, state: PyTree, key: Any, batch: Any) -> Array:
-    condition = Condition(
-      source=batch.get('source'),
-      source_segments=batch.get('source_segments'),
-    )
-    model = bind(denoiser, params, method.head, condition, state)
+  def run(trained: Trained, key: Any, batch: Any) -> Array:
+    view = View()
+    if 'source' in batch:
+      source = batch['source'], batch['source_segments']
+      view = View(memory=network.encode(trained.params, *source))
+    model = bind(method, network, trained, view)
     canvas = Canvas(batch['ids'], batch['is_given'])
     one = lambda key: generate(
-      method.sampler, model, key, canvas, config, block=method.block
+      method.sampler, model, key, canvas, config, block=method.needs.block
     )
     return jax.vmap(one)(jax.random.split(key, candidates)).ids
 
@@ -108,7 +102,7 @@ def answers(
     # The last batch is filled up, so that it compiles nothing anew.
     full = part + [part[-1]] * (batch_size - len(part))
     batch = {name: jnp.stack([row[name] for row in full]) for name in full[0]}
-    drawn = run(params, method_state, jax.random.fold_in(key, number), batch)
+    drawn = run(trained, jax.random.fold_in(key, number), batch)
     for i, ids in enumerate(np.asarray(drawn).swapaxes(0, 1)[: len(part)]):
       start = int(part[i]['is_given'].sum())
       yield [_text(tokenizer, one[start:]) for one in ids]

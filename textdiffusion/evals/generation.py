@@ -4,12 +4,12 @@ from typing import NamedTuple
 
 import jax
 
-from textdiffusion.core.binding import bind
 from textdiffusion.core.keys import stream
 from textdiffusion.core.memory import compile_within
-from textdiffusion.core.types import Denoiser, PyTree
 from textdiffusion.data.tokenizers import Tokenizer
 from textdiffusion.methods.method import Method
+from textdiffusion.model import Trained, bind
+from textdiffusion.nn.network import Network
 from textdiffusion.sampling.generate import (
   Canvas,
   SampleConfig,
@@ -42,14 +42,13 @@ class Generated(NamedTuple):
 
 def fill(
   method: Method,
-  denoiser: Denoiser,
-  params: PyTree,
+  network: Network,
+  trained: Trained,
   tokenizer: Tokenizer,
   canvas: Canvas,
   config: SampleConfig,
   seed: int = 0,
   trace: bool = False,
-  method_state: PyTree = (),
 ) -> Generated:
   """Fills in a canvas. Equal seeds give equal samples, trace or no trace.
 
@@ -59,17 +58,17 @@ def fill(
   key = stream(jax.random.key(seed), 'sample')
 
   # The canvas is closed over, not traced: a sampler may look at what is given.
-  def run(params: PyTree) -> Samples:
-    model = bind(denoiser, params, method.head, method_state=method_state)
+  def run(trained: Trained) -> Samples:
+    model = bind(method, network, trained)
     return generate(
-      method.sampler, model, key, canvas, config, trace, method.block
+      method.sampler, model, key, canvas, config, trace, method.needs.block
     )
 
   rows, length = canvas.ids.shape
   subject = f'sampling {rows} row(s) of {length} tokens'
   mend = 'lower --num, --length or sample.steps'
-  compiled = compile_within(run, params, subject=subject, mend=mend)
-  samples, given = jax.device_get((compiled(params), canvas))
+  compiled = compile_within(run, trained, subject=subject, mend=mend)
+  samples, given = jax.device_get((compiled(trained), canvas))
   if samples.is_given is not None:
     given = Canvas(samples.ids, samples.is_given)
   return Generated(

@@ -15,15 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from textdiffusion.core.binding import anchored, bind
 from textdiffusion.core.keys import check_seed, row_keys, stream
 from textdiffusion.core.types import (
   Array,
   Batch,
-  Denoiser,
   Key,
-  Model,
-  PyTree,
   UserError,
   is_counted,
 )
@@ -35,6 +31,9 @@ from textdiffusion.evals.statistics import (
   monte_carlo_error,
 )
 from textdiffusion.methods.method import Method
+from textdiffusion.model import Model, Trained, anchored, batch_view, bind
+from textdiffusion.nn.network import Network
+from textdiffusion.objectives.base import Models
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,16 +80,16 @@ class EvaluateConfig:
     return eval_batches(heldout, self.batch_size, self.rows, self.seed)
 
 
-# (params, batch, method state) -> nats [draws, B, L], terms [draws, B]
+# (trained, batch) -> nats [draws, B, L], terms [draws, B]
 TokenNats = Callable[
-  [PyTree, dict[str, Array], PyTree], tuple[Array, dict[str, Array]]
+  [Trained, dict[str, Array]], tuple[Array, dict[str, Array]]
 ]
 
 
 def token_nats(
-  method: Method, denoiser: Denoiser, config: EvaluateConfig
+  method: Method, network: Network, config: EvaluateConfig
 ) -> TokenNats:
-  """Builds (params, batch, method state) -> ([draws, B, L] nats, terms).
+  """Builds (trained, batch) -> ([draws, B, L] nats, terms).
 
   Nats are of each token, 0 where a token is not counted; terms are [draws, B],
   added up over a row. The times of a row's draws are stratified: draw d takes u
@@ -103,12 +102,11 @@ def token_nats(
     raise UserError('this evaluator bounds no likelihood: nothing to report')
 
   def totals(
-    params: PyTree, batch: dict[str, Array], method_state: PyTree = ()
+    trained: Trained, batch: dict[str, Array]
   ) -> tuple[Array, dict[str, Array]]:
     whole = Batch.of(batch, jnp.zeros(len(batch['rows'])))
-
-    condition = whole.condition()
-    bound = bind(denoiser, params, method.head, condition, method_state)
+    view = batch_view(network, trained.params, whole)
+    bound = bind(method, network, trained, view)
 
     def of(
       key: Key, model: Model, rows: Batch
@@ -120,24 +118,24 @@ def token_nats(
         jitter = jax.vmap(lambda k: jax.random.uniform(k, minval=2.0**-24))(
           row_keys(key_u, batch['rows'])
         )
-        seen = rows._replace(u=(draw + jitter) / draws)
-        nats, terms = method.evaluator(model, key_x, seen)
+        drawn = rows._replace(u=(draw + jitter) / draws)
+        nats, terms = method.evaluator(Models(model), key_x, drawn)
         counted = lambda x: jnp.where(rows.is_counted, x, 0.0)
         return counted(nats), jax.tree.map(lambda x: counted(x).sum(-1), terms)
 
       return jax.lax.map(one, jnp.arange(draws))
 
-    if not method.block:
+    block = method.needs.block
+    if not block:
       return of(key, bound, whole)
 
     # -log p of a row is the sum of those of its blocks given what is before.
     def of_block(number: Array) -> tuple[Array, dict[str, Array]]:
-      part = whole.block(whole.prompt + number * method.block, method.block)
-      assert bound.within is not None
-      model = bound.within(part.segments)
+      part = whole.block(whole.prompt + number * block, block)
+      model = bound.with_view(segments=part.segments)
       return of(jax.random.fold_in(key, number), model, part)
 
-    count = -(-whole.ids.shape[1] // method.block)
+    count = -(-whole.ids.shape[1] // block)
     parts = jax.lax.map(of_block, jnp.arange(count))
     return jax.tree.map(lambda x: x.sum(0), parts)
 
@@ -146,8 +144,8 @@ def token_nats(
 
 def evaluate(
   method: Method,
-  denoiser: Denoiser,
-  params: PyTree,
+  network: Network,
+  trained: Trained,
   batches: Iterable[dict[str, np.ndarray]],
   byte_lengths: np.ndarray,
   config: EvaluateConfig,
@@ -155,12 +153,13 @@ def evaluate(
   put: Callable[[dict[str, np.ndarray]], dict[str, Array]] = jax.device_put,
   totals: TokenNats | None = None,
   pad_id: int | None = None,
-  method_state: PyTree = (),
 ) -> dict[str, Any]:
   """Bits per byte and per token, perplexity, terms, errors, protocol.
 
   Args:
-    method, denoiser, params: what is evaluated.
+    method: the wiring.
+    network: the network that is evaluated.
+    trained: its parameters and the state of the method.
     batches: dicts of ids, segments, positions [B, L] and rows [B]; with
       documents [B, L], see `data.pipeline.eval_batches`, or each row counts as
       a document.
@@ -170,7 +169,6 @@ def evaluate(
     put: places a batch on the devices.
     totals: a jitted `token_nats` to use again; built here if absent.
     pad_id: modelled padding adds its nats, and is no token to divide by.
-    method_state: what the method remembers of its training.
 
   Returns:
     A dict that JSON takes. `*_se` is the standard error over documents; it
@@ -180,15 +178,14 @@ def evaluate(
   """
   sums = document_sums(
     method,
-    denoiser,
-    params,
+    network,
+    trained,
     batches,
     byte_lengths,
     config,
     put,
     totals,
     pad_id,
-    method_state,
   )
   return summary(sums, f'{protocol}; {estimate(method, config)}')
 
@@ -219,27 +216,26 @@ class DocumentSums(NamedTuple):
 
 def document_sums(
   method: Method,
-  denoiser: Denoiser,
-  params: PyTree,
+  network: Network,
+  trained: Trained,
   batches: Iterable[dict[str, np.ndarray]],
   byte_lengths: np.ndarray,
   config: EvaluateConfig,
   put: Callable[[dict[str, np.ndarray]], dict[str, Array]] = jax.device_put,
   totals: TokenNats | None = None,
   pad_id: int | None = None,
-  method_state: PyTree = (),
 ) -> DocumentSums:
   """What `evaluate` reports, before division; its arguments are the same.
 
   A token's loss belongs to the document of the token: a row of several
   documents adds to each of them, a document of several rows is one entry.
   """
-  totals = totals or jax.jit(token_nats(method, denoiser, config))
+  totals = totals or jax.jit(token_nats(method, network, config))
   by_row, labels, columns, rows, places = [], [], [], 0, 0
   terms: dict[str, list[np.ndarray]] = {}
   for batch in batches:
     arrays = {k: v for k, v in batch.items() if k != 'documents'}
-    value, named = jax.device_get(totals(params, put(arrays), method_state))
+    value, named = jax.device_get(totals(trained, put(arrays)))
     counted = is_counted(batch['segments'], batch.get('is_given'))
     some = counted.any(-1)
     by_row.append(value[:, some].sum(-1, dtype=np.float64))
@@ -317,7 +313,8 @@ def estimate(method: Method, config: EvaluateConfig) -> str:
     return 'exact likelihood'
   if getattr(method.evaluator, 'all_steps', False):
     return f'{config.draws} draws of every step a row; seed {config.seed or 0}'
-  part = f'block of {method.block} tokens' if method.block else 'row'
+  block = method.needs.block
+  part = f'block of {block} tokens' if block else 'row'
   return (
     f'{config.draws} draws of t a {part}, stratified in (0, 1); seed '
     f'{config.seed or 0}'

@@ -11,10 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from textdiffusion.core.binding import bind
-from textdiffusion.core.types import Array, Batch, Denoiser, PyTree, UserError
+from textdiffusion.core.types import Array, Batch, UserError
 from textdiffusion.evals.statistics import Estimate, cluster_ratio, cluster_sums
 from textdiffusion.methods.method import Method
+from textdiffusion.model import Trained, bind
+from textdiffusion.nn.network import Network
+from textdiffusion.objectives.base import Models
 
 
 def unigram_entropy(ids: np.ndarray) -> np.ndarray:
@@ -29,16 +31,19 @@ def unigram_entropy(ids: np.ndarray) -> np.ndarray:
 
 def judged(
   method: Method,
-  denoiser: Denoiser,
-  params: PyTree,
+  network: Network,
+  trained: Trained,
   ids: Array | np.ndarray,
   batch: int = 16,
 ) -> np.ndarray:
   """-log p of each row under an exact judge, nats: [B, L] ids -> [B].
 
   Args:
-    method, denoiser, params: the judge, an autoregressive model of the same
-      tokenizer; a bound would mix its own gap into the score.
+    method: of the judge, an autoregressive model of the same tokenizer; a bound
+      would mix its own gap into the score.
+    network: of the judge.
+    trained: the parameters of the judge.
+    ids: [B, L] rows to be scored.
     batch: rows per call.
 
   Raises:
@@ -51,19 +56,19 @@ def judged(
     )
 
   @jax.jit
-  def nats(params: PyTree, ids: Array) -> Array:
+  def nats(trained: Trained, ids: Array) -> Array:
     ones = jnp.ones_like(ids)
     positions = jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape)
     rows = jnp.arange(len(ids))
-    seen = Batch(ids, ones, positions, rows, jnp.full(len(ids), 0.5))
-    model = bind(denoiser, params, method.head)
-    return method.objective(model, jax.random.key(0), seen)[0].sum(-1)
+    whole = Batch(ids, ones, positions, rows, jnp.full(len(ids), 0.5))
+    models = Models(bind(method, network, trained))
+    return method.objective(models, jax.random.key(0), whole).nats.sum(-1)
 
   rows = jnp.asarray(ids)
   rest = -len(rows) % batch
   filled = jnp.concatenate([rows, jnp.repeat(rows[-1:], rest, 0)])
   parts = [
-    nats(params, filled[i : i + batch]) for i in range(0, len(filled), batch)
+    nats(trained, filled[i : i + batch]) for i in range(0, len(filled), batch)
   ]
   return np.concatenate(jax.device_get(parts))[: len(rows)]
 

@@ -6,6 +6,7 @@ import dataclasses
 from textdiffusion.core.types import Array, UserError, Vocab
 from textdiffusion.methods.diffusion_lm import DiffusionLM
 from textdiffusion.methods.method import Method
+from textdiffusion.nn.wrappers import PerTokenTime
 from textdiffusion.sampling.latent import latent_sampler
 from textdiffusion.sampling.settings import SampleConfig
 from textdiffusion.schedules.times import walk
@@ -13,7 +14,7 @@ from textdiffusion.schedules.times import walk
 
 @dataclasses.dataclass(frozen=True)
 class ARDiffusion(DiffusionLM):
-  """As `DiffusionLM`, at uniform times; the network is told every one."""
+  """As `DiffusionLM`, at uniform times, one for each token."""
 
   size: int = 128
 
@@ -30,7 +31,7 @@ class ARDiffusion(DiffusionLM):
 
     def grid(config: SampleConfig, length: int) -> Array:
       """A walk of the moving point, in equal parts of its way."""
-      config.times(size)  # says what is wrong with its steps
+      config.times(size)  # raises UserError for wrong steps
       return walk(config.times(), length, size)
 
     apart = lambda loss: dataclasses.replace(loss, multi_level=True)
@@ -38,5 +39,5 @@ class ARDiffusion(DiffusionLM):
       objective=apart(made.objective),
       evaluator=apart(made.evaluator),
       sampler=latent_sampler(made.process, size, grid=grid),
-      wrap=lambda denoiser: denoiser._replace(tells_each=True),
+      needs=made.needs._replace(wrap=PerTokenTime),
     )

@@ -2,8 +2,11 @@
 
 import dataclasses
 
-from textdiffusion.core.types import Causal, UserError, Vocab, typed
-from textdiffusion.methods.method import Method
+from textdiffusion.core import types
+from textdiffusion.core.types import UserError, Vocab
+from textdiffusion.methods.method import Method, Needs
+from textdiffusion.model import RawHead
+from textdiffusion.nn.network import Causal
 from textdiffusion.objectives import autoregressive
 from textdiffusion.sampling.generate import autoregressive_sampler
 
@@ -23,8 +26,8 @@ class Autoregressive:
       process=None,
       objective=objective,
       evaluator=objective,
-      head=typed(Causal),
+      head=RawHead(types.Causal),
       sampler=autoregressive_sampler(vocab),
-      causal=True,
-      num_states=vocab.size,
+      needs=Needs(vocab.size),
+      structure=Causal(),
     )

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 from textdiffusion.core.types import (
   Array,
   Batch,
+  Facts,
   Features,
   Posterior,
   UserError,
   Vocab,
-  typed,
 )
-from textdiffusion.methods.method import Method, check_chance
+from textdiffusion.methods.method import Method, Needs, check_chance
+from textdiffusion.model import RawHead
 from textdiffusion.objectives.score_interpolation import (
   InterpolationBound,
   ScoreInterpolation,
@@ -72,30 +73,42 @@ class CDCD:
     refits = Refits(alpha, self.bins, self.refit_every, self.refit_every)
     process = Following(PerPosition(alpha))
     shown = self.self_condition is not None
-
-    def observe(old: Adaptive, batch: Batch, terms: dict[str, Array]):
-      count = batch.is_counted.sum(-1, keepdims=True)
-      nats = jnp.where(batch.is_counted, terms['cross_entropy'], 0.0)
-      mean = nats.sum(-1, keepdims=True) / jnp.maximum(count, 1)
-      return refits.observe(old, batch.u, mean, count > 0)
-
     return Method(
       process=process,
-      objective=ScoreInterpolation(
-        process, self.num_steps, self.self_condition
-      ),
-      evaluator=InterpolationBound(
-        process, self.num_steps, self.self_condition
-      ),
-      head=typed(Posterior),
+      objective=ScoreInterpolation(self.num_steps, self.self_condition),
+      evaluator=InterpolationBound(self.num_steps, self.self_condition),
+      head=RawHead(Posterior),
       sampler=latent_sampler(process, self.num_steps, shown),
-      causal=False,
-      num_states=vocab.size,
-      state=(lambda old, model, step: refits.state(old, step))
-      if self.warp
-      else None,
-      observe=observe if self.warp else None,
-      features=Features(
-        self.size, self_condition=shown, says='tokens', norm='root'
+      needs=Needs(
+        vocab.size,
+        features=Features(
+          self.size, self_condition=shown, says='tokens', norm='root'
+        ),
       ),
+      state=TimeWarp(refits) if self.warp else None,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class TimeWarp:
+  """State of times under which the cross-entropy is linear in t.
+
+  Attributes:
+    refits: when and how the schedule is fitted.
+  """
+
+  refits: Refits
+
+  def init(self, facts: Facts) -> Adaptive:
+    return self.refits.init()
+
+  def before_step(self, state: Adaptive, facts: Facts, step: Array) -> Adaptive:
+    return self.refits.before_step(state, step)
+
+  def after_step(
+    self, state: Adaptive, batch: Batch, terms: dict[str, Array]
+  ) -> Adaptive:
+    count = batch.is_counted.sum(-1, keepdims=True)
+    nats = jnp.where(batch.is_counted, terms['cross_entropy'], 0.0)
+    mean = nats.sum(-1, keepdims=True) / jnp.maximum(count, 1)
+    return self.refits.observe(state, batch.u, mean, count > 0)

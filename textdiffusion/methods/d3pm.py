@@ -8,19 +8,20 @@ import numpy as np
 
 from textdiffusion.core.types import (
   Array,
+  Batch,
   Cavity,
-  Model,
-  PyTree,
+  Facts,
   UserError,
   Vocab,
-  typed,
 )
-from textdiffusion.methods.method import Method, StateFn
+from textdiffusion.methods.method import Method, Needs
+from textdiffusion.model import RawHead
 from textdiffusion.objectives.d3pm import StepBound
 from textdiffusion.processes import matrix
 from textdiffusion.processes.gaussian import gaussian
 from textdiffusion.processes.mask_last import mask_last
 from textdiffusion.processes.neighbors import (
+  Graph,
   band,
   following,
   graph_of,
@@ -112,16 +113,15 @@ class D3PM:
     if self.mask_last:
       process = mask_last(process)
     objective = StepBound(
-      process, self.num_steps, self.hybrid, self.hybrid_head, prior=False
+      self.num_steps, self.hybrid, self.hybrid_head, prior=False
     )
     return Method(
       process=process,
       objective=objective,
-      evaluator=StepBound(process, self.num_steps, all_steps=self.all_steps),
-      head=typed(Cavity),
+      evaluator=StepBound(self.num_steps, all_steps=self.all_steps),
+      head=RawHead(Cavity),
       sampler=diffusion_sampler(process, num_steps=self.num_steps),
-      causal=False,
-      num_states=vocab.size,
+      needs=Needs(vocab.size),
       state=self._state(vocab) if self.transition == 'nearest' else None,
     )
 
@@ -166,18 +166,35 @@ class D3PM:
       kernels = matrix.mixed_kernels(base, betas)
     return matrix.from_kernels(matrix.beside_mask(kernels, mask), mask_id=mask)
 
-  def _state(self, vocab: Vocab) -> StateFn:
-    """The graph of the embeddings, taken anew every `update_every` steps."""
+  def _state(self, vocab: Vocab) -> 'NearestTokens':
+    return NearestTokens(self.neighbors, vocab.mask_id, self.update_every)
 
-    def state(old: PyTree | None, model: Model, step: Array) -> PyTree:
-      fresh = lambda: graph_of(
-        nearest(model.table, self.neighbors, vocab.mask_id)  # ty: ignore[invalid-argument-type]
-      )
-      if old is None:
-        return fresh()
-      is_due = step % self.update_every == 0
-      return jax.lax.cond(is_due, fresh, lambda: old)
 
+@dataclasses.dataclass(frozen=True)
+class NearestTokens:
+  """State of noise that follows the embeddings: the graph of neighbours.
+
+  Attributes:
+    count: neighbours of a token.
+    mask_id: the mask, which is nobody's neighbour.
+    update_every: training steps between graphs.
+  """
+
+  count: int
+  mask_id: int | None
+  update_every: int
+
+  def init(self, facts: Facts) -> Graph:
+    assert facts.table is not None
+    return graph_of(nearest(facts.table, self.count, self.mask_id))
+
+  def before_step(self, state: Graph, facts: Facts, step: Array) -> Graph:
+    is_due = step % self.update_every == 0
+    return jax.lax.cond(is_due, lambda: self.init(facts), lambda: state)
+
+  def after_step(
+    self, state: Graph, batch: Batch, terms: dict[str, Array]
+  ) -> Graph:
     return state
 
 

@@ -1,6 +1,6 @@
 """Discrete flow matching (Gat et al. 2024), mask and uniform source.
 
-The network says the posterior. It is trained by cross-entropy or by the
+The network gives the posterior. It is trained by cross-entropy or by the
 generalised KL; the reverse bridge of the same noise, exact through the cavity,
 generates what the evaluator bounds.
 """
@@ -8,8 +8,9 @@ generates what the evaluator bounds.
 import dataclasses
 from typing import Literal
 
-from textdiffusion.core.types import Objective, UserError, Vocab
-from textdiffusion.methods.method import Method
+from textdiffusion.core.types import UserError, Vocab
+from textdiffusion.methods.method import Method, Needs
+from textdiffusion.objectives.base import Objective
 from textdiffusion.objectives.flow_matching import (
   FlowMatching,
   cross_entropy,
@@ -53,7 +54,7 @@ class DFM:
   def build(self, vocab: Vocab) -> Method:
     if self.source == 'uniform':
       process = uniform(vocab.size, self.schedule, vocab.mask_id)
-      evaluator, bound = Nelbo(process, rank_one_bound), flow_bound
+      evaluator, bound = Nelbo(rank_one_bound), flow_bound
     elif vocab.mask_id is None:
       raise UserError(
         'the tokenizer has no mask token, which a mask source needs: add '
@@ -61,19 +62,18 @@ class DFM:
       )
     else:
       process = absorbing(vocab.size, vocab.mask_id, self.schedule)
-      evaluator, bound = Nelbo(process, masked_bound), masked_bound
+      evaluator, bound = Nelbo(masked_bound), masked_bound
     is_kl = self.loss == 'generalised_kl'
     objective: Objective = FlowMatching(
-      process, bound if is_kl else cross_entropy, self.prompt_rate
+      bound if is_kl else cross_entropy, self.prompt_rate
     )
     if is_kl and not self.prompt_rate:
-      objective = Nelbo(process, bound)
+      objective = Nelbo(bound)
     return Method(
       process=process,
       objective=objective,
       evaluator=evaluator,
-      head=lambda raw, x, t: possible(process, raw, x, t),
+      head=possible,
       sampler=diffusion_sampler(process),
-      causal=False,
-      num_states=vocab.size,
+      needs=Needs(vocab.size),
     )

@@ -10,18 +10,11 @@ from typing import Any, Literal
 
 import jax
 
-from textdiffusion.core.types import (
-  Array,
-  Condition,
-  Denoiser,
-  Key,
-  PyTree,
-  Time,
-  UserError,
-  Vocab,
-)
+from textdiffusion.core.types import Key, PyTree, UserError, Vocab
 from textdiffusion.methods.diffusion_lm import DiffusionLM
-from textdiffusion.methods.method import Method
+from textdiffusion.methods.method import Given, Method
+from textdiffusion.nn.network import Network
+from textdiffusion.nn.wrappers import Centred, WithParams
 from textdiffusion.objectives.end_to_end import EndToEnd
 
 
@@ -61,42 +54,22 @@ class DiffuSeq(DiffusionLM):
         )
 
   def build(self, vocab: Vocab) -> Method:
-    made = super().build(vocab)
+    base = super().build(vocab)
     is_noisy = self.source == 'noisy'
-    objective: Any = made.objective
+    objective: Any = base.objective
     if isinstance(objective, EndToEnd):
       objective = dataclasses.replace(
         objective, noisy_source=is_noisy, absorb=self.absorb or 0.0
       )
-    made = made._replace(
-      objective=objective,
-      anchors=not is_noisy,
-      counts_given=self.counted == 'all',
-    )
-    if self.absorb is None:
-      return made
+    given = Given(is_clean=not is_noisy, is_counted=self.counted == 'all')
+    needs = base.needs._replace(given=given)
 
     def init(key: Key) -> PyTree:
       return {'mean': jax.random.normal(key, (self.size,)) / self.size**0.5}
 
-    return made._replace(init_params=init, wrap=centred)
+    def centred(network: Network) -> Network:
+      return Centred(WithParams(network, init))
 
-
-def centred(denoiser: Denoiser) -> Denoiser:
-  """Noise around m, the method's parameter `mean`, [D]: what is seen outside is
-  x - m, so that its origin is m, and what the network sees is x."""
-  assert denoiser.table and denoiser.embed and denoiser.round
-  table, embed, round_ = denoiser.table, denoiser.embed, denoiser.round
-  mean = lambda params: denoiser.method_params(params)['mean']
-
-  def apply(params: PyTree, x: Any, t: Time, condition: Condition) -> Array:
-    said = denoiser.apply(params, x + mean(params), t, condition)
-    return said - mean(params)
-
-  return denoiser._replace(
-    apply=apply,
-    table=lambda params: table(params) - mean(params),
-    embed=lambda params, ids: embed(params, ids) - mean(params),
-    round=lambda params, x: round_(params, x + mean(params)),
-    expect=None,
-  )
+    if self.absorb is not None:
+      needs = needs._replace(wrap=centred)
+    return base._replace(objective=objective, needs=needs)

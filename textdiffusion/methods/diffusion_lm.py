@@ -1,7 +1,7 @@
 """Diffusion-LM: Gaussian noise on learnt embeddings (Li et al. 2022)."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,14 +11,14 @@ from textdiffusion.core.types import (
   Array,
   Batch,
   Eps,
+  Facts,
   Features,
-  Model,
   UserError,
   Velocity,
   Vocab,
-  typed,
 )
-from textdiffusion.methods.method import Method
+from textdiffusion.methods.method import Method, Needs
+from textdiffusion.model import MethodState, RawHead
 from textdiffusion.objectives.end_to_end import EndToEnd, Weights
 from textdiffusion.objectives.latent_bound import LatentBound
 from textdiffusion.processes.variance_preserving import VariancePreserving
@@ -95,51 +95,87 @@ class DiffusionLM:
   ) -> Method:
     """The method of any noise. self_condition: see `EndToEnd`."""
     is_shown = self_condition is not None
-    bound = LatentBound(process, self.num_steps, is_shown)
-    simple = EndToEnd(process, self.num_steps, self.weights, self_condition)
+    bound = LatentBound(self.num_steps, is_shown)
+    simple = EndToEnd(self.num_steps, self.weights, self_condition)
     return Method(
       process=process,
       objective=simple if self.loss == 'simple' else bound,
       evaluator=bound,
-      head=typed(HEADS[self.predict]),
+      head=RawHead(HEADS[self.predict]),
       sampler=latent_sampler(process, self.num_steps, is_shown),
-      causal=False,
-      num_states=vocab.size,
-      features=Features(
-        self.size, self.std, self.rounding, is_shown, norm=self.norm
+      needs=Needs(
+        vocab.size,
+        features=Features(
+          self.size, self.std, self.rounding, is_shown, norm=self.norm
+        ),
       ),
-      **self._states(process),
+      state=self._state(process),
     )
 
-  def _states(self, process: VariancePreserving) -> dict[str, Any]:
-    """What `Method` is told of times that are not uniform."""
+  def _state(self, process: VariancePreserving) -> MethodState | None:
+    """The state of times that are not uniform."""
     match self.times:
       case 'second_moment':
-        return self._second_moments()
+        return LossByStep(self.num_steps, self.history)
       case 'told_apart':
+        return NearestNoise(process, self.update_every)
+    return None
 
-        def state(old: LeastNoise | None, model: Model, step: Array):
-          assert model.table is not None
-          table = jax.lax.stop_gradient(model.table)
-          fresh = lambda: told_apart(process.schedule, table)
-          if old is None:
-            return fresh()
-          return jax.lax.cond(step % self.update_every == 0, fresh, lambda: old)
 
-        return {'state': state}
-    return {}
+@dataclasses.dataclass(frozen=True)
+class LossByStep:
+  """State of times that follow the loss: the last losses at each step.
 
-  def _second_moments(self) -> dict[str, Any]:
-    """What `Method` is told of times that follow the loss."""
+  Attributes:
+    num_steps: T.
+    history: losses of each step that are kept.
+  """
 
-    def state(old: SecondMoment | None, model: Model, step: Array):
-      return no_losses(self.num_steps, self.history) if old is None else old
+  num_steps: int
+  history: int
 
-    def observe(old: SecondMoment, batch: Batch, terms: dict[str, Array]):
-      index, weight = old.draw(batch.u)
-      total = jnp.stack(list(terms.values())).sum(0)
-      count = jnp.maximum(batch.is_counted.sum(-1), 1)
-      mean = jnp.where(batch.is_counted, total, 0.0).sum(-1) / count
-      return old.add(index, mean / weight)
+  def init(self, facts: Facts) -> SecondMoment:
+    return no_losses(self.num_steps, self.history)
 
-    return {'state': state, 'observe': observe}
+  def before_step(
+    self, state: SecondMoment, facts: Facts, step: Array
+  ) -> SecondMoment:
+    return state
+
+  def after_step(
+    self, state: SecondMoment, batch: Batch, terms: dict[str, Array]
+  ) -> SecondMoment:
+    index, weight = state.draw(batch.u)
+    total = jnp.stack(list(terms.values())).sum(0)
+    count = jnp.maximum(batch.is_counted.sum(-1), 1)
+    mean = jnp.where(batch.is_counted, total, 0.0).sum(-1) / count
+    return state.add(index, mean / weight)
+
+
+@dataclasses.dataclass(frozen=True)
+class NearestNoise:
+  """State of times that begin where noise reaches the nearest embeddings.
+
+  Attributes:
+    process: the noise.
+    update_every: training steps between looks at the embeddings.
+  """
+
+  process: VariancePreserving
+  update_every: int
+
+  def init(self, facts: Facts) -> LeastNoise:
+    assert facts.table is not None
+    table = jax.lax.stop_gradient(facts.table)
+    return told_apart(self.process.schedule, table)
+
+  def before_step(
+    self, state: LeastNoise, facts: Facts, step: Array
+  ) -> LeastNoise:
+    is_due = step % self.update_every == 0
+    return jax.lax.cond(is_due, lambda: self.init(facts), lambda: state)
+
+  def after_step(
+    self, state: LeastNoise, batch: Batch, terms: dict[str, Array]
+  ) -> LeastNoise:
+    return state

@@ -3,8 +3,9 @@
 
 import dataclasses
 
-from textdiffusion.core.types import Cavity, UserError, Vocab, typed
-from textdiffusion.methods.method import Method
+from textdiffusion.core.types import Cavity, UserError, Vocab
+from textdiffusion.methods.method import Method, Needs
+from textdiffusion.model import RawHead
 from textdiffusion.objectives.duality import Curriculum
 from textdiffusion.objectives.nelbo import Nelbo, rank_one_bound
 from textdiffusion.processes.duality import Duality
@@ -62,7 +63,7 @@ class Duo:
 
   def build(self, vocab: Vocab) -> Method:
     process = uniform(vocab.size, self.schedule, vocab.mask_id)
-    evaluator = Nelbo(process, rank_one_bound)
+    evaluator = Nelbo(rank_one_bound)
     size = process.vocab_size
     low, high = self.gamma_min, self.gamma_max
     window = gaussian_argmax(
@@ -84,8 +85,7 @@ class Duo:
       process=process,
       objective=curriculum if self.curriculum_steps else evaluator,
       evaluator=evaluator,
-      head=typed(Cavity),
+      head=RawHead(Cavity),
       sampler=diffusion_sampler(process),
-      causal=False,
-      num_states=vocab.size,
+      needs=Needs(vocab.size),
     )

@@ -1,13 +1,13 @@
 """Edit Flows (Havasi et al. 2025): insertions, deletions and substitutions."""
 
 import dataclasses
-import functools
+from typing import Any
 
 import jax.numpy as jnp
 
 from textdiffusion.core.types import Array, Edits, Time, UserError, Vocab, X
 from textdiffusion.methods.flexmdm import require_ends
-from textdiffusion.methods.method import Method
+from textdiffusion.methods.method import Method, Needs
 from textdiffusion.objectives.edit import EditNelbo
 from textdiffusion.processes.edit import EditPath
 from textdiffusion.sampling.edit import edit_sampler
@@ -40,26 +40,23 @@ class EditFlows:
       vocab.mask_id,
       self.source_length,
     )
-    objective = EditNelbo(process)
+    objective = EditNelbo()
     return Method(
       process=process,
       objective=objective,
       evaluator=objective,
-      head=functools.partial(edits, self.schedule),
+      head=edits,
       sampler=edit_sampler(process),
-      causal=False,
-      num_states=vocab.size,
-      num_outputs=2 * vocab.size + 3,
-      whole_rows=True,
+      needs=Needs(vocab.size, 2 * vocab.size + 3, whole_rows=True),
     )
 
 
-def edits(schedule: Schedule, raw: Array, x: X, t: Time) -> Edits:
+def edits(process: Any, raw: Array, x: X, t: Time) -> Edits:
   """[B, L, 2 K + 3] -> three log rates and two sets of token logits.
 
   A rate is exp(output) * (1 - alpha), as in `flexmdm.growth`.
   """
-  log_noise = schedule(t).log_1m_alpha
+  log_noise = process.schedule(t).log_1m_alpha
   rates, logits = raw[..., :3] + log_noise, raw[..., 3:]
   insert, substitute = jnp.split(logits, 2, axis=-1)
   return Edits(rates[..., 0], rates[..., 1], rates[..., 2], insert, substitute)

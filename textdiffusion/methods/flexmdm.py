@@ -4,7 +4,7 @@ Texts grow by masks, which are unmasked in any order; the length is modelled.
 """
 
 import dataclasses
-import functools
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -16,7 +16,7 @@ from textdiffusion.core.types import (
   Vocab,
   X,
 )
-from textdiffusion.methods.method import Method
+from textdiffusion.methods.method import Method, Needs
 from textdiffusion.objectives.edit import EditNelbo
 from textdiffusion.processes.edit import MaskedInsertion
 from textdiffusion.sampling.edit import growth_sampler
@@ -47,27 +47,25 @@ class FlexMDM:
     process = MaskedInsertion(
       self.insert, self.unmask, vocab.size, vocab.mask_id, vocab.pad_id
     )
-    objective = EditNelbo(process)
+    objective = EditNelbo()
     return Method(
       process=process,
       objective=objective,
       evaluator=objective,
-      head=functools.partial(growth, self.insert),
+      head=growth,
       sampler=growth_sampler(process),
-      causal=False,
-      num_states=vocab.size,
-      num_outputs=vocab.size + 1,
-      whole_rows=True,
+      needs=Needs(vocab.size, vocab.size + 1, whole_rows=True),
     )
 
 
-def growth(insert: Schedule, raw: Array, x: X, t: Time) -> Growth:
+def growth(process: Any, raw: Array, x: X, t: Time) -> Growth:
   """[B, L, K + 1] -> token logits and log expected counts.
 
   A count is exp(output) * (1 - alpha): the chance that a token is missing is in
-  all counts, so a network's loss is finite whatever it says near t = 0.
+  all counts, so a network's loss is finite whatever its output near t = 0.
   """
-  return Growth(raw[..., :-1], raw[..., -1] + insert(t).log_1m_alpha[..., 0])
+  log_noise = process.insert(t).log_1m_alpha[..., 0]
+  return Growth(raw[..., :-1], raw[..., -1] + log_noise)
 
 
 def require_ends(name: str, schedule: Schedule, noise_at_1: bool) -> None:

@@ -13,9 +13,9 @@ from textdiffusion.core.types import (
   Posterior,
   UserError,
   Vocab,
-  typed,
 )
-from textdiffusion.methods.method import Method, check_chance
+from textdiffusion.methods.method import Method, Needs, check_chance
+from textdiffusion.model import RawHead
 from textdiffusion.objectives.score_interpolation import (
   InterpolationBound,
   ScoreInterpolation,
@@ -48,15 +48,14 @@ class FlowLM:
     shown = self.self_condition is not None
     return Method(
       process=process,
-      objective=ScoreInterpolation(process, 0, self.self_condition),
-      evaluator=InterpolationBound(
-        process, self.bound_steps, self.self_condition
-      ),
-      head=typed(Posterior),
+      objective=ScoreInterpolation(0, self.self_condition),
+      evaluator=InterpolationBound(self.bound_steps, self.self_condition),
+      head=RawHead(Posterior),
       sampler=latent_sampler(process, 0, shown),
-      causal=False,
-      num_states=vocab.size,
-      features=Features(
-        self.size, self_condition=shown, says='tokens', norm='root'
+      needs=Needs(
+        vocab.size,
+        features=Features(
+          self.size, self_condition=shown, says='tokens', norm='root'
+        ),
       ),
     )

@@ -9,7 +9,8 @@ import dataclasses
 import jax.numpy as jnp
 
 from textdiffusion.core.types import UserError, Vocab
-from textdiffusion.methods.method import Method, mask_of
+from textdiffusion.methods.method import Method, Needs, mask_of
+from textdiffusion.nn.wrappers import WithParams
 from textdiffusion.objectives.learnt_noise import LearntNoise
 from textdiffusion.processes.bridge import possible
 from textdiffusion.processes.vector import VectorAbsorbing, learnable
@@ -43,14 +44,12 @@ class GenMD4:
     size = vocab.size
     schedule = PolynomialPerToken(jnp.full(size, self.power), self.eps)
     process = VectorAbsorbing(schedule, size, mask_of(vocab))
+    init = lambda key: {'power': learnable(self.power, size)}
     return Method(
       process=process,
-      objective=LearntNoise(process, self.t1),
-      evaluator=LearntNoise(process, self.t1, draws=1),
-      # What can be is the same at all powers.
-      head=lambda raw, x, t: possible(process, raw, x, t),
+      objective=LearntNoise(self.t1),
+      evaluator=LearntNoise(self.t1, draws=1),
+      head=possible,
       sampler=diffusion_sampler(process, _SAMPLERS),
-      causal=False,
-      num_states=size,
-      init_params=lambda key: {'power': learnable(self.power, size)},
+      needs=Needs(size, wrap=lambda network: WithParams(network, init)),
     )

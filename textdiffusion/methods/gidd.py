@@ -7,8 +7,9 @@ bounded weights and reports the bound.
 import dataclasses
 from typing import Literal
 
-from textdiffusion.core.types import Cavity, UserError, Vocab, typed
-from textdiffusion.methods.method import Method, mask_of
+from textdiffusion.core.types import Cavity, UserError, Vocab
+from textdiffusion.methods.method import Method, Needs, mask_of
+from textdiffusion.model import RawHead
 from textdiffusion.objectives.nelbo import Nelbo, rank_one_bound
 from textdiffusion.objectives.reweighted import Reweighted
 from textdiffusion.processes.rank_one import Hybrid, hybrid
@@ -39,17 +40,16 @@ class GIDD:
   def build(self, vocab: Vocab) -> Method:
     path = Hybrid(self.p_uniform, self.gamma)
     process = hybrid(vocab.size, mask_of(vocab), path)
-    evaluator = Nelbo(process, rank_one_bound)
+    evaluator = Nelbo(rank_one_bound)
     objective = evaluator
     if self.weight != 'bound':
       surrogate = Reweighted(self.weight, self.least_weight, self.most_weight)
-      objective = Nelbo(process, surrogate, estimand='surrogate')
+      objective = Nelbo(surrogate, estimand='surrogate')
     return Method(
       process=process,
       objective=objective,
       evaluator=evaluator,
-      head=typed(Cavity),
+      head=RawHead(Cavity),
       sampler=diffusion_sampler(process),
-      causal=False,
-      num_states=vocab.size,
+      needs=Needs(vocab.size),
     )

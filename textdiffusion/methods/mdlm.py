@@ -6,8 +6,9 @@ mass to the mask and copies every visible token.
 
 import dataclasses
 
-from textdiffusion.core.types import Cavity, Vocab, typed
-from textdiffusion.methods.method import Method, check_num_steps, mask_of
+from textdiffusion.core.types import Cavity, Vocab
+from textdiffusion.methods.method import Method, Needs, check_num_steps, mask_of
+from textdiffusion.model import RawHead
 from textdiffusion.objectives.nelbo import Nelbo, masked_bound
 from textdiffusion.processes.rank_one import absorbing
 from textdiffusion.sampling.generate import diffusion_sampler
@@ -30,13 +31,12 @@ class MDLM:
 
   def build(self, vocab: Vocab) -> Method:
     process = absorbing(vocab.size, mask_of(vocab), self.schedule)
-    objective = Nelbo(process, masked_bound, self.num_steps)
+    objective = Nelbo(masked_bound, self.num_steps)
     return Method(
       process=process,
       objective=objective,
       evaluator=objective,
-      head=typed(Cavity),
+      head=RawHead(Cavity),
       sampler=diffusion_sampler(process),
-      causal=False,
-      num_states=vocab.size,
+      needs=Needs(vocab.size),
     )

@@ -7,18 +7,17 @@ import jax
 import jax.numpy as jnp
 
 from textdiffusion.core.types import (
-  Array,
-  Condition,
-  Denoiser,
   Features,
+  Key,
   Posterior,
   PyTree,
-  Time,
   UserError,
   Vocab,
-  typed,
 )
-from textdiffusion.methods.method import Method, check_chance
+from textdiffusion.methods.method import Method, Needs, check_chance
+from textdiffusion.model import RawHead
+from textdiffusion.nn.network import Network
+from textdiffusion.nn.wrappers import LikelihoodLogits, WithParams
 from textdiffusion.objectives.plaid import ContinuousBound
 from textdiffusion.processes.variance_preserving import Learnt
 from textdiffusion.sampling.latent import latent_sampler
@@ -50,41 +49,25 @@ class Plaid:
     start = lambda key: learnable(key, self.gamma_min, self.gamma_max)
     process = Learnt(LearntGamma(**start(jax.random.key(0))))
     shown = self.self_condition is not None
-    objective = ContinuousBound(process, self.self_condition)
+
+    def init(key: Key) -> PyTree:
+      return {'noise': start(key), 'likelihood': jnp.ones(())}
+
+    def wrap(network: Network) -> Network:
+      return LikelihoodLogits(WithParams(network, init))
+
+    objective = ContinuousBound(self.self_condition)
     return Method(
       process=process,
       objective=objective,
       evaluator=dataclasses.replace(objective, always_shown=True),
-      head=typed(Posterior),
+      head=RawHead(Posterior),
       sampler=latent_sampler(process, 0, shown),
-      causal=False,
-      num_states=vocab.size,
-      init_params=lambda key: {
-        'noise': start(key),
-        'likelihood': jnp.ones(()),
-      },
-      wrap=with_likelihood,
-      features=Features(
-        self.size, self_condition=shown, says='tokens', norm='unit'
+      needs=Needs(
+        vocab.size,
+        features=Features(
+          self.size, self_condition=shown, says='tokens', norm='unit'
+        ),
+        wrap=wrap,
       ),
     )
-
-
-def with_likelihood(denoiser: Denoiser) -> Denoiser:
-  """The network is told gamma, and its logits begin at what x_t itself says of
-  each token, log q(x_t | w) times a learnt number ("categorical
-  reparameterisation")."""
-  table = denoiser.table
-  assert table is not None
-
-  def apply(params: PyTree, x: Array, t: Time, condition: Condition) -> Array:
-    own, rows = params['method'], table(params)
-    noise = LearntGamma(**own['noise'])
-    level, features = noise(t), x[..., : rows.shape[-1]]
-    # Embeddings are equally long, so the rest is the same for every token.
-    pull = jnp.exp(0.5 * level.log_alpha - level.log_1m_alpha)
-    told = jnp.clip((noise.gamma(t) + 10) / 20, 0.0, 1.0)
-    raw = denoiser.apply(params, x, told, condition)
-    return raw + own['likelihood'] * pull * (features @ rows.T)
-
-  return denoiser._replace(apply=apply)

@@ -15,9 +15,9 @@ from textdiffusion.core.types import (
   Cavity,
   Time,
   Vocab,
-  typed,
 )
-from textdiffusion.methods.method import Method, mask_of
+from textdiffusion.methods.method import Method, Needs, mask_of
+from textdiffusion.model import RawHead
 from textdiffusion.objectives.any_order import AnyOrder
 from textdiffusion.objectives.nelbo import Nelbo, masked_bound
 from textdiffusion.processes.rank_one import RankOne, absorbing
@@ -57,19 +57,18 @@ class RADD:
   def build(self, vocab: Vocab) -> Method:
     process = absorbing(vocab.size, mask_of(vocab), Linear())
     of_t = absorbing(vocab.size, mask_of(vocab), self.schedule)
-    bound = Nelbo(process, masked_bound)
+    bound = Nelbo(masked_bound)
     objective = {
-      't_DSE': Nelbo(of_t, masked_bound),
-      't_DCE': Nelbo(of_t, dce_bound, estimand='surrogate'),
+      't_DSE': Nelbo(masked_bound, process=of_t),
+      't_DCE': Nelbo(dce_bound, estimand='surrogate', process=of_t),
       'lambda_DCE': bound,
-      'k_DCE': AnyOrder(process),
+      'k_DCE': AnyOrder(),
     }[self.loss]
     return Method(
       process=process,
       objective=objective,
       evaluator=bound,
-      head=typed(Cavity),
+      head=RawHead(Cavity),
       sampler=diffusion_sampler(process),
-      causal=False,
-      num_states=vocab.size,
+      needs=Needs(vocab.size),
     )

@@ -6,9 +6,9 @@ from typing import Literal
 import jax.numpy as jnp
 
 from textdiffusion.core.types import UserError, Vocab
-from textdiffusion.methods.method import Method
+from textdiffusion.methods.method import Method, Needs
 from textdiffusion.objectives.nelbo import Nelbo
-from textdiffusion.objectives.score_entropy import log_score_head, score_entropy
+from textdiffusion.objectives.score_entropy import LogScoreHead, score_entropy
 from textdiffusion.processes.rank_one import absorbing, uniform
 from textdiffusion.sampling.generate import diffusion_sampler
 from textdiffusion.schedules.noise import Linear, Schedule
@@ -42,15 +42,12 @@ class SEDD:
       )
     else:
       process = absorbing(vocab.size, vocab.mask_id, self.schedule)
-    objective = Nelbo(process, score_entropy)
+    objective = Nelbo(score_entropy)
     return Method(
       process=process,
       objective=objective,
       evaluator=objective,
-      head=log_score_head(
-        process, self.scale_by_sigma and process.is_absorbing
-      ),
+      head=LogScoreHead(self.scale_by_sigma and process.is_absorbing),
       sampler=diffusion_sampler(process),
-      causal=False,
-      num_states=vocab.size,
+      needs=Needs(vocab.size),
     )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from textdiffusion.core.types import (
   Array,
   Batch,
+  Facts,
   UserError,
   Vocab,
 )
@@ -79,16 +80,35 @@ class SeqDiffuSeq(DiffusionLM):
     refits = Refits(
       start, self.bins, self.refit_every, self.refit_from, self.keep_first
     )
-
-    def observe(old: Adaptive, batch: Batch, terms: dict[str, Array]):
-      is_seen = batch.is_counted & (batch.ids != vocab.pad_id)
-      return refits.observe(
-        old, batch.u, terms['mse'] + terms['first'], is_seen
-      )
-
     process = Following(PerPosition(start))
-    return self.wired(vocab, process, self.self_condition)._replace(
-      state=lambda old, model, step: refits.state(old, step),
-      observe=observe,
-      length=self.length,
+    method = self.wired(vocab, process, self.self_condition)
+    return method._replace(
+      state=LossByPosition(refits, vocab.pad_id),
+      needs=method.needs._replace(length=self.length),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class LossByPosition:
+  """State of a schedule for each position, which follows the squared error.
+
+  Attributes:
+    refits: when and how the schedule is fitted.
+    pad_id: padding, whose errors do not count; None where there is none.
+  """
+
+  refits: Refits
+  pad_id: int | None
+
+  def init(self, facts: Facts) -> Adaptive:
+    return self.refits.init()
+
+  def before_step(self, state: Adaptive, facts: Facts, step: Array) -> Adaptive:
+    return self.refits.before_step(state, step)
+
+  def after_step(
+    self, state: Adaptive, batch: Batch, terms: dict[str, Array]
+  ) -> Adaptive:
+    is_token = batch.is_counted & (batch.ids != self.pad_id)
+    errors = terms['mse'] + terms['first']
+    return self.refits.observe(state, batch.u, errors, is_token)

@@ -2,27 +2,16 @@
 another, and TESS (Mahabadi et al. 2024), a row at once.
 
 A token is a corner of [-1, 1]^V, and noise is added to all V numbers; the
-network sees the embeddings mixed by their softmax and says tokens.
+network takes the embeddings mixed by their softmax and returns token logits.
 """
 
 import dataclasses
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from textdiffusion.core.types import (
-  Array,
-  Condition,
-  Denoiser,
-  Posterior,
-  PyTree,
-  Time,
-  UserError,
-  Vocab,
-  typed,
-)
-from textdiffusion.methods.method import Method, check_chance
+from textdiffusion.core.types import Posterior, UserError, Vocab
+from textdiffusion.methods.method import Method, Needs, check_chance
+from textdiffusion.model import RawHead
+from textdiffusion.nn.network import Network
+from textdiffusion.nn.wrappers import OnSimplex
 from textdiffusion.objectives.score_interpolation import (
   InterpolationBound,
   ScoreInterpolation,
@@ -65,49 +54,15 @@ class SSDLM:
   def build(self, vocab: Vocab) -> Method:
     process = VariancePreserving(tabulated(self.schedule, self.num_steps))
     shown = self.self_condition is not None
+
+    def wrap(network: Network) -> Network:
+      return OnSimplex(network, vocab.size, self.scale, shown)
+
     return Method(
       process=process,
-      objective=ScoreInterpolation(
-        process, self.num_steps, self.self_condition
-      ),
-      evaluator=InterpolationBound(
-        process, self.num_steps, self.self_condition
-      ),
-      head=typed(Posterior),
+      objective=ScoreInterpolation(self.num_steps, self.self_condition),
+      evaluator=InterpolationBound(self.num_steps, self.self_condition),
+      head=RawHead(Posterior),
       sampler=latent_sampler(process, self.num_steps, shown),
-      causal=False,
-      num_states=vocab.size,
-      wrap=lambda denoiser: on_simplex(denoiser, self.scale),
-      block=self.block,
+      needs=Needs(vocab.size, wrap=wrap, block=self.block),
     )
-
-
-def on_simplex(denoiser: Denoiser, scale: float) -> Denoiser:
-  """A network over tokens -> one over [L, V] numbers, corners being -1 and 1;
-  with [L, 2 V] the second half is an estimate, or zeros for none."""
-  size = denoiser.num_states
-  if not denoiser.uses_time:
-    raise UserError(
-      'model.time=none: a network over noisy numbers must see the time: '
-      '--set=model.time=adaln'
-    )
-
-  def apply(params: PyTree, x: Any, t: Time, condition: Condition) -> Array:
-    now = x[..., :size]
-    # A corner is a given token, which is seen as it is; noise is at none.
-    is_corner = (jnp.abs(now) == 1).all(-1, keepdims=True)
-    weights = jnp.where(is_corner, (now + 1) / 2, jax.nn.softmax(scale * now))
-    if x.shape[-1] > size:
-      said = x[..., size:]
-      is_shown = (said != 0).any(-1, keepdims=True) & ~is_corner
-      mean = (weights + (said + 1) / 2) / 2
-      weights = jnp.where(is_shown, mean, weights)
-    return denoiser.apply(params, weights, t, condition)
-
-  return denoiser._replace(
-    apply=apply,
-    table=None,
-    embed=lambda params, ids: 2 * jax.nn.one_hot(ids, size) - 1,
-    round=lambda params, x: scale * x,
-    expect=lambda params, logits: 2 * jax.nn.softmax(logits) - 1,
-  )

@@ -7,8 +7,9 @@ a `Posterior`, and nothing else would change.
 
 import dataclasses
 
-from textdiffusion.core.types import Cavity, Vocab, typed
-from textdiffusion.methods.method import Method, check_num_steps
+from textdiffusion.core.types import Cavity, Vocab
+from textdiffusion.methods.method import Method, Needs, check_num_steps
+from textdiffusion.model import RawHead
 from textdiffusion.objectives.nelbo import Nelbo, rank_one_bound
 from textdiffusion.processes.rank_one import uniform
 from textdiffusion.sampling.generate import diffusion_sampler
@@ -31,13 +32,12 @@ class UDLM:
 
   def build(self, vocab: Vocab) -> Method:
     process = uniform(vocab.size, self.schedule, vocab.mask_id)
-    objective = Nelbo(process, rank_one_bound, self.num_steps)
+    objective = Nelbo(rank_one_bound, self.num_steps)
     return Method(
       process=process,
       objective=objective,
       evaluator=objective,
-      head=typed(Cavity),
+      head=RawHead(Cavity),
       sampler=diffusion_sampler(process),
-      causal=False,
-      num_states=vocab.size,
+      needs=Needs(vocab.size),
     )

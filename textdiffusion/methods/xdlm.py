@@ -5,8 +5,9 @@ Between masked (`uniform_share` = 0, MDLM) and uniform diffusion (1, UDLM).
 
 import dataclasses
 
-from textdiffusion.core.types import Cavity, UserError, Vocab, typed
-from textdiffusion.methods.method import Method, check_num_steps, mask_of
+from textdiffusion.core.types import Cavity, UserError, Vocab
+from textdiffusion.methods.method import Method, Needs, check_num_steps, mask_of
+from textdiffusion.model import RawHead
 from textdiffusion.objectives.nelbo import Nelbo, rank_one_bound
 from textdiffusion.processes.rank_one import mixture
 from textdiffusion.sampling.generate import diffusion_sampler
@@ -35,13 +36,12 @@ class XDLM:
     process = mixture(
       vocab.size, mask_of(vocab), self.schedule, self.uniform_share
     )
-    objective = Nelbo(process, rank_one_bound, self.num_steps)
+    objective = Nelbo(rank_one_bound, self.num_steps)
     return Method(
       process=process,
       objective=objective,
       evaluator=objective,
-      head=typed(Cavity),
+      head=RawHead(Cavity),
       sampler=diffusion_sampler(process),
-      causal=False,
-      num_states=vocab.size,
+      needs=Needs(vocab.size),
     )

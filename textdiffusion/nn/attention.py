@@ -12,9 +12,6 @@ from textdiffusion.nn.network import Full, Structure
 Implementation = Literal['auto', 'xla', 'cudnn', 'splash']
 
 
-Attend = Literal['bidirectional', 'causal', 'block_causal']
-
-
 def attention_mask(
   length: int, structure: Structure, segments: Array | None
 ) -> Array | None:

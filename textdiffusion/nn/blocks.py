@@ -15,7 +15,6 @@ from textdiffusion.core.numerics import pytree, static
 from textdiffusion.core.types import Array, UserError
 from textdiffusion.nn import layout
 from textdiffusion.nn.attention import (
-  Attend,
   Implementation,
   attend,
   resolve,
@@ -43,9 +42,9 @@ class TransformerConfig:
   MLP where they differ from use_bias. norm: with or without the mean. time: how
   t enters. time_size: width of the embedding of t that adaLN reads; d_model if
   None, and 128 in the networks of SEDD, MDLM and Duo.
-  attend: who sees whom; block_size is of block_causal. scan: `auto` unrolls up
-  to 8 layers. remat: what is computed again in the backward pass, all or all
-  but the matrix products, which offload keeps in the memory of the host.
+  scan: `auto` unrolls up to 8 layers. remat: what is computed again in the
+  backward pass, all or all but the matrix products, which offload keeps in the
+  memory of the host.
   dtype: of the computation; parameters, norms, softmax and logits are float32.
   attention: the kernel. encoder_layers: of an encoder of the same width that
   reads a source, which every block then sees (Vaswani et al. 2017); 0 for
@@ -67,8 +66,6 @@ class TransformerConfig:
   tied: bool = False
   dropout: float = 0.0
   time: Literal['none', 'additive', 'adaln'] = 'none'
-  attend: Attend = 'bidirectional'
-  block_size: int = 0
   rope_base: float = 10_000.0
   scan: Literal['auto', 'scan', 'unroll'] = 'auto'
   remat: Literal['none', 'full', 'dots', 'offload'] = 'none'
@@ -115,11 +112,6 @@ class TransformerConfig:
         f'model.time_size={self.time_size} with model.time={self.time}: only '
         'adaLN reads an embedding of another width; set model.time=adaln, or '
         'model.time_size=None'
-      )
-    if (self.attend == 'block_causal') != (self.block_size > 0):
-      raise UserError(
-        f'model.block_size={self.block_size} with model.attend='
-        f'{self.attend!r}: block_causal needs a size, the others none'
       )
 
   @property

@@ -207,7 +207,7 @@ class Network(abc.ABC):
     self,
     params: PyTree,
     ids: Array,
-    segments: Array,
+    segments: Array | None,
     dropout_key: Key | None = None,
   ) -> Memory:
     """Reads a source, [B, S] ids and segments, once for all calls.
@@ -263,7 +263,7 @@ class Wrapper(Network):
     self,
     params: PyTree,
     ids: Array,
-    segments: Array,
+    segments: Array | None,
     dropout_key: Key | None = None,
   ) -> Memory:
     return self.network.encode(self._inner(params), ids, segments, dropout_key)

@@ -10,8 +10,6 @@ import jax.numpy as jnp
 from textdiffusion.core.keys import stream
 from textdiffusion.core.types import (
   Array,
-  Condition,
-  Denoiser,
   Embedder,
   Features,
   Key,
@@ -24,21 +22,19 @@ from textdiffusion.core.types import (
 from textdiffusion.nn import layout
 from textdiffusion.nn.attention import attention_mask, resolve
 from textdiffusion.nn.blocks import Block, Context, TransformerConfig
-from textdiffusion.nn.chunks import by_chunks
 from textdiffusion.nn.latent import FeatureEmbedder, IdEmbedder, Projection
 from textdiffusion.nn.layers import NORMS, Dense, TimeEmbedding, product
 from textdiffusion.nn.network import (
-  BlockCausal,
   Cache,
   Causal,
   CleanNoisy,
   Full,
   Memory,
   Network,
+  Structure,
   Traits,
   View,
   cache_mask,
-  commit,
   empty_cache,
 )
 from textdiffusion.nn.network import Dense as DenseMask
@@ -349,86 +345,9 @@ def _dropout(key: Key | None) -> dict[str, Key]:
   return {} if key is None else {'dropout': key}
 
 
-def build_denoiser(
-  config: TransformerConfig,
-  num_states: int,
-  num_outputs: int | None = None,
-  features: Features | None = None,
-) -> Denoiser:
-  """`Transformer` as a `Denoiser`, until what takes one takes a `Network`."""
-  network = Transformer(config, num_states, num_outputs, features)
-  structure = {
-    'bidirectional': Full(),
-    'causal': Causal(),
-    'block_causal': BlockCausal(max(config.block_size, 1)),
-  }[config.attend]
-
-  def view_of(condition: Condition) -> View:
-    memory = None
-    if condition.memory is not None:
-      segments = condition.source_segments
-      is_token = None if segments is None else segments > 0
-      memory = Memory(condition.memory, is_token)
-    kind = structure
-    if condition.mask is not None:
-      mask = condition.mask
-      if config.attend != 'bidirectional':
-        mask = mask & structure.dense(mask.shape[-1])
-      kind = DenseMask(mask)
-    return View(
-      condition.positions,
-      condition.segments,
-      kind,
-      memory,
-      condition.dropout_key,
-    )
-
-  def apply(params: PyTree, x: Any, t: Time, condition: Condition) -> Array:
-    hidden, _ = network.hidden(params, x, t, view_of(condition))
-    return network.read(params, hidden)
-
-  def each(params, x, t, condition, loss, rows):
-    hidden, _ = network.hidden(params, x, t, view_of(condition))
-    read = lambda hidden, rows: loss(network.read(params, hidden), rows)
-    return by_chunks(read, hidden, rows, config.loss_chunk)
-
-  def decode(params, ids, cache, start, condition=Condition()):  # noqa: B008
-    places = jnp.broadcast_to(start + jnp.arange(ids.shape[1])[None], ids.shape)
-    view = view_of(condition._replace(segments=None, positions=places))
-    hidden, cache = network.hidden(params, ids, 0.0, view, cache)
-    return network.read(params, hidden), commit(cache, places, places >= 0)
-
-  def encode(params: PyTree, condition: Condition) -> Array:
-    ids, segments = condition.source, condition.source_segments
-    assert ids is not None
-    return network.encode(params, ids, segments, condition.dropout_key).values
-
-  is_causal = config.attend == 'causal'
-  sides: dict[str, Any] = {'table': lambda params: params['embedding']}
-  if features is not None:
-    embedder = network.embedder
-    sides = {
-      'table': lambda params: embedder(params).table,
-      'embed': lambda params, ids: embedder(params).embed(ids),
-      'round': lambda params, x: embedder(params).logits(x),
-      'expect': lambda params, logits: embedder(params).expected(logits),
-    }
-  return Denoiser(
-    network.init,
-    apply,
-    network.new_cache if is_causal else None,
-    decode if is_causal else None,
-    config.time != 'none',
-    num_states,
-    **sides,
-    encode=encode if config.encoder_layers else None,
-    each=each if config.loss_chunk and features is None else None,
-  )
-
-
-def num_params(denoiser: Denoiser) -> int:
-  """How many numbers it learns."""
-  shapes = jax.eval_shape(denoiser.init, jax.random.key(0))
+def num_params(network: Network) -> int:
+  """Returns the number of learnt numbers."""
+  shapes = jax.eval_shape(network.init, jax.random.key(0))
   return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
@@ -438,17 +357,25 @@ def flops_per_token(
   length: int,
   features: Features | None = None,
   source_length: int = 0,
+  structure: Structure = Full(),  # noqa: B008 an immutable value
 ) -> float:
-  """Forward model FLOPs of one token in a row of `length`, its share of a
-  source of `source_length` included.
+  """Forward model FLOPs of one token, a multiply-add being 2.
 
-  A multiply-add is 2. Matrix products only: no gathers, norms or softmax. Half
-  of the attention scores count where the network is causal.
+  Matrix products only: no gathers, norms or softmax. Half of the attention
+  scores count where the structure is causal.
+
+  Args:
+    config: sizes of the network.
+    num_outputs: numbers that are read of a token.
+    length: tokens of a row.
+    features: of a network over features.
+    source_length: tokens of a source, whose share is included.
+    structure: which tokens attend to which.
   """
   d, kv = config.d_model, config.kv_heads * config.head_size
   attention = 2 * d * d + 2 * d * kv
   mlp = config.mlp_matrices * d * config.hidden
-  seen = length / 2 if config.attend == 'causal' else length
+  seen = length / 2 if isinstance(structure, Causal) else length
   per_layer = 2 * (attention + mlp) + 4 * d * seen
   total = config.num_layers * per_layer
   if config.encoder_layers:

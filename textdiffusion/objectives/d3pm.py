@@ -4,16 +4,17 @@ Austin et al. 2021, equations 1 and 5. The step from 1 / T to 0 needs no case of
 its own: there q(x_0 | x_1, x_0) is certain and the divergence is -log p.
 """
 
+import dataclasses
 import math
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from textdiffusion.core.binding import each_token
 from textdiffusion.core.keys import row_keys
-from textdiffusion.core.numerics import pytree, static
-from textdiffusion.core.types import Array, Batch, Key, Model, Time
+from textdiffusion.core.types import Array, Batch, Key, Time
+from textdiffusion.model import Model, token_losses
+from textdiffusion.objectives.base import Estimand, Loss, Models
 from textdiffusion.objectives.nelbo import (
   Step,
   prior_bound,
@@ -43,11 +44,11 @@ def cross_entropy(logits: Array, x0: Array, smoothing: float = 0.0) -> Array:
   return entropy - mean
 
 
-@pytree
+@dataclasses.dataclass(frozen=True)
 class StepBound:
   """T steps: E_i of T KL(q(x_{i-1} | x_i, x_0) || p(x_{i-1} | x_i)).
 
-  process: any token process. num_steps: T. hybrid: lambda; T lambda times the
+  Of any token process. num_steps: T. hybrid: lambda; T lambda times the
   cross-entropy of x_0 is added, T so that it is weighed against one step as in
   the official code. hybrid_head: whose cross-entropy. The network's output is
   plugged into q as p(x_i | x_t without x_t,i), the cavity, and cross-entropy
@@ -59,25 +60,22 @@ class StepBound:
   depends on but a bound needs.
   """
 
-  process: Any
-  num_steps: int = static()
-  hybrid: float = static(default=0.0)
-  hybrid_head: Literal['posterior', 'output'] = static(default='posterior')
-  smoothing: float = static(default=0.0)
-  all_steps: bool = static(default=False)
-  prior: bool = static(default=True)
+  num_steps: int
+  hybrid: float = 0.0
+  hybrid_head: Literal['posterior', 'output'] = 'posterior'
+  smoothing: float = 0.0
+  all_steps: bool = False
+  prior: bool = True
 
   @property
-  def estimand(self) -> Literal['nelbo', 'surrogate']:
+  def estimand(self) -> Estimand:
     is_bound = self.prior and not self.hybrid
     return 'nelbo' if is_bound else 'surrogate'
 
-  def __call__(
-    self, model: Model, key: Key, batch: Batch
-  ) -> tuple[Array, dict[str, Array]]:
-    """-> [B, L] nats, and its terms: diffusion, reconstruction (of the step to
-    0), prior, hybrid."""
-    process = self.process.refresh(model)
+  def __call__(self, models: Models, key: Key, batch: Batch) -> Loss:
+    """Returns the terms diffusion, reconstruction (of the step to 0), prior and
+    hybrid, and their sum."""
+    model, process = models.student, models.student.process
     # A mask among the clean tokens (padding, never counted) has no likelihood.
     token = (process.mask_id == 0) * 1
     ids = jnp.where(process.is_mask(batch.ids), token, batch.ids)
@@ -91,7 +89,7 @@ class StepBound:
       terms = jax.tree.map(lambda term: self.num_steps * term, terms)
     if self.prior:
       terms['prior'] = prior_bound(process, ids)
-    return jnp.stack(list(terms.values())).sum(0), terms
+    return Loss(jnp.stack(list(terms.values())).sum(0), terms)
 
   def _summed(
     self, process: Any, model: Model, keys: Key, batch: Batch
@@ -113,7 +111,7 @@ class StepBound:
     """[B, L] terms of the step from t to s, [B, 1] each."""
     xt = jax.vmap(process.corrupt)(keys, x0, t)
     step = lambda head, x0, xt, s, t: self._step(process, x0, head, xt, s, t)
-    nats, posterior, output = each_token(model, step, xt, t, x0, xt, s, t)
+    nats, posterior, output = token_losses(model, step, xt, t, x0, xt, s, t)
     is_last = jnp.broadcast_to(s <= 0, nats.shape)
     terms = {
       'diffusion': jnp.where(is_last, 0.0, nats),

@@ -20,23 +20,24 @@ cross-entropies, the surplus and deletions and substitutions, which stand at the
 token of the text. So the whole row counts, its padding too.
 """
 
-from typing import Any, Literal
+import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from textdiffusion.core.keys import row_keys
-from textdiffusion.core.numerics import poisson_kl, pytree, static
+from textdiffusion.core.numerics import poisson_kl
 from textdiffusion.core.types import (
   Array,
   Batch,
   Edits,
   Growth,
   Key,
-  Model,
   Time,
 )
+from textdiffusion.objectives.base import Estimand, Loss, Models
 from textdiffusion.processes.edit import (
   EditPath,
   MaskedInsertion,
@@ -159,7 +160,7 @@ def edit_terms(p: EditPath, x0: Array, head: Any, z: Array, t: Time) -> Terms:
   }
 
 
-@pytree
+@dataclasses.dataclass(frozen=True)
 class EditNelbo:
   """One draw of t per row and the bound there, in the terms of the process.
 
@@ -169,22 +170,19 @@ class EditNelbo:
   longer tells which of its tokens are of the source.
   """
 
-  process: MaskedInsertion | EditPath
-  estimand: Literal['nelbo', 'surrogate'] = static(default='nelbo')
+  estimand: Estimand = 'nelbo'
 
-  def __call__(
-    self, model: Model, key: Key, batch: Batch
-  ) -> tuple[Array, Terms]:
-    """-> [B, L] nats, and its terms. The text of a row is what is no padding;
-    its loss lies on padding too, so all of the row must be counted."""
-    p = self.process
+  def __call__(self, models: Models, key: Key, batch: Batch) -> Loss:
+    """Returns the nats and their terms. The text of a row is what is no
+    padding; its loss lies on padding too, so the whole row must count."""
+    model, p = models.student, models.student.process
     x0 = jnp.where(batch.segments > 0, batch.ids, p.pad_id)
     x0, _ = pack(x0, p.pad_id)
     t = continuous(batch.u[:, None])
     z = jax.vmap(p.corrupt)(row_keys(key, batch.rows), x0, t)
-    head = model.denoise(pack(z, p.pad_id)[0], t)
+    head = model(pack(z, p.pad_id)[0], t).head
     if isinstance(p, MaskedInsertion):
       terms = growth_terms(p, x0, head, z, t)
     else:
       terms = edit_terms(p, x0, head, z, t)
-    return jnp.stack(list(terms.values())).sum(0), terms
+    return Loss(jnp.stack(list(terms.values())).sum(0), terms)

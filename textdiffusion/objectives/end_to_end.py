@@ -5,26 +5,27 @@ std_0 the noise of the first step; x_t is a draw of q_t(. | x_start).
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.keys import row_keys, stream
-from textdiffusion.core.numerics import pytree, static
 from textdiffusion.core.types import (
   X0,
   Array,
   Batch,
+  Embedder,
   Eps,
   FeatureHead,
   Key,
-  Model,
   Time,
   UserError,
   Velocity,
 )
+from textdiffusion.model import Model
+from textdiffusion.objectives.base import Estimand, Loss, Models
 from textdiffusion.processes.variance_preserving import (
   VariancePreserving,
   estimate_of,
@@ -61,7 +62,7 @@ class Weights:
         )
 
 
-@pytree
+@dataclasses.dataclass(frozen=True)
 class EndToEnd:
   """Squared errors, means over features, and the nats of rounding: [B, L].
 
@@ -69,78 +70,86 @@ class EndToEnd:
   step it is of x0, against the embedding without noise. rounding keeps
   embeddings apart and prior keeps them small.
 
-  self_condition: the chance that the network is shown its own estimate, made
-  of the same x_t without one; None where it never sees any. noisy_source: given
-  tokens are x_start at every t, as released by DiffuSeq, and not embeddings.
-  absorb: times the noise's standard deviation, the chance that a position is
-  shown at the origin (DiffuSeq v2's soft absorbing state); 0 for never.
-  multi_level: each position has a time of its own, see `times.multi_level`.
+  Attributes:
+    num_steps: T.
+    weights: of the terms.
+    self_condition: the chance that the network takes its own estimate, made of
+      the same x_t without one; None where it never does.
+    noisy_source: given tokens are x_start at every t, as released by DiffuSeq,
+      and not embeddings.
+    absorb: times the noise's standard deviation, the chance that a position is
+      at the origin (DiffuSeq v2's soft absorbing state); 0 for never.
+    multi_level: each position has a time of its own, see `times.walk`.
   """
 
-  process: VariancePreserving
-  num_steps: int = static()
-  weights: Weights = static(default=Weights())
-  self_condition: float | None = static(default=None)
-  noisy_source: bool = static(default=False)
-  absorb: float = static(default=0.0)
-  multi_level: bool = static(default=False)
-  estimand: Literal['nelbo', 'surrogate'] = static(default='surrogate')
+  num_steps: int
+  weights: Weights = Weights()
+  self_condition: float | None = None
+  noisy_source: bool = False
+  absorb: float = 0.0
+  multi_level: bool = False
+  estimand: Estimand = 'surrogate'
 
-  def __call__(
-    self, model: Model, key: Key, batch: Batch
-  ) -> tuple[Array, dict[str, Array]]:
-    """-> [B, L] loss and its weighted terms: mse, first, prior, rounding."""
-    assert model.embed is not None
+  def __call__(self, models: Models, key: Key, batch: Batch) -> Loss:
+    """Returns the weighted terms mse, first, prior, rounding, and their sum."""
+    model, p = models.student, models.student.process
     t, importance = self.times(model, batch)
-    embedded = model.embed(batch.ids)
-    now = dataclasses.replace(self, process=self.process.refresh(model))
+    embedded = embedder_of(model).embed(batch.ids)
 
     def noised(key: Key, clean: Array, t: Time) -> tuple[Array, Array]:
       key_start, key_noise = jax.random.split(key)
-      start = now.start(clean, jax.random.normal(key_start, clean.shape))
-      return start, now.process.corrupt(key_noise, start, t)
+      noise = jax.random.normal(key_start, clean.shape)
+      start = self.start(p, clean, noise)
+      return start, p.corrupt(key_noise, start, t)
 
     keys = row_keys(key, batch.rows)
     start, xt = jax.vmap(noised)(keys, embedded, t)
     if self.absorb:
-      xt = now.absorbed(stream(key, 'absorb'), batch.rows, xt, t)
+      xt = self.absorbed(p, stream(key, 'absorb'), batch.rows, xt, t)
     if self.noisy_source and batch.is_given is not None:
       xt = jnp.where(batch.is_given[..., None], start, xt)
-    seen = xt
+    inputs = xt
     if self.self_condition is not None:
       # One coin for all rows: without an estimate a step costs one call.
       coin = jax.random.bernoulli(stream(key, 'coin'), self.self_condition)
-      seen = with_estimate(now.process, model, xt, t, coin)
-    terms = now.terms(model, batch.ids, start, xt, t, seen)
+      inputs = with_estimate(model, xt, t, coin)
+    terms = self.terms(model, batch.ids, start, xt, t, inputs)
     terms = {
       name: getattr(self.weights, name) * importance * term
       for name, term in terms.items()
     }
-    return jnp.stack(list(terms.values())).sum(0), terms
+    return Loss(jnp.stack(list(terms.values())).sum(0), terms)
 
   def times(self, model: Model, batch: Batch) -> tuple[Array, Array]:
     """t, [B, 1 or L], and the weights of its losses, [B, 1]."""
-    u, seen = batch.u[:, None], model.method_state
-    if isinstance(seen, SecondMoment):
-      index, weight = seen.draw(u)
+    u, state = batch.u[:, None], model.facts.method_state
+    if isinstance(state, SecondMoment):
+      index, weight = state.draw(u)
       return (index + 1) / self.num_steps, weight
     if self.multi_level:
       t = walk(batch.u, batch.ids.shape[1], self.num_steps)
       return at_rest(t, batch), jnp.ones_like(u)
-    if isinstance(seen, LeastNoise):
-      u = seen.time + (1 - seen.time) * u
+    if isinstance(state, LeastNoise):
+      u = state.time + (1 - state.time) * u
     return discrete(u, self.num_steps)[1], jnp.ones_like(u)
 
-  def absorbed(self, key: Key, rows: Array, xt: Array, t: Time) -> Array:
+  def absorbed(
+    self,
+    p: VariancePreserving,
+    key: Key,
+    rows: Array,
+    xt: Array,
+    t: Time,
+  ) -> Array:
     """[B, L, D] with some positions at the origin."""
-    chance = self.absorb * self.process.marginal(xt, t).std
+    chance = self.absorb * p.marginal(xt, t).std
     draw = lambda key: jax.random.uniform(key, xt.shape[1:2])
     u = jax.vmap(draw)(row_keys(key, rows))
     return jnp.where((u < chance[..., 0])[..., None], 0.0, xt)
 
-  def start(self, clean: Array, noise: Array) -> Array:
+  def start(self, p: VariancePreserving, clean: Array, noise: Array) -> Array:
     """Embeddings, standard normal [L, D] -> x_start."""
-    return clean + self.process.marginal(clean, 1 / self.num_steps).std * noise
+    return clean + p.marginal(clean, 1 / self.num_steps).std * noise
 
   def terms(
     self,
@@ -149,26 +158,32 @@ class EndToEnd:
     start: Array,
     xt: Array,
     t: Time,
-    seen: Array | None = None,
+    inputs: Array | None = None,
   ) -> dict[str, Array]:
-    """Each [B, L], unweighted. seen: what the network is shown, x_t if None."""
-    assert model.embed is not None and model.round is not None
-    p = self.process
-    head: Any = model.denoise(xt if seen is None else seen, t)
-    says = jnp.square(head.value - target(p, head, start, xt, t).value)
+    """Each [B, L], unweighted. inputs: of the network, x_t if None."""
+    p, embedder = model.process, embedder_of(model)
+    head: Any = model(xt if inputs is None else inputs, t).head
+    squares = jnp.square(head.value - target(p, head, start, xt, t).value)
     x0 = to_x0(p, head, xt, t).value
-    errors = jnp.square(x0 - model.embed(ids)).mean(-1)
+    errors = jnp.square(x0 - embedder.embed(ids)).mean(-1)
     is_first = jnp.broadcast_to(t * self.num_steps < 1.5, ids.shape)
     anchor = {}
     if self.weights.anchor:
-      anchor = {'anchor': -Categorical(model.round(x0)).log_prob(ids)}
+      anchor = {'anchor': -Categorical(embedder.logits(x0)).log_prob(ids)}
     return {
       **anchor,
-      'mse': jnp.where(is_first, 0.0, says.mean(-1)),
+      'mse': jnp.where(is_first, 0.0, squares.mean(-1)),
       'first': jnp.where(is_first, errors, 0.0),
       'prior': jnp.square(p.marginal(start, 1.0).mean).mean(-1),
-      'rounding': -Categorical(model.round(start)).log_prob(ids),
+      'rounding': -Categorical(embedder.logits(start)).log_prob(ids),
     }
+
+
+def embedder_of(model: Model) -> Embedder:
+  """The embeddings of a network over features."""
+  embedder = model.facts.embedder
+  assert embedder is not None and embedder.is_input
+  return embedder
 
 
 def at_rest(t: Array, batch: Batch) -> Array:
@@ -179,7 +194,7 @@ def at_rest(t: Array, batch: Batch) -> Array:
 def target(
   p: VariancePreserving, head: FeatureHead, x0: Array, xt: Array, t: Time
 ) -> FeatureHead:
-  """What a head of this kind should say of x0: [L, D]."""
+  """The head of the same kind that x0 is the target of: [L, D]."""
   match head:
     case X0():
       return X0(x0)
@@ -190,9 +205,7 @@ def target(
   raise TypeError(f'takes X0, Eps or Velocity heads, not {type(head).__name__}')
 
 
-def with_estimate(
-  p: VariancePreserving, model: Model, xt: Array, t: Time, is_shown: Array
-) -> Array:
+def with_estimate(model: Model, xt: Array, t: Time, is_shown: Array) -> Array:
   """x_t and the network's estimate of x0 from it, or zeros: [..., 2 D].
 
   No gradient goes through the estimate (Chen et al. 2023).
@@ -200,8 +213,9 @@ def with_estimate(
   blank = jnp.zeros_like(xt)
 
   def estimate() -> Array:
-    head = model.denoise(jnp.concatenate([xt, blank], -1), t)
-    return jax.lax.stop_gradient(estimate_of(p, model, head, xt, t).value)
+    head = model(jnp.concatenate([xt, blank], -1), t).head
+    x0 = estimate_of(model.process, embedder_of(model), head, xt, t)
+    return jax.lax.stop_gradient(x0.value)
 
-  said = jax.lax.cond(is_shown, estimate, lambda: blank)
-  return jnp.concatenate([xt, said], -1)
+  previous_x0 = jax.lax.cond(is_shown, estimate, lambda: blank)
+  return jnp.concatenate([xt, previous_x0], -1)

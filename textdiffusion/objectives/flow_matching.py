@@ -5,15 +5,17 @@ y at the rate kappa' / (1 - kappa) p(y | z), in the notation of `NoiseLevel`
 rate / (1 - alpha); the path that knows x0 jumps to it at that same rate, once.
 """
 
-from typing import Any, Literal
+import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from textdiffusion.core.binding import each_token
 from textdiffusion.core.keys import row_keys, stream
-from textdiffusion.core.numerics import poisson_kl, pytree, static
-from textdiffusion.core.types import Array, Batch, Key, Model, Time, UserError
+from textdiffusion.core.numerics import poisson_kl
+from textdiffusion.core.types import Array, Batch, Key, Time, UserError
+from textdiffusion.model import token_losses
+from textdiffusion.objectives.base import Estimand, Loss, Models
 from textdiffusion.objectives.nelbo import Bound
 from textdiffusion.processes.bridge import to_posterior
 from textdiffusion.processes.rank_one import RankOne
@@ -51,7 +53,7 @@ def cross_entropy(p: RankOne, x0: Array, head: Any, z: Array, t: Time) -> Array:
   return -chosen[..., 0]
 
 
-@pytree
+@dataclasses.dataclass(frozen=True)
 class FlowMatching:
   """One draw of t per sequence and the loss there; reports no likelihood.
 
@@ -60,24 +62,22 @@ class FlowMatching:
   standing from t = 1 on, eq. 5 of the paper. A prefix has t = 0 and no loss.
   """
 
-  process: Any
-  loss: Bound = static(default=cross_entropy)
-  prompt_rate: float = static(default=0.0)
+  loss: Bound = cross_entropy
+  prompt_rate: float = 0.0
 
   def __post_init__(self) -> None:
     if not 0 <= self.prompt_rate <= 1:
       raise UserError(f'prompt_rate={self.prompt_rate}: must be in [0, 1]')
 
   @property
-  def estimand(self) -> Literal['nelbo', 'surrogate']:
+  def estimand(self) -> Estimand:
     """`Nelbo` with `flow_bound` is the one that bounds."""
     return 'surrogate'
 
-  def __call__(
-    self, model: Model, key: Key, batch: Batch
-  ) -> tuple[Array, dict[str, Array]]:
-    """-> [B, L] nats, and its one term."""
-    p, x0 = self.process.refresh(model), batch.ids
+  def __call__(self, models: Models, key: Key, batch: Batch) -> Loss:
+    """Returns the nats, which are the one term."""
+    model, x0 = models.student, batch.ids
+    p = model.process
     t = continuous(batch.u[:, None])
     is_given = self._prompts(key, batch)
     times = jnp.where(is_given, 0.0, t)
@@ -85,9 +85,9 @@ class FlowMatching:
     xt = jax.vmap(p.corrupt)(keys, x0, times)
     # Weights are those of t: at a prompt's own time they are infinite.
     loss = lambda head, x0, xt, t: self.loss(p, x0, head, xt, t)
-    nats = each_token(model, loss, xt, times, x0, xt, t)
+    nats = token_losses(model, loss, xt, times, x0, xt, t)
     nats = jnp.where(is_given, 0.0, nats)
-    return nats, {'flow': nats}
+    return Loss(nats, {'flow': nats})
 
   def _prompts(self, key: Key, batch: Batch) -> Array:
     """[B, L], or [B, 1] of False where no row has a prompt."""

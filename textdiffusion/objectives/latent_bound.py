@@ -1,16 +1,19 @@
 """The variational bound of diffusion on embeddings, in nats per token."""
 
 import dataclasses
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from textdiffusion.core.distributions import Categorical, Normal
 from textdiffusion.core.keys import row_keys
-from textdiffusion.core.numerics import pytree, static
-from textdiffusion.core.types import X0, Array, Batch, Key, Model, Time
-from textdiffusion.objectives.end_to_end import at_rest, with_estimate
+from textdiffusion.core.types import X0, Array, Batch, Key, Time
+from textdiffusion.objectives.base import Estimand, Loss, Models
+from textdiffusion.objectives.end_to_end import (
+  at_rest,
+  embedder_of,
+  with_estimate,
+)
 from textdiffusion.processes.variance_preserving import (
   VariancePreserving,
   estimate_of,
@@ -18,7 +21,7 @@ from textdiffusion.processes.variance_preserving import (
 from textdiffusion.schedules.times import discrete, fine_walk, num_fine_steps
 
 
-@pytree
+@dataclasses.dataclass(frozen=True)
 class LatentBound:
   """-log p(w) <= prior + steps + rounding, w -> x_start -> x_1/T ... x_1.
 
@@ -29,7 +32,7 @@ class LatentBound:
   E(x_start | x_t). A head is that expectation, but at the first step, where it
   is the embedding, as both are trained.
 
-  self_condition: the network is shown its estimate from the same x_t: one more
+  self_condition: the network takes its estimate from the same x_t: one more
   call, and still a Markov chain. multi_level: each position has its own times,
   those of `times.fine_walk`, whose steps move a position by one level or two. A
   longer step to t = 0 would cost the squared error of the estimate over
@@ -40,49 +43,47 @@ class LatentBound:
   as independent given w.
   """
 
-  process: VariancePreserving
-  num_steps: int = static()
-  self_condition: bool = static(default=False)
-  multi_level: bool = static(default=False)
-  estimand: Literal['nelbo', 'surrogate'] = static(default='nelbo')
+  num_steps: int
+  self_condition: bool = False
+  multi_level: bool = False
+  estimand: Estimand = 'nelbo'
 
-  def __call__(
-    self, model: Model, key: Key, batch: Batch
-  ) -> tuple[Array, dict[str, Array]]:
-    """-> [B, L] nats and its terms: diffusion, prior, rounding."""
-    assert model.embed is not None and model.round is not None
-    now = dataclasses.replace(self, process=self.process.refresh(model))
-    p, clean = now.process, model.embed(batch.ids)
+  def __call__(self, models: Models, key: Key, batch: Batch) -> Loss:
+    """Returns the terms diffusion, prior and rounding, and their sum."""
+    model, p = models.student, models.student.process
+    embedder = embedder_of(model)
+    law, clean = Marginals(p, self.num_steps), embedder.embed(batch.ids)
     num_steps, s, t = self.step(batch)
     noise = jax.vmap(lambda k: jax.random.normal(k, (2, *clean.shape[1:])))(
       row_keys(key, batch.rows)
     )
-    q = now.marginal(clean, t)
+    q = law.marginal(clean, t)
     xt = q.mean + q.std * noise[:, 0]
-    seen = xt
+    inputs = xt
     if self.self_condition:
-      seen = with_estimate(p, model, xt, t, jnp.ones((), bool))
-    estimate = estimate_of(p, model, model.denoise(seen, t), xt, t).value
+      inputs = with_estimate(model, xt, t, jnp.ones((), bool))
+    head = model(inputs, t).head
+    estimate = estimate_of(p, embedder, head, xt, t).value
     is_first = (t * self.num_steps < 1.5)[..., None]
-    said = jnp.where(is_first, now.start(estimate, xt, t), estimate)
-    exact = now.start(clean, xt, t)
+    predicted = jnp.where(is_first, law.start(estimate, xt, t), estimate)
+    exact = law.start(clean, xt, t)
     # A position that rests, or whose level does, as a fitted one can, costs
     # nothing; its own times would be 0 / 0.
     falls = p.schedule(t).log_alpha < p.schedule(s).log_alpha
     moves = jnp.broadcast_to((s < t) & falls[..., 0], batch.ids.shape)
     begin, end = jnp.where(moves, s, 0.0), jnp.where(moves, t, 1.0)
-    law = lambda x0: Normal(
-      p.bridge(X0(x0), xt, begin, end).mean, now.spread(xt, begin, end)
+    reverse = lambda x0: Normal(
+      p.bridge(X0(x0), xt, begin, end).mean, law.spread(xt, begin, end)
     )
-    steps = jnp.where(moves, law(exact).kl(law(said)).sum(-1), 0.0)
-    first = now.marginal(clean, 0.0)
-    logits = model.round(first.mean + first.std * noise[:, 1])
+    steps = reverse(exact).kl(reverse(predicted)).sum(-1)
+    first = law.marginal(clean, 0.0)
+    logits = embedder.logits(first.mean + first.std * noise[:, 1])
     terms = {
-      'diffusion': num_steps * steps,
-      'prior': now.marginal(clean, 1.0).kl(p.prior()).sum(-1),
+      'diffusion': num_steps * jnp.where(moves, steps, 0.0),
+      'prior': law.marginal(clean, 1.0).kl(p.prior()).sum(-1),
       'rounding': -Categorical(logits).log_prob(batch.ids),
     }
-    return jnp.stack(list(terms.values())).sum(0), terms
+    return Loss(jnp.stack(list(terms.values())).sum(0), terms)
 
   def step(self, batch: Batch) -> tuple[int, Array, Array]:
     """How many there are, and s, t of one of them, [B, 1 or L]."""
@@ -95,6 +96,19 @@ class LatentBound:
     index = jnp.minimum(jnp.floor(batch.u * num_steps), num_steps - 1)
     at = lambda index: at_rest(fine_walk(index, length, size), batch)
     return num_steps, at(index), at(index + 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Marginals:
+  """The laws of x_t and x_start given the tokens, x_start integrated out.
+
+  Attributes:
+    process: the noise.
+    num_steps: T.
+  """
+
+  process: VariancePreserving
+  num_steps: int
 
   def marginal(self, clean: Array, t: Time) -> Normal:
     """q(x_t | w) of embeddings [L, D]."""

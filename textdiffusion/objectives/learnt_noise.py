@@ -6,23 +6,23 @@ part that no differentiation of the loss gives (Williams 1992); two draws are
 each other's baseline (Kool et al. 2019).
 """
 
-from typing import Any, Literal
+import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from textdiffusion.core.binding import each_token
 from textdiffusion.core.keys import row_keys
-from textdiffusion.core.numerics import pytree, static
 from textdiffusion.core.types import (
   Array,
   Batch,
   Cavity,
   Key,
-  Model,
   Posterior,
   Time,
 )
+from textdiffusion.model import Model, token_losses
+from textdiffusion.objectives.base import Estimand, Loss, Models
 from textdiffusion.processes.vector import VectorAbsorbing
 from textdiffusion.schedules.times import continuous
 
@@ -58,26 +58,23 @@ def vector_bound(
   return jnp.where(is_masked, nats, 0.0)
 
 
-@pytree
+@dataclasses.dataclass(frozen=True)
 class LearntNoise:
   """One draw of t per sequence in [t1, 1], the bound there, and both ends.
 
-  process: refreshed with what the model learns. t1: where the closed form of
-  the reconstruction takes over; 0 is exact, but the weights power / t then have
+  Of `VectorAbsorbing` noise. t1: where the closed form of the reconstruction
+  takes over; 0 is exact, but the weights power / t then have
   no finite variance for a power of at most 1. draws: of z at that t. Two give
   the rates their gradient; the value is the mean bound of the draws.
   """
 
-  process: VectorAbsorbing
-  t1: float = static(default=1e-3)
-  draws: int = static(default=2)
-  estimand: Literal['nelbo', 'surrogate'] = static(default='nelbo')
+  t1: float = 1e-3
+  draws: int = 2
+  estimand: Estimand = 'nelbo'
 
-  def __call__(
-    self, model: Model, key: Key, batch: Batch
-  ) -> tuple[Array, dict[str, Array]]:
-    """-> [B, L] nats, and its terms: diffusion, prior, reconstruction."""
-    p = self.process.refresh(model)
+  def __call__(self, models: Models, key: Key, batch: Batch) -> Loss:
+    """Returns the terms diffusion, prior and reconstruction, and their sum."""
+    model, p = models.student, models.student.process
     t = self.t1 + (1 - self.t1) * continuous(batch.u[:, None])
     of_rows = lambda key: jax.vmap(p.corrupt)(
       row_keys(key, batch.rows), batch.ids, t
@@ -86,11 +83,8 @@ class LearntNoise:
     diffusion = (1 - self.t1) * paired(p, model, batch, t, draws)
     prior = p.prior_nats(batch.ids)
     decoder = p.decoder_nats(batch.ids, jnp.asarray(self.t1))
-    return diffusion + prior + decoder, {
-      'diffusion': diffusion,
-      'prior': prior,
-      'reconstruction': decoder,
-    }
+    terms = {'diffusion': diffusion, 'prior': prior, 'reconstruction': decoder}
+    return Loss(diffusion + prior + decoder, terms)
 
 
 def paired(
@@ -108,7 +102,7 @@ def paired(
   that of log q_t(z_1 | x) - log q_t(z_2 | x), in a term whose value is 0.
   """
   loss = lambda head, x0, z, t: vector_bound(p, x0, head, z, t)
-  bound = lambda z: each_token(model, loss, z, t, batch.ids, z, t)
+  bound = lambda z: token_losses(model, loss, z, t, batch.ids, z, t)
   nats = jax.lax.map(bound, draws)
   if len(nats) == 1:
     return nats[0]

@@ -1,32 +1,31 @@
 """Bounds on -log p(x0), per token in nats, for any process and head."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from textdiffusion.core.binding import each_token
 from textdiffusion.core.keys import row_keys
 from textdiffusion.core.numerics import (
   exp_gap,
   log_add,
   log_gap,
   poisson_kl,
-  pytree,
-  static,
 )
 from textdiffusion.core.types import (
   Array,
   Batch,
   Cavity,
   Key,
-  Model,
   Posterior,
   Process,
   Time,
 )
+from textdiffusion.model import token_losses
+from textdiffusion.objectives.base import Estimand, Loss, Models
 from textdiffusion.processes.bridge import to_cavity, to_log_score
 from textdiffusion.processes.rank_one import RankOne
 from textdiffusion.schedules.noise import log_transition
@@ -298,27 +297,29 @@ def prior_bound(p: Process, x0: Array) -> Array:
   return p.marginal(x0, 1.0).kl(p.prior())
 
 
-@pytree
+@dataclasses.dataclass(frozen=True)
 class Nelbo:
   """One draw of t per sequence and the bound there, plus both ends.
 
-  process: a rank-one process. bound: the continuous-time bound to use, an
-  exact equal of `rate_bound` or that of another sampler. num_steps: T of the
-  finite-step bound; 0 is continuous. The ends, what t = 1 still tells of x0
-  and what t = 0 has lost, are 0 for a schedule that goes from all signal to
-  none.
+  The ends, the signal that is left at t = 1 and the noise at t = 0, are 0 for a
+  schedule that goes from all signal to none.
+
+  Attributes:
+    bound: the continuous-time bound to use, an exact equal of `rate_bound` or
+      that of another sampler.
+    num_steps: T of the finite-step bound; 0 is continuous.
+    process: a rank-one process to train under; None for that of the model.
   """
 
-  process: Any
-  bound: Bound = static(default=rate_bound)
-  num_steps: int = static(default=0)
-  estimand: Literal['nelbo', 'surrogate'] = static(default='nelbo')
+  bound: Bound = rate_bound
+  num_steps: int = 0
+  estimand: Estimand = 'nelbo'
+  process: Any = None
 
-  def __call__(
-    self, model: Model, key: Key, batch: Batch
-  ) -> tuple[Array, dict[str, Array]]:
-    """-> [B, L] nats, and its terms: diffusion, prior, reconstruction."""
-    p, x0 = self.process.refresh(model), batch.ids
+  def __call__(self, models: Models, key: Key, batch: Batch) -> Loss:
+    """Returns the terms diffusion, prior and reconstruction, and their sum."""
+    model, x0 = models.student, batch.ids
+    p = model.process if self.process is None else self.process
     u = batch.u[:, None]
     if self.num_steps:
       s, t = discrete(u, self.num_steps)
@@ -328,17 +329,14 @@ class Nelbo:
     xt = jax.vmap(p.corrupt)(keys, x0, t)
     if self.num_steps:
       loss = lambda head, *at: rank_one_step(p, at[0], head, *at[1:]).kl
-      steps = each_token(model, loss, xt, t, x0, xt, s, t)
+      steps = token_losses(model, loss, xt, t, x0, xt, s, t)
       diffusion = self.num_steps * steps
     else:
       loss = lambda head, x0, xt, t: self.bound(p, x0, head, xt, t)
-      diffusion = each_token(model, loss, xt, t, x0, xt, t)
+      diffusion = token_losses(model, loss, xt, t, x0, xt, t)
     # Of rank-one noise the ends are the same for every token.
     token = jnp.full((), 1 if p.mask_id == 0 else 0)
     prior = jnp.broadcast_to(prior_bound(p, token), x0.shape)
     decoder = jnp.broadcast_to(p.decoder_bound(), x0.shape)
-    return diffusion + prior + decoder, {
-      'diffusion': diffusion,
-      'prior': prior,
-      'reconstruction': decoder,
-    }
+    terms = {'diffusion': diffusion, 'prior': prior, 'reconstruction': decoder}
+    return Loss(diffusion + prior + decoder, terms)

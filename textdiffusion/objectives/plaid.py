@@ -1,16 +1,16 @@
 """The continuous-time bound of noise on embeddings (VDM, Kingma et al. 2021;
 Plaid, Gulrajani & Hashimoto 2023)."""
 
-from typing import Literal
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.keys import row_keys, stream
-from textdiffusion.core.numerics import pytree, static
-from textdiffusion.core.types import Array, Batch, Key, Model
-from textdiffusion.objectives.end_to_end import with_estimate
+from textdiffusion.core.types import Array, Batch, Key
+from textdiffusion.objectives.base import Estimand, Loss, Models
+from textdiffusion.objectives.end_to_end import embedder_of, with_estimate
 from textdiffusion.processes.variance_preserving import (
   VariancePreserving,
   estimate_of,
@@ -19,7 +19,7 @@ from textdiffusion.schedules.learnt import LearntGamma, variance_loss
 from textdiffusion.schedules.times import continuous
 
 
-@pytree
+@dataclasses.dataclass(frozen=True)
 class ContinuousBound:
   """-log p(w) <= reconstruction + prior + diffusion, nats: [B, L].
 
@@ -31,40 +31,36 @@ class ContinuousBound:
   at each time.
   """
 
-  process: VariancePreserving
-  self_condition: float | None = static(default=None)
-  always_shown: bool = static(default=False)
-  estimand: Literal['nelbo', 'surrogate'] = static(default='nelbo')
+  self_condition: float | None = None
+  always_shown: bool = False
+  estimand: Estimand = 'nelbo'
 
-  def __call__(
-    self, model: Model, key: Key, batch: Batch
-  ) -> tuple[Array, dict[str, Array]]:
-    """-> [B, L] nats and its terms: diffusion, prior, reconstruction."""
-    assert model.embed is not None
-    p = self.process.refresh(model)
-    noise = p.schedule
+  def __call__(self, models: Models, key: Key, batch: Batch) -> Loss:
+    """Returns the terms diffusion, prior and reconstruction, and their sum."""
+    model, p = models.student, models.student.process
+    embedder, noise = embedder_of(model), p.schedule
     if isinstance(noise, LearntGamma):
       # The mean does not depend on it: its gradient here would be noise.
       inside = jax.lax.stop_gradient(noise.inside)
       p = VariancePreserving(LearntGamma(noise.ends, inside))
-    clean, t = model.embed(batch.ids), continuous(batch.u[:, None])
+    clean, t = embedder.embed(batch.ids), continuous(batch.u[:, None])
     drawn = jax.vmap(lambda k: jax.random.normal(k, (2, *clean.shape[1:])))(
       row_keys(key, batch.rows)
     )
     chance = 1.0 if self.always_shown else self.self_condition or 0.0
     coin = jax.random.bernoulli(stream(key, 'coin'), chance)
 
-    def said(time: Array, noise: Array):
+    def predicted(time: Array, noise: Array):
       q = p.marginal(clean, time)
       xt = q.mean + q.std * noise
-      seen = xt
+      inputs = xt
       if self.self_condition is not None:
-        seen = with_estimate(p, model, xt, time, coin)
-      head = model.denoise(seen, time)
-      return head, estimate_of(p, model, head, xt, time).value
+        inputs = with_estimate(model, xt, time, coin)
+      head = model(inputs, time).head
+      return head, estimate_of(p, embedder, head, xt, time).value
 
-    _, estimate = said(t, drawn[:, 0])
-    head, _ = said(jnp.zeros_like(t), drawn[:, 1])
+    _, estimate = predicted(t, drawn[:, 0])
+    head, _ = predicted(jnp.zeros_like(t), drawn[:, 1])
     level = p.schedule(t)
     # -SNR' = -alpha' / (1 - alpha)^2.
     weight = (0.5 * level.rate * jnp.exp(-2 * level.log_1m_alpha))[..., 0]
@@ -79,4 +75,4 @@ class ContinuousBound:
       count = jnp.maximum(batch.is_counted.sum(-1), 1)
       mean = jnp.where(batch.is_counted, diffusion, 0.0).sum(-1) / count
       nats += variance_loss(noise, t[:, 0], mean)[:, None]
-    return nats, terms
+    return Loss(nats, terms)

@@ -5,7 +5,9 @@ head: r = q_t(y | x) / q_t(z | x) is the exact ratio and s the learnt one. Its
 closed forms are here; `Nelbo` adds both ends of time and makes it a bound.
 """
 
+import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,6 @@ from textdiffusion.core.numerics import log_one_hot, poisson_kl
 from textdiffusion.core.types import (
   Array,
   Cavity,
-  HeadFn,
   LogScore,
   Time,
   X,
@@ -23,29 +24,32 @@ from textdiffusion.objectives.nelbo import masked_bound, rate_bound
 from textdiffusion.processes.rank_one import RankOne
 
 
-def log_score_head(p: RankOne, scale_by_sigma: bool) -> HeadFn:
+@dataclasses.dataclass(frozen=True)
+class LogScoreHead:
   """The raw output [L, K] as log q_t(y) / q_t(z): 0 at y = z.
 
-  scale_by_sigma: log(e^sigma - 1) + log(V - 1), V = K states, is taken off, so
-    that at a mask of the absorbing process an output of zeros is the ratio of
-    an even guess over the K - 1 tokens. sigma = -log alpha, so that the first
-    is log(1 - alpha) - log(alpha), exact for a small sigma; where sigma is 0,
-    as at a given token, nothing is taken off.
   A mask beside uniform noise is never seen: its score is 0.
-  """
-  states = jnp.arange(p.num_states)
-  is_unseen = p.is_mask(states) & (not p.is_absorbing)
 
-  def head(raw: Array, x: X, t: Time) -> LogScore:
-    if scale_by_sigma:
-      level = p.schedule(t)
+  Attributes:
+    scale_by_sigma: log(e^sigma - 1) + log(V - 1), V = K states, is taken off,
+      so that at a mask of the absorbing process an output of zeros is the ratio
+      of an even guess over the K - 1 tokens. sigma = -log alpha, so that the
+      first is log(1 - alpha) - log(alpha), exact for a small sigma; where sigma
+      is 0, as at a given token, nothing is taken off.
+  """
+
+  scale_by_sigma: bool
+
+  def __call__(self, process: Any, raw: Array, x: X, t: Time) -> LogScore:
+    states = jnp.arange(process.num_states)
+    is_unseen = process.is_mask(states) & (not process.is_absorbing)
+    if self.scale_by_sigma:
+      level = process.schedule(t)
       log_noise = level.log_1m_alpha - level.log_alpha
-      shift = log_noise + math.log(max(p.num_states - 1, 1))
+      shift = log_noise + math.log(max(process.num_states - 1, 1))
       raw = raw - jnp.where(jnp.isfinite(shift), shift, 0.0)
     value = jnp.where(is_unseen, -jnp.inf, raw)
     return LogScore(jnp.where(states == x[..., None], 0.0, value))
-
-  return head
 
 
 def score_entropy(

@@ -5,51 +5,47 @@ trains the reverse process; embeddings need a fixed length, or they would grow
 until no noise matters.
 """
 
-from typing import Any, Literal
+import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.keys import row_keys, stream
-from textdiffusion.core.numerics import pytree, static
-from textdiffusion.core.types import Array, Batch, Key, Model, Posterior, Time
-from textdiffusion.objectives.end_to_end import with_estimate
+from textdiffusion.core.types import Array, Batch, Key, Posterior, Time
+from textdiffusion.model import Model
+from textdiffusion.objectives.base import Estimand, Loss, Models
+from textdiffusion.objectives.end_to_end import embedder_of, with_estimate
 from textdiffusion.objectives.nelbo import step_bound
-from textdiffusion.processes.variance_preserving import (
-  VariancePreserving,
-  estimate_of,
-)
+from textdiffusion.processes.variance_preserving import estimate_of
 from textdiffusion.schedules.times import continuous, discrete
 
 
-@pytree
+@dataclasses.dataclass(frozen=True)
 class ScoreInterpolation:
   """-log p(w | x_t), nats: [B, L]. No bound, as every time counts alike.
 
   num_steps: T, 0 is continuous. self_condition: see `EndToEnd`.
   """
 
-  process: VariancePreserving
-  num_steps: int = static(default=0)
-  self_condition: float | None = static(default=None)
-  estimand: Literal['nelbo', 'surrogate'] = static(default='surrogate')
+  num_steps: int = 0
+  self_condition: float | None = None
+  estimand: Estimand = 'surrogate'
 
-  def __call__(
-    self, model: Model, key: Key, batch: Batch
-  ) -> tuple[Array, dict[str, Array]]:
-    """-> [B, L] and its only term, cross_entropy."""
-    assert model.embed is not None
-    p, clean = self.process.refresh(model), model.embed(batch.ids)
+  def __call__(self, models: Models, key: Key, batch: Batch) -> Loss:
+    """Returns the nats, whose only term is cross_entropy."""
+    model, p = models.student, models.student.process
+    clean = embedder_of(model).embed(batch.ids)
     u = batch.u[:, None]
     t = discrete(u, self.num_steps)[1] if self.num_steps else continuous(u)
     xt = jax.vmap(p.corrupt)(row_keys(key, batch.rows), clean, t)
     coin = jax.random.bernoulli(stream(key, 'coin'), self.self_condition or 0.0)
-    nats = _surprise(self, p, model, batch.ids, xt, t, coin)
-    return nats, {'cross_entropy': nats}
+    nats = _cross_entropy(self, model, batch.ids, xt, t, coin)
+    return Loss(nats, {'cross_entropy': nats})
 
 
-@pytree
+@dataclasses.dataclass(frozen=True)
 class InterpolationBound:
   """-log p(w) <= prior + steps + reconstruction on T steps, nats: [B, L].
 
@@ -58,17 +54,15 @@ class InterpolationBound:
   a draw costs two calls. self_condition: see `LatentBound`.
   """
 
-  process: VariancePreserving
-  num_steps: int = static()
-  self_condition: float | None = static(default=None)
-  estimand: Literal['nelbo', 'surrogate'] = static(default='nelbo')
+  num_steps: int
+  self_condition: float | None = None
+  estimand: Estimand = 'nelbo'
 
-  def __call__(
-    self, model: Model, key: Key, batch: Batch
-  ) -> tuple[Array, dict[str, Array]]:
-    """-> [B, L] nats and its terms: diffusion, prior, reconstruction."""
-    assert model.embed is not None
-    p, clean = self.process.refresh(model), model.embed(batch.ids)
+  def __call__(self, models: Models, key: Key, batch: Batch) -> Loss:
+    """Returns the terms diffusion, prior and reconstruction, and their sum."""
+    model, p = models.student, models.student.process
+    embedder = embedder_of(model)
+    clean = embedder.embed(batch.ids)
     # Of the steps that begin after the first one.
     s, t = (
       (1 + time * (self.num_steps - 1)) / self.num_steps
@@ -81,37 +75,33 @@ class InterpolationBound:
     at = lambda time, noise: (q := p.marginal(clean, time)).mean + q.std * noise
     xt, first = at(t, noise[:, 0]), 1 / self.num_steps
     always = jnp.ones((), bool)
-    head = _said(self, p, model, xt, t, always)
-    said = estimate_of(p, model, head, xt, t)
-    steps = step_bound(p, clean, said, xt, s, t).sum(-1)
+    head = _posterior(self, model, xt, t, always)
+    estimate = estimate_of(p, embedder, head, xt, t)
+    steps = step_bound(p, clean, estimate, xt, s, t).sum(-1)
     start = at(first, noise[:, 1])
     time = jnp.full_like(t, first)
     terms = {
       'diffusion': (self.num_steps - 1) * steps,
       'prior': p.marginal(clean, 1.0).kl(p.prior()).sum(-1),
-      'reconstruction': _surprise(
-        self, p, model, batch.ids, start, time, always
+      'reconstruction': _cross_entropy(
+        self, model, batch.ids, start, time, always
       ),
     }
-    return jnp.stack(list(terms.values())).sum(0), terms
+    return Loss(jnp.stack(list(terms.values())).sum(0), terms)
 
 
 Either = ScoreInterpolation | InterpolationBound
 
 
-def _said(
-  objective: Either,
-  p: VariancePreserving,
-  model: Model,
-  xt: Array,
-  t: Time,
-  coin: Array,
+def _posterior(
+  objective: Either, model: Model, xt: Array, t: Time, coin: Array
 ) -> Posterior:
-  """What the network says, shown an estimate if the coin and it are for it."""
-  seen = xt
+  """The head at x_t, with an estimate if the coin and the objective are for
+  it."""
+  inputs = xt
   if objective.self_condition is not None:
-    seen = with_estimate(p, model, xt, t, coin)
-  head: Any = model.denoise(seen, t)
+    inputs = with_estimate(model, xt, t, coin)
+  head: Any = model(inputs, t).head
   if not isinstance(head, Posterior):
     raise TypeError(
       f'{type(objective).__name__} takes Posterior heads, not '
@@ -120,14 +110,13 @@ def _said(
   return head
 
 
-def _surprise(
+def _cross_entropy(
   objective: Either,
-  p: VariancePreserving,
   model: Model,
   ids: Array,
   xt: Array,
   t: Time,
   coin: Array,
 ) -> Array:
-  head = _said(objective, p, model, xt, t, coin)
+  head = _posterior(objective, model, xt, t, coin)
   return -Categorical(head.logits).log_prob(ids)

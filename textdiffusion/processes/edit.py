@@ -19,7 +19,7 @@ from textdiffusion.core.numerics import (
   pytree,
   static,
 )
-from textdiffusion.core.types import Array, Key, Time, UserError
+from textdiffusion.core.types import Array, Facts, Key, Time, UserError
 from textdiffusion.schedules.noise import Schedule, inverse
 
 
@@ -92,6 +92,10 @@ class MaskedInsertion:
     """What is no token of a text."""
     return (self.mask_id, self.pad_id)
 
+  def refresh(self, facts: Facts) -> 'MaskedInsertion':
+    """Nothing of it is learnt."""
+    return self
+
   def corrupt(self, key: Key, x0: Array, t: Time) -> Array:
     """Clean [L] -> aligned z_t [L]: blank, mask or the token."""
     key_insert, key_unmask = jax.random.split(key)
@@ -140,6 +144,10 @@ class EditPath:
       token += token >= special
     is_there = jnp.arange(capacity) < self.source_length
     return jnp.where(is_there, token, self.pad_id)
+
+  def refresh(self, facts: Facts) -> 'EditPath':
+    """Nothing of it is learnt."""
+    return self
 
   def corrupt(self, key: Key, x0: Array, t: Time) -> Array:
     """Clean [L], packed -> aligned z_t [L]; a pair is pending where z != x0."""

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.numerics import log_one_hot, pytree, static
-from textdiffusion.core.types import Array, Key, Model, Time
+from textdiffusion.core.types import Array, Facts, Key, Time
 from textdiffusion.processes.grid import GridProcess, identity
 
 
@@ -25,8 +25,8 @@ class MaskLast(GridProcess):
   num_steps: int = static()  # ty: ignore[incompatible-attribute-override]
   mask_id: int = static()  # ty: ignore[incompatible-attribute-override]
 
-  def refresh(self, model: Model) -> 'MaskLast':
-    inner: Any = self.inner.refresh(model)
+  def refresh(self, facts: Facts) -> 'MaskLast':
+    inner: Any = self.inner.refresh(facts)
     return dataclasses.replace(self, inner=inner)
 
   def prior(self) -> Categorical:

@@ -22,7 +22,7 @@ import numpy as np
 
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.numerics import log_one_hot, pytree, static
-from textdiffusion.core.types import Array, Key, Model, Time
+from textdiffusion.core.types import Array, Facts, Key, Time
 from textdiffusion.processes.grid import GridProcess, identity, safe_log
 
 
@@ -109,7 +109,7 @@ class Neighbors(GridProcess):
   """exponents: [T + 1] tau_i, 0 first. graph: None until `refresh`ed.
 
   follows: whether the graph is that of the model's embeddings, k = count
-    nearest each; `refresh` takes it from `Model.method_state`, or builds it.
+    nearest each; `refresh` takes it from the method's state, or builds it.
   """
 
   exponents: Array
@@ -120,17 +120,17 @@ class Neighbors(GridProcess):
   count: int = static(default=0)
   follows: bool = static(default=False)
 
-  def refresh(self, model: Model) -> 'Neighbors':
+  def refresh(self, facts: Facts) -> 'Neighbors':
     """With the graph of the embeddings as they are, or were last taken."""
     if not self.follows:
       return self
-    graph = model.method_state
+    graph = facts.method_state
     if not isinstance(graph, Graph):
-      if model.table is None:
+      if facts.table is None:
         raise TypeError(
           'nearest-neighbour noise needs a model with a table of embeddings'
         )
-      graph = graph_of(nearest(model.table, self.count, self.mask_id))
+      graph = graph_of(nearest(facts.table, self.count, self.mask_id))
     return Neighbors(
       self.exponents, graph, self.num_states, self.num_steps, self.mask_id
     )

@@ -9,9 +9,10 @@ from textdiffusion.core.numerics import log1m_exp, pytree
 from textdiffusion.core.types import (
   X0,
   Array,
+  Embedder,
   Eps,
+  Facts,
   Key,
-  Model,
   Posterior,
   Time,
   Velocity,
@@ -30,7 +31,7 @@ class VariancePreserving:
 
   schedule: Schedule
 
-  def refresh(self, model: Model) -> 'VariancePreserving':
+  def refresh(self, facts: Facts) -> 'VariancePreserving':
     """Nothing of it is learnt."""
     return self
 
@@ -94,12 +95,12 @@ class VariancePreserving:
 
 @pytree
 class Following(VariancePreserving):
-  """Noise whose schedule is remembered between training steps; `schedule` is
-  that of the start."""
+  """Noise whose schedule is in the method's state, as it follows the training;
+  `schedule` is that of the start."""
 
-  def refresh(self, model: Model) -> VariancePreserving:
-    """As the model has it now: `schedule` of what its method remembers."""
-    state = model.method_state
+  def refresh(self, facts: Facts) -> VariancePreserving:
+    """The noise under the schedule of the method's state."""
+    state = facts.method_state
     return VariancePreserving(state.schedule) if state else self
 
 
@@ -108,9 +109,9 @@ class Learnt(VariancePreserving):
   """Noise whose schedule is learnt with the network; `schedule` is that of the
   start."""
 
-  def refresh(self, model: Model) -> VariancePreserving:
-    """As the model has it now: 'noise' of what its method learns."""
-    own = model.method_params
+  def refresh(self, facts: Facts) -> VariancePreserving:
+    """The noise under the parameter 'noise' of the method."""
+    own = facts.method_params
     return VariancePreserving(LearntGamma(**own['noise'])) if own else self
 
 
@@ -133,13 +134,12 @@ def to_x0(p: VariancePreserving, head: Any, xt: Array, t: Time) -> X0:
 
 
 def estimate_of(
-  p: VariancePreserving, model: Model, head: Any, xt: Array, t: Time
+  p: VariancePreserving, embedder: Embedder, head: Any, xt: Array, t: Time
 ) -> X0:
   """`to_x0`, also of a `Posterior`: the mean embedding under it, which is the
   posterior mean of x0 (score interpolation, Dieleman et al. 2022)."""
   if isinstance(head, Posterior):
-    assert model.expect is not None
-    return X0(model.expect(head.logits))
+    return X0(embedder.expected(head.logits))
   return to_x0(p, head, xt, t)
 
 

@@ -21,7 +21,7 @@ from textdiffusion.core.numerics import (
   pytree,
   static,
 )
-from textdiffusion.core.types import Array, Key, Model, Time
+from textdiffusion.core.types import Array, Facts, Key, Time
 from textdiffusion.processes.bridge import TokenProcess
 from textdiffusion.schedules.noise import PolynomialPerToken, log_transition
 
@@ -35,7 +35,7 @@ def learnable(power: float, num_states: int) -> Array:
 class VectorAbsorbing(TokenProcess):
   """schedule: its leaves are [..., K], of each clean token.
 
-  Where the model learns 'power', [K], `refresh` sets the schedule's powers to
+  Where the method learns 'power', [K], `refresh` sets the schedule's powers to
   the softplus of it.
   """
 
@@ -43,11 +43,11 @@ class VectorAbsorbing(TokenProcess):
   num_states: int = static()  # ty: ignore[incompatible-attribute-override]
   mask_id: int = static()  # ty: ignore[incompatible-attribute-override]
 
-  def refresh(self, model: Model) -> 'VectorAbsorbing':
-    """The process with the powers that the model has now."""
-    if not model.method_params:
+  def refresh(self, facts: Facts) -> 'VectorAbsorbing':
+    """The process with the powers that the method has now."""
+    if not facts.method_params:
       return self
-    power = jax.nn.softplus(model.method_params['power'])
+    power = jax.nn.softplus(facts.method_params['power'])
     schedule = dataclasses.replace(self.schedule, power=power)
     return dataclasses.replace(self, schedule=schedule)
 

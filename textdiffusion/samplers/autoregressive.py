@@ -62,7 +62,7 @@ def prefilled_cache(
   if not longest:
     return cache
   places = jnp.broadcast_to(jnp.arange(longest), (rows, longest))
-  _, cache = model.with_view(positions=places).hidden(
+  _, cache = model.with_view(positions=places, segments=None).hidden(
     x[:, :longest], 0.0, cache
   )
   return commit(cache, places, places < lengths[:, None])
@@ -148,7 +148,9 @@ class LeftToRight(Sampler):
     place = carry.place[:, None]
     previous = take_at(carry.x, jnp.maximum(place - 1, 0))
     previous = jnp.where(place == 0, self.bos_id, previous)
-    head, cache = model.with_view(positions=place)(previous, 0.0, carry.cache)
+    head, cache = model.with_view(positions=place, segments=None)(
+      previous, 0.0, carry.cache
+    )
     if not isinstance(head, CausalHead):
       raise TypeError(
         f'LeftToRight() takes a Causal head, not {type(head).__name__}'

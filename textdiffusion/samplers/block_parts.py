@@ -194,7 +194,7 @@ class ExactCache:
   def call(
     self, model: Model, carry: Any, inputs: Any, places: Array, t: Array
   ) -> tuple[PyTree, PyTree, Any]:
-    here = model.with_view(positions=places)
+    here = model.with_view(positions=places, segments=None)
     hidden, cache = here.hidden(*take_at((inputs, t), places), carry.cache)
     is_open = model.process.is_mask(take_at(carry.x, places))
     is_closing = ~is_open.any(-1, keepdims=True)
@@ -225,7 +225,7 @@ class DualCache:
     everywhere = jnp.broadcast_to(jnp.arange(length), (rows, length))
 
     def refresh(cache: PyTree) -> PyTree:
-      whole = model.with_view(positions=everywhere)
+      whole = model.with_view(positions=everywhere, segments=None)
       _, fresh = whole.hidden(inputs, t, model.new_cache(rows, length))
       fresh = commit(fresh, everywhere, everywhere >= 0)
       return select_rows(is_new, fresh, cache)
@@ -233,7 +233,7 @@ class DualCache:
     cache = jax.lax.cond(
       is_new.any(), refresh, lambda cache: cache, carry.cache
     )
-    here = model.with_view(positions=places)
+    here = model.with_view(positions=places, segments=None)
     hidden, cache = here.hidden(*take_at((inputs, t), places), cache)
     return hidden, cache, 1 + is_new.any()
 

@@ -101,6 +101,11 @@ class Filter:
       self, temperature='[0, 1e30]', top_k='[0, inf)', top_p='(0, 1]'
     )
 
+  @property
+  def cuts(self) -> bool:
+    """Whether some tokens have no probability left."""
+    return self.temperature == 0 or self.top_k > 0 or self.top_p < 1
+
   def __call__(self, logits: Array) -> Array:
     """[..., K] -> [..., K] logits."""
     if self == Filter():

@@ -61,6 +61,7 @@ class Flow(GridSampler):
     )
 
   def check(self, model: Model) -> None:
+    super().check(model)
     check_rank_one(self, model)
 
   def transition(self, process: Any) -> Transition:

@@ -17,7 +17,7 @@ from textdiffusion.core.types import (
   UserError,
 )
 from textdiffusion.core.validation import check_fields
-from textdiffusion.model import Model
+from textdiffusion.model import Guided, Model
 from textdiffusion.processes.bridge import (
   TokenProcess,
   denoised_at_end,
@@ -72,6 +72,13 @@ class GridSampler(Sampler):
         f'{type(self).__name__}() samples tokens, and '
         f'{type(model.process).__name__} is no noise on tokens: use the '
         "method's own sampler"
+      )
+    mixes_steps = isinstance(model, Guided) and not model.process.is_absorbing
+    if mixes_steps and model.weight not in (0, 1) and self.filter.cuts:
+      raise UserError(
+        f'{type(self).__name__}(filter={self.filter}): guidance of noise that '
+        'is no mask mixes two reverse steps, and tokens that either filter '
+        'leaves out have none; use a temperature above 0, top_k=0, top_p=1'
       )
 
   def times(self, model: Model, canvas: Canvas) -> Array:

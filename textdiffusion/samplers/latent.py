@@ -12,6 +12,7 @@ from textdiffusion.core.numerics import by_parts
 from textdiffusion.core.types import (
   X0,
   Array,
+  Embedder,
   Key,
   Posterior,
   Time,
@@ -21,7 +22,7 @@ from textdiffusion.core.validation import check_fields
 from textdiffusion.model import Model
 from textdiffusion.processes.variance_preserving import (
   VariancePreserving,
-  to_x0,
+  estimate_of,
 )
 from textdiffusion.samplers.base import (
   Canvas,
@@ -90,7 +91,7 @@ class Clamp:
       x0: [B, L, D] its estimate.
       t: times of the tokens.
     """
-    embedder = model.facts.embedder
+    embedder = embedder_of(model)
     if self.token == 'drawn':
       is_token = isinstance(head, Posterior)
       logits = head.logits if is_token else embedder.logits(x0)
@@ -156,7 +157,7 @@ class LatentSampler(Sampler):
     return times.walk(grid, canvas.ids.shape[1], total)
 
   def init(self, keys: Key, model: Model, canvas: Canvas) -> LatentChain:
-    clean = model.facts.embedder.embed(canvas.ids)
+    clean = embedder_of(model).embed(canvas.ids)
     noise = jax.vmap(lambda key: jax.random.normal(key, clean.shape[1:]))(keys)
     x = jnp.where(canvas.is_given[..., None], clean, self.temperature * noise)
     time = jnp.ones(x.shape[:-1], x.dtype)
@@ -168,13 +169,14 @@ class LatentSampler(Sampler):
   ) -> LatentChain:
     key_noise, key_token = split(keys)
     inputs = carry.x
-    if model.facts.embedder.self_condition:
+    p, embedder = model.process, embedder_of(model)
+    if embedder.self_condition:
       inputs = jnp.concatenate([carry.x, carry.estimate], -1)
     head = model(inputs, t).head
-    estimate = self._estimate(model, head, carry.x, t)
+    estimate = estimate_of(p, embedder, head, carry.x, t).value
     if self.clamp is not None:
       estimate = self.clamp(key_token, model, head, estimate, t)
-    dist = self.reverse(model.process, estimate, carry, s, t)
+    dist = self.reverse(p, estimate, carry, s, t)
     std = jnp.broadcast_to(self.temperature * dist.std, dist.mean.shape)
     x = draw_rows(key_noise, dist._replace(std=std)).astype(carry.x.dtype)
     time = jnp.broadcast_to(t, carry.time.shape).astype(carry.time.dtype)
@@ -183,7 +185,7 @@ class LatentSampler(Sampler):
   def frame(self, model: Model, carry: LatentChain) -> Frame:
     """The most probable tokens of the last estimate; of the start, of x."""
     features = jnp.where(carry.calls == 0, carry.x, carry.estimate)
-    dist = Categorical(model.facts.embedder.logits(features))
+    dist = Categorical(embedder_of(model).logits(features))
     ids = jnp.argmax(dist.logits, -1)
     log_prob = dist.log_prob(ids).astype(jnp.float32)
     given, is_given = carry.canvas.ids, carry.canvas.is_given
@@ -191,13 +193,6 @@ class LatentSampler(Sampler):
       jnp.where(is_given, given, ids).astype(jnp.int32),
       jnp.where(is_given, 0.0, log_prob),
     )
-
-  def _estimate(self, model: Model, head: Any, xt: Array, t: Array) -> Array:
-    """x_0; of a head of tokens, the mean embedding under it, which is the
-    posterior mean of x_0 (score interpolation, Dieleman et al. 2022)."""
-    if isinstance(head, Posterior):
-      return model.facts.embedder.expected(head.logits)
-    return to_x0(model.process, head, xt, t).value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,6 +264,13 @@ class Renoise(LatentSampler):
     fresh = process.marginal(x0, s)
     is_clean = (jnp.broadcast_to(t, x0.shape[:-1]) <= 0)[..., None]
     return fresh._replace(mean=jnp.where(is_clean, carry.x, fresh.mean))
+
+
+def embedder_of(model: Model) -> Embedder:
+  """The token embeddings of a model over features."""
+  embedder = model.facts.embedder
+  assert embedder is not None and embedder.is_input
+  return embedder
 
 
 def _half_log_snr(process: VariancePreserving, t: Time) -> Array:

@@ -28,6 +28,7 @@ class Tweedie(GridSampler):
   """The analytic step by ratios; some signal must be left at t = 1."""
 
   def check(self, model: Model) -> None:
+    super().check(model)
     check_rank_one(self, model)
     # Under jit too, unless the schedule itself is traced.
     with jax.ensure_compile_time_eval():

@@ -14,12 +14,12 @@ from textdiffusion.core.types import (
   Array,
   DenoiseFn,
   Key,
-  Model,
   Step,
   UserError,
 )
 from textdiffusion.processes.edit import EditPath, MaskedInsertion
 from textdiffusion.sampling.filters import filtered
+from textdiffusion.sampling.functions import Functions
 from textdiffusion.sampling.plan import Canvas, Plan, Sampler, never
 from textdiffusion.sampling.settings import OF_GRIDS, OF_LATENTS, SampleConfig
 from textdiffusion.sampling.steps.edit import Draft, edit, grow, start_draft
@@ -38,7 +38,7 @@ def growth_sampler(process: MaskedInsertion) -> Sampler:
   """
 
   def plan(
-    model: Model, key: Key, canvas: Canvas, config: SampleConfig
+    model: Functions, key: Key, canvas: Canvas, config: SampleConfig
   ) -> Plan:
     del key  # the text begins with what is given
     if config.steps < 2:
@@ -58,7 +58,7 @@ def edit_sampler(process: EditPath) -> Sampler:
   tokens stands in place of given text, so the two exclude each other."""
 
   def plan(
-    model: Model, key: Key, canvas: Canvas, config: SampleConfig
+    model: Functions, key: Key, canvas: Canvas, config: SampleConfig
   ) -> Plan:
     start = start_draft(*canvas[:2], process.pad_id)
     if process.source_length:
@@ -80,7 +80,7 @@ def edit_sampler(process: EditPath) -> Sampler:
 def _plan(
   process: Any,
   make_step: MakeStep,
-  model: Model,
+  model: Functions,
   start: Draft,
   canvas: Canvas,
   config: SampleConfig,

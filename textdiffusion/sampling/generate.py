@@ -13,15 +13,16 @@ from textdiffusion.core.keys import row_keys, stream
 from textdiffusion.core.types import (
   Array,
   Key,
-  Model,
   UserError,
   Vocab,
   leading,
 )
+from textdiffusion.model import Model
 from textdiffusion.processes.bridge import TokenProcess
 from textdiffusion.samplers.base import Samples
 from textdiffusion.sampling import loop
 from textdiffusion.sampling.filters import filter_denoiser
+from textdiffusion.sampling.functions import Functions, functions_of
 from textdiffusion.sampling.plan import (
   Build,
   Canvas,
@@ -43,7 +44,7 @@ T = TypeVar('T')
 
 def generate(
   sampler: Sampler,
-  model: Model,
+  model: Model | Functions,
   key: Key,
   canvas: Canvas,
   config: SampleConfig,
@@ -55,6 +56,8 @@ def generate(
   A trace keeps ids and log-probabilities of every step, never logits. block:
   so many tokens at a time, left to right; nobody sees those after.
   """
+  if isinstance(model, Model):
+    model = functions_of(model)
   if block:
     return _by_blocks(sampler, model, key, canvas, config, trace, block)
   plan = sampler(model, stream(key, 'start'), canvas, config)
@@ -83,7 +86,7 @@ def generate(
 
 def _by_blocks(
   sampler: Sampler,
-  model: Model,
+  model: Functions,
   key: Key,
   canvas: Canvas,
   config: SampleConfig,
@@ -144,11 +147,11 @@ def diffusion_sampler(
   """
 
   def plan(
-    model: Model, key: Key, canvas: Canvas, config: SampleConfig
+    model: Functions, key: Key, canvas: Canvas, config: SampleConfig
   ) -> Plan:
     build = named(samplers, config.sampler)
     config.refuse(OF_LATENTS, 'this method has tokens, not features')
-    now: Any = process.refresh(model)
+    now: Any = process.refresh(model.facts)
     _refuse_given_masks(canvas, now.mask_id)
     denoise = filter_denoiser(
       now, model.denoise, config.temperature, config.top_k, config.top_p
@@ -200,10 +203,10 @@ def autoregressive_sampler(vocab: Vocab) -> Sampler:
   bos_id, eos_id = vocab.bos_id, vocab.eos_id
 
   def plan(
-    model: Model, key: Key, canvas: Canvas, config: SampleConfig
+    model: Functions, key: Key, canvas: Canvas, config: SampleConfig
   ) -> Plan:
     if model.decode is None:
-      raise UserError('left-to-right decoding needs model.attend=causal')
+      raise UserError('left-to-right decoding needs a causal method')
     config.refuse(OF_GRIDS, 'left to right there is no grid')
     blank = eos_id if eos_id is not None else bos_id
     x = jnp.where(canvas.is_given, canvas.ids, blank).astype(jnp.int32)

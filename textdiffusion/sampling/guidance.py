@@ -6,12 +6,8 @@ mix of heads is not a mix of steps.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
 
-import jax
-import jax.numpy as jnp
-
-from textdiffusion.core.distributions import Categorical
+from textdiffusion.core.distributions import Categorical, extrapolate
 from textdiffusion.core.types import (
   Array,
   DenoiseFn,
@@ -21,28 +17,6 @@ from textdiffusion.core.types import (
   Transition,
   X,
 )
-
-T = TypeVar('T', bound=Any)
-
-
-def extrapolate(cond: T, uncond: T, weight: float) -> T:
-  """uncond + weight (cond - uncond) of two heads or two Dists of one type.
-
-  Logits mix in log space, so that probabilities are cond^w uncond^(1 - w), not
-  normalised; a state that either forbids stays forbidden.
-  """
-  if type(cond) is not type(uncond):
-    raise TypeError(
-      f'guidance mixes heads of one type, not {type(cond).__name__} and '
-      f'{type(uncond).__name__}'
-    )
-
-  def mix(c: Array, u: Array) -> Array:
-    forbidden = jnp.isneginf(c) | jnp.isneginf(u)
-    c, u = jnp.where(forbidden, 0.0, c), jnp.where(forbidden, 0.0, u)
-    return jnp.where(forbidden, -jnp.inf, u + weight * (c - u))
-
-  return jax.tree.map(mix, cond, uncond)
 
 
 def guide_head(cond: DenoiseFn, uncond: DenoiseFn, weight: float) -> DenoiseFn:

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 from textdiffusion.core.distributions import Categorical, Normal
 from textdiffusion.core.keys import row_keys
-from textdiffusion.core.types import X0, Array, Key, Model, Time, UserError
+from textdiffusion.core.types import X0, Array, Key, Time, UserError
 from textdiffusion.processes.variance_preserving import VariancePreserving
+from textdiffusion.sampling.functions import Functions
 from textdiffusion.sampling.generate import named
 from textdiffusion.sampling.plan import Canvas, Frame, Plan, Sampler, never
 from textdiffusion.sampling.settings import OF_GRIDS, SampleConfig
@@ -73,10 +74,10 @@ def latent_sampler(
   """
 
   def plan(
-    model: Model, key: Key, canvas: Canvas, config: SampleConfig
+    model: Functions, key: Key, canvas: Canvas, config: SampleConfig
   ) -> Plan:
-    assert model.embed is not None and model.round is not None
-    now = process.refresh(model)
+    embedder = model.embedder
+    now = process.refresh(model.facts)
     reverse = named(samplers, config.sampler)(now, config)
     config.refuse(_OF_TOKENS, 'this method has features, not tokens')
     latent = config.latent
@@ -88,7 +89,7 @@ def latent_sampler(
         'sample.latent.to=drawn with sample.latent.clamp=0: nothing is '
         'clamped; set sample.latent.clamp=1'
       )
-    clean = model.embed(canvas.ids)
+    clean = embedder.embed(canvas.ids)
     keys = row_keys(key, jnp.arange(len(clean)))
     noise = jax.vmap(lambda k: jax.random.normal(k, clean.shape[1:]))(keys)
     is_given = canvas.is_given[..., None]
@@ -112,7 +113,7 @@ def latent_sampler(
       start_latent(x),
       grid(config, clean.shape[1]) if grid else config.times(num_steps),
       never,
-      _read(model.round, canvas),
+      _read(embedder.logits, canvas),
     )
 
   return plan

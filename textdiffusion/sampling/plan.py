@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from textdiffusion.core.types import Array, DenoiseFn, Key, Model, Step
+from textdiffusion.core.types import Array, DenoiseFn, Key, Step
 from textdiffusion.samplers.base import Canvas, Frame
+from textdiffusion.sampling.functions import Functions
 from textdiffusion.sampling.settings import SampleConfig
 
 
@@ -33,7 +34,7 @@ def never(carry: Any) -> Array:
   return jnp.zeros(len(carry.x), bool)
 
 
-Sampler = Callable[[Model, Key, Canvas, SampleConfig], Plan]
+Sampler = Callable[[Functions, Key, Canvas, SampleConfig], Plan]
 
 
 class Task(NamedTuple):

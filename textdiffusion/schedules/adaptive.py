@@ -114,7 +114,7 @@ class Adaptive(NamedTuple):
 
 
 class Refits(NamedTuple):
-  """When and how a schedule follows the loss: for `Method.state` and `observe`.
+  """When and how a schedule follows the loss.
 
   alpha: [T, L] of the start, or [T, 1] of all positions alike. bins: of the T
   steps. every, since: training steps between refits, and before the first.
@@ -126,16 +126,17 @@ class Refits(NamedTuple):
   since: int
   keep_first: bool = False
 
-  def state(self, old: Adaptive | None, step: Array) -> Adaptive:
-    """What is remembered before training step `step`, None at first."""
-    empty = empty_history(self.bins, self.alpha.shape[1])
-    if old is None:
-      return Adaptive(PerPosition(self.alpha), empty)
+  def init(self) -> Adaptive:
+    """Returns the schedule of the start, without losses."""
+    return Adaptive(PerPosition(self.alpha), self._empty())
+
+  def before_step(self, old: Adaptive, step: Array) -> Adaptive:
+    """Returns the schedule under which training step `step` is taken."""
     is_due = (step > 0) & (step >= self.since) & (step % self.every == 0)
 
     def fresh() -> Adaptive:
       alpha = refit(old.schedule.alpha, old.history, self.keep_first)
-      return Adaptive(PerPosition(alpha), empty)
+      return Adaptive(PerPosition(alpha), self._empty())
 
     return jax.lax.cond(is_due, fresh, lambda: old)
 
@@ -145,6 +146,9 @@ class Refits(NamedTuple):
     """u: [B] of the times. losses, is_seen: [B, L]."""
     place, _ = discrete(u, len(self.alpha))
     return old._replace(history=old.history.add(place, losses, is_seen))
+
+  def _empty(self) -> LossHistory:
+    return empty_history(self.bins, self.alpha.shape[1])
 
 
 class SecondMoment(NamedTuple):

@@ -16,11 +16,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from textdiffusion.core.binding import bind
-from textdiffusion.core.types import Array, Denoiser, PyTree
+from textdiffusion.core.types import Array
 from textdiffusion.data.pipeline import DataConfig
 from textdiffusion.methods.method import Method
+from textdiffusion.model import Trained, bind
 from textdiffusion.nn.layout import BATCH
+from textdiffusion.nn.network import Causal, Network
 from textdiffusion.nn.transformer import TransformerConfig, flops_per_token
 from textdiffusion.sampling.generate import generate
 from textdiffusion.sampling.prompts import blank
@@ -29,7 +30,7 @@ from textdiffusion.training import hlo
 from textdiffusion.training.chips import Chip, compiler_options, heard
 from textdiffusion.training.mesh import laid, param_shardings, replicated
 from textdiffusion.training.optim import build_optimizer
-from textdiffusion.training.state import TrainConfig
+from textdiffusion.training.state import TrainConfig, init_method_state
 from textdiffusion.training.step import placed_step
 
 _MUCH = 1.3  # times what the layout means, and a warning is given
@@ -51,7 +52,7 @@ class Work(NamedTuple):
 
 def lower_train(
   method: Method,
-  denoiser: Denoiser,
+  network: Network,
   config: TrainConfig,
   mesh: Mesh,
   data: DataConfig,
@@ -69,7 +70,7 @@ def lower_train(
   optimizer = build_optimizer(config.optimizer, config.steps)
   sharding = NamedSharding(mesh, PartitionSpec(BATCH))
   with jax.set_mesh(mesh):
-    placed = placed_step(method, denoiser, optimizer, config, mesh)
+    placed = placed_step(method, network, optimizer, config, mesh)
     batch = {
       name: jax.ShapeDtypeStruct(
         shape, bool if name == 'is_given' else jnp.int32, sharding=sharding
@@ -81,7 +82,7 @@ def lower_train(
 
 def lower_sample(
   method: Method,
-  denoiser: Denoiser,
+  network: Network,
   config: SampleConfig,
   mesh: Mesh,
   data: DataConfig,
@@ -89,21 +90,27 @@ def lower_sample(
   """One step of sampling, of a batch of rows without prompt or source."""
   config = dataclasses.replace(config, steps=1)
 
-  def step(params: PyTree, seed: Array) -> Array:
-    model = bind(denoiser, params, method.head)
+  def step(trained: Trained, seed: Array) -> Array:
+    model = bind(method, network, trained)
     canvas = blank(data.batch_size, data.length)
     key = jax.random.key(seed)
     sampled = generate(
-      method.sampler, model, key, canvas, config, block=method.block
+      method.sampler, model, key, canvas, config, block=method.needs.block
     )
     return sampled.ids
 
   with jax.set_mesh(mesh):
-    shapes = jax.eval_shape(lambda: denoiser.init(jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: network.init(jax.random.key(0)))
     params = laid(shapes, param_shardings(mesh, shapes))
+    state = jax.eval_shape(
+      lambda params: init_method_state(method, network, params), shapes
+    )
+    trained = Trained(
+      params, laid(state, jax.tree.map(lambda _: replicated(mesh), state))
+    )
     seed = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
     options = compiler_options(mesh.devices.flat[0])
-    return jax.jit(step, compiler_options=options).lower(params, seed)
+    return jax.jit(step, compiler_options=options).lower(trained, seed)
 
 
 def work(
@@ -124,13 +131,19 @@ def work(
   and back (remat `offload`) is not counted.
   """
   axes = mesh.shape
-  tokens, width = data.batch_size * data.length, method.width
+  needs, structure = method.needs, method.structure
+  tokens, width = data.batch_size * data.length, needs.width
   own = tokens / (axes['data'] * axes['fsdp'] * axes['sequence'])
   each = flops_per_token(
-    model, width, data.length, method.features, data.source_length
+    model,
+    width,
+    data.length,
+    needs.features,
+    data.source_length,
+    structure,
   )
   head = 2 * model.d_model * width
-  seen = data.length / (2 if model.attend == 'causal' else 1)
+  seen = data.length / (2 if isinstance(structure, Causal) else 1)
   again = {
     'none': 0.0,
     'full': each - head,

@@ -13,8 +13,9 @@ from jax.sharding import Mesh
 
 from textdiffusion.core.keys import stream
 from textdiffusion.core.paths import expand
-from textdiffusion.core.types import Denoiser, Interrupted, UserError
+from textdiffusion.core.types import Interrupted, UserError
 from textdiffusion.methods.method import Method
+from textdiffusion.nn.network import Network
 from textdiffusion.training import progress as progress_lib
 from textdiffusion.training.checkpoint import Checkpointer
 from textdiffusion.training.mesh import (
@@ -35,7 +36,7 @@ Evaluate = Callable[[TrainState, int], dict[str, float]]
 
 def train(
   method: Method,
-  denoiser: Denoiser,
+  network: Network,
   batches: Any,
   config: TrainConfig,
   mesh: Mesh,
@@ -50,7 +51,8 @@ def train(
   """Trains to `config.steps`, from the newest checkpoint if there is one.
 
   Args:
-    method, denoiser: what is trained.
+    method: the wiring.
+    network: the network that is trained.
     batches: an iterator of this host's dicts of arrays, with `get_state` and
       `set_state` where there is a workdir.
     config: for how long and how.
@@ -98,7 +100,7 @@ def train(
     is_stopped = stack.enter_context(_stop_signals())  # also while it compiles
     stack.enter_context(jax.set_mesh(mesh))
     optimizer = build_optimizer(config.optimizer, config.steps)
-    step_fn, init, _ = placed_step(method, denoiser, optimizer, config, mesh)
+    step_fn, init, _ = placed_step(method, network, optimizer, config, mesh)
     state = init(stream(jax.random.key(config.seed), 'init'))
     saver, start = None, 0
     watchdog = Watchdog(config.patience)

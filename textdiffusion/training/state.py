@@ -1,4 +1,4 @@
-"""What training is told and what it carries from step to step."""
+"""The settings of training, and its state from step to step."""
 
 import dataclasses
 from typing import Literal, NamedTuple
@@ -6,10 +6,11 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from textdiffusion.core.binding import bind
 from textdiffusion.core.keys import check_seed
-from textdiffusion.core.types import Array, Denoiser, Key, PyTree, UserError
+from textdiffusion.core.types import Array, Key, PyTree, UserError
 from textdiffusion.methods.method import Method
+from textdiffusion.model import Trained, facts_of
+from textdiffusion.nn.network import Network
 from textdiffusion.training.optim import Optimizer, OptimizerConfig
 
 
@@ -62,10 +63,17 @@ class TrainConfig:
 
 
 class TrainState(NamedTuple):
-  """step: [] steps taken, skipped ones included. ema: averaged parameters.
-  skipped: [] steps whose loss or gradient was not finite. bad_streak: [] how
-  many of those came last in a row. method_state: what the method remembers,
-  () for most."""
+  """The state of training.
+
+  Attributes:
+    step: [] steps taken, skipped ones included.
+    params: parameters.
+    ema: averaged parameters, which evaluation and sampling use.
+    opt_state: of the optimiser.
+    skipped: [] steps whose loss or gradient was not finite.
+    bad_streak: [] how many of those came last in a row.
+    method_state: state of the method, () where it has none.
+  """
 
   step: Array
   params: PyTree
@@ -75,20 +83,18 @@ class TrainState(NamedTuple):
   bad_streak: Array
   method_state: PyTree = ()
 
+  @property
+  def averaged(self) -> Trained:
+    """What evaluation and sampling use."""
+    return Trained(self.ema, self.method_state)
+
 
 def init_state(
-  denoiser: Denoiser,
-  optimizer: Optimizer,
-  key: Key,
-  method: Method | None = None,
+  method: Method, network: Network, optimizer: Optimizer, key: Key
 ) -> TrainState:
-  """Fresh parameters and an optimiser that has seen nothing.
-
-  method: for what it remembers; without it nothing is remembered.
-  """
-  params = denoiser.init(key)
+  """Returns fresh parameters, method state and optimiser state."""
+  params = network.init(key)
   zero = lambda: jnp.zeros((), jnp.int32)
-  method_state = () if method is None else remembered(method, denoiser, params)
   return TrainState(
     zero(),
     params,
@@ -97,13 +103,14 @@ def init_state(
     optimizer.transform.init(params),
     zero(),
     zero(),
-    method_state,
+    init_method_state(method, network, params),
   )
 
 
-def remembered(method: Method, denoiser: Denoiser, params: PyTree) -> PyTree:
-  """What a method remembers before the first step; () for most."""
+def init_method_state(
+  method: Method, network: Network, params: PyTree
+) -> PyTree:
+  """Returns the state of a method before the first step, () if it has none."""
   if method.state is None:
     return ()
-  model = bind(denoiser, params, method.head)
-  return method.state(None, model, jnp.zeros((), jnp.int32))
+  return method.state.init(facts_of(network, Trained(params)))

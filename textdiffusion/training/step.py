@@ -1,6 +1,6 @@
 """One training step: pure, and compiled for a mesh."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -8,49 +8,103 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from textdiffusion.core.binding import anchored, bind
 from textdiffusion.core.keys import row_keys, strata, stream
-from textdiffusion.core.types import Array, Batch, Denoiser, Key, PyTree
+from textdiffusion.core.types import Array, Batch, Key, PyTree
 from textdiffusion.methods.method import Method
+from textdiffusion.model import (
+  Model,
+  Trained,
+  anchored,
+  batch_view,
+  bind,
+  facts_of,
+)
+from textdiffusion.nn.network import Network
+from textdiffusion.objectives.base import Models
 from textdiffusion.training.chips import compiler_options
 from textdiffusion.training.mesh import laid, replicated, state_shardings
 from textdiffusion.training.optim import Optimizer
 from textdiffusion.training.state import TrainConfig, TrainState, init_state
 
 Metrics = dict[str, Array]
-TrainStep = Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]
+# (state, batch, what was trained of the other models) -> (state, metrics)
+TrainStep = Callable[..., tuple[TrainState, Metrics]]
+# The method and the network of a teacher or a reference.
+Wired = tuple[Method, Network]
 
 
 def make_train_step(
-  method: Method, denoiser: Denoiser, optimizer: Optimizer, config: TrainConfig
+  method: Method,
+  network: Network,
+  optimizer: Optimizer,
+  config: TrainConfig,
+  others: Mapping[str, Wired] | None = None,
 ) -> TrainStep:
-  """(state, batch) -> (state, metrics).
+  """Builds (state, batch, trained={}) -> (state, metrics).
 
-  batch: ids, segments, positions [B, L] and rows [B] of the global batch, and
-  what else a `Batch` has. The loss is the mean over its counted tokens. Keys
+  The loss is the mean over the tokens that count, each with its weight. Keys
   come from the seed, the step and the row, times from strata of the global
   batch, so neither the layout nor `accumulate` changes them. Where loss or
-  gradient is not finite nothing moves but the counters. A method of blocks is
-  shown one of each row.
-  """
+  gradient is not finite nothing moves but the counters. A method of blocks
+  trains on one block of each row.
 
-  def counted(part: Batch) -> Array:
-    return part.segments > 0 if method.counts_given else part.is_counted
+  Args:
+    method: the wiring.
+    network: as `method` needs it.
+    optimizer: see `build_optimizer`.
+    config: seed, times and accumulation.
+    others: the method and the network of `Models.teacher` and
+      `Models.reference`, by name. The step takes their `Trained` by the same
+      names; no gradient goes to them, and no checkpoint holds them.
+
+  Returns:
+    The step. A batch has ids, segments, positions [B, L] and rows [B] of the
+    global batch, and what else a `Batch` has.
+  """
+  needs, others = method.needs, others or {}
+
+  def weighted_sum(part: Batch, x: Array) -> Array:
+    counts = part.segments > 0 if needs.given.is_counted else part.is_counted
+    if part.weights is not None:
+      # A loss of weight 0 may be infinite.
+      counts, x = counts & (part.weights != 0), part.weights * x
+    return jnp.where(counts, x, 0).sum()
+
+  def of_other(
+    method: Method, network: Network, trained: Trained, part: Batch
+  ) -> Model:
+    view = batch_view(network, trained.params, part)
+    return bind(method, network, trained, view)
 
   def loss_fn(
-    params: PyTree, method_state: PyTree, key: Key, part: Batch, count: Array
+    params: PyTree,
+    method_state: PyTree,
+    trained: Mapping[str, Trained],
+    key: Key,
+    part: Batch,
+    count: Array,
   ) -> tuple[Array, tuple[Metrics, Metrics]]:
     dropout = jax.random.fold_in(stream(key, 'dropout'), part.rows[0])
-    condition = part.condition(dropout)
-    model = bind(denoiser, params, method.head, condition, method_state)
-    model = anchored(model, part) if method.anchors else model
-    nats, terms = method.objective(model, stream(key, 'corrupt'), part)
-    mean = lambda x: jnp.where(counted(part), x, 0.0).sum() / count
-    seen = terms if method.observe is not None else {}
-    return mean(nats), (jax.tree.map(mean, terms), seen)
+    view = batch_view(network, params, part, dropout)
+    student: Model = bind(method, network, Trained(params, method_state), view)
+    if needs.given.is_clean:
+      student = anchored(student, part)
+    models = Models(
+      student,
+      **{
+        name: of_other(method, network, trained[name], part)
+        for name, (method, network) in others.items()
+      },
+    )
+    nats, terms = method.objective(models, stream(key, 'corrupt'), part)
+    mean = lambda x: weighted_sum(part, x) / count
+    per_token = {} if method.state is None else terms
+    return mean(nats), (jax.tree.map(mean, terms), per_token)
 
   def step(
-    state: TrainState, batch: dict[str, Array]
+    state: TrainState,
+    batch: dict[str, Array],
+    trained: Mapping[str, Trained] | None = None,
   ) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(
       stream(jax.random.key(config.seed), 'train'), state.step
@@ -60,29 +114,40 @@ def make_train_step(
     u = strata(stream(key, 'time'), rows, len(rows), is_shared)
     steps = jnp.full(rows.shape, state.step)
     whole = Batch.of(batch, u, steps)
-    if method.block:
-      whole = _some_block(stream(key, 'block'), whole, method.block)
-    count = jnp.maximum(counted(whole).sum(), 1).astype(jnp.float32)
+    if needs.block:
+      whole = _some_block(stream(key, 'block'), whole, needs.block)
+    total = weighted_sum(whole, jnp.ones_like(whole.segments))
+    count = jnp.maximum(total, 1).astype(jnp.float32)
+    method_state = state.method_state
+    if method.state is not None:
+      facts = facts_of(network, Trained(state.params, method_state))
+      method_state = method.state.before_step(method_state, facts, state.step)
     value = jax.value_and_grad(loss_fn, has_aux=True)
-    remembered = _remembered(method, denoiser, state)
-    of_part = lambda part: value(state.params, remembered, key, part, count)
+    of_part = lambda part: value(
+      state.params, method_state, trained or {}, key, part, count
+    )
     if config.accumulate == 1:
-      (loss, (terms, seen)), grads = of_part(whole)
+      (loss, (terms, per_token)), grads = of_part(whole)
     else:
-      total, seen = _accumulated(of_part, whole, config.accumulate)
-      loss, terms, grads = total
-    if method.observe is not None:
-      remembered = method.observe(remembered, whole, seen)
-    return _updated(state, remembered, loss, terms, grads, optimizer, config)
+      sums, per_token = _accumulated(of_part, whole, config.accumulate)
+      loss, terms, grads = sums
+    if method.state is not None:
+      method_state = method.state.after_step(method_state, whole, per_token)
+    return _updated(state, method_state, loss, terms, grads, optimizer, config)
 
   return step
 
 
 class Placed(NamedTuple):
-  """step: (state, batch) -> (state, metrics), compiled when first called, in
-  the place of the old state; a batch also has `stop` [B], of which `stop` []
-  of the metrics is the largest. init: key -> a fresh state on the mesh. state:
-  its shapes and shardings."""
+  """A training step on a mesh.
+
+  Attributes:
+    step: (state, batch) -> (state, metrics), compiled when first called, in the
+      place of the old state. A batch also has `stop` [B], of which `stop` [] of
+      the metrics is the largest.
+    init: key -> a fresh state on the mesh.
+    state: shapes and shardings of the state.
+  """
 
   step: Any
   init: Any
@@ -91,17 +156,17 @@ class Placed(NamedTuple):
 
 def placed_step(
   method: Method,
-  denoiser: Denoiser,
+  network: Network,
   optimizer: Optimizer,
   config: TrainConfig,
   mesh: Mesh,
 ) -> Placed:
-  """The step on a mesh, which is to be that of `jax.set_mesh`."""
-  init = lambda key: init_state(denoiser, optimizer, key, method)
+  """Builds the step on a mesh, which must be that of `jax.set_mesh`."""
+  init = lambda key: init_state(method, network, optimizer, key)
   # Nothing is computed here: the mesh may be one that this machine has not.
   shapes = jax.eval_shape(lambda: init(jax.random.key(0)))
   shardings = state_shardings(mesh, shapes, shapes.params)
-  pure = make_train_step(method, denoiser, optimizer, config)
+  pure = make_train_step(method, network, optimizer, config)
 
   def step(
     state: TrainState, batch: dict[str, Array]
@@ -130,16 +195,6 @@ def _some_block(key: Key, whole: Batch, size: int) -> Batch:
   return whole.block(start, size)
 
 
-def _remembered(
-  method: Method, denoiser: Denoiser, state: TrainState
-) -> PyTree:
-  """What the method remembers at this step; () where nothing is kept."""
-  if method.state is None or not jax.tree.leaves(state.method_state):
-    return state.method_state
-  model = bind(denoiser, state.params, method.head)
-  return method.state(state.method_state, model, state.step)
-
-
 def _accumulated(
   value: Callable[[Batch], Any], whole: Batch, parts: int
 ) -> tuple[Any, Metrics]:
@@ -151,26 +206,26 @@ def _accumulated(
     whole,
   )
 
-  def taken(part: Batch) -> tuple[Any, Metrics]:
-    (loss, (terms, seen)), grads = value(part)
-    return (loss, terms, grads), seen
+  def of_part(part: Batch) -> tuple[Any, Metrics]:
+    (loss, (terms, per_token)), grads = value(part)
+    return (loss, terms, grads), per_token
 
   def add(total: Any, part: Batch) -> tuple[Any, Metrics]:
-    fresh, seen = taken(part)
-    return jax.tree.map(jnp.add, total, fresh), seen
+    fresh, per_token = of_part(part)
+    return jax.tree.map(jnp.add, total, fresh), per_token
 
   first = jax.tree.map(lambda x: x[0], split)
   zero = jax.tree.map(
-    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(taken, first)[0]
+    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(of_part, first)[0]
   )
-  total, seen = jax.lax.scan(add, zero, split)
+  total, per_token = jax.lax.scan(add, zero, split)
   joined = lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
-  return total, jax.tree.map(joined, seen)
+  return total, jax.tree.map(joined, per_token)
 
 
 def _updated(
   state: TrainState,
-  remembered: PyTree,
+  method_state: PyTree,
   loss: Array,
   terms: Metrics,
   grads: PyTree,
@@ -201,7 +256,7 @@ def _updated(
     choose(opt_state, state.opt_state),
     state.skipped + is_bad,
     jnp.where(is_good, 0, state.bad_streak + 1),
-    choose(remembered, state.method_state),
+    choose(method_state, state.method_state),
   )
   metrics = {
     'loss': loss,

@@ -11,13 +11,13 @@ from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.types import (
   Array,
   Key,
-  Model,
   PyTree,
   Step,
   Time,
   UserError,
 )
 from textdiffusion.sampling.filters import filter_causal
+from textdiffusion.sampling.functions import Functions
 from textdiffusion.sampling.steps.ancestral import draw_rows
 
 
@@ -32,7 +32,7 @@ class Decoding(NamedTuple):
 
 
 def left_to_right(
-  model: Model,
+  model: Functions,
   key: Key,
   is_given: Array,
   bos_id: int,
@@ -78,7 +78,9 @@ def left_to_right(
   return step
 
 
-def prefill(model: Model, x: Array, num_given: int, bos_id: int) -> Decoding:
+def prefill(
+  model: Functions, x: Array, num_given: int, bos_id: int
+) -> Decoding:
   """The carry after the first `num_given` positions, in one network call."""
   assert model.init_cache is not None and model.decode is not None
   cache = model.init_cache(*x.shape)

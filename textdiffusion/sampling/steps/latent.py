@@ -12,7 +12,6 @@ from textdiffusion.core.types import (
   X0,
   Array,
   Key,
-  Model,
   Posterior,
   Step,
   Time,
@@ -22,6 +21,7 @@ from textdiffusion.processes.variance_preserving import (
   estimate_of,
 )
 from textdiffusion.sampling.filters import filtered
+from textdiffusion.sampling.functions import Functions
 from textdiffusion.sampling.steps.ancestral import draw_rows
 
 
@@ -52,7 +52,7 @@ def start_latent(x: Array) -> LatentChain:
 def refine(
   process: VariancePreserving,
   reverse: Reverse,
-  model: Model,
+  model: Functions,
   fix: Fix,
   temperature: float = 1.0,
   self_condition: bool = False,
@@ -72,7 +72,7 @@ def refine(
     if self_condition:
       seen = jnp.concatenate([carry.x, carry.estimate], -1)
     head = model.denoise(seen, t)
-    estimate = estimate_of(process, model, head, carry.x, t).value
+    estimate = estimate_of(process, model.embedder, head, carry.x, t).value
     estimate = fix(stream(key, 'clamp'), head, estimate, t)
     dist = reverse(estimate, carry, s, t)
     x = draw_rows(key, dist._replace(std=temperature * dist.std))
@@ -112,31 +112,30 @@ def _half_log_snr(process: VariancePreserving, t: Time) -> Array:
   return 0.5 * (level.log_alpha - level.log_1m_alpha)
 
 
-def clamped(model: Model, read: ReadToken, until: float) -> Fix:
+def clamped(model: Functions, read: ReadToken, until: float) -> Fix:
   """The embedding of a token in place of an estimate at times up to `until`."""
 
   def fix(key: Key, head: Any, x0: Array, t: Time) -> Array:
-    assert model.embed is not None
     is_late = jnp.broadcast_to(t, x0.shape[:-1]) <= until
-    return jnp.where(is_late[..., None], model.embed(read(key, head, x0)), x0)
+    return jnp.where(
+      is_late[..., None], model.embedder.embed(read(key, head, x0)), x0
+    )
 
   return fix
 
 
-def nearest_token(model: Model) -> ReadToken:
+def nearest_token(model: Functions) -> ReadToken:
   """The one whose embedding is nearest; of the simplex, its nearest corner."""
-  table, round_ = model.table, model.round
+  table, logits = model.embedder.table, model.embedder.logits
   if table is not None:
     return lambda key, head, x0: nearest(table, x0)
-  assert round_ is not None
-  return lambda key, head, x0: jnp.argmax(round_(x0), -1)
+  return lambda key, head, x0: jnp.argmax(logits(x0), -1)
 
 
-def drawn_token(model: Model, top_k: int, top_p: float) -> ReadToken:
+def drawn_token(model: Functions, top_k: int, top_p: float) -> ReadToken:
   """One of p(w | x_t) if the head says it, else of p(w | estimate); see
   `filters.filtered`."""
-  round_ = model.round
-  assert round_ is not None
+  round_ = model.embedder.logits
 
   def read(key: Key, head: Any, x0: Array) -> Array:
     logits = head.logits if isinstance(head, Posterior) else round_(x0)
