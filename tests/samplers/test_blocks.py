@@ -150,6 +150,19 @@ def test_calls():
   assert text.count('while[') == 1
 
 
+def test_the_dual_cache_is_exact_in_the_first_call_of_a_block():
+  """With one call for each block it changes nothing; with more it does."""
+  model = masked(Full())
+  ids = lambda commit, cache: (
+    run(model, CANVAS, Blocks(SIZE, commit=commit, cache=cache)).ids
+  )
+  at_once, one = Threshold(0.0), Count()
+  np.testing.assert_array_equal(
+    ids(at_once, DualCache()), ids(at_once, NoCache())
+  )
+  assert (ids(one, DualCache()) != ids(one, NoCache())).any()
+
+
 def test_a_committed_token_may_be_opened_again():
   model, sampler = masked(Full()), Blocks(SIZE, revise=Reopen(0.2), limit=8)
   samples = run(model, CANVAS, sampler, trace=True)

@@ -7,6 +7,7 @@ import pytest
 
 from tests.golden.case import Case, close, number
 from tests.oracle import PROCESSES, Law
+from tests.samplers.models import HeadModel, canvas_of, run
 from textdiffusion.core.types import Cavity
 from textdiffusion.processes.rank_one import absorbing, uniform
 from textdiffusion.samplers import Chain, Remask
@@ -206,3 +207,18 @@ def test_psi_keeps_given_tokens_where_a_schedule_has_noise_at_time_0():
   head = Cavity(jax.random.normal(KEY, (3, 4)))
   probs = np.exp(psi(process, half)(head, x, time, time).log_probs)
   close(probs, np.eye(4)[x], atol=1e-12)
+
+
+def test_the_log_probability_is_that_of_the_network():
+  """Of the token that stands, not that of being revealed; 0 at masks."""
+  process = absorbing(4, 1, Linear())
+  logits = jnp.log(jnp.asarray([0.7, 0.0, 0.2, 0.1]))
+  head = lambda x, t: Cavity(jnp.broadcast_to(logits, (*x.shape, 4)))
+  sampler = Remask(8, 'uniform', eta=0.3)
+  canvas = canvas_of(4, None, None)
+  samples = run(HeadModel(process, head), canvas, sampler, trace=True)
+  ids, log_prob = samples.trace.ids, samples.trace.log_prob
+  want = np.where(ids == 1, 0.0, np.asarray(logits)[ids])
+  np.testing.assert_allclose(log_prob, want, rtol=1e-6)
+  # Something was put back: a token became a mask.
+  assert ((ids[1:] == 1) & (ids[:-1] != 1)).any()
