@@ -247,12 +247,15 @@ class Embedder(Protocol):
     table: [K, D]; None where embeddings are no table.
     is_input: True where the network takes these features, False where it takes
       ids.
+    self_condition: whether the network takes its last estimate too, [L, 2 D].
   """
 
   @property
   def table(self) -> Array | None: ...
   @property
   def is_input(self) -> bool: ...
+  @property
+  def self_condition(self) -> bool: ...
   def embed(self, ids: Array) -> Array:
     """ids [L] -> features [L, D]."""
     ...

@@ -56,7 +56,7 @@ class SSDLM:
     shown = self.self_condition is not None
 
     def wrap(network: Network) -> Network:
-      return OnSimplex(network, vocab.size, self.scale)
+      return OnSimplex(network, vocab.size, self.scale, shown)
 
     return Method(
       process=process,

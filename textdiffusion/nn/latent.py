@@ -42,6 +42,10 @@ class IdEmbedder:
   def is_input(self) -> bool:
     return False
 
+  @property
+  def self_condition(self) -> bool:
+    return False
+
   def embed(self, ids: Array) -> Array:
     return jnp.take(self.table, ids, axis=0)
 
@@ -69,6 +73,10 @@ class FeatureEmbedder:
   @property
   def is_input(self) -> bool:
     return True
+
+  @property
+  def self_condition(self) -> bool:
+    return self.features.self_condition
 
   @property
   def table(self) -> Array:

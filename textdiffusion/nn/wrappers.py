@@ -124,10 +124,12 @@ class SimplexEmbedder:
   Attributes:
     size: K.
     scale: logits at a corner.
+    self_condition: whether the network takes its last estimate too.
   """
 
   size: int = static()
   scale: float = static()
+  self_condition: bool = static(default=False)
 
   @property
   def table(self) -> None:
@@ -157,6 +159,7 @@ class OnSimplex(Wrapper):
   Attributes:
     size: K.
     scale: logits at a corner.
+    self_condition: whether sampling gives it its last estimate too.
 
   Raises:
     UserError: the network does not take the time.
@@ -164,6 +167,7 @@ class OnSimplex(Wrapper):
 
   size: int
   scale: float
+  self_condition: bool = False
 
   def __post_init__(self) -> None:
     if not self.traits.uses_time:
@@ -188,7 +192,7 @@ class OnSimplex(Wrapper):
     return super().hidden(params, weights, t, view, cache)
 
   def embedder(self, params: PyTree) -> Embedder | None:
-    return SimplexEmbedder(self.size, self.scale)
+    return SimplexEmbedder(self.size, self.scale, self.self_condition)
 
 
 @dataclasses.dataclass(frozen=True)

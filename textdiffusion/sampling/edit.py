@@ -45,7 +45,7 @@ def growth_sampler(process: MaskedInsertion) -> Sampler:
       raise UserError(
         f'sample.steps={config.steps}: inserting and revealing needs at least 2'
       )
-    start = start_draft(*canvas, process.pad_id)
+    start = start_draft(*canvas[:2], process.pad_id)
     made = _plan(process, grow, model, start, canvas, config, config.steps - 1)
     end = jnp.zeros_like(made.grid[:1])
     return made._replace(grid=jnp.concatenate([made.grid, end]))
@@ -60,7 +60,7 @@ def edit_sampler(process: EditPath) -> Sampler:
   def plan(
     model: Functions, key: Key, canvas: Canvas, config: SampleConfig
   ) -> Plan:
-    start = start_draft(*canvas, process.pad_id)
+    start = start_draft(*canvas[:2], process.pad_id)
     if process.source_length:
       given = canvas.is_given
       if isinstance(given, Tracer) or np.asarray(given).any():
@@ -106,7 +106,7 @@ def _plan(
 
 def _refuse_given_specials(canvas: Canvas, ids: tuple[int, ...]) -> None:
   """Masks and padding are no text to keep. Under jit they cannot be seen."""
-  if any(isinstance(x, Tracer) for x in canvas):
+  if any(isinstance(x, Tracer) for x in canvas[:2]):
     return
   wrong = np.asarray(canvas.is_given) & np.isin(np.asarray(canvas.ids), ids)
   if wrong.any():

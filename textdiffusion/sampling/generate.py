@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +19,13 @@ from textdiffusion.core.types import (
 )
 from textdiffusion.model import Model
 from textdiffusion.processes.bridge import TokenProcess
+from textdiffusion.samplers.base import Samples
 from textdiffusion.sampling import loop
 from textdiffusion.sampling.filters import filter_denoiser
 from textdiffusion.sampling.functions import Functions, functions_of
 from textdiffusion.sampling.plan import (
   Build,
   Canvas,
-  Frame,
   Plan,
   Sampler,
   Task,
@@ -40,23 +40,6 @@ from textdiffusion.sampling.steps.autoregressive import (
 )
 
 T = TypeVar('T')
-
-
-class Samples(NamedTuple):
-  """ids, log_prob: [B, L]. steps: [B] taken by each row. calls: [] of the
-  network. trace: frames [T + 1, B, L], the start first. times: [T + 1]; both of
-  each block, one after another, where texts are made in blocks. Of
-  texts that grow, is_given: [B, L] where the given tokens came to stand, and
-  refused: [B] insertions that found no room."""
-
-  ids: Array
-  log_prob: Array
-  steps: Array
-  calls: Array
-  trace: Frame | None = None
-  times: Array | None = None
-  is_given: Array | None = None
-  refused: Array | None = None
 
 
 def generate(

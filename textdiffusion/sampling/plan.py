@@ -6,22 +6,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from textdiffusion.core.types import Array, DenoiseFn, Key, Step
+from textdiffusion.samplers.base import Canvas, Frame
 from textdiffusion.sampling.functions import Functions
 from textdiffusion.sampling.settings import SampleConfig
-
-
-class Canvas(NamedTuple):
-  """What is to be filled in. ids, is_given: [B, L]; free ids do not matter."""
-
-  ids: Array
-  is_given: Array
-
-
-class Frame(NamedTuple):
-  """What is seen of a state. ids, log_prob: [B, L]."""
-
-  ids: Array
-  log_prob: Array
 
 
 def _of_tokens(carry: Any) -> Frame:

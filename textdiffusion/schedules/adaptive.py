@@ -87,6 +87,11 @@ class PerPosition:
 
   alpha: Array
 
+  @property
+  def num_steps(self) -> int:
+    """T."""
+    return self.alpha.shape[0]
+
   def __call__(self, t: Time) -> NoiseLevel:
     """t: scalar or broadcasting against [L] -> levels [..., L, 1]."""
     num_steps, length = self.alpha.shape

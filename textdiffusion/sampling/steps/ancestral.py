@@ -1,7 +1,7 @@
 """Ancestral steps: any process by its bridge, absorbing ones by reveals."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,30 +12,16 @@ from textdiffusion.core.numerics import flip, log1m_exp
 from textdiffusion.core.types import (
   Array,
   C,
-  Cavity,
   DenoiseFn,
   Key,
-  Posterior,
   Step,
   Time,
   Transition,
 )
-from textdiffusion.processes.bridge import TokenProcess, to_cavity
 from textdiffusion.processes.rank_one import RankOne
-from textdiffusion.sampling.filters import filtered
-
-
-class Chain(NamedTuple):
-  """The smallest carry.
-
-  x: [B, L] ids or [B, L, D] features. log_prob: [B, L] log-probability of each
-  token when it was last drawn, as noise or by a step. calls: [] of the network
-  so far.
-  """
-
-  x: Array
-  log_prob: Array
-  calls: Array
+from textdiffusion.samplers.base import Chain
+from textdiffusion.samplers.grid import clean_logits
+from textdiffusion.samplers.grid import greedy_at_end as _greedy_logits
 
 
 def start_chain(x: Array) -> Chain:
@@ -68,22 +54,9 @@ def greedy_at_end(transition: Transition) -> Transition:
 
   def ending(head: Any, xt: Array, s: Time, t: Time) -> Categorical:
     dist: Any = transition(head, xt, s, t)
-    return Categorical(_greedy_at_end(dist.logits, s))
+    return Categorical(_greedy_logits(dist.logits, s))
 
   return ending
-
-
-def _greedy_at_end(logits: Array, s: Time) -> Array:
-  best = filtered(logits, temperature=0.0, top_k=0, top_p=1.0)
-  return jnp.where(jnp.asarray(s)[..., None] <= 0, best, logits)
-
-
-def clean_logits(process: TokenProcess, head: Any, z: Array, t: Time) -> Array:
-  """[L, K] logits of p(x_i | z) at masked positions, none on the mask."""
-  if not isinstance(head, Cavity | Posterior):
-    head = to_cavity(process, head, z, t)
-  is_mask = process.is_mask(jnp.arange(process.num_states))
-  return jnp.where(is_mask, -jnp.inf, head.logits)
 
 
 def reveal(
@@ -120,7 +93,7 @@ def reveal(
     def call(carry: Chain) -> Chain:
       head = denoise(carry.x, t)
       logits = clean_logits(process, head, carry.x, t)
-      logits = _greedy_at_end(logits, s) if greedy else logits
+      logits = _greedy_logits(logits, s) if greedy else logits
       dist = Categorical(logits)
       x = draw_rows(key_what, dist)
       log_prob = dist.log_prob(x).astype(jnp.float32)

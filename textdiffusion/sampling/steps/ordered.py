@@ -12,9 +12,11 @@ import jax.numpy as jnp
 
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.keys import row_keys
-from textdiffusion.core.numerics import expect, fine_uniform
+from textdiffusion.core.numerics import fine_uniform
 from textdiffusion.core.types import Array, DenoiseFn, Key, Step, Time
 from textdiffusion.processes.rank_one import RankOne
+from textdiffusion.samplers.ordered import certainty as sureness
+from textdiffusion.samplers.ordered import highest as first
 from textdiffusion.sampling.settings import Order
 from textdiffusion.sampling.steps.ancestral import (
   Chain,
@@ -26,29 +28,10 @@ from textdiffusion.schedules.noise import inverse
 Reshape = Callable[[Array], Array]  # logits [..., K] -> logits [..., K]
 
 
-def first(score: Array, is_free: Array, count: int) -> Array:
-  """[B, L] -> [B, L] bool: the `count` free places of highest score, or all.
-
-  Of equal scores the left one is first.
-  """
-  score = jnp.where(is_free, score, -jnp.inf)
-  rank = jnp.argsort(jnp.argsort(-score, axis=-1, stable=True), axis=-1)
-  return is_free & (rank < count)
-
-
 def random_score(key: Key, shape: tuple[int, ...]) -> Array:
   """[B, L] numbers that are uniform; row i depends on the key and i only."""
   keys = row_keys(key, jnp.arange(shape[0]))
   return jax.vmap(lambda key: fine_uniform(key, shape[1:]))(keys)
-
-
-def sureness(by: str, logits: Array) -> Array:
-  """[..., K] -> [...]: `confidence`, `margin` or minus the `entropy`."""
-  log_p = jax.nn.log_softmax(logits)
-  if by == 'entropy':
-    return expect(log_p, log_p).sum(-1)
-  best, second = jnp.moveaxis(jax.lax.top_k(jnp.exp(log_p), 2)[0], -1, 0)
-  return best if by == 'confidence' else best - second
 
 
 def ordered(

@@ -1,69 +1,7 @@
-"""Steps by reverse rates: they assume the rates of t hold until s.
+"""Moved to `samplers.rates`."""
 
-From z the reversed process jumps to y at the rate R_t(y -> z) q_t(y) / q_t(z),
-the forward rate back times the ratio that score entropy learns (Lou et al.
-2024, section 2). The bridge integrates these rates exactly; the steps here are
-first order, for what has rates and no bridge and for numbers of papers.
-"""
-
-import jax
-import jax.numpy as jnp
-
-from textdiffusion.core.distributions import Categorical
-from textdiffusion.core.numerics import log1m_exp
-from textdiffusion.core.types import Array, Time, TokenHead, Transition
-from textdiffusion.processes.bridge import to_log_score
-from textdiffusion.processes.rank_one import RankOne
-
-
-def log_rates(process: RankOne, head: TokenHead, z: Array, t: Time) -> Array:
-  """log of the reverse rates z -> y per unit of t: [L, K], -inf at y = z.
-
-  At t = 1 a rate may be an infinite hazard times a vanishing ratio: it is taken
-  one rounding before, where both are finite and their product is the limit.
-  """
-  t = jnp.asarray(t, float)
-  t = jnp.minimum(t, 1 - jnp.finfo(t.dtype).epsneg)
-  rate = process.rate(z, t)
-  ratio = to_log_score(process, head, z, t).value
-  moves = (rate > 0) & (ratio > -jnp.inf)
-  moves &= z[..., None] != jnp.arange(process.num_states)
-  return jnp.where(
-    moves, jnp.log(rate) + jnp.where(moves, ratio, 0.0), -jnp.inf
-  )
-
-
-def euler(process: RankOne) -> Transition:
-  """Jumps to y with probability h rate(y), h = t - s; any head.
-
-  Where that exceeds 1 in all, nothing stays and the jumps are normalised.
-  """
-  return _by_rates(process, lambda log_hazard: jnp.minimum(log_hazard, 0.0))
-
-
-def tau_leaping(process: RankOne) -> Transition:
-  """Jumps with probability 1 - exp(-h sum_y rate(y)), to y in proportion.
-
-  Of one token a second jump makes no sense, so the Poisson numbers of Campbell
-  et al. 2022 reduce to whether there is any.
-  """
-  return _by_rates(process, lambda log_hazard: log1m_exp(-jnp.exp(log_hazard)))
-
-
-def _by_rates(process: RankOne, log_chance) -> Transition:
-  """log_chance: log(h total rate) -> log of the chance of a jump."""
-
-  def transition(head: TokenHead, xt: Array, s: Time, t: Time) -> Categorical:
-    s, t = jnp.asarray(s, float), jnp.asarray(t, float)
-    rates = log_rates(process, head, xt, t)
-    total = jax.nn.logsumexp(rates, axis=-1, keepdims=True)
-    some = total > -jnp.inf
-    jump = log_chance(jnp.log(t - s)[..., None] + total)
-    to = rates - jnp.where(some, total, 0.0)
-    here = xt[..., None] == jnp.arange(process.num_states)
-    dist = jnp.where(here, log1m_exp(jump), jump + to)
-    # No rate is left at the end, only what the network says: SEDD's denoiser.
-    last = process.bridge(head, xt, s, t).log_probs
-    return Categorical(jnp.where(s[..., None] <= 0, last, dist))
-
-  return transition
+from textdiffusion.samplers.rates import (  # noqa: F401
+  euler,
+  log_rates,
+  tau_leaping,
+)

@@ -6,13 +6,10 @@ import numpy as np
 import pytest
 
 from tests.oracle import PROCESSES, Law
-from textdiffusion.core.types import Causal, Cavity, Posterior
+from textdiffusion.core.types import Posterior, UserError
 from textdiffusion.processes.bridge import to_posterior
-from textdiffusion.sampling.filters import (
-  filter_causal,
-  filter_denoiser,
-  filtered,
-)
+from textdiffusion.samplers import Filter
+from textdiffusion.samplers.filters import filtered, filtered_posterior
 
 LOGITS = jnp.log(jnp.array([0.4, 0.1, 0.3, 0.2]))
 
@@ -58,9 +55,10 @@ def test_filters_reshape_the_posterior_of_any_process(name):
   z = jnp.asarray(law.tokens[:2])[None]
   if process.is_absorbing:
     z = jnp.full((1, 2), process.mask_id)
-  cut = filter_denoiser(process, law.denoise, 0.5, 2, 1.0)(z, 0.6)
+  head = law.denoise(z, 0.6)
+  cut = filtered_posterior(process, head, z, 0.6, Filter(0.5, 2))
   assert isinstance(cut, Posterior)
-  posterior = to_posterior(process, law.denoise(z, 0.6), z, 0.6)
+  posterior = to_posterior(process, head, z, 0.6)
   p = np.exp(process.clean_log_probs(posterior.logits)) ** 2
   p = np.where(p >= np.sort(p)[..., -2:-1], p, 0)
   p /= p.sum(-1, keepdims=True)
@@ -68,25 +66,31 @@ def test_filters_reshape_the_posterior_of_any_process(name):
 
 
 def test_a_visible_token_outlasts_a_posterior_that_prefers_another():
-  """What a network says there must not count, even if a filter asks."""
+  """The prediction at a visible token must not count, whatever the filter."""
   process = PROCESSES['absorbing'](3)
-  denoise = lambda x, t: Posterior(
-    jnp.tile(jnp.array([9.0, 0, 1, 9]), (1, 2, 1))
-  )
+  head = Posterior(jnp.tile(jnp.array([9.0, 0, 1, 9]), (1, 2, 1)))
   z = jnp.array([[1, process.mask_id]])
   for settings in ((1.0, 1, 1.0), (1.0, 0, 0.5), (0.0, 0, 1.0)):
-    head = filter_denoiser(process, denoise, *settings)(z, 0.6)
-    best = jnp.argmax(process.bridge(head, z, 0.0, 0.6).logits, -1)
+    step = Filter(*settings).apply(process, process.bridge)
+    best = jnp.argmax(step(head, z, 0.0, 0.6).logits, -1)
     np.testing.assert_array_equal(best, [[1, 0]])
 
 
-def test_nothing_asked_nothing_done():
+def test_a_filter_that_filters_nothing_changes_nothing():
   process = PROCESSES['absorbing'](3)
-  denoise = lambda x, t: Cavity(jnp.zeros((*x.shape, 4)))
-  assert filter_denoiser(process, denoise, 1.0, 0, 1.0) is denoise
+  assert Filter().apply(process, process.bridge) == process.bridge
+  assert Filter()(LOGITS) is LOGITS
 
 
-def test_a_causal_head_is_needed_left_to_right():
-  assert filter_causal(Causal(LOGITS), 1.0, 1, 1.0).logits[1] == -jnp.inf
-  with pytest.raises(TypeError, match='not Cavity'):
-    filter_causal(Cavity(LOGITS), 1.0, 0, 1.0)
+@pytest.mark.parametrize(
+  'name, value, rule',
+  [
+    ('top_p', 0.0, r'in \(0, 1\]'),
+    ('temperature', -1.0, 'in .0, 1e30'),
+    ('temperature', float('nan'), 'in .0, 1e30'),
+    ('top_k', -1, 'at least 0'),
+  ],
+)
+def test_a_bad_value_is_named(name, value, rule):
+  with pytest.raises(UserError, match=rf'Filter\({name}={value}\): .*{rule}'):
+    Filter(**{name: value})

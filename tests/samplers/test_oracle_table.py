@@ -18,16 +18,12 @@ from tests.oracle import PROCESSES, Law, distance, law_of_chain
 from textdiffusion.core.types import Cavity, Posterior
 from textdiffusion.processes.bridge import to_log_score
 from textdiffusion.processes.rank_one import uniform
-from textdiffusion.sampling.settings import Remask
-from textdiffusion.sampling.steps.flow import flow
-from textdiffusion.sampling.steps.rates import euler, tau_leaping
-from textdiffusion.sampling.steps.remasking import (
-  amount,
-  kappa_of,
-  psi,
-  remasking,
-)
-from textdiffusion.sampling.steps.score import tweedie
+from textdiffusion.samplers import Remask
+from textdiffusion.samplers.flow import flow
+from textdiffusion.samplers.psi import kappa_of, psi
+from textdiffusion.samplers.rates import euler, tau_leaping
+from textdiffusion.samplers.remask import amount, remasking
+from textdiffusion.samplers.score import tweedie
 from textdiffusion.schedules import grids
 from textdiffusion.schedules.noise import Linear
 
@@ -77,7 +73,7 @@ def of(kind):
   """
 
   def sigma(process, steps):
-    whole = amount(process, Remask(kind, 1.0))
+    whole = amount(process, Remask(kind=kind, eta=1.0))
     if kind in ('forward_backward', 'dfm'):
       return whole
     if kind == 'cap':
@@ -112,7 +108,7 @@ TABLE = {
   'bridge posterior uniform': row('uniform', head=posterior),
   'bridge posterior hybrid': row('hybrid', head=posterior),
   # With ratios for a head the bridge is SEDD's Tweedie step.
-  # Ratios say nothing at alpha = 0, so some signal is left at t = 1.
+  # Ratios are undefined at alpha = 0, so some signal is left at t = 1.
   'bridge score uniform': Row(uniform(TOKENS, Linear(1e-6)), head=log_score),
 }
 # The rates of GIDD's noise are infinite at 0 and 1, as 1 / sqrt(t): to hold

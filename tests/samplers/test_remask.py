@@ -7,16 +7,15 @@ import pytest
 
 from tests.golden.case import Case, close, number
 from tests.oracle import PROCESSES, Law
+from tests.samplers.models import HeadModel, canvas_of, run
 from textdiffusion.core.types import Cavity
 from textdiffusion.processes.rank_one import absorbing, uniform
-from textdiffusion.sampling.settings import Remask
-from textdiffusion.sampling.steps.ancestral import start_chain
-from textdiffusion.sampling.steps.remasking import (
+from textdiffusion.samplers import Chain, Remask
+from textdiffusion.samplers.psi import kappa_of, psi
+from textdiffusion.samplers.remask import (
   amount,
   by_confidence,
-  kappa_of,
   most,
-  psi,
   remasking,
 )
 from textdiffusion.schedules.noise import Cosine, Geometric, Linear
@@ -28,7 +27,7 @@ MASKED = absorbing(4, 1, Cosine())
 
 
 def kernel(process, transition, x, s, t):
-  """[K, K] from each z to each y, of the head that knows x."""
+  """[K, K] from each z to each y, of the head that is certain of x."""
   z = jnp.arange(process.num_states)
   head = process.clean(jnp.full(z.shape, x))
   return np.exp(transition(head, z, s, t).log_probs)
@@ -77,7 +76,7 @@ def test_more_than_admissible_does_not():
 def test_remasking_is_psi(kind, s, t):
   """sigma = (1 - kappa) (1 - alpha_s), wherever such a kappa exists."""
   noise = jnp.exp(MASKED.schedule(s).log_1m_alpha)
-  plain = amount(MASKED, Remask(kind, 0.3))
+  plain = amount(MASKED, Remask(kind=kind, eta=0.3))
   sigma = lambda s, t: jnp.minimum(plain(s, t), noise)
   head = Cavity(jax.random.normal(KEY, (4, 4)))
   z = jnp.arange(4)
@@ -104,12 +103,12 @@ def test_nothing_put_back_is_the_bridge(s, t):
 
 
 def test_given_tokens_stay():
-  """t_i = 0 beside t = 0.8, under any kind."""
+  """t_i = 0 in a row at t = 0.8, under any kind."""
   z, is_given = jnp.asarray([0, 3, 1]), jnp.asarray([True, False, False])
   head = Cavity(jax.random.normal(KEY, (3, 4)))
   s, t = jnp.where(is_given, 0.0, 0.5), jnp.where(is_given, 0.0, 0.8)
   for kind in ('cap', 'rescale', 'loop', 'constant', 'forward_backward', 'dfm'):
-    sigma = amount(MASKED, Remask(kind, 1.0))
+    sigma = amount(MASKED, Remask(kind=kind, eta=1.0))
     for transition in (
       remasking(MASKED, sigma),
       psi(MASKED, kappa_of(MASKED, sigma)),
@@ -122,9 +121,8 @@ def test_given_tokens_stay():
 def test_confidence_shares_sigma_out():
   """Among drawn tokens; masks and given ones have no part."""
   x = jnp.asarray([[0, 1, 2, 3], [1, 1, 1, 1]])
-  chain = start_chain(x)._replace(
-    log_prob=jnp.log(jnp.asarray([[0.9, 1.0, 0.2, 1.0], [1.0] * 4]))
-  )
+  log_prob = jnp.log(jnp.asarray([[0.9, 1.0, 0.2, 1.0], [1.0] * 4]))
+  chain = Chain(x, log_prob, jnp.zeros((), int))
   t = jnp.asarray([[0.5, 0.5, 0.5, 0.0], [0.5] * 4])
   share = by_confidence(MASKED, lambda s, t: jnp.ones(1), chain)(t, t)[..., 0]
   first, second = np.exp([-0.9, -0.2]) / np.exp([-0.9, -0.2]).sum()
@@ -157,12 +155,13 @@ def test_kappas_of_duo():
       for match in g.find(f'kappas_{profile}_{name}_(0.*)'):
         array, size = match[0], number(match[1])
         size = 1 - size if kind == 'constant' else size
-        kappa = kappa_of(process, amount(process, Remask(kind, size)))
+        kappa = kappa_of(process, amount(process, Remask(kind=kind, eta=size)))
         # Float32 times of 1e-5 and 1 - alpha there.
         close(kappa(s, t)[:, 0], g[array][:-1], rtol=1e-4, atol=1e-5)
     (array,) = [k for k in g if k.startswith(f'kappas_{profile}_max_rescale')]
     eta = number(array.rsplit('_', 1)[1])
-    squared = lambda s, t: eta * amount(process, Remask('cap', eta))(s, t)
+    capped = amount(process, Remask(kind='cap', eta=eta))
+    squared = lambda s, t: eta * capped(s, t)
     close(
       kappa_of(process, squared)(s, t)[:, 0],
       g[array][:-1],
@@ -181,7 +180,7 @@ def test_the_law_of_one_token_is_kept_at_any_step_count():
   """With the exact denoiser and one token no draw is independent of another:
   after each of 3 steps the state follows q_s, whatever is put back."""
   law = Law(MASKED, 1)
-  sigma = amount(MASKED, Remask('rescale', 1.0))
+  sigma = amount(MASKED, Remask(kind='rescale', eta=1.0))
   states = jnp.arange(4)[:, None]
   log_p = jnp.full(4, -jnp.inf).at[law.ids[:, 0]].set(law.log_p)
   at = lambda t: np.exp(MASKED.marginal(log_p[None], t).log_probs[0])
@@ -208,3 +207,18 @@ def test_psi_keeps_given_tokens_where_a_schedule_has_noise_at_time_0():
   head = Cavity(jax.random.normal(KEY, (3, 4)))
   probs = np.exp(psi(process, half)(head, x, time, time).log_probs)
   close(probs, np.eye(4)[x], atol=1e-12)
+
+
+def test_the_log_probability_is_that_of_the_network():
+  """Of the token that stands, not that of being revealed; 0 at masks."""
+  process = absorbing(4, 1, Linear())
+  logits = jnp.log(jnp.asarray([0.7, 0.0, 0.2, 0.1]))
+  head = lambda x, t: Cavity(jnp.broadcast_to(logits, (*x.shape, 4)))
+  sampler = Remask(8, 'uniform', eta=0.3)
+  canvas = canvas_of(4, None, None)
+  samples = run(HeadModel(process, head), canvas, sampler, trace=True)
+  ids, log_prob = samples.trace.ids, samples.trace.log_prob
+  want = np.where(ids == 1, 0.0, np.asarray(logits)[ids])
+  np.testing.assert_allclose(log_prob, want, rtol=1e-6)
+  # Something was put back: a token became a mask.
+  assert ((ids[1:] == 1) & (ids[:-1] != 1)).any()

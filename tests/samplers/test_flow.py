@@ -14,33 +14,21 @@ from tests.oracle import (
   law_of_chain,
   total_variation,
 )
+from tests.samplers.models import HeadModel, canvas_of, exact, run
 from textdiffusion.core.numerics import log_one_hot
-from textdiffusion.core.types import (
-  X0,
-  Posterior,
-  UserError,
-)
+from textdiffusion.core.types import X0, Posterior, UserError
 from textdiffusion.processes.bridge import to_posterior
 from textdiffusion.processes.rank_one import absorbing, uniform
-from textdiffusion.sampling.functions import Functions
-from textdiffusion.sampling.generate import diffusion_sampler, generate
-from textdiffusion.sampling.loop import sample
-from textdiffusion.sampling.plan import Canvas
-from textdiffusion.sampling.samplers import SAMPLERS, by_transition
-from textdiffusion.sampling.settings import Flow, SampleConfig
-from textdiffusion.sampling.steps.ancestral import (
-  at_times_of,
-  start_chain,
-  walk,
-)
-from textdiffusion.sampling.steps.flow import Corrector, flow
+from textdiffusion.samplers import Flow, GridSampler
+from textdiffusion.samplers.flow import Corrector, flow
 from textdiffusion.schedules import grids
 from textdiffusion.schedules.noise import Geometric, Linear, Power
 
 pytestmark = pytest.mark.usefixtures('x64', 'quick_compile')
 S, T = 0.4, 0.55
 NAMES = ['absorbing-cosine', 'uniform', 'uniform-beside-mask']
-GENTLE = Corrector(1.0, 0.5, 0.5)
+POWERS = {'data_power': 0.5, 'noise_power': 0.5}
+GENTLE = Corrector(1.0, **POWERS)
 
 
 def known(process, xt):
@@ -102,28 +90,25 @@ def test_a_step_is_draw_then_jump(name, corrector, frozen):
 
 
 def test_the_powers_of_a_corrector():
-  """v(t) = scale t^noise_power (1 - t)^data_power, in `sample.flow` too."""
+  """v(t) = scale t^noise_power (1 - t)^data_power, of the sampler too."""
   t = jnp.asarray([0.1, 0.4, 0.9])
   v = lambda t: 3.0 * t**0.5 * (1 - t) ** 2.0
   corrector = Corrector(3.0, data_power=2.0, noise_power=0.5)
   np.testing.assert_allclose(corrector(t), v(t), rtol=1e-12)
 
   process = PROCESSES['uniform'](3)
-  model = Functions(Law(process, 2).denoise)
-  canvas = Canvas(jnp.zeros((200, 2), int), jnp.zeros((200, 2), bool))
-  own = by_transition(lambda process: flow(process, v))
-  sampler = diffusion_sampler(process, {**SAMPLERS, 'own': own})
+  model, canvas = exact(Law(process, 2)), canvas_of(200, None, None)
 
-  def ids(**settings):
-    config = SampleConfig(4, **settings)
-    draw = lambda key: generate(sampler, model, key, canvas, config).ids
-    return jax.jit(draw)(jax.random.key(0))
+  class Own(GridSampler):
+    def transition(self, process):
+      return flow(process, v)
 
-  want = ids(sampler='own')
-  got = ids(sampler='flow', flow=Flow(3.0, data_power=2.0, noise_power=0.5))
+  ids = lambda sampler: run(model, canvas, sampler).ids
+  want = ids(Own(4))
+  got = ids(Flow(4, corrector=3.0, data_power=2.0, noise_power=0.5))
   np.testing.assert_array_equal(got, want)
-  swapped = Flow(3.0, data_power=0.5, noise_power=2.0)
-  assert (ids(sampler='flow', flow=swapped) != want).any()
+  swapped = Flow(4, corrector=3.0, data_power=0.5, noise_power=2.0)
+  assert (ids(swapped) != want).any()
 
 
 @pytest.mark.parametrize('frozen', [False, True])
@@ -298,20 +283,16 @@ def test_draws_follow_the_law_of_the_chain(name, place):
   law = Law(process, 2)
   token = int(law.tokens[1])
   given = None if place is None else jnp.array([token, -1])
-  is_given = jnp.zeros((6000, 2), bool).at[:, 0].set(place is not None)
-  noise = process.prior().sample(jax.random.key(2), (6000, 2))
-  start = start_chain(jnp.where(is_given, token, noise))
-  step = at_times_of(walk(flow(process, GENTLE), posterior_of(law)), is_given)
-  chain, _ = jax.jit(lambda key: sample(key, step, start, grids.cosine(5)))(
-    jax.random.key(0)
-  )
+  canvas = canvas_of(6000, None if place is None else token, None)
+  model = HeadModel(process, posterior_of(law))
+  samples = run(model, canvas, Flow(5, corrector=1.0, **POWERS))
   probs = np.asarray(
     law_of_chain(
       process, law.posterior, 2, grids.cosine(5), flow(process, GENTLE), given
     )
   )
   index = law.ids * process.num_states ** jnp.arange(2)[::-1]
-  assert_follows(law, chain.x, probs[index.sum(-1)])
+  assert_follows(law, samples.ids, probs[index.sum(-1)])
 
 
 def posterior_of(law):

@@ -10,7 +10,7 @@ from tests.oracle import PROCESSES
 from textdiffusion.core.types import Cavity
 from textdiffusion.processes.bridge import to_log_score, to_posterior
 from textdiffusion.processes.rank_one import absorbing, uniform
-from textdiffusion.sampling.steps.rates import euler, log_rates, tau_leaping
+from textdiffusion.samplers.rates import euler, log_rates, tau_leaping
 from textdiffusion.schedules.noise import Cosine, Linear
 
 pytestmark = pytest.mark.usefixtures('x64', 'quick_compile')

@@ -8,33 +8,20 @@ import numpy as np
 import pytest
 
 from tests.oracle import PROCESSES, Law, law_of_chain, total_variation
+from tests.samplers.models import HeadModel, run
 from textdiffusion.core.distributions import Categorical
-from textdiffusion.core.types import (
-  LogScore,
-)
+from textdiffusion.core.types import LogScore
 from textdiffusion.objectives.score_entropy import LogScoreHead
 from textdiffusion.processes.bridge import to_log_score
 from textdiffusion.processes.rank_one import absorbing, uniform
-from textdiffusion.sampling.functions import Functions
-from textdiffusion.sampling.generate import (
-  Canvas,
-  SampleConfig,
-  diffusion_sampler,
-  generate,
-)
-from textdiffusion.sampling.loop import sample
-from textdiffusion.sampling.steps.ancestral import (
-  at_times_of,
-  start_chain,
-  walk,
-)
-from textdiffusion.sampling.steps.score import tweedie
+from textdiffusion.samplers import Ancestral, Canvas, Tweedie
+from textdiffusion.samplers.score import tweedie
 from textdiffusion.schedules import grids
 from textdiffusion.schedules.noise import Geometric, Linear
 
 pytestmark = pytest.mark.usefixtures('x64', 'quick_compile')
 KEY = jax.random.key(0)
-# Ratios at t = 1 say something only where signal is left, so do these two.
+# Ratios at t = 1 are defined only where signal is left, as here.
 GRAPHS = {
   'absorbing': absorbing(4, 1, Linear(1e-4)),
   'uniform': uniform(3, Linear(1e-4)),
@@ -166,20 +153,11 @@ def test_given_tokens_stay_whatever_the_network_says(name):
     process = GRAPHS[name]
     head = functools.partial(LogScoreHead(process.is_absorbing), process)
     raw = 200 + 100 * jax.random.normal(KEY, (4, process.num_states))
-    model = Functions(lambda x, t: head(raw[x], x, t))
+    model = HeadModel(process, lambda x, t: head(raw[x], x, t))
     is_given = jnp.arange(6)[None] % 2 == jnp.zeros((8, 1))
     canvas = Canvas(jnp.full((8, 6), 2), is_given)
-    samples = jax.jit(
-      lambda key: generate(
-        diffusion_sampler(process), model, key, canvas, SampleConfig(steps=8)
-      )
-    )(KEY)
-    step = at_times_of(walk(tweedie(process), model.denoise), is_given)
-    start = process.prior().sample(KEY, (8, 6)).astype(jnp.int32)
-    start = start_chain(jnp.where(is_given, 2, start))
-    chain, _ = jax.jit(lambda key: sample(key, step, start, grids.cosine(8)))(
-      KEY
-    )
-    for x, log_prob in (samples[:2], chain[:2]):
-      assert (x[is_given] == 2).all() and jnp.isfinite(log_prob).all()
-      assert not process.is_mask(x).any()
+    for sampler in (Ancestral(8), Tweedie(8)):
+      samples = run(model, canvas, sampler)
+      assert (samples.ids[is_given] == 2).all()
+      assert jnp.isfinite(samples.log_prob).all()
+      assert not process.is_mask(samples.ids).any()

@@ -1,0 +1,169 @@
+"""Rows of a static capacity, into which tokens are inserted.
+
+A row is text packed to the left and padding. An edit moves what is to its right
+by cumulative sums and one scatter.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from textdiffusion.core.numerics import fine_uniform
+from textdiffusion.core.types import Array, Key
+from textdiffusion.processes.edit import has_gap, lengths
+
+
+class Draft(NamedTuple):
+  """A text to which tokens are added.
+
+  Attributes:
+    x: [B, L] ids, text packed to the left and padding after it.
+    log_prob: [B, L] log-probability of each token when it was drawn.
+    calls: [] calls of the network so far.
+    is_given: [B, L] tokens that stay as they are.
+    is_joined: [B, L] whether nothing may come between a token and the one
+      before it, or before the first.
+    is_ended: [B] whether nothing may come after the last token.
+    refused: [B] insertions that found no room so far.
+  """
+
+  x: Array
+  log_prob: Array
+  calls: Array
+  is_given: Array
+  is_joined: Array
+  is_ended: Array
+  refused: Array
+
+
+def start_draft(ids: Array, is_given: Array, pad_id: int) -> Draft:
+  """A canvas [B, L] -> its given tokens, packed.
+
+  A run of free places, however long, is a gap that may be filled; given
+  neighbours stay neighbours.
+  """
+  order = jnp.argsort(~is_given, axis=-1, stable=True)
+  packed = lambda x: jnp.take_along_axis(x, order, axis=-1)
+  before = jnp.pad(is_given, ((0, 0), (1, 0)), constant_values=True)[:, :-1]
+  given = packed(is_given)
+  rows = ids.shape[0]
+  return Draft(
+    jnp.where(given, packed(ids), pad_id).astype(jnp.int32),
+    jnp.zeros(ids.shape, jnp.float32),
+    jnp.zeros((), jnp.int32),
+    given,
+    given & packed(before),
+    is_given[:, -1],
+    jnp.zeros(rows, jnp.int32),
+  )
+
+
+def open_gaps(draft: Draft, pad_id: int) -> Array:
+  """[B, L] before which positions a token may be inserted."""
+  is_end = jnp.arange(draft.x.shape[-1]) == lengths(draft.x, pad_id)
+  is_shut = draft.is_joined | (is_end & draft.is_ended[:, None])
+  return has_gap(draft.x, pad_id) & ~is_shut
+
+
+def count(key: Key, log_mean: Array, most: int) -> Array:
+  """Poisson counts, right down to means of 1e-10: [...] int32, `most` at most.
+
+  Arrivals of a unit Poisson process before the mean; `most` keeps the loop and
+  the memory finite for any output of a network.
+  """
+  mean = jnp.exp(log_mean)
+
+  def arrive(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    index, clock, counts = state
+    u = fine_uniform(jax.random.fold_in(key, index), mean.shape)
+    clock -= jnp.log1p(-u)
+    return index + 1, clock, counts + (clock < mean)
+
+  none = jnp.zeros(mean.shape, jnp.int32)
+  start = jnp.zeros((), jnp.int32), jnp.zeros_like(mean), none
+  return jax.lax.while_loop(
+    lambda state: (state[0] < most) & (state[1] < mean).any(), arrive, start
+  )[2]
+
+
+def fit(key: Key, counts: Array, room: Array) -> Array:
+  """[L] counts -> [L] counts of at most `room` in all, each insertion kept with
+  the same probability (systematic resampling)."""
+  total = counts.sum()
+  share = jnp.minimum(1.0, room / jnp.maximum(total, 1))
+  end = jnp.cumsum(counts) * share + jax.random.uniform(key)
+  # If all fit, share is 1 and the floors count exactly.
+  kept = jnp.diff(jnp.minimum(jnp.floor(end), room), prepend=0.0)
+  kept = jnp.minimum(kept.astype(counts.dtype), counts)
+  return jnp.where(total <= room, counts, kept)
+
+
+class Splice(NamedTuple):
+  """New places of the tokens of a row.
+
+  Attributes:
+    moved: [L] of old tokens, L for those that are deleted.
+    first: [L] of the first token inserted before each position.
+    size: [] number of tokens afterwards.
+  """
+
+  moved: Array
+  first: Array
+  size: Array
+
+
+def splice(is_kept: Array, counts: Array) -> Splice:
+  """Of a row [L]: kept tokens, and how many new ones before each position."""
+  kept = jnp.cumsum(is_kept) - is_kept
+  added = jnp.cumsum(counts) - counts
+  moved = jnp.where(is_kept, kept + added + counts, is_kept.shape[-1])
+  return Splice(moved, kept + added, is_kept.sum() + counts.sum())
+
+
+def put(places: Array, values: Array, into: Array) -> Array:
+  """`into` [L] with values [L] at places [L]; places from L on are dropped."""
+  return into.at[places].set(values.astype(into.dtype), mode='drop')
+
+
+def spliced(
+  draft: Draft,
+  is_kept: Array,
+  counts: Array,
+  tokens: Array,
+  log_prob: Array,
+  blank: int,
+  pad_id: int,
+) -> Draft:
+  """Returns the draft after insertions and deletions.
+
+  Args:
+    draft: before.
+    is_kept: [B, L] False for tokens that are deleted.
+    counts: [B, L] tokens inserted before each position.
+    tokens, log_prob: [B, L] of the first of them.
+    blank: id of the further ones.
+    pad_id: id of the padding.
+  """
+  capacity = draft.x.shape[-1]
+  where = jax.vmap(splice)(is_kept, counts)
+  move = lambda values, into: jax.vmap(put)(where.moved, values, into)
+  first = jnp.where(counts > 0, where.first, capacity)
+  is_text = jnp.arange(capacity) < where.size[:, None]
+  fresh = jnp.where(is_text, blank, pad_id).astype(draft.x.dtype)
+  fresh = jax.vmap(put)(first, tokens, fresh)
+  fresh_log_prob = jnp.zeros_like(draft.log_prob)
+  fresh_log_prob = jax.vmap(put)(first, log_prob, fresh_log_prob)
+  return draft._replace(
+    x=move(draft.x, fresh),
+    log_prob=move(draft.log_prob, fresh_log_prob),
+    is_given=move(draft.is_given, jnp.zeros_like(draft.is_given)),
+    is_joined=move(draft.is_joined, jnp.zeros_like(draft.is_joined)),
+  )
+
+
+def fit_rows(keys: Key, counts: Array, is_kept: Array) -> tuple[Array, Array]:
+  """[B, L] counts -> those that find room, and [B] how many do not."""
+  room = counts.shape[-1] - is_kept.sum(-1)
+  kept = jax.vmap(fit)(keys, counts, room)
+  return kept, (counts.sum(-1) - kept.sum(-1)).astype(jnp.int32)

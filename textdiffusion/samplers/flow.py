@@ -1,0 +1,174 @@
+"""The flow of a mixture path: draw a clean token, jump to it or stay.
+
+Discrete flow matching (Gat et al. 2024). A step from t to s draws x ~ p(x | z)
+and jumps from z at the rates, y != z,
+
+  kappa' / (1 - kappa) [y = x]  +  v kappa' / (kappa (1 - kappa)) q_t(y | x),
+
+kappa the probability of signal, alpha here. The first carries q_t to q_s; the
+second is the corrector, which leaves q_t(. | x) as it is whatever v >= 0. The
+jump of an x summed over the posterior of x is one Categorical: no draw of x.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from textdiffusion.core.distributions import Categorical
+from textdiffusion.core.numerics import (
+  log1m_exp,
+  log_add,
+  log_one_hot,
+  pytree,
+  static,
+)
+from textdiffusion.core.types import Array, Head, Time, Transition, UserError
+from textdiffusion.core.validation import check_fields
+from textdiffusion.model import Model
+from textdiffusion.processes.bridge import to_posterior
+from textdiffusion.processes.rank_one import RankOne
+from textdiffusion.samplers.grid import STEPS, GridSampler, check_rank_one
+from textdiffusion.schedules.noise import NoiseLevel
+
+
+@dataclasses.dataclass(frozen=True)
+class Flow(GridSampler):
+  """Discrete flow matching: draw a clean token, jump to it or stay.
+
+  Attributes:
+    corrector: size of v(t) = corrector t^noise_power (1 - t)^data_power, the
+      rate of jumps that change no marginal; 0 for none.
+    data_power, noise_power: of the corrector.
+    frozen: whether the rates of t hold for the whole step, as in the official
+      code, instead of being integrated over it.
+  """
+
+  corrector: float = 0.0
+  data_power: float = 0.25
+  noise_power: float = 0.25
+  frozen: bool = False
+
+  def __post_init__(self) -> None:
+    check_fields(
+      self,
+      steps=STEPS,
+      corrector='[0, 1e30]',
+      data_power='[0, 1e30]',
+      noise_power='[0, 1e30]',
+    )
+
+  def check(self, model: Model) -> None:
+    super().check(model)
+    check_rank_one(self, model)
+
+  def transition(self, process: Any) -> Transition:
+    corrector = None
+    if self.corrector:
+      powers = self.data_power, self.noise_power
+      corrector = Corrector(self.corrector, *powers)
+    return flow(process, corrector, self.frozen)
+
+
+@pytree
+class Corrector:
+  """v(t) = scale t^noise_power (1 - t)^data_power, t = 1 noise; Gat et al.
+
+  Their alpha_t is 1 + v, their beta_t is v, their time is 1 - t.
+  """
+
+  scale: float = static(default=10.0)
+  data_power: float = static(default=0.25)
+  noise_power: float = static(default=0.25)
+
+  def __post_init__(self) -> None:
+    for name in ('scale', 'data_power', 'noise_power'):
+      if not getattr(self, name) >= 0:
+        raise UserError(
+          f'corrector.{name}={getattr(self, name)}: must be at least 0'
+        )
+
+  def __call__(self, t: Time) -> Array:
+    t = jnp.asarray(t, float)
+    return self.scale * t**self.noise_power * (1 - t) ** self.data_power
+
+
+def flow(
+  process: RankOne,
+  corrector: Callable[[Time], Array] | None = None,
+  frozen: bool = False,
+) -> Transition:
+  """The step of the flow as a transition; any token head.
+
+  At s = 0 the drawn token is taken. A token at t = 0 stays, so prompts in
+  `at_times_of` do. Of an absorbing process without a corrector it is the
+  bridge.
+
+  Args:
+    process: its path, alpha its kappa.
+    corrector: t -> v(t) >= 0. None is the plain flow.
+    frozen: whether the rates of t hold until s, as in the official Euler
+      solver; otherwise they are integrated over the step, which is exact for
+      the path of a fixed x and a fixed v.
+  """
+  rates = _frozen if frozen else _integrated
+
+  def transition(head: Head, xt: Array, s: Time, t: Time) -> Categorical:
+    log_p = process.clean_log_probs(to_posterior(process, head, xt, t).logits)
+    here = log_one_hot(xt, process.num_states)
+    s, t = jnp.asarray(s, float)[..., None], jnp.asarray(t, float)[..., None]
+    now, then = process.schedule(s[..., 0]), process.schedule(t[..., 0])
+    forward, mixing = rates(now, then, t - s)
+    if corrector is None:
+      logits = log_add(here - forward, log1m_exp(-forward) + log_p)
+    else:
+      # There is nothing to correct at t = 1: z is a fresh draw of q_1.
+      mixing = jnp.where(then.log_alpha > -jnp.inf, corrector(t) * mixing, 0.0)
+      logits = _corrected(process, log_p, here, xt, t, forward, mixing)
+    logits = jnp.where(s <= 0, log_p, logits)
+    return Categorical(jnp.where(t <= 0, here, logits))
+
+  return transition
+
+
+def _corrected(
+  process: RankOne,
+  log_p: Array,
+  here: Array,
+  xt: Array,
+  t: Array,
+  forward: Array,
+  mixing: Array,
+) -> Array:
+  """[L, K] log-probabilities of a step with a corrector.
+
+  An x leaves z with hazard forward [x != z] + mixing (1 - q_t(z | x)), and goes
+  to each state by its share of the rates; the marginal is linear in x.
+  """
+  away = jnp.exp(log1m_exp(process.likelihood(xt, t[..., 0])))
+  hazard = jnp.where(here == 0, 0.0, forward) + mixing * away
+  moves = log1m_exp(-hazard)
+  share = log_p + jnp.where(hazard > 0, moves - jnp.log(hazard), 0.0)
+  total = jax.nn.logsumexp(share, axis=-1, keepdims=True)
+  mixed = process.marginal(share, t[..., 0]).log_probs + total
+  jumps = log_add(jnp.log(forward) + share, jnp.log(mixing) + mixed)
+  stays = jax.nn.logsumexp(log_p - hazard, axis=-1, keepdims=True)
+  return jnp.where(here == 0, stays, jumps)
+
+
+def _frozen(
+  now: NoiseLevel, then: NoiseLevel, length: Array
+) -> tuple[Array, Array]:
+  """Both rates at t times the length of the step, [..., 1]; v = 1."""
+  forward = then.rate * jnp.exp(-then.log_1m_alpha) * length
+  return forward, forward * jnp.exp(-then.log_alpha)
+
+
+def _integrated(
+  now: NoiseLevel, then: NoiseLevel, length: Array
+) -> tuple[Array, Array]:
+  """Both rates integrated over the step, [..., 1]; v = 1."""
+  forward = then.log_1m_alpha - now.log_1m_alpha
+  return forward, forward + now.log_alpha - then.log_alpha

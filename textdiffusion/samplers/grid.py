@@ -1,0 +1,205 @@
+"""What samplers of tokens share: a start, a grid of times, a step."""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from textdiffusion.core.distributions import Categorical
+from textdiffusion.core.types import (
+  Array,
+  Cavity,
+  Key,
+  Posterior,
+  Time,
+  Transition,
+  UserError,
+)
+from textdiffusion.core.validation import check_fields
+from textdiffusion.model import Guided, Model
+from textdiffusion.processes.bridge import (
+  TokenProcess,
+  denoised_at_end,
+  to_cavity,
+)
+from textdiffusion.processes.rank_one import RankOne
+from textdiffusion.samplers.base import (
+  Canvas,
+  Chain,
+  Sampler,
+  draw_rows,
+  refuse_given,
+)
+from textdiffusion.samplers.filters import Filter, filtered
+from textdiffusion.schedules import grids
+from textdiffusion.schedules.times import snapped
+
+# Adjacent times of a finer uniform grid are equal in float32.
+STEPS = '[1, 1048576]'
+
+
+@dataclasses.dataclass(frozen=True)
+class GridSampler(Sampler):
+  """A sampler of tokens that draws every token at every time of a grid.
+
+  Subclasses override `transition`, or `step` where they keep more than tokens.
+
+  Attributes:
+    steps: number of intervals of the grid.
+    grid: where the times lie.
+    filter: of p(x_i | z), at every step.
+    final: what the last interval takes of p(x_i | z), a draw or the most
+      probable token. The latter lowers perplexity under a judge and the entropy
+      of the text.
+  """
+
+  steps: int = 64
+  grid: Literal['cosine', 'uniform'] = 'cosine'
+  filter: Filter = Filter()
+  final: Literal['draw', 'greedy'] = 'draw'
+
+  def __post_init__(self) -> None:
+    check_fields(self, steps=STEPS)
+
+  def transition(self, process: Any) -> Transition:
+    """Returns the law of x_s given x_t; the bridge by default."""
+    return process.bridge
+
+  def check(self, model: Model) -> None:
+    if not isinstance(model.process, TokenProcess):
+      raise UserError(
+        f'{type(self).__name__}() samples tokens, and '
+        f'{type(model.process).__name__} is no noise on tokens: use the '
+        "method's own sampler"
+      )
+    mixes_steps = isinstance(model, Guided) and not model.process.is_absorbing
+    if mixes_steps and model.weight not in (0, 1) and self.filter.cuts:
+      raise UserError(
+        f'{type(self).__name__}(filter={self.filter}): guidance of noise that '
+        'is no mask mixes two reverse steps, and tokens that either filter '
+        'leaves out have none; use a temperature above 0, top_k=0, top_p=1'
+      )
+
+  def times(self, model: Model, canvas: Canvas) -> Array:
+    return grid_times(self.steps, self.grid, num_steps(model.process))
+
+  def init(self, keys: Key, model: Model, canvas: Canvas) -> Any:
+    return start(keys, model, canvas)
+
+  def step(self, keys: Key, model: Model, carry: Any, s: Array, t: Array):
+    by = denoised_at_end(model.process, self.transition(model.process))
+    by = self.filter.apply(model.process, by)
+    dist: Any = model.reverse(carry.x, s, t, by)
+    # Only now: under guidance two laws are mixed, and a mixture of two certain
+    # tokens has no mass.
+    if self.final == 'greedy':
+      dist = Categorical(greedy_at_end(dist.logits, s))
+    x = draw_rows(keys, dist).astype(carry.x.dtype)
+    log_prob = dist.log_prob(x).astype(jnp.float32)
+    return carry._replace(
+      x=x,
+      log_prob=jnp.where(x == carry.x, carry.log_prob, log_prob),
+      calls=carry.calls + 1,
+    )
+
+
+def start(keys: Key, model: Model, canvas: Canvas) -> Chain:
+  """Returns a chain with noise where nothing is given."""
+  process = model.process
+  if process.mask_id is not None:
+    refuse_given(canvas, (process.mask_id,), 'the mask')
+  prior, length = process.prior(), canvas.ids.shape[1]
+  noise = jax.vmap(lambda key: prior.sample(key, (length,)))(keys)
+  x = jnp.where(canvas.is_given, canvas.ids, noise).astype(jnp.int32)
+  log_prob = jnp.where(canvas.is_given, 0.0, prior.log_prob(x))
+  return Chain(x, log_prob.astype(jnp.float32), jnp.zeros((), jnp.int32))
+
+
+def grid_times(steps: int, grid: str, num_steps: int = 0) -> Array:
+  """Returns times from 1 to 0, [steps + 1].
+
+  Args:
+    steps: number of intervals.
+    grid: 'cosine' or 'uniform'.
+    num_steps: T of a process that has the times i / T only, or 0.
+
+  Raises:
+    UserError: there are more intervals than T.
+  """
+  times = {'cosine': grids.cosine, 'uniform': grids.uniform}[grid](steps)
+  if not num_steps:
+    return times
+  if steps > num_steps:
+    raise UserError(
+      f'steps={steps} of the sampler: the process has {num_steps} steps only; '
+      'lower it or train with more'
+    )
+  return snapped(times, num_steps)
+
+
+def num_steps(process: Any) -> int:
+  """Returns T of a process that has the times i / T only, else 0."""
+  schedule = getattr(process, 'schedule', None)
+  own = getattr(process, 'num_steps', 0)
+  return own or getattr(schedule, 'num_steps', 0)
+
+
+def is_masking(process: Any) -> bool:
+  """Whether noise is the mask, at one rate for all tokens."""
+  return isinstance(process, RankOne) and process.is_absorbing
+
+
+def check_masking(sampler: Sampler, model: Model) -> None:
+  """Raises UserError where noise is not the mask."""
+  if not is_masking(model.process):
+    raise UserError(
+      f'{type(sampler).__name__}() needs an absorbing process, not '
+      f'{type(model.process).__name__}: use Ancestral()'
+    )
+
+
+def check_rank_one(sampler: Sampler, model: Model) -> None:
+  """Raises UserError where noise is not rank-one."""
+  if not isinstance(model.process, RankOne):
+    raise UserError(
+      f'{type(sampler).__name__}() needs rank-one noise, not '
+      f'{type(model.process).__name__}: use Ancestral()'
+    )
+
+
+def greedy_at_end(logits: Array, s: Time) -> Array:
+  """[L, K] logits; at s = 0 the most probable token only."""
+  best = filtered(logits, temperature=0.0, top_k=0, top_p=1.0)
+  return jnp.where(jnp.asarray(s)[..., None] <= 0, best, logits)
+
+
+def clean_logits(process: TokenProcess, head: Any, z: Array, t: Time) -> Array:
+  """[L, K] logits of p(x_i | z) at masked positions, none on the mask."""
+  if not isinstance(head, Cavity | Posterior):
+    head = to_cavity(process, head, z, t)
+  is_mask = process.is_mask(jnp.arange(process.num_states))
+  return jnp.where(is_mask, -jnp.inf, head.logits)
+
+
+def place_tokens(
+  keys: Key, carry: Any, is_placed: Array, logits: Array, **changes: Any
+) -> Any:
+  """Returns the carry with tokens drawn where `is_placed` [B, L], after a call.
+
+  Args:
+    keys: [B].
+    carry: a `Chain`, or one with more fields.
+    is_placed: [B, L].
+    logits: [B, L, K] of the draws.
+    **changes: of further fields.
+  """
+  dist = Categorical(logits)
+  x = draw_rows(keys, dist)
+  log_prob = dist.log_prob(x).astype(jnp.float32)
+  return carry._replace(
+    x=jnp.where(is_placed, x, carry.x).astype(carry.x.dtype),
+    log_prob=jnp.where(is_placed, log_prob, carry.log_prob),
+    calls=carry.calls + 1,
+    **changes,
+  )
