@@ -14,17 +14,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import common
+from textdiffusion.core.keys import row_keys
 from textdiffusion.methods.diffusion_lm import DiffusionLM
 from textdiffusion.methods.method import build_network
 from textdiffusion.model import Trained, bind
 from textdiffusion.nn.network import View, Wrapper
-from textdiffusion.sampling.functions import functions_of
-from textdiffusion.sampling.generate import SampleConfig, generate
-from textdiffusion.sampling.prompts import blank
-from textdiffusion.sampling.settings import Latent
+from textdiffusion.samplers.base import generate
+from textdiffusion.samplers.latent import Clamp, GaussianAncestral
+from textdiffusion.samplers.prompts import blank
 
 ROWS, LENGTH, STEPS, ROUNDS = 50, 64, 200, 3
 VOCAB = common.VOCAB._replace(size=821)  # E2E's words
@@ -55,25 +56,26 @@ def measure() -> dict[str, Any]:
   method = DiffusionLM().build(VOCAB)
   network = build_network(method, MODEL)
   params = network.init(jax.random.key(0))
-  config = SampleConfig(STEPS, 'uniform', latent=Latent(clamp=1.0))
+  sampler = GaussianAncestral(STEPS, 'uniform', clamp=Clamp())
   canvas, key = blank(ROWS, LENGTH), jax.random.key(1)
 
   @jax.jit
   def compiled(params):
     model = bind(method, network, Trained(params))
-    return generate(method.sampler, model, key, canvas, config).ids
+    return generate(model, canvas, key, sampler).ids
 
   jitted = Compiled(network)
 
   def looped(net: Any, steps: int) -> Any:
-    """The plan of the sampler, driven from Python."""
-    model = functions_of(bind(method, net, Trained(params)))
-    plan = method.sampler(model, key, canvas, config)
-    carry = plan.start
+    """The steps of the sampler, driven from Python."""
+    model = bind(method, net, Trained(params))
+    times = sampler.times(model, canvas)[:, None, None]
+    times = jnp.broadcast_to(times, (len(times), ROWS, LENGTH))
+    carry = sampler.init(row_keys(key, jnp.arange(ROWS)), model, canvas)
     for i in range(steps):
-      fresh = jax.random.fold_in(key, i)
-      carry = plan.step(fresh, carry, plan.grid[i + 1], plan.grid[i])
-    return plan.show(carry).ids
+      keys = row_keys(jax.random.fold_in(key, i), jnp.arange(ROWS))
+      carry = sampler.step(keys, model, carry, times[i + 1], times[i])
+    return sampler.frame(model, carry).ids
 
   def eager() -> Any:
     with jax.disable_jit():

@@ -20,10 +20,10 @@ import numpy as np
 
 from benchmarks import common, runs, wikipedia
 from textdiffusion.config import Config
+from textdiffusion.core.keys import stream
 from textdiffusion.core.paths import expand
 from textdiffusion.data.pipeline import Data, DataConfig
 from textdiffusion.data.tokenizers import TokenizerConfig
-from textdiffusion.evals.generation import fill
 from textdiffusion.evals.likelihood import EvaluateConfig
 from textdiffusion.evals.quality import judged, report
 from textdiffusion.evals.statistics import (
@@ -43,9 +43,10 @@ from textdiffusion.methods.radd import RADD
 from textdiffusion.methods.sedd import SEDD
 from textdiffusion.methods.udlm import UDLM
 from textdiffusion.methods.xdlm import XDLM
+from textdiffusion.model import Trained, bind
 from textdiffusion.nn.transformer import TransformerConfig
-from textdiffusion.sampling.generate import SampleConfig
-from textdiffusion.sampling.prompts import blank
+from textdiffusion.samplers.base import Samples, generate
+from textdiffusion.samplers.prompts import blank
 from textdiffusion.schedules.betas import CosineBetas
 from textdiffusion.training.optim import OptimizerConfig
 from textdiffusion.training.state import TrainConfig
@@ -136,7 +137,6 @@ def config_of(name: str, corpus: str, seed: int, text: str = '') -> Config:
       checkpoint_every=100,
       keep=1,
     ),
-    sample=SampleConfig(steps=64),
     evaluate=EvaluateConfig(rows=512, draws=8, batch_size=32),
   )
 
@@ -149,16 +149,17 @@ def run(name: str, corpus: str, seed: int, root: Path, text: str) -> dict:
   data = trained.data
   bound = runs.held_out(trained, config.evaluate)
   canvas = blank(SAMPLES, config.data.length)
-  generated = fill(
-    *trained.model,
-    data.tokenizer,
-    canvas,
-    config.sample,
-    seed,
-  )
+  key, method = stream(jax.random.key(seed), 'sample'), trained.method
+
+  @jax.jit
+  def sample(learnt: Trained) -> Samples:
+    model = bind(method, trained.network, learnt)
+    return generate(model, canvas, key, method.sampler)
+
+  samples = jax.device_get(sample(trained.trained))
   judge_run = config_of(JUDGE, corpus, 100, text)
   judge = runs.train(judge_run, root / f'{corpus}-{JUDGE}')
-  ids = np.asarray(generated.samples.ids)
+  ids = samples.ids
   real, documents = real_rows(config, data)
   score = lambda ids: judged(*judge.model, ids)
   steps = judge_run.train.steps
@@ -176,10 +177,10 @@ def run(name: str, corpus: str, seed: int, root: Path, text: str) -> dict:
       real,
       documents,
     ),
-    'network_calls': int(generated.samples.calls),
+    'network_calls': int(samples.calls),
     'train_seconds': trained.seconds,
     'train_tokens': STEPS * config.data.batch_size * config.data.length,
-    'sample': generated.texts[0],
+    'sample': data.tokenizer.decode(ids[0]),
     'protocol': bound['protocol'],
     **common.facts(),
   }

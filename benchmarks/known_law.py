@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks import runs
 from benchmarks.discrete_methods import METHODS as DISCRETE
 from textdiffusion.config import Config
-from textdiffusion.core.keys import stream
+from textdiffusion.core.keys import row_keys, stream
 from textdiffusion.data.grammar import toy_grammar
 from textdiffusion.data.pipeline import DataConfig, open_data
 from textdiffusion.data.tokenizers import Tokenizer, TokenizerConfig
@@ -40,11 +40,23 @@ from textdiffusion.methods.flexmdm import FlexMDM
 from textdiffusion.methods.flow_lm import FlowLM
 from textdiffusion.methods.plaid import Plaid
 from textdiffusion.methods.ssd_lm import SSDLM
-from textdiffusion.model import Trained, bind
+from textdiffusion.model import Model, Trained, bind
 from textdiffusion.nn.transformer import TransformerConfig
-from textdiffusion.sampling.functions import functions_of
-from textdiffusion.sampling.prompts import blank
-from textdiffusion.sampling.settings import Latent, Remask, SampleConfig
+from textdiffusion.samplers.ancestral import Ancestral
+from textdiffusion.samplers.autoregressive import LeftToRight
+from textdiffusion.samplers.base import Sampler
+from textdiffusion.samplers.first_hitting import FirstHitting
+from textdiffusion.samplers.latent import (
+  DDIM,
+  Clamp,
+  GaussianAncestral,
+  Renoise,
+)
+from textdiffusion.samplers.options import with_options
+from textdiffusion.samplers.prompts import blank
+from textdiffusion.samplers.psi import Psi
+from textdiffusion.samplers.rates import Euler
+from textdiffusion.samplers.remask import Remask
 from textdiffusion.training.optim import OptimizerConfig
 from textdiffusion.training.state import TrainConfig
 
@@ -92,23 +104,26 @@ SCALES = {
   ),
 }
 
-_LATENT = SampleConfig(grid='uniform', latent=Latent(clamp=1.0))
-_DDIM = SampleConfig(grid='uniform', sampler='ddim')
-_RENOISE = SampleConfig(
-  grid='uniform', sampler='renoise', latent=Latent(clamp=1.0)
-)
+_CLAMPED = GaussianAncestral(grid='uniform', clamp=Clamp())
+_DDIM = DDIM(grid='uniform')
 # Methods whose noise is continuous, and how their configs sample.
-LATENT: dict[str, tuple[Any, SampleConfig]] = {
-  'diffusion_lm': (DiffusionLM(size=32, num_steps=500), _LATENT),
+LATENT: dict[str, tuple[Any, Sampler]] = {
+  'diffusion_lm': (DiffusionLM(size=32, num_steps=500), _CLAMPED),
   'diffusion_lm, bound': (
     DiffusionLM(size=32, num_steps=500, loss='bound'),
-    _LATENT,
+    _CLAMPED,
   ),
-  'ar_diffusion': (ARDiffusion(size=32, num_steps=500), _LATENT),
+  'ar_diffusion': (
+    ARDiffusion(size=32, num_steps=500),
+    dataclasses.replace(_CLAMPED, multi_level=True),
+  ),
   'cdcd': (CDCD(size=32, refit_every=200), _DDIM),
-  'plaid': (Plaid(), SampleConfig(grid='uniform')),
+  'plaid': (Plaid(), GaussianAncestral(grid='uniform')),
   'flow_lm': (FlowLM(size=32), _DDIM),
-  'ssd_lm': (SSDLM(num_steps=1000), _RENOISE),
+  'ssd_lm': (
+    SSDLM(num_steps=1000),
+    Renoise(grid='uniform', clamp=Clamp()),
+  ),
 }
 GROWING: dict[str, Any] = {'flexmdm': FlexMDM(), 'edit_flows': EditFlows()}
 METHODS: dict[str, Any] = {
@@ -117,12 +132,12 @@ METHODS: dict[str, Any] = {
   **{name: method for name, (method, _) in LATENT.items()},
 }
 # Samplers whose errors are compared by number of steps.
-SAMPLERS: dict[str, SampleConfig] = {
-  'ancestral': SampleConfig(),
-  'first_hitting': SampleConfig(sampler='first_hitting'),
-  'remdm': SampleConfig(sampler='remask', remask=Remask('cap', 0.02)),
-  'psi': SampleConfig(sampler='psi', remask=Remask('constant', 0.1)),
-  'euler': SampleConfig(sampler='euler'),
+SAMPLERS: dict[str, Sampler] = {
+  'ancestral': Ancestral(),
+  'first_hitting': FirstHitting(),
+  'remdm': Remask(kind='cap', eta=0.02),
+  'psi': Psi(kind='constant', eta=0.1),
+  'euler': Euler(),
 }
 # By method; all others have the one sampler of their config.
 SWEEPS = {
@@ -227,36 +242,38 @@ def prepare(options: argparse.Namespace) -> None:
 
 
 def chain(
-  trained: runs.TrainedRun, rows: int, sample: SampleConfig, seed: int
+  trained: runs.TrainedRun, rows: int, sampler: Sampler, seed: int
 ) -> Any:
   """A function: number of steps -> (ids [rows, L], network calls).
 
   The samples are those of `generate`. One step is compiled and called from
   Python, so that all numbers of steps share one program.
   """
-  learnt = trained.trained
-  canvas = blank(rows, trained.config.data.length)
+  learnt, length = trained.trained, trained.config.data.length
+  canvas, places = blank(rows, length), jnp.arange(rows)
   key = stream(jax.random.key(seed), 'sample')
 
-  def plan(learnt: Trained, config: SampleConfig) -> Any:
-    model = functions_of(bind(trained.method, trained.network, learnt))
-    start = stream(key, 'start')
-    return trained.method.sampler(model, start, canvas, config)
+  def bound(learnt: Trained) -> Model:
+    return bind(trained.method, trained.network, learnt)
 
-  first = jax.jit(lambda learnt: plan(learnt, sample).start)
+  @jax.jit
+  def first(learnt: Trained) -> Any:
+    keys = row_keys(stream(key, 'start'), places)
+    return sampler.init(keys, bound(learnt), canvas)
 
   @jax.jit
   def step(learnt: Trained, index: Any, carry: Any, s: Any, t: Any) -> Any:
-    key_step = jax.random.fold_in(stream(key, 'loop'), index)
-    return plan(learnt, sample).step(key_step, carry, s, t)
+    keys = row_keys(jax.random.fold_in(stream(key, 'loop'), index), places)
+    s, t = (jnp.broadcast_to(time, (rows, length)) for time in (s, t))
+    return sampler.step(keys, bound(learnt), carry, s, t)
 
   @jax.jit
   def ids(learnt: Trained, carry: Any) -> Any:
-    return plan(learnt, sample).show(carry).ids
+    return sampler.frame(bound(learnt), carry).ids
 
-  def run(steps: int) -> tuple[np.ndarray, int]:
-    config = dataclasses.replace(sample, steps=steps)
-    grid = jax.jit(lambda learnt: plan(learnt, config).grid)(learnt)
+  def run(steps: int | None) -> tuple[np.ndarray, int]:
+    many = with_options(sampler, steps)
+    grid = jax.jit(lambda learnt: many.times(bound(learnt), canvas))(learnt)
     carry = first(learnt)
     for i in range(len(grid) - 1):
       carry = step(learnt, jnp.asarray(i), carry, grid[i + 1], grid[i])
@@ -307,20 +324,21 @@ def sampled(job: runs.Job, trained: runs.TrainedRun) -> list[dict[str, Any]]:
   """Validity and -log p of samples by sampler and number of steps."""
   scale, name = SCALES[job.scale], job.method
   seed = runs.sample_seed(job)
-  own = {'default': LATENT[name][1] if name in LATENT else SampleConfig()}
-  chosen = {n: SAMPLERS[n] for n in SWEEPS[name]} if name in SWEEPS else own
+  own = LATENT[name][1] if name in LATENT else trained.method.sampler
+  names = SWEEPS.get(name)
+  chosen = {n: SAMPLERS[n] for n in names} if names else {'default': own}
   lines = []
-  for sampler, sample in chosen.items():
-    run = chain(trained, scale.samples, sample, seed)
+  for label, sampler in chosen.items():
+    run = chain(trained, scale.samples, sampler, seed)
     # Left to right and first hitting walk no grid.
-    is_fixed = name == 'autoregressive' or sampler == 'first_hitting'
-    for steps in scale.grids[-1:] if is_fixed else scale.grids:
+    is_fixed = isinstance(sampler, LeftToRight | FirstHitting)
+    for steps in (None,) if is_fixed else scale.grids:
       ids, calls = run(steps)
       texts = list(sentences(ids, trained.data.tokenizer))
       lines.append(
         {
-          'sampler': sampler if sampler != 'default' else sample.sampler,
-          'steps': LENGTH if is_fixed else steps,
+          'sampler': label if names else type(sampler).__name__,
+          'steps': steps or LENGTH,
           'calls': calls,
           **under_the_law(texts),
           'sample': texts[:3],

@@ -10,10 +10,18 @@ from textdiffusion.methods.mdlm import MDLM
 from textdiffusion.methods.method import build_network
 from textdiffusion.model import Trained, bind
 from textdiffusion.nn.transformer import flops_per_token
-from textdiffusion.sampling.generate import SampleConfig, generate
-from textdiffusion.sampling.prompts import blank
+from textdiffusion.samplers.ancestral import Ancestral
+from textdiffusion.samplers.base import generate
+from textdiffusion.samplers.first_hitting import FirstHitting
+from textdiffusion.samplers.prompts import blank
 
 STEPS = 64
+SAMPLERS = {
+  'ancestral': Ancestral(STEPS),
+  'skipping': Ancestral(STEPS, skip=True),
+  'first_hitting': FirstHitting(),
+  'autoregressive': None,  # the method's own
+}
 
 
 def timed(name: Any, rounds: int) -> dict[str, float]:
@@ -22,13 +30,13 @@ def timed(name: Any, rounds: int) -> dict[str, float]:
   method = (Autoregressive() if is_causal else MDLM()).build(common.VOCAB)
   network = build_network(method, common.MODEL)
   params = network.init(jax.random.key(0))
-  config = SampleConfig(steps=STEPS, sampler='ancestral' if is_causal else name)
+  sampler = SAMPLERS[name] or method.sampler
   canvas = blank(common.BATCH, common.LENGTH)
 
   @jax.jit
   def sample(params, key):
     bound = bind(method, network, Trained(params))
-    samples = generate(method.sampler, bound, key, canvas, config)
+    samples = generate(bound, canvas, key, sampler)
     return samples.ids, samples.calls
 
   calls = int(sample(params, jax.random.key(1))[1])
@@ -52,12 +60,11 @@ def timed(name: Any, rounds: int) -> dict[str, float]:
 
 
 def measure() -> dict[str, object]:
-  names = ('ancestral', 'skipping', 'first_hitting', 'autoregressive')
   return {
     'steps': STEPS,
     'batch': common.BATCH,
     'length': common.LENGTH,
-    **{name: timed(name, rounds=3) for name in names},
+    **{name: timed(name, rounds=3) for name in SAMPLERS},
   }
 
 

@@ -36,8 +36,15 @@ from textdiffusion.methods.diffuseq import DiffuSeq
 from textdiffusion.methods.mdlm import MDLM
 from textdiffusion.methods.seqdiffuseq import SeqDiffuSeq
 from textdiffusion.nn.transformer import TransformerConfig, flops_per_token
-from textdiffusion.sampling.latent import LATENT_SAMPLERS, latent_sampler
-from textdiffusion.sampling.settings import Latent, SampleConfig
+from textdiffusion.samplers.ancestral import Ancestral
+from textdiffusion.samplers.autoregressive import LeftToRight
+from textdiffusion.samplers.base import Sampler
+from textdiffusion.samplers.latent import (
+  DDIM,
+  Clamp,
+  GaussianAncestral,
+  LatentSampler,
+)
 from textdiffusion.training.optim import OptimizerConfig
 from textdiffusion.training.state import TrainConfig
 
@@ -106,6 +113,15 @@ def is_causal(name: str) -> bool:
 METHODS = variants(size=64, length=HALF)
 
 
+def answer_sampler(method: Any, steps: int) -> Sampler:
+  """How a method answers; autoregression takes a step for each token."""
+  if isinstance(method, Autoregressive):
+    return LeftToRight(stop_at_eos=True)
+  if hasattr(method, 'size'):
+    return GaussianAncestral(steps, 'uniform', clamp=Clamp())
+  return Ancestral(steps)
+
+
 def config_of(name: str, task: str, root: str, budget: float) -> Config:
   """One size: four layers for joined rows, two and two with an encoder."""
   method = METHODS[name]
@@ -156,12 +172,7 @@ def config_of(name: str, task: str, root: str, budget: float) -> Config:
       keep=1,
     ),
     evaluate=EvaluateConfig(rows=256),
-    sample=SampleConfig(
-      steps=STEPS if features else HALF,
-      grid='uniform' if features else 'cosine',
-      latent=Latent(clamp=1.0) if features else Latent(),
-      stop_early=causal,
-    ),
+    sampler=answer_sampler(method, STEPS if features else HALF),
   )
 
 
@@ -194,7 +205,7 @@ def run(name: str, task: str, asked: argparse.Namespace) -> dict[str, Any]:
       *trained.model,
       tokenizer,
       config.data,
-      config.sample,
+      trained.method.sampler,
       sources,
       count,
       batch_size=TIMED,
@@ -211,7 +222,7 @@ def run(name: str, task: str, asked: argparse.Namespace) -> dict[str, Any]:
     'method': name,
     **report(candidates, references, TASKS[task][1]),
     'seconds_per_sample': spent / timed,
-    'network_calls': HALF if name == 'autoregressive' else config.sample.steps,
+    'network_calls': getattr(config.sampler, 'steps', HALF),
     'train_steps': config.train.steps,
     'train_seconds': trained.seconds,
     'loss': trained.loss,
@@ -225,13 +236,13 @@ def run(name: str, task: str, asked: argparse.Namespace) -> dict[str, Any]:
   }
 
 
-def published(process: Any, config: SampleConfig) -> Any:
+class Published(LatentSampler):
   """DDIM as DiffuSeq strides: times of the coarse grid, coefficients of one
   step of the fine one."""
-  size = process.schedule.num_steps
-  return lambda x0, carry, s, t: process.bridge(
-    X0(x0), carry.x, t - 1 / size * (t > 0), t, 0.0
-  )
+
+  def reverse(self, process: Any, x0: Any, carry: Any, s: Any, t: Any) -> Any:
+    before = t - 1 / process.schedule.num_steps * (t > 0)
+    return process.bridge(X0(x0), carry.x, before, t, 0.0)
 
 
 def curve(asked: argparse.Namespace) -> list[dict[str, Any]]:
@@ -241,24 +252,20 @@ def curve(asked: argparse.Namespace) -> list[dict[str, Any]]:
   trained = runs.train(config, workdir)
   method, tokenizer = trained.method, trained.data.tokenizer
   sources, references = heldout(config, tokenizer, CURVE_SOURCES)
-  known = {**LATENT_SAMPLERS, 'published': published}
-  process = method.process
-  size = process.schedule.num_steps
-  sampler = latent_sampler(process, size, samplers=known)
-  method = method._replace(sampler=sampler)
   lines = []
   for steps in CURVE:
     # At the full number of steps a stride is one: both are the same chain.
     is_full = steps == method.process.schedule.num_steps
-    for name in ('ddim',) if is_full else ('ddim', 'published'):
-      sample = dataclasses.replace(config.sample, steps=steps, sampler=name)
+    kinds = {'ddim': DDIM, 'published': Published}
+    for name in ('ddim',) if is_full else kinds:
+      sampler = kinds[name](steps, 'uniform', clamp=Clamp())
       made = answers(
         method,
         trained.network,
         trained.trained,
         tokenizer,
         config.data,
-        sample,
+        sampler,
         sources,
         batch_size=len(sources),
       )

@@ -18,14 +18,18 @@ from typing import Any, NamedTuple
 
 from benchmarks import runs
 from benchmarks.known_law import words_file, write_words
-from benchmarks.seq2seq import is_causal, is_joined, variants
+from benchmarks.seq2seq import (
+  answer_sampler,
+  is_causal,
+  is_joined,
+  variants,
+)
 from textdiffusion.config import Config
 from textdiffusion.data.pipeline import DataConfig, open_data
 from textdiffusion.data.tokenizers import TokenizerConfig
 from textdiffusion.evals.answers import answers
 from textdiffusion.evals.likelihood import EvaluateConfig
 from textdiffusion.nn.transformer import TransformerConfig
-from textdiffusion.sampling.settings import Latent, SampleConfig
 from textdiffusion.training.optim import OptimizerConfig
 from textdiffusion.training.state import TrainConfig
 
@@ -86,7 +90,6 @@ def config_of(
   if getattr(method, 'adaptive', False):
     third = max(total // 3, 1)
     method = dataclasses.replace(method, refit_every=third, refit_from=third)
-  is_latent = hasattr(method, 'size')
   return Config(
     method=method,
     data=DataConfig(
@@ -119,12 +122,7 @@ def config_of(
       checkpoint_every=max(total // 4, 1),
       keep=1,
     ),
-    sample=SampleConfig(
-      steps=scale.answer_steps,
-      grid='uniform' if is_latent else 'cosine',
-      latent=Latent(clamp=1.0) if is_latent else Latent(),
-      stop_early=causal,
-    ),
+    sampler=answer_sampler(method, scale.answer_steps),
     evaluate=EvaluateConfig(
       rows=min(512, scale.rows),
       draws=min(16, scale.draws),
@@ -153,7 +151,7 @@ def exact_matches(
     *trained.model,
     trained.data.tokenizer,
     trained.config.data,
-    trained.config.sample,
+    trained.method.sampler,
     [source for source, _ in pairs],
     seed=runs.sample_seed(job),
     batch_size=min(count, 512),

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from textdiffusion.methods.ar_diffusion import ARDiffusion
 from textdiffusion.recipes import presets as p
+from textdiffusion.samplers.latent import Clamp
 
 ADAM = replace(
   p.LINEAR_ADAM, peak_lr=1.6e-3, warmup_steps=4000, decay_steps=76_000
@@ -11,9 +12,13 @@ ADAM = replace(
 SOURCE = 'pairs:IWSLT/{split}.de,IWSLT/{split}.en'
 SIZES = {'length': 90, 'source_length': 256, 'batch_size': 3072}
 NETWORK = replace(p.BERT, mlp='geglu', use_bias=False, dtype='bfloat16')
+MULTI_LEVEL = replace(p.GAUSSIAN, multi_level=True)
 RECIPES = {
   # Reverses sentences, source and target in one row
-  'toy_pairs': p.toy_pairs(ARDiffusion(size=32, num_steps=500)),
+  'toy_pairs': p.toy_pairs(
+    ARDiffusion(size=32, num_steps=500),
+    sampler=replace(MULTI_LEVEL, steps=50, clamp=Clamp()),
+  ),
   # IWSLT14 translation with an encoder
   # Cost: 76,667 steps of 3,072 rows of 90 tokens.
   # Parameters: 17.7M, embeddings and head included.
@@ -30,7 +35,7 @@ RECIPES = {
     replace(p.IWSLT14, source=SOURCE, **SIZES),
     p.sized(NETWORK, 6, 256, 4, d_ff=1024, dropout=0.2, encoder_layers=6),
     p.training(76_667, ADAM),
-    sample=replace(p.UNIFORM_GRID, steps=20),
+    sampler=replace(MULTI_LEVEL, steps=20),
     evaluate=p.LATENT_EVALUATE,
   ),
 }

@@ -4,23 +4,23 @@ from dataclasses import replace
 
 from textdiffusion.methods.autoregressive import Autoregressive
 from textdiffusion.recipes import presets as p
-from textdiffusion.sampling.settings import SampleConfig
+from textdiffusion.samplers.autoregressive import LeftToRight
 
 METHOD = Autoregressive()
 GRAMMAR = p.toy_grammar(METHOD)
 PAIRS = p.toy_pairs_encoder(METHOD, steps=1000)
 RECIPES = {
   # The demo of mdlm.py, left to right
-  # Only `method` and `sample.steps` differ, so that the two
+  # Only `method` and `sampler` differ, so that the two
   # curves compare the methods alone.
-  'python_docs_demo': p.python_docs_demo(METHOD),
+  'python_docs_demo': p.python_docs_demo(METHOD, LeftToRight(p.COOLED)),
   # A grammar of known entropy: the exact likelihood
   'toy_grammar': replace(GRAMMAR, model=replace(GRAMMAR.model, time='none')),
   # Reverses sentences that an encoder reads, as in seqdiffuseq.py
   'toy_pairs': replace(
     PAIRS,
     model=replace(PAIRS.model, time='none'),
-    sample=SampleConfig(stop_early=True),
+    sampler=LeftToRight(stop_at_eos=True),
   ),
   # The baseline of the MDLM paper's LM1B table
   # Cost: 1M steps of 512 rows of at most 128 tokens, 33 billion tokens.

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 from textdiffusion.methods.cdcd import CDCD
 from textdiffusion.recipes import presets as p
+from textdiffusion.samplers.latent import DDIM
 
-DDIM = replace(p.UNIFORM_GRID, steps=200, sampler='ddim')
+SAMPLER = DDIM(200, 'uniform')
 RECIPES = {
   # SentencePiece tokens, a small network
-  'python_docs': p.python_docs_pieces(CDCD(size=64, refit_every=200), DDIM),
+  'python_docs': p.python_docs_pieces(CDCD(size=64, refit_every=200), SAMPLER),
   # C4 at a scale near that of the paper
   # TOKENIZER_JSON has 32,000 pieces. Cost: 1M steps of 1,024 rows of 64 tokens,
   # 66 billion. The paper's models have 120 to 1,300 million parameters.
@@ -23,6 +24,6 @@ RECIPES = {
     CDCD(),
     replace(p.OPENWEBTEXT, source=p.C4.source, length=64, batch_size=1024),
     replace(p.GPT2, norm='layer', time='adaln', time_size=128),
-    sample=DDIM,
+    sampler=SAMPLER,
   ),
 }

@@ -6,6 +6,7 @@ from textdiffusion.data.tokenizers import TokenizerConfig
 from textdiffusion.evals.likelihood import EvaluateConfig
 from textdiffusion.methods.d3pm import D3PM
 from textdiffusion.recipes import presets as p
+from textdiffusion.samplers.ancestral import Ancestral
 from textdiffusion.schedules.betas import LinearBetas
 
 PIECES = TokenizerConfig('sentencepiece', vocab_size=8192)
@@ -24,7 +25,7 @@ RECIPES = {
   # Noise that walks among neighbours in the embeddings it learns
   # The graph is taken anew every 50 training steps; the last step masks all.
   'python_docs_neighbors': p.python_docs(
-    NEAREST, sample=replace(p.UNIFORM_GRID, steps=50), evaluate=EXACT
+    NEAREST, sampler=Ancestral(50, 'uniform'), evaluate=EXACT
   ),
   # Absorbing noise on LM1B
   # A SentencePiece model of 8,192 pieces is trained on the training split; that

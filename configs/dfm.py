@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from textdiffusion.methods.dfm import DFM
 from textdiffusion.recipes import presets as p
+from textdiffusion.samplers.ancestral import Ancestral
 from textdiffusion.training.optim import OptimizerConfig
 
 METHOD = DFM(source='uniform')
@@ -35,7 +36,7 @@ RECIPES = {
     replace(p.OPENWEBTEXT, source=SOURCE, holdout=0.001),
     p.DIT_TIME,
     p.training(1_000_000, ADAM, ema=0.0, eval_every=20_000),
-    sample=replace(p.UNIFORM_GRID, steps=1024),
+    sampler=Ancestral(1024, 'uniform'),
     evaluate=replace(p.EVALUATE, rows=1024, batch_size=256),
   ),
 }

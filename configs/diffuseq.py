@@ -9,7 +9,9 @@ from textdiffusion.recipes import presets as p
 
 RECIPES = {
   # Reverses sentences
-  'toy_pairs': p.toy_pairs(DiffuSeq(size=32, num_steps=500)),
+  'toy_pairs': p.toy_pairs(
+    DiffuSeq(size=32, num_steps=500), sampler=replace(p.CLAMPED, steps=50)
+  ),
   # Question paraphrases at the scale of the paper
   # QQP are files train.jsonl and valid.jsonl of {"src": ..., "trg": ...} that
   # the authors share; TOKENIZER_JSON is that of BERT-base-uncased. Cost: 50,000
@@ -34,7 +36,7 @@ RECIPES = {
     ),
     p.BERT,
     p.training(50_000, p.LINEAR_ADAM),
-    sample=replace(p.CLAMPED, steps=2000),
+    sampler=replace(p.CLAMPED, steps=2000),
     evaluate=p.LATENT_EVALUATE,
   ),
 }

@@ -33,7 +33,7 @@ RECIPES = {
     WORDS,
     p.BERT,
     p.training(200_000, p.LINEAR_ADAM),
-    sample=replace(p.CLAMPED, steps=200),
+    sampler=replace(p.CLAMPED, steps=200),
     evaluate=p.LATENT_EVALUATE,
   ),
   # Five-sentence stories (ROC) at the scale of the paper
@@ -50,7 +50,7 @@ RECIPES = {
     replace(WORDS, source='files:ROC/*.jsonl', holdout=0.05),
     p.BERT,
     p.training(800_000, p.LINEAR_ADAM),
-    sample=replace(p.CLAMPED, steps=2000),
+    sampler=replace(p.CLAMPED, steps=2000),
     evaluate=p.LATENT_EVALUATE,
   ),
 }

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 from textdiffusion.methods.flow_lm import FlowLM
 from textdiffusion.recipes import presets as p
+from textdiffusion.samplers.latent import DDIM
 
-DDIM = replace(p.UNIFORM_GRID, sampler='ddim')
+SAMPLER = DDIM(grid='uniform')
 RECIPES = {
   # SentencePiece tokens, a small network
-  'python_docs': p.python_docs_pieces(FlowLM(size=64), DDIM),
+  'python_docs': p.python_docs_pieces(FlowLM(size=64), SAMPLER),
   # The scale of ELF-B, with embeddings learnt from scratch
   # TOKENIZER_JSON is GPT-2's. Cost: 95,000 steps of 512 rows of 1,024 tokens,
   # 50 billion. ELF, over frozen embeddings of T5, reports a generative
@@ -27,7 +28,7 @@ RECIPES = {
     p.TFDS_TEXT,
     replace(p.T5, mlp='swiglu', d_ff=2048, use_bias=True, qk_norm=True),
     p.training(95_000),
-    sample=replace(DDIM, steps=32),
+    sampler=replace(SAMPLER, steps=32),
     evaluate=replace(p.EVALUATE, batch_size=64),
   ),
 }

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from textdiffusion.methods.genmd4 import GenMD4
 from textdiffusion.recipes import presets as p
-from textdiffusion.sampling.settings import SampleConfig
+from textdiffusion.samplers.ancestral import Ancestral
 
 SMALL = p.python_docs(GenMD4())
 JITTER = replace(SMALL.train, times='shared_jitter')
@@ -26,7 +26,7 @@ RECIPES = {
     replace(p.OPENWEBTEXT, holdout=0.02),
     p.MD4,
     p.MD4_TRAINING,
-    sample=SampleConfig(steps=1024),
+    sampler=Ancestral(1024),
   ),
   # text8, by characters, the size of the paper
   # Cost: 1M steps of 512 rows of 256 characters, 131 billion. Reported: at most
@@ -41,6 +41,6 @@ RECIPES = {
     p.TEXT8,
     replace(p.MD4, dropout=0.05),
     p.MD4_TRAINING,
-    sample=SampleConfig(steps=256),
+    sampler=Ancestral(256),
   ),
 }

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from textdiffusion.methods.md4 import MD4
 from textdiffusion.recipes import presets as p
-from textdiffusion.sampling.settings import SampleConfig
+from textdiffusion.samplers.ancestral import Ancestral
 
 SMALL = p.python_docs(MD4())
 JITTER = replace(SMALL.train, times='shared_jitter')
@@ -24,7 +24,7 @@ RECIPES = {
     replace(p.OPENWEBTEXT, holdout=0.02),
     p.MD4,
     p.MD4_TRAINING,
-    sample=SampleConfig(steps=1024),
+    sampler=Ancestral(1024),
   ),
   # text8, by characters, the size of the paper
   # Cost: 1M steps of 512 rows of 256 characters, 131 billion; the paper names
@@ -40,6 +40,6 @@ RECIPES = {
     p.TEXT8,
     replace(p.MD4, dropout=0.05),
     replace(p.MD4_TRAINING, optimizer=replace(p.MD4_ADAM, peak_lr=5e-4)),
-    sample=SampleConfig(steps=256),
+    sampler=Ancestral(256),
   ),
 }

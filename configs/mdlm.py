@@ -8,7 +8,9 @@ from textdiffusion.data.tokenizers import TokenizerConfig
 from textdiffusion.evals.likelihood import EvaluateConfig
 from textdiffusion.methods.mdlm import MDLM
 from textdiffusion.recipes import presets as p
-from textdiffusion.sampling.settings import SampleConfig
+from textdiffusion.samplers.ancestral import Ancestral
+from textdiffusion.samplers.filters import Filter
+from textdiffusion.samplers.ordered import Ordered
 from textdiffusion.training.optim import OptimizerConfig
 
 GRAMMAR = p.toy_grammar(MDLM())
@@ -42,12 +44,14 @@ RECIPES = {
       log_every=10,
       every=900,
     ),
-    SampleConfig(sampler='ordered', temperature=0.7),
+    Ordered(filter=Filter(temperature=0.7)),
     EvaluateConfig(rows=256, draws=8, batch_size=64),
   ),
   # Python's own documentation in 1,024 pieces
   # Cost: five minutes on two cores.
-  'python_docs_demo': p.python_docs_demo(MDLM(), steps=48),
+  'python_docs_demo': p.python_docs_demo(
+    MDLM(), Ancestral(48, filter=p.COOLED)
+  ),
   # A grammar of known entropy: is the bound the truth?
   # Cost: 18 million tokens, a quarter of an hour on two cores. Result: 0.953
   # nats per token, where the grammar has 0.874
@@ -59,9 +63,7 @@ RECIPES = {
     train=p.training(8000, ADAM, 0.998, 50, 1000, eval_every=2000),
   ),
   # Reverses sentences, source and target in one row
-  'toy_pairs': p.toy_pairs(
-    MDLM(), model=NETWORK, sample=SampleConfig(steps=16)
-  ),
+  'toy_pairs': p.toy_pairs(MDLM(), model=NETWORK, sampler=Ancestral(16)),
   # The paper's LM1B table
   # Cost: 1M steps of 512 rows of at most 128 tokens, 33 billion tokens.
   # Reported perplexity: at most 27.0 on these rows, 31.8 on packed rows after

@@ -19,11 +19,11 @@ GROUPS = (
 )
 _ADAM = replace(p.LINEAR_ADAM, peak_lr=PEAK_LR, warmup_steps=2500)
 ADAM = replace(_ADAM, b2=0.99, clip=1.0, groups=GROUPS)
-GRID = p.UNIFORM_GRID
+SAMPLER = p.GAUSSIAN
 SOURCE = 'files:openwebtext2/*.jsonl?key=text'
 RECIPES = {
   # SentencePiece tokens, a small network
-  'python_docs': p.python_docs_pieces(Plaid(), replace(GRID, steps=200)),
+  'python_docs': p.python_docs_pieces(Plaid(), replace(SAMPLER, steps=200)),
   # Plaid 1B on OpenWebText2: likelihood at the scale of the paper
   # TOKENIZER_JSON is misc/owt2_tokenizer.json of the repository, of 32,768
   # pieces. Cost: 1.2M steps of 256 rows of 1,024 tokens, 315 billion.
@@ -45,7 +45,7 @@ RECIPES = {
     replace(p.OPENWEBTEXT, source=SOURCE, batch_size=256),
     p.sized(p.T5, 24, 2048, 32, d_ff=8192),
     p.training(1_200_000, ADAM, ema=0.0),
-    sample=replace(GRID, steps=4096),
+    sampler=replace(SAMPLER, steps=4096),
     evaluate=replace(p.EVALUATE, batch_size=32),
   ),
 }

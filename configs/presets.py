@@ -20,7 +20,9 @@ from textdiffusion.data.tokenizers import TokenizerConfig
 from textdiffusion.evals.likelihood import EvaluateConfig
 from textdiffusion.methods.method import MethodConfig
 from textdiffusion.nn.transformer import TransformerConfig
-from textdiffusion.sampling.settings import Latent, SampleConfig
+from textdiffusion.samplers.base import Sampler
+from textdiffusion.samplers.filters import Filter
+from textdiffusion.samplers.latent import Clamp, GaussianAncestral
 from textdiffusion.training.mesh import MeshConfig
 from textdiffusion.training.optim import OptimizerConfig
 from textdiffusion.training.state import TrainConfig
@@ -170,8 +172,9 @@ MD4_TRAINING = training(1_000_000, MD4_ADAM, times='shared_jitter')
 # linearly over the last fifth.
 _WSD = OptimizerConfig(4e-4, 2000, 'wsd', b2=0.95, weight_decay=0.1)
 LLADA_TRAINING = training(550_000, _WSD, every=1000, eval_every=5000)
-UNIFORM_GRID = SampleConfig(grid='uniform')
-CLAMPED = replace(UNIFORM_GRID, latent=Latent(clamp=1.0))
+GAUSSIAN = GaussianAncestral(grid='uniform')
+CLAMPED = replace(GAUSSIAN, clamp=Clamp())
+COOLED = Filter(temperature=0.8)
 EVALUATE = EvaluateConfig(rows=4096, draws=16, batch_size=512)
 LATENT_EVALUATE = EvaluateConfig(rows=2048, draws=32, batch_size=512)
 FSDP = MeshConfig(data=1, fsdp=-1)
@@ -200,22 +203,21 @@ def python_docs(method: MethodConfig, **changes: Any) -> Config:
 
 
 def python_docs_pieces(
-  method: MethodConfig, sample: SampleConfig, draws: int = 16
+  method: MethodConfig, sampler: Sampler, draws: int = 16
 ) -> Config:
   """The same over 1,024 SentencePiece pieces."""
   evaluate = EvaluateConfig(rows=256, draws=draws, batch_size=32)
-  parts = {'data': DOCS_PIECES, 'sample': sample, 'evaluate': evaluate}
+  parts = {'data': DOCS_PIECES, 'sampler': sampler, 'evaluate': evaluate}
   return python_docs(method, **parts)
 
 
-def python_docs_demo(method: MethodConfig, **sample: Any) -> Config:
+def python_docs_demo(method: MethodConfig, sampler: Sampler) -> Config:
   """A small network on pieces of Python's documentation."""
   model = sized(TINY, 4, 192, 6)
   adam = OptimizerConfig(peak_lr=2e-3, warmup_steps=100)
   train = training(900, adam, ema=0.99, log_every=10, every=300)
-  sampling = SampleConfig(temperature=0.8, **sample)
   evaluate = EvaluateConfig(rows=256, draws=8, batch_size=32)
-  return Config(method, DOCS_PIECES, model, train, sampling, evaluate)
+  return Config(method, DOCS_PIECES, model, train, sampler, evaluate)
 
 
 def toy_grammar(method: MethodConfig, **changes: Any) -> Config:
@@ -243,9 +245,8 @@ def toy_pairs(
   adam = OptimizerConfig(peak_lr=2e-3, warmup_steps=100)
   train = training(steps, adam, ema=0.995, log_every=20, every=500)
   model = sized(TINY, 3, 128, 4, time='adaln')
-  sample = replace(CLAMPED, steps=50)
   evaluate = EvaluateConfig(rows=512, draws=16, batch_size=64)
-  run = Config(method, data, model, train, sample, evaluate)
+  run = Config(method, data, model, train, evaluate=evaluate)
   return replace(run, **changes)
 
 

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 from textdiffusion.methods.radd import RADD
 from textdiffusion.recipes import presets as p
-from textdiffusion.sampling.settings import SampleConfig
+from textdiffusion.samplers.ancestral import Ancestral
 from textdiffusion.schedules.noise import Linear
 
-SKIPPING = SampleConfig(sampler='skipping')
+SKIPPING = Ancestral(skip=True)
 RECIPES = {
   # Time-free conditionals over bytes: mdlm.py's network
   # --set=method.loss=k_DCE (or t_DSE, t_DCE) is another of the four losses.
-  'python_docs': p.python_docs(RADD(), model=p.TINY, sample=SKIPPING),
+  'python_docs': p.python_docs(RADD(), model=p.TINY, sampler=SKIPPING),
   # RADD-small on OpenWebText, the t-DCE loss
   # Cost: 1M steps of 512 rows of 1,024 tokens, 524 billion tokens. The paper
   # compares zero-shot perplexities, each the mean of 1,024 draws a row, and
@@ -27,6 +27,6 @@ RECIPES = {
     RADD(loss='t_DCE', schedule=Linear(1e-3)),
     p.OPENWEBTEXT,
     replace(p.DIT, dropout=0.02),
-    sample=replace(SKIPPING, steps=1024),
+    sampler=replace(SKIPPING, steps=1024),
   ),
 }

@@ -11,7 +11,8 @@ REFITS = {'refit_every': 300, 'refit_from': 600}
 RECIPES = {
   # Reverses sentences that an encoder reads
   'toy_pairs': p.toy_pairs_encoder(
-    SeqDiffuSeq(size=32, num_steps=500, std=1.0, length=16, bins=50, **REFITS)
+    SeqDiffuSeq(size=32, num_steps=500, std=1.0, length=16, bins=50, **REFITS),
+    sampler=replace(p.CLAMPED, steps=50),
   ),
   # IWSLT14 translation at the scale of the paper
   # Cost: 300,000 steps of 128 rows of 64 tokens. Reported: BLEU 21.96 from
@@ -30,7 +31,7 @@ RECIPES = {
     p.IWSLT14,
     p.sized(NETWORK, 6, 512, 8, encoder_layers=6),
     p.training(300_000, ADAM),
-    sample=replace(p.UNIFORM_GRID, steps=2000),
+    sampler=replace(p.GAUSSIAN, steps=2000),
     evaluate=p.LATENT_EVALUATE,
   ),
 }

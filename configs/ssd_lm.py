@@ -4,9 +4,11 @@ from dataclasses import replace
 
 from textdiffusion.methods.ssd_lm import SSDLM
 from textdiffusion.recipes import presets as p
+from textdiffusion.samplers.latent import Clamp, Renoise
+from textdiffusion.samplers.semi_autoregressive import SemiAutoregressive
 from textdiffusion.training.optim import ParameterGroup
 
-RENOISE = replace(p.CLAMPED, sampler='renoise')
+RENOISE = Renoise(grid='uniform', clamp=Clamp())
 ADAM = replace(p.LINEAR_ADAM, warmup_steps=2000, weight_decay=0.01)
 GROUPS = (ParameterGroup('embedding', weight_decay=0.01),)
 RECIPES = {
@@ -29,7 +31,7 @@ RECIPES = {
     replace(p.TFDS_TEXT, length=200, batch_size=6144),
     p.sized(p.BERT, 24, 1024, 16, d_ff=4096, dtype='bfloat16'),
     p.training(100_000, replace(ADAM, eps=1e-6, groups=GROUPS), ema=0.0),
-    sample=replace(RENOISE, steps=1000),
+    sampler=SemiAutoregressive(25, replace(RENOISE, steps=1000)),
     evaluate=replace(p.EVALUATE, batch_size=64),
   ),
 }

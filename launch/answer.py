@@ -15,6 +15,7 @@ from textdiffusion.data.coverage import warn_unknown
 from textdiffusion.data.text_files import read_lines
 from textdiffusion.data.tokenizers import Words
 from textdiffusion.evals.risk import gains, ranked
+from textdiffusion.samplers.base import Sampler
 
 SOURCE = flags.DEFINE_string('source', '', 'A file, a source a line.')
 CANDIDATES = flags.DEFINE_integer(
@@ -23,7 +24,7 @@ CANDIDATES = flags.DEFINE_integer(
 KEEP = flags.DEFINE_integer('keep', 1, 'Candidates a line, the best first.', 1)
 
 
-def run(model: TextModel, seed: int, form: str) -> None:
+def run(model: TextModel, sampler: Sampler, seed: int, form: str) -> None:
   """Writes the answers of a source on a line, or as JSON."""
   if KEEP.value > CANDIDATES.value:
     raise UserError(
@@ -31,7 +32,8 @@ def run(model: TextModel, seed: int, form: str) -> None:
     )
   sources = _read(SOURCE.value)
   _warn_unknown_words(model.tokenizer, sources)
-  found = model.answers(sources, CANDIDATES.value, seed=seed)
+  count = CANDIDATES.value
+  found = model.answers(sources, count, sampler=sampler, seed=seed)
   console = Console(stderr=True)
   shown = track(found, 'answers', len(sources), console=console)
   for texts, source in zip(shown, sources):

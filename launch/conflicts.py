@@ -15,43 +15,42 @@ from .options import (
 )
 
 # Settings that a launcher never reads.
-_TRAINING = ('train.', 'evaluate.')
+_TRAINING = 'train.', 'evaluate.'
+_SAMPLING = 'sampler=', 'sampler.', 'sample.'
 _NAMES = 'batch_size', 'seed', 'buckets', 'source_dropout'
 _ORDER = tuple(f'data.{name}=' for name in _NAMES)
 _TEXTS = ('data.source=', 'data.holdout=', 'data.long=')
 
 
-def check_sample() -> list[str]:
-  """Checks the flags of `launch.sample`; returns those that are settings."""
+def check_sample() -> None:
+  """The flags of `launch.sample`."""
   check_checkpoint()
   refuse_empty('source', 'trace', 'infill')
   refuse_settings((*_TRAINING, *_ORDER, *_TEXTS), 'sampling does not read it')
   if FLAGS['prompt'].value and FLAGS['infill'].value:
     raise UserError('--prompt and --infill exclude each other')
-  settings = []
-  for name in ('steps', 'temperature', 'length'):
+  for name in ('steps', 'temperature'):
     if FLAGS[name].present:
-      settings.append(f'sample.{name}={FLAGS[name].value}')
       reason = f'--{name} is given too, and takes its place'
-      refuse_settings([f'sample.{name}='], reason)
+      ends = f'sample.{name}=', f'sampler.{name}=', f'sampler.filter.{name}='
+      refuse_settings(ends, reason)
   if FLAGS['source'].present:
     names = 'prompt', 'infill', 'trace', 'length', 'num'
     refuse(names, 'has no effect with --source, each line of which is answered')
-    refuse_settings(['sample.length='], 'has no effect with --source')
   else:
     refuse(('candidates', 'keep'), 'has no effect without --source=FILE')
   if FLAGS['trace'].value:
     check_target(FLAGS['trace'].value, '--trace', is_page)
-  return settings
 
 
 def check_compile() -> None:
   """The flags of `launch.compile`."""
   refuse_empty('mesh', 'config', 'topology')
   refuse(['workdir'], 'compiling writes no run')
-  other = 'sample.' if FLAGS['what'].value == 'train' else 'train.'
+  training = FLAGS['what'].value == 'train'
+  other = _SAMPLING if training else ('train.',)
   reason = f'compiling a step of --what={FLAGS["what"].value} does not read it'
-  refuse_settings(('evaluate.', other, 'data.seed=', *_TEXTS), reason)
+  refuse_settings(('evaluate.', *other, 'data.seed=', *_TEXTS), reason)
   if FLAGS['sweep'].value:
     reason = '--sweep tries meshes and batches of its own'
     refuse(['mesh'], reason)
@@ -67,7 +66,7 @@ def check_evaluate() -> None:
   # Of train, the seed may decide which rows and draws are taken.
   names = {f.name for f in dataclasses.fields(TrainConfig)} - {'seed'}
   unread = [f'train.{name}' for name in sorted(names)]
-  refuse_settings(('sample.', *_ORDER, *unread), 'evaluation does not read it')
+  refuse_settings((*_SAMPLING, *_ORDER, *unread), 'evaluation does not read it')
   if FLAGS['out'].value:
     is_report = lambda text: '"data_fingerprint"' in text
     check_target(FLAGS['out'].value, '--out', is_report)

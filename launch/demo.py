@@ -9,15 +9,13 @@ from pathlib import Path
 import jax
 
 from textdiffusion import config as config_lib
-from textdiffusion.api.restore import restore
+from textdiffusion.api.showcase import compare, show
+from textdiffusion.api.text_model import load
 from textdiffusion.core.types import UserError
 from textdiffusion.data.pipeline import open_data
-from textdiffusion.evals.showcase import Writer, compare, show
-from textdiffusion.training.mesh import put_whole
 from textdiffusion.training.metrics import read
 from textdiffusion.viz.page import write
 from textdiffusion.viz.report import Answer, Edit, Infill, report_html
-from textdiffusion.viz.samples import traces_of
 
 from . import common, train
 
@@ -34,23 +32,14 @@ def main() -> None:
     )
   resume = train.RESUME.value and Path(workdir, 'config.json').exists()
   data = train.run(config, workdir, resume).data
-  made = restore(workdir)
-  if made.step < config.train.steps:  # stopped; the loop said how to go on
+  model = load(workdir)
+  if model.step < config.train.steps:  # stopped; the loop said how to go on
     return
-  settings = config.data, config.sample
-  writer = Writer(*made.model, made.tokenizer, *settings)
-  with jax.set_mesh(made.mesh):
-    put = lambda batch: put_whole(made.mesh, batch)
-    likelihood = compare(writer, data, config.evaluation, put)
-    print(f'\n# Held-out text\n{likelihood.text()}', flush=True)
-    shown = show(writer, data)
+  likelihood = compare(model, data, config.evaluation)
+  print(f'\n# Held-out text\n{likelihood.text()}', flush=True)
+  shown = show(model, data)
   print(shown.text())
-  facts = {'step': made.step, 'temperature': config.sample.temperature}
-  traces = [
-    trace
-    for title, one in shown.generated()
-    for trace in traces_of(*one[1:], made.tokenizer, facts, title)
-  ]
+  traces = [trace for one in shown.generated() for trace in one.trace]
   metrics = read(Path(workdir, 'metrics.jsonl'))
   last = [row for row in metrics if 'loss' in row][-1]
   version = f'{jax.__version__}, {jax.devices()}'

@@ -4,7 +4,10 @@ from collections.abc import Collection, Iterable
 
 from absl import flags
 
+from textdiffusion.api.text_model import TextModel
 from textdiffusion.core.types import UserError
+from textdiffusion.samplers.base import Sampler
+from textdiffusion.samplers.options import with_options
 
 from . import common
 
@@ -46,9 +49,12 @@ def check_checkpoint() -> None:
     refuse(['workdir'], '--checkpoint is given too, and is what is read')
 
 
-def check_steps(is_left_to_right: bool) -> None:
-  """Refuses what belongs to a grid of steps where there is none."""
-  if is_left_to_right:
-    fields = 'sample.steps=', 'sample.grid=', 'sample.sampler='
-    refuse(['steps'], 'left to right, each token is one step')
-    refuse_settings(fields, 'left to right, each token is one step')
+def sampler_of(
+  model: TextModel, steps: int | None, temperature: float | None
+) -> Sampler:
+  """Returns the sampler of a model with the options of --steps and
+  --temperature, or raises UserError where it has none."""
+  try:
+    return with_options(model.parts.method.sampler, steps, temperature)
+  except UserError as error:
+    raise UserError(f'--{error}') from None

@@ -45,7 +45,7 @@ def tell(
   def lower() -> Any:
     if is_training:
       return ahead.lower_train(method, network, train, mesh, data)
-    return ahead.lower_sample(method, network, config.sample, mesh, data)
+    return ahead.lower_sample(method, network, mesh, data)
 
   told = ahead.report(lower, chip, mesh, step, method.needs.width)
   tokens = made.vocab.size

@@ -7,7 +7,7 @@ import sys
 from textdiffusion.config_files import RecipeNeeded
 
 _SMALLER = (
-  'lower --num, --length or sample.steps when sampling, data.batch_size, '
+  'lower --num, --length or --steps when sampling, data.batch_size, '
   'data.length or the sizes of model when training'
 )
 

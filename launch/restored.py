@@ -1,7 +1,5 @@
 """The checkpoint that the flags of a launcher name."""
 
-from collections.abc import Sequence
-
 from textdiffusion import config as config_lib
 from textdiffusion.api.restore import Restored, restore
 from textdiffusion.core.types import UserError
@@ -9,12 +7,11 @@ from textdiffusion.core.types import UserError
 from . import common
 
 
-def restored(path: str | None, overrides: Sequence[str] = ()) -> Restored:
-  """Loads it; --config replaces its config, --set and then `overrides` change
-  that."""
+def restored(path: str | None) -> Restored:
+  """Loads it; --config replaces its config, and --set changes that."""
   path = path or common.WORKDIR.value
   if not path:
     raise UserError('--checkpoint is missing: name a workdir of launch.train')
   file = common.CONFIG.value
   config = config_lib.load(file) if file else None
-  return restore(path, [*common.SET.value, *overrides], config)
+  return restore(path, common.SET.value, config)

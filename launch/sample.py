@@ -8,6 +8,7 @@
 
 import json
 import sys
+from typing import Any
 
 from absl import flags
 
@@ -20,9 +21,9 @@ CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'A workdir or a step.')
 NUM = flags.DEFINE_integer('num', 4, 'How many samples.', lower_bound=1)
 PROMPT = flags.DEFINE_string('prompt', '', 'Text that the samples begin with.')
 INFILL = flags.DEFINE_string('infill', '', 'Text with spans like <mask:6>.')
-flags.DEFINE_integer('steps', None, 'sample.steps')
-flags.DEFINE_float('temperature', None, 'sample.temperature')
-flags.DEFINE_integer('length', None, 'sample.length, tokens in a row')
+STEPS = flags.DEFINE_integer('steps', None, 'Steps of the sampler.')
+TEMPERATURE = flags.DEFINE_float('temperature', None, 'Of the sampler.')
+LENGTH = flags.DEFINE_integer('length', None, 'Tokens in a row.', lower_bound=1)
 SEED = flags.DEFINE_integer(
   'seed', 0, 'Equal seeds give equal samples.', 0, 2**32 - 1
 )
@@ -31,17 +32,21 @@ FORMAT = flags.DEFINE_enum('format', 'text', ['text', 'jsonl'], 'Of stdout.')
 
 
 def main() -> None:
-  made = restored(CHECKPOINT.value, conflicts.check_sample())
-  options.check_steps(made.method.process is None)
-  model = TextModel(made)
+  conflicts.check_sample()
+  model = TextModel(restored(CHECKPOINT.value))
+  sampler = options.sampler_of(model, STEPS.value, TEMPERATURE.value)
   if answer.SOURCE.value:
-    return answer.run(model, SEED.value, FORMAT.value)
-  seed, traced = SEED.value, bool(TRACE.value)
+    return answer.run(model, sampler, SEED.value, FORMAT.value)
+  how: Any = {
+    'length': LENGTH.value,
+    'sampler': sampler,
+    'seed': SEED.value,
+    'trace': bool(TRACE.value),
+  }
   if INFILL.value:
-    generated = model.infill(INFILL.value, NUM.value, seed=seed, trace=traced)
+    generated = model.infill(INFILL.value, NUM.value, **how)
   else:
-    prompt = PROMPT.value
-    generated = model.sample(NUM.value, prompt=prompt, seed=seed, trace=traced)
+    generated = model.sample(NUM.value, prompt=PROMPT.value, **how)
   for i, text in enumerate(generated.texts):
     if FORMAT.value == 'jsonl':
       row = {'text': text, 'ids': generated.ids[i].tolist()}

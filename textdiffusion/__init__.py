@@ -30,14 +30,15 @@ __getattr__, __dir__, __all__ = lazy_names(
     'OptimizerConfig': 'training.optim',
     'EvaluateConfig': 'evals.likelihood',
     'MeshConfig': 'training.mesh',
-    'SampleConfig': 'sampling.settings',
     'data': '',
     'methods': '',
+    'samplers': '',
     # The functional layer.
     'build': 'config',
     'bind': 'model',
     'Trained': 'model',
-    'generate': 'sampling.generate',
+    'Guided': 'guidance',
+    'generate': 'samplers.base',
     'UserError': 'core.types',
   },
 )

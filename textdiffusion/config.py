@@ -10,18 +10,19 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from textdiffusion import config_files
-from textdiffusion.core.types import UserError
+from textdiffusion.core.types import UserError, Vocab
 from textdiffusion.data.files import Files
 from textdiffusion.data.pipeline import DataConfig
 from textdiffusion.data.tokenizers import Tokenizer
 from textdiffusion.evals.likelihood import EvaluateConfig
 from textdiffusion.methods.method import Method, MethodConfig, build_network
+from textdiffusion.model import unbound
 from textdiffusion.nn.network import Network
 from textdiffusion.nn.transformer import TransformerConfig
 from textdiffusion.objectives.score_interpolation import ScoreInterpolation
+from textdiffusion.overrides import apply_overrides
 from textdiffusion.parsing import (
   REFUSED,
-  classes_of,
   coerce,
   field_types,
   is_plain,
@@ -30,7 +31,10 @@ from textdiffusion.parsing import (
   takes_nodes,
   unexpected,
 )
-from textdiffusion.sampling.generate import SampleConfig
+from textdiffusion.samplers.base import Sampler, with_special_ids
+from textdiffusion.samplers.options import with_options
+from textdiffusion.samplers.semi_autoregressive import SemiAutoregressive
+from textdiffusion.samplers.upgrade import sampler_from_sample
 from textdiffusion.training.mesh import MeshConfig
 from textdiffusion.training.state import TrainConfig
 from textdiffusion.unused import refuse_unused
@@ -40,14 +44,17 @@ from textdiffusion.unused import refuse_unused
 class Config:
   """A whole run; each part is documented where it is defined.
 
-  data: also `Files`, for what else `DataConfig` has by default.
+  Attributes:
+    method, model, train, evaluate, mesh: see their classes.
+    data: also `Files`, for what else `DataConfig` has by default.
+    sampler: how to sample; None is the method's own way.
   """
 
   method: MethodConfig
   data: DataConfig = DataConfig()
   model: TransformerConfig = TransformerConfig()
   train: TrainConfig = TrainConfig()
-  sample: SampleConfig = SampleConfig()
+  sampler: Sampler | None = None
   evaluate: EvaluateConfig = EvaluateConfig()
   mesh: MeshConfig = MeshConfig()
 
@@ -55,6 +62,10 @@ class Config:
     data: Any = self.data
     if isinstance(data, Files):
       object.__setattr__(self, 'data', DataConfig(source=str(data)))
+
+  def default_of(self, name: str) -> Any:
+    """Returns what a field that is None stands for."""
+    return self.method.default_sampler if name == 'sampler' else None
 
   @property
   def evaluation(self) -> EvaluateConfig:
@@ -124,6 +135,7 @@ def build(
           'and ties no head: --set=model.time=adaln --set=model.tied=False'
         )
   network = build_network(method, config.model)
+  method = _with_sampler(config, method, network, vocab)
   per_token_time = network.traits.per_token_time
   if config.data.buckets and (needs.length or per_token_time):
     raise UserError(
@@ -131,6 +143,30 @@ def build(
       'times for each position of whole rows; leave it empty'
     )
   return Experiment(method, network)
+
+
+def _with_sampler(
+  config: Config, method: Method, network: Network, vocab: Vocab
+) -> Method:
+  """Returns the method with the sampler of the config, if it names one.
+
+  Raises:
+    UserError: the sampler does not fit the method.
+  """
+  sampler, block = config.sampler, method.needs.block
+  if sampler is None:
+    return method
+  sampler = with_special_ids(sampler, vocab)
+  if block and not (
+    isinstance(sampler, SemiAutoregressive) and sampler.size == block
+  ):
+    raise UserError(
+      f'sampler={type(sampler).__name__}(...) with method.block={block}: the '
+      f'network is trained on blocks; set sampler=SemiAutoregressive({block}, '
+      '...)'
+    )
+  sampler.check(unbound(method, network))
+  return method._replace(sampler=sampler)
 
 
 def _check_chunks(config: Config, method: Method) -> None:
@@ -175,10 +211,36 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
   Raises:
     UserError: also for an override that has no effect.
   """
-  changed = apply_overrides(config, overrides)
+  former = [text for text in overrides if text.startswith('sample.')]
+  current = [text for text in overrides if text not in former]
+  changed = _with_former(apply_overrides(config, current), former)
   check(changed)
   refuse_unused(changed, {text.partition('=')[0] for text in overrides})
   return changed
+
+
+def _with_former(config: Config, former: Sequence[str]) -> Config:
+  """Applies `sample.steps` and `sample.temperature`, which named options of a
+  sampler until version 0.2.
+
+  Raises:
+    UserError: another setting of that group.
+  """
+  for text in former:
+    name, _, value = text.removeprefix('sample.').partition('=')
+    types = {'steps': int, 'temperature': float}
+    sampler = config.sampler or config.method.default_sampler
+    if name not in types:
+      raise UserError(
+        f'{text}: samplers are objects now, so set one, such as '
+        f'--set=sampler={type(sampler).__name__}(...), or its options, such as '
+        '--set=sampler.steps=64'
+      )
+    option: Any = {name: parse(types[name], value, f'sample.{name}')}
+    config = dataclasses.replace(
+      config, sampler=with_options(sampler, **option)
+    )
+  return config
 
 
 def check(node: Any, name: str = '') -> None:
@@ -193,42 +255,6 @@ def check(node: Any, name: str = '') -> None:
       raise UserError(f'{full}={value}: must have at most 32 bits')
     if dataclasses.is_dataclass(value):
       check(value, f'{full}.')
-
-
-@dataclasses.dataclass
-class _Change:
-  """What is set below one name: the whole field, and fields of what it holds.
-
-  Attributes:
-    text: the new value of the field, None to keep the present one.
-    fields: changes of its fields, by name.
-  """
-
-  text: str | None = None
-  fields: dict[str, '_Change'] = dataclasses.field(default_factory=dict)
-
-
-def apply_overrides(config: Any, overrides: Sequence[str]) -> Any:
-  """Returns a new tree with the fields that `a.b=value` name.
-
-  The value of a field that holds a dataclass is a call, such as
-  `method.schedule=Cosine()`. Fields of one group change together, so that their
-  order does not matter where one value is allowed beside another only; those of
-  a replaced dataclass change after it is replaced. The last of equals counts.
-
-  Raises:
-    UserError: for a bad name or value.
-  """
-  root = _Change()
-  for override in overrides:
-    name, equals, text = override.partition('=')
-    if not equals:
-      raise UserError(f'--set={override} is not of the form a.b=value')
-    change = root
-    for part in name.split('.'):
-      change = change.fields.setdefault(part, _Change())
-    change.text = text
-  return _changed(config, root, '')
 
 
 def to_json(value: Any) -> Any:
@@ -271,12 +297,18 @@ def from_json(value: Any) -> Any:
 def _upgraded(node: dict[str, Any]) -> dict[str, Any]:
   """A saved node of an older version as this version saves it.
 
-  Until version 0.2 the config of a network had `attend` and `block_size`; the
-  method now says which tokens attend to which.
+  Until version 0.2 a config had the group `sample` in place of a sampler, and
+  that of a network had `attend` and `block_size`: the method now says which
+  tokens attend to which.
 
   Raises:
-    UserError: the network was block-causal, which no method was.
+    UserError: the network was block-causal, which no method was, or there is no
+      sampler of the saved name.
   """
+  if 'sample' in node:
+    rest = {k: v for k, v in node.items() if k != 'sample'}
+    sampler = sampler_from_sample(node['sample'], node.get('method', {}))
+    return {**rest, 'sampler': to_json(sampler)}
   if node.get('type') != 'textdiffusion.nn.blocks.TransformerConfig':
     return node
   if node.get('attend') == 'block_causal':
@@ -306,45 +338,3 @@ def _class_of(path: str) -> Any:
       f'the saved config names {path}, which this version does not have'
     ) from None
   return kind
-
-
-def _changed(node: Any, change: _Change, above: str) -> Any:
-  """`node` with changed fields; `above`: its dotted name and a dot, or ''."""
-  types = field_types(type(node))
-  fresh = {}
-  for name, below in change.fields.items():
-    full = f'{above}{name}'
-    if name not in types:
-      raise UserError(
-        f'unknown config field {full}: {type(node).__name__} has no '
-        f'{name!r}{nearest(name, types)}; its fields are {", ".join(types)}'
-      )
-    value = getattr(node, name)
-    if below.text is not None:
-      if dataclasses.is_dataclass(value):
-        _check_call(value, below.text, full)
-      value = parse(types[name], below.text, full)
-    if below.fields:
-      inner = f'{full}.{next(iter(below.fields))}'
-      if value is None and (classes := sorted(classes_of(types[name]))):
-        raise UserError(
-          f'{inner}: {name} is None; replace it first, for example by '
-          f'--set={full}={classes[0]}(...)'
-        )
-      if not dataclasses.is_dataclass(value):
-        raise UserError(
-          f'{inner}: {name} is a single value, not a group of fields'
-        )
-      value = _changed(value, below, f'{full}.')
-    fresh[name] = value
-  return dataclasses.replace(node, **fresh)
-
-
-def _check_call(group: Any, text: str, name: str) -> None:
-  """Raises UserError for `train=5`, which is neither a call nor None."""
-  if '(' not in text and text != 'None':
-    fields = ', '.join(f'{name}.{f.name}' for f in dataclasses.fields(group))
-    raise UserError(
-      f'{name}={text} is not a call such as {type(group).__name__}(...), and '
-      f'{name} is a group of fields; set one of {fields}'
-    )

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from textdiffusion.core.distributions import extrapolate
 from textdiffusion.core.numerics import pytree, static
 from textdiffusion.core.types import (
   X0,
@@ -292,6 +291,12 @@ def bind(
   return Bound(network, method.head, trained.params, process, view, facts)
 
 
+def unbound(method: Wiring, network: Network) -> Bound:
+  """Builds a model without parameters, for checks that need no network call."""
+  view = View(structure=method.structure)
+  return Bound(network, method.head, (), method.process, view, Facts())
+
+
 def batch_view(
   network: Network,
   params: PyTree,
@@ -381,80 +386,3 @@ def anchored(model: Model, batch: Batch) -> Model:
   if batch.is_given is None:
     return model
   return Anchored(model, batch.ids, batch.is_given)
-
-
-@pytree
-class Guided(Model):
-  """Classifier-free guidance: cond^weight uncond^(1 - weight), normalised.
-
-  Heads are mixed for absorbing and for Gaussian noise, and reverse steps for
-  other token noise, where a mix of heads is no mix of steps (Ho & Salimans
-  2022; Schiff et al. 2024). Weights 0 and 1 call only one of the two models.
-  `Guided` is outermost: other wrappers of models go around its parts.
-
-  Attributes:
-    cond: the model with the condition.
-    uncond: the model without it.
-    weight: 1 is `cond`, 0 is `uncond`, above 1 is sharper.
-  """
-
-  cond: Model
-  uncond: Model
-  weight: float = static()
-
-  @property
-  def process(self) -> Any:
-    return self.cond.process
-
-  @property
-  def view(self) -> View:
-    return self.cond.view
-
-  @property
-  def facts(self) -> Facts:
-    return self.cond.facts
-
-  @property
-  def _chunk_size(self) -> int:
-    return self.cond._chunk_size
-
-  def hidden(self, x: X, t: Time, cache: PyTree = None) -> tuple[Any, PyTree]:
-    parts = self._parts()
-    caches = (None,) * len(parts) if cache is None else cache
-    calls = [part.hidden(x, t, own) for part, own in zip(parts, caches)]
-    hidden, caches = zip(*calls)
-    return hidden, None if cache is None else caches
-
-  def read(self, hidden: Any, x: X, t: Time) -> Any:
-    heads = [part.read(h, x, t) for part, h in zip(self._parts(), hidden)]
-    if len(heads) > 1 and self._is_by_step():
-      raise TypeError(
-        f'{type(self.process).__name__} is guided at the reverse step, where '
-        'heads do not mix: call `reverse`'
-      )
-    return self._mixed(heads)
-
-  def reverse(
-    self, x: X, s: Time, t: Time, by: Transition | None = None
-  ) -> Dist:
-    if not self._is_by_step():
-      return super().reverse(x, s, t, by)
-    return self._mixed([part.reverse(x, s, t, by) for part in self._parts()])
-
-  def with_view(self, **changes: Any) -> 'Guided':
-    changed = (m.with_view(**changes) for m in (self.cond, self.uncond))
-    return Guided(*changed, self.weight)
-
-  def new_cache(self, rows: int, length: int) -> PyTree:
-    return tuple(part.new_cache(rows, length) for part in self._parts())
-
-  def _is_by_step(self) -> bool:
-    process = self.process
-    return isinstance(process, TokenProcess) and not process.is_absorbing
-
-  def _parts(self) -> tuple[Model, ...]:
-    alone = {0: (self.uncond,), 1: (self.cond,)}
-    return alone.get(self.weight, (self.cond, self.uncond))
-
-  def _mixed(self, parts: list[Any]) -> Any:
-    return extrapolate(*parts, self.weight) if len(parts) > 1 else parts[0]

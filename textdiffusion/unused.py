@@ -32,10 +32,6 @@ def _has_drawn_holdout(config: Any) -> bool:
   return not has_own_splits(config.data.source)
 
 
-def _walks_grid(config: Any) -> bool:
-  return config.sample.sampler not in ('first_hitting', 'ordered')
-
-
 def _is_diffusion(config: Any) -> bool:
   return not isinstance(config.method, Autoregressive)
 
@@ -92,64 +88,9 @@ RULES = (
     'train.optimizer.schedule=cosine, wsd or linear',
   ),
   Rule(
-    ('train.times', 'sample.sampler', 'sample.grid', 'sample.latent'),
+    ('train.times',),
     _is_diffusion,
-    'a method of diffusion, not autoregression',
-  ),
-  Rule(
-    ('sample.steps', 'sample.grid'),
-    _walks_grid,
-    'a sample.sampler that walks a grid, as ancestral does',
-  ),
-  Rule(
-    ('sample.remask',),
-    lambda c: c.sample.sampler in ('remask', 'psi'),
-    'sample.sampler=remask or psi',
-  ),
-  Rule(
-    ('sample.remask.eta',),
-    lambda c: c.sample.remask.kind != 'forward_backward',
-    'another sample.remask.kind than forward_backward',
-  ),
-  Rule(
-    ('sample.remask.t_on', 'sample.remask.t_off', 'sample.remask.alpha_on'),
-    lambda c: c.sample.remask.kind == 'loop',
-    'sample.remask.kind=loop',
-  ),
-  Rule(
-    ('sample.order',),
-    lambda c: c.sample.sampler == 'ordered',
-    'sample.sampler=ordered',
-  ),
-  Rule(
-    ('sample.flow',),
-    lambda c: c.sample.sampler == 'flow',
-    'sample.sampler=flow',
-  ),
-  Rule(
-    ('sample.flow.data_power', 'sample.flow.noise_power'),
-    lambda c: c.sample.flow.corrector > 0,
-    'sample.flow.corrector above 0',
-  ),
-  Rule(
-    ('sample.corrector.tokens',),
-    lambda c: c.sample.corrector.steps > 0,
-    'sample.corrector.steps above 0',
-  ),
-  Rule(
-    ('sample.self_correct.temperature', 'sample.self_correct.time'),
-    lambda c: c.sample.self_correct.steps > 0,
-    'sample.self_correct.steps above 0',
-  ),
-  Rule(
-    ('sample.latent.eta',),
-    lambda c: c.sample.sampler == 'ddim',
-    'sample.sampler=ddim',
-  ),
-  Rule(
-    ('sample.latent.variance',),
-    lambda c: c.sample.sampler == 'ancestral',
-    'sample.sampler=ancestral',
+    'a diffusion method',
   ),
 )
 

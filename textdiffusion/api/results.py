@@ -10,8 +10,7 @@ import numpy as np
 
 from textdiffusion.core.types import UserError
 from textdiffusion.data.tokenizers import Tokenizer
-from textdiffusion.evals.generation import runs
-from textdiffusion.sampling.generate import Canvas, Samples
+from textdiffusion.samplers.base import Canvas, Frame, Samples
 from textdiffusion.viz.samples import traces_of
 from textdiffusion.viz.trace import Trace, show, write_trace
 
@@ -57,6 +56,25 @@ class Generated:
     """(text, whether it was filled in) of the runs of a row."""
     is_new = ~np.asarray(self.canvas.is_given)[row]
     return runs(self.tokenizer, self.ids[row], is_new)
+
+  def take(self, row: int) -> 'Generated':
+    """Returns one row of several."""
+    part = slice(row, row + 1)
+    one = lambda value: None if value is None else value[part]
+    samples = self.samples
+    trace = samples.trace and Frame(*(x[:, part] for x in samples.trace))
+    samples = samples._replace(
+      ids=samples.ids[part],
+      log_prob=samples.log_prob[part],
+      steps=samples.steps[part],
+      trace=trace,
+      is_given=one(samples.is_given),
+      refused=one(samples.refused),
+    )
+    canvas = Canvas(*map(one, self.canvas))
+    return dataclasses.replace(
+      self, texts=self.texts[part], samples=samples, canvas=canvas
+    )
 
   def save(self, path: str | os.PathLike) -> None:
     """Writes a page that plays the trace."""
@@ -166,3 +184,26 @@ class Scores:
     return '\n'.join([*lines, f'({self.protocol})'])
 
   __repr__ = __str__
+
+
+def runs(
+  tokenizer: Tokenizer, ids: np.ndarray, flags: np.ndarray
+) -> list[tuple[str, bool]]:
+  """(text, flag) of the stretches of tokens [L] with equal flags [L].
+
+  A stretch is what it adds to the text before it, so that all of them join to
+  the whole: tokenizers drop the space before the first word of a text. What
+  adds no text, such as padding, is left out.
+  """
+  parts, start, before = [], 0, ''
+  for i in range(1, len(ids) + 1):
+    if i == len(ids) or flags[i] != flags[start]:
+      whole = tokenizer.decode(ids[:i])
+      # A character cut in two reads otherwise once it is whole.
+      added = tokenizer.decode(ids[start:i])
+      if whole.startswith(before):
+        added = whole[len(before) :]
+      if added:
+        parts.append((added, bool(flags[start])))
+      start, before = i, whole
+  return parts

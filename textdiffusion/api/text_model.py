@@ -21,13 +21,15 @@ from textdiffusion.data.tokenizers import Tokenizer
 from textdiffusion.evals.answers import answers
 from textdiffusion.evals.risk import gains, ranked
 from textdiffusion.model import Trained, bind
-from textdiffusion.sampling.generate import (
+from textdiffusion.samplers.base import (
   Canvas,
-  SampleConfig,
+  Sampler,
   Samples,
   generate,
+  with_special_ids,
 )
-from textdiffusion.sampling.prompts import blank, continuation, infilling
+from textdiffusion.samplers.options import shortened
+from textdiffusion.samplers.prompts import blank, continuation, infilling
 
 _KEPT = 16  # compiled samplers; the least used one goes first
 
@@ -63,7 +65,7 @@ class TextModel:
     *,
     length: int | None = None,
     prompt: str = '',
-    sampler: SampleConfig | None = None,
+    sampler: Sampler | None = None,
     seed: int = 0,
     trace: bool = True,
   ) -> Generated:
@@ -73,14 +75,14 @@ class TextModel:
       num: how many.
       length: tokens of each; by default those of a training row.
       prompt: text that each begins with.
-      sampler: how; by default as the config says.
+      sampler: how; by default that of the config, or else of the method.
       seed: equal seeds give equal samples.
       trace: keep every step to look at, rather than the last one only.
 
     Raises:
       UserError: the prompt leaves no room, or memory does not hold the texts.
     """
-    length = length or self._sampling(sampler).length or self.config.data.length
+    length = length or self.config.data.length
     if prompt:
       canvas = continuation(self.tokenizer, prompt, num, length)
     else:
@@ -92,7 +94,8 @@ class TextModel:
     template: str,
     num: int = 1,
     *,
-    sampler: SampleConfig | None = None,
+    length: int | None = None,
+    sampler: Sampler | None = None,
     seed: int = 0,
     trace: bool = True,
   ) -> Generated:
@@ -101,17 +104,15 @@ class TextModel:
     Args:
       template: text with spans `<mask:N>` of N tokens each.
       num: how many times.
+      length: the most tokens of a row; by default those of a training row.
       sampler, seed, trace: as in `sample`.
 
     Raises:
       UserError: the template has no span or does not fit into a row, or the
         model writes from left to right.
     """
-    length = self._sampling(sampler).length or self.config.data.length
-    is_padded = (
-      self.config.data.model_padding and not self.parts.method.needs.whole_rows
-    )
-    canvas = infilling(self.tokenizer, template, num, length, is_padded)
+    length = length or self.config.data.length
+    canvas = infilling(self.tokenizer, template, num, length, self.is_padded)
     made = self.fill(canvas, sampler=sampler, seed=seed, trace=trace)
     return dataclasses.replace(made, title=template)
 
@@ -119,30 +120,25 @@ class TextModel:
     self,
     canvas: Canvas,
     *,
-    sampler: SampleConfig | None = None,
+    sampler: Sampler | None = None,
     seed: int = 0,
     trace: bool = True,
   ) -> Generated:
-    """Fills in the free tokens of a canvas; see `sampling.prompts`."""
+    """Fills in the free tokens of a canvas; see `samplers.prompts`."""
     check_seed('seed', seed)
-    settings = self._sampling(sampler)
+    sampler = self._sampler(sampler)
     if self.parts.method.process is not None:
       check_attention(*canvas.ids.shape)
     made = self.parts
     with jax.set_mesh(made.mesh):
       # Which tokens are given is closed over: a sampler may look at it.
-      run = self._compiled(_Canvas(canvas), settings, trace)
+      run = self._compiled(_Canvas(canvas), sampler, trace)
       key = stream(jax.random.key(seed), 'sample')
       samples = jax.device_get(run(made.trained, key))
     if samples.is_given is not None:  # texts that grow
       canvas = Canvas(samples.ids, samples.is_given)
     texts = [self.tokenizer.decode(ids) for ids in samples.ids]
-    facts = {
-      'step': self.step,
-      'seed': seed,
-      'sampler': settings.sampler,
-      'temperature': settings.temperature,
-    }
+    facts = {'step': self.step, 'seed': seed, 'sampler': shortened(sampler)}
     return Generated(texts, samples, canvas, self.tokenizer, facts)
 
   def answer(
@@ -150,7 +146,7 @@ class TextModel:
     sources: str | Sequence[str],
     candidates: int = 1,
     *,
-    sampler: SampleConfig | None = None,
+    sampler: Sampler | None = None,
     seed: int = 0,
   ) -> Answers:
     """Answers sources; of many candidates the others agree most with the first.
@@ -180,7 +176,7 @@ class TextModel:
     sources: Sequence[str],
     candidates: int = 1,
     *,
-    sampler: SampleConfig | None = None,
+    sampler: Sampler | None = None,
     seed: int = 0,
   ):
     """Yields the candidates of each source as they are drawn, unranked."""
@@ -191,7 +187,7 @@ class TextModel:
         *made.model,
         self.tokenizer,
         self.config.data,
-        self._sampling(sampler),
+        self._sampler(sampler),
         sources,
         candidates,
         seed,
@@ -221,18 +217,25 @@ class TextModel:
     rows = [texts] if isinstance(texts, str) else list(texts)
     return score(self.parts, rows, sources, draws, seed)
 
-  def _sampling(self, sampler: SampleConfig | None) -> SampleConfig:
-    return self.config.sample if sampler is None else sampler
+  @property
+  def is_padded(self) -> bool:
+    """Whether rows to fill in end with padding, as those of training do."""
+    is_modelled = self.config.data.model_padding
+    return is_modelled and not self.parts.method.needs.whole_rows
+
+  def _sampler(self, sampler: Sampler | None) -> Sampler:
+    if sampler is None:
+      return self.parts.method.sampler
+    return with_special_ids(sampler, self.tokenizer.vocab)
 
   def _compile(
-    self, held: '_Canvas', settings: SampleConfig, trace: bool
+    self, held: '_Canvas', sampler: Sampler, trace: bool
   ) -> Callable[..., Samples]:
     made, canvas = self.parts, held.canvas
 
     def run(trained: Trained, key: Any) -> Samples:
       model = bind(made.method, made.network, trained)
-      sampler, block = made.method.sampler, made.method.needs.block
-      return generate(sampler, model, key, canvas, settings, trace, block)
+      return generate(model, canvas, key, sampler, trace)
 
     rows, length = canvas.ids.shape
     return compile_within(
@@ -240,7 +243,7 @@ class TextModel:
       made.trained,
       stream(jax.random.key(0), 'sample'),
       subject=f'sampling {rows} row(s) of {length} tokens',
-      mend='lower --num, --length or sample.steps',
+      mend='lower --num, --length or the steps of the sampler',
     )
 
 
@@ -249,7 +252,7 @@ class _Canvas:
 
   def __init__(self, canvas: Canvas):
     self.canvas = canvas
-    contents = (np.asarray(part).tobytes() for part in canvas)
+    contents = (np.asarray(part).tobytes() for part in canvas[:2])
     self._key = (canvas.ids.shape, *contents)
 
   def __hash__(self) -> int:

@@ -1,5 +1,6 @@
 """One check for the fields of frozen dataclasses."""
 
+import dataclasses
 import functools
 import math
 import typing
@@ -31,6 +32,23 @@ def check_fields(owner: Any, **intervals: str) -> None:
       word = 'at least' if interval[0] == '[' else 'above'
       _refuse(owner, name, f'{word} {low:g}')
     _refuse(owner, name, f'in {interval}')
+
+
+def refuse_unused_fields(owner: Any, *names: str, needs: str) -> None:
+  """Raises UserError for a field that is not its default.
+
+  Args:
+    owner: a dataclass instance.
+    *names: fields that have no effect beside the others.
+    needs: what they need, for the message.
+  """
+  for field in dataclasses.fields(owner):
+    value = getattr(owner, field.name)
+    if field.name in names and value != field.default:
+      raise UserError(
+        f'{type(owner).__name__}({field.name}={value!r}): has no effect; it '
+        f'needs {needs}'
+      )
 
 
 def _refuse(owner: Any, name: str, rule: str) -> None:

@@ -15,7 +15,9 @@ from textdiffusion.data.tokenizers import Tokenizer
 from textdiffusion.methods.method import Method
 from textdiffusion.model import Trained, bind
 from textdiffusion.nn.network import Network, View
-from textdiffusion.sampling.generate import Canvas, SampleConfig, generate
+from textdiffusion.samplers.base import Canvas, Sampler, generate
+
+_MOST_SOURCES = 2**20  # whose rows have numbers of their own
 
 
 def asked(
@@ -57,7 +59,7 @@ def answers(
   trained: Trained,
   tokenizer: Tokenizer,
   data: DataConfig,
-  config: SampleConfig,
+  sampler: Sampler,
   sources: Sequence[str],
   candidates: int = 1,
   seed: int = 0,
@@ -66,10 +68,12 @@ def answers(
   """Yields the candidates of each source, compiled once.
 
   A source is read once by an encoder, however many candidates and steps. Equal
-  seeds give equal answers; those of a source depend on its place in the batch.
+  seeds give equal answers to the n-th source, whatever the others are and
+  however many candidates and sources are sampled together.
 
-  Raises UserError, before anything is sampled, for data without sources and
-  for a source that is empty or too long.
+  Raises:
+    UserError: before anything is sampled, for data without sources and for a
+      source that is empty or too long.
   """
   if data.rows not in ('joined', 'separate'):
     raise UserError(
@@ -85,25 +89,29 @@ def answers(
   key = stream(jax.random.key(seed), 'answer')
 
   @jax.jit
-  def run(trained: Trained, key: Any, batch: Any) -> Array:
+  def run(trained: Trained, key: Any, batch: Any, places: Array) -> Array:
+    repeat = lambda x: jnp.repeat(x, candidates, axis=0)
     view = View()
     if 'source' in batch:
       source = batch['source'], batch['source_segments']
-      view = View(memory=network.encode(trained.params, *source))
+      memory = network.encode(trained.params, *source)
+      view = View(memory=jax.tree.map(repeat, memory))
     model = bind(method, network, trained, view)
-    canvas = Canvas(batch['ids'], batch['is_given'])
-    one = lambda key: generate(
-      method.sampler, model, key, canvas, config, block=method.needs.block
-    )
-    return jax.vmap(one)(jax.random.split(key, candidates)).ids
+    numbers = jnp.tile(jnp.arange(candidates), len(places))
+    # Of each source and candidate a row of its own, however many there are.
+    rows = repeat(places) + numbers * _MOST_SOURCES
+    canvas = Canvas(repeat(batch['ids']), repeat(batch['is_given']), rows)
+    ids = generate(model, canvas, key, sampler).ids
+    return ids.reshape(len(places), candidates, -1)
 
   for number in range(math.ceil(len(rows) / batch_size)):
     part = rows[number * batch_size : (number + 1) * batch_size]
     # The last batch is filled up, so that it compiles nothing anew.
     full = part + [part[-1]] * (batch_size - len(part))
     batch = {name: jnp.stack([row[name] for row in full]) for name in full[0]}
-    drawn = run(trained, jax.random.fold_in(key, number), batch)
-    for i, ids in enumerate(np.asarray(drawn).swapaxes(0, 1)[: len(part)]):
+    places = number * batch_size + jnp.arange(batch_size, dtype=jnp.uint32)
+    drawn = np.asarray(run(trained, key, batch, places))
+    for i, ids in enumerate(drawn[: len(part)]):
       start = int(part[i]['is_given'].sum())
       yield [_text(tokenizer, one[start:]) for one in ids]
 

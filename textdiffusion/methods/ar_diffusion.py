@@ -3,13 +3,11 @@
 
 import dataclasses
 
-from textdiffusion.core.types import Array, UserError, Vocab
+from textdiffusion.core.types import UserError, Vocab
 from textdiffusion.methods.diffusion_lm import DiffusionLM
 from textdiffusion.methods.method import Method
 from textdiffusion.nn.wrappers import PerTokenTime
-from textdiffusion.sampling.latent import latent_sampler
-from textdiffusion.sampling.settings import SampleConfig
-from textdiffusion.schedules.times import walk
+from textdiffusion.samplers.latent import GaussianAncestral
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +15,8 @@ class ARDiffusion(DiffusionLM):
   """As `DiffusionLM`, at uniform times, one for each token."""
 
   size: int = 128
+
+  default_sampler = GaussianAncestral(multi_level=True)
 
   def __post_init__(self) -> None:
     super().__post_init__()
@@ -27,17 +27,9 @@ class ARDiffusion(DiffusionLM):
 
   def build(self, vocab: Vocab) -> Method:
     made = super().build(vocab)
-    size = self.num_steps
-
-    def grid(config: SampleConfig, length: int) -> Array:
-      """A walk of the moving point, in equal parts of its way."""
-      config.times(size)  # raises UserError for wrong steps
-      return walk(config.times(), length, size)
-
     apart = lambda loss: dataclasses.replace(loss, multi_level=True)
     return made._replace(
       objective=apart(made.objective),
       evaluator=apart(made.evaluator),
-      sampler=latent_sampler(made.process, size, grid=grid),
       needs=made.needs._replace(wrap=PerTokenTime),
     )

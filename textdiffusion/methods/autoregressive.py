@@ -1,6 +1,7 @@
 """The autoregressive baseline: the same transformer, causal, left to right."""
 
 import dataclasses
+from typing import ClassVar
 
 from textdiffusion.core import types
 from textdiffusion.core.types import UserError, Vocab
@@ -8,12 +9,15 @@ from textdiffusion.methods.method import Method, Needs
 from textdiffusion.model import RawHead
 from textdiffusion.nn.network import Causal
 from textdiffusion.objectives import autoregressive
-from textdiffusion.sampling.generate import autoregressive_sampler
+from textdiffusion.samplers.autoregressive import LeftToRight
+from textdiffusion.samplers.base import Sampler, with_special_ids
 
 
 @dataclasses.dataclass(frozen=True)
 class Autoregressive:
   """Nothing to choose."""
+
+  default_sampler: ClassVar[Sampler] = LeftToRight()
 
   def build(self, vocab: Vocab) -> Method:
     if vocab.bos_id is None:
@@ -27,7 +31,7 @@ class Autoregressive:
       objective=objective,
       evaluator=objective,
       head=RawHead(types.Causal),
-      sampler=autoregressive_sampler(vocab),
+      sampler=with_special_ids(self.default_sampler, vocab),
       needs=Needs(vocab.size),
       structure=Causal(),
     )

@@ -1,6 +1,7 @@
 """Continuous diffusion for categorical data (CDCD, Dieleman et al. 2022)."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 
@@ -20,7 +21,8 @@ from textdiffusion.objectives.score_interpolation import (
   ScoreInterpolation,
 )
 from textdiffusion.processes.variance_preserving import Following
-from textdiffusion.sampling.latent import latent_sampler
+from textdiffusion.samplers.base import Sampler
+from textdiffusion.samplers.latent import GaussianAncestral
 from textdiffusion.schedules.adaptive import Adaptive, PerPosition, Refits
 
 
@@ -43,6 +45,8 @@ class CDCD:
   warp: bool = True
   bins: int = 100
   refit_every: int = 1000
+
+  default_sampler: ClassVar[Sampler] = GaussianAncestral()
 
   def __post_init__(self) -> None:
     check_chance(self.self_condition)
@@ -78,7 +82,7 @@ class CDCD:
       objective=ScoreInterpolation(self.num_steps, self.self_condition),
       evaluator=InterpolationBound(self.num_steps, self.self_condition),
       head=RawHead(Posterior),
-      sampler=latent_sampler(process, self.num_steps, shown),
+      sampler=self.default_sampler,
       needs=Needs(
         vocab.size,
         features=Features(

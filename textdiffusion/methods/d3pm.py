@@ -1,7 +1,7 @@
 """Structured denoising diffusion models (D3PM, Austin et al. 2021)."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import numpy as np
@@ -29,7 +29,8 @@ from textdiffusion.processes.neighbors import (
   neighbors,
 )
 from textdiffusion.processes.rank_one import absorbing, uniform
-from textdiffusion.sampling.generate import diffusion_sampler
+from textdiffusion.samplers.ancestral import Ancestral
+from textdiffusion.samplers.base import Sampler
 from textdiffusion.schedules.betas import (
   Betas,
   InverseTime,
@@ -65,6 +66,8 @@ class D3PM:
   update_every: int = 200
   mask_last: bool = False
   all_steps: bool = False
+
+  default_sampler: ClassVar[Sampler] = Ancestral()
 
   def __post_init__(self) -> None:
     for name, is_right, rule in (
@@ -120,7 +123,7 @@ class D3PM:
       objective=objective,
       evaluator=StepBound(self.num_steps, all_steps=self.all_steps),
       head=RawHead(Cavity),
-      sampler=diffusion_sampler(process, num_steps=self.num_steps),
+      sampler=self.default_sampler,
       needs=Needs(vocab.size),
       state=self._state(vocab) if self.transition == 'nearest' else None,
     )

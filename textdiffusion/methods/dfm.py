@@ -6,7 +6,7 @@ generates what the evaluator bounds.
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 from textdiffusion.core.types import UserError, Vocab
 from textdiffusion.methods.method import Method, Needs
@@ -19,7 +19,8 @@ from textdiffusion.objectives.flow_matching import (
 from textdiffusion.objectives.nelbo import Nelbo, masked_bound, rank_one_bound
 from textdiffusion.processes.bridge import possible
 from textdiffusion.processes.rank_one import absorbing, uniform
-from textdiffusion.sampling.generate import diffusion_sampler
+from textdiffusion.samplers.ancestral import Ancestral
+from textdiffusion.samplers.base import Sampler
 from textdiffusion.schedules.noise import Linear, Schedule
 
 
@@ -35,6 +36,8 @@ class DFM:
   schedule: Schedule = Linear()
   loss: Literal['cross_entropy', 'generalised_kl'] = 'cross_entropy'
   prompt_rate: float = 0.0
+
+  default_sampler: ClassVar[Sampler] = Ancestral()
 
   def __post_init__(self) -> None:
     for name, known in (
@@ -74,6 +77,6 @@ class DFM:
       objective=objective,
       evaluator=evaluator,
       head=possible,
-      sampler=diffusion_sampler(process),
+      sampler=self.default_sampler,
       needs=Needs(vocab.size),
     )

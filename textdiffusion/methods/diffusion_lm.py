@@ -1,7 +1,7 @@
 """Diffusion-LM: Gaussian noise on learnt embeddings (Li et al. 2022)."""
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,8 @@ from textdiffusion.model import MethodState, RawHead
 from textdiffusion.objectives.end_to_end import EndToEnd, Weights
 from textdiffusion.objectives.latent_bound import LatentBound
 from textdiffusion.processes.variance_preserving import VariancePreserving
-from textdiffusion.sampling.latent import latent_sampler
+from textdiffusion.samplers.base import Sampler
+from textdiffusion.samplers.latent import GaussianAncestral
 from textdiffusion.schedules.adaptive import (
   LeastNoise,
   SecondMoment,
@@ -64,6 +65,8 @@ class DiffusionLM:
   rounding: Literal['dot', 'distance'] = 'dot'
   norm: Literal['none', 'root', 'layer', 'unit'] = 'none'
 
+  default_sampler: ClassVar[Sampler] = GaussianAncestral()
+
   def __post_init__(self) -> None:
     for name, least in (
       ('num_steps', 2),
@@ -102,7 +105,7 @@ class DiffusionLM:
       objective=simple if self.loss == 'simple' else bound,
       evaluator=bound,
       head=RawHead(HEADS[self.predict]),
-      sampler=latent_sampler(process, self.num_steps, is_shown),
+      sampler=self.default_sampler,
       needs=Needs(
         vocab.size,
         features=Features(

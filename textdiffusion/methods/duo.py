@@ -2,6 +2,7 @@
 2025). Without the curriculum it is the bound of UDLM."""
 
 import dataclasses
+from typing import ClassVar
 
 from textdiffusion.core.types import Cavity, UserError, Vocab
 from textdiffusion.methods.method import Method, Needs
@@ -10,7 +11,8 @@ from textdiffusion.objectives.duality import Curriculum
 from textdiffusion.objectives.nelbo import Nelbo, rank_one_bound
 from textdiffusion.processes.duality import Duality
 from textdiffusion.processes.rank_one import uniform
-from textdiffusion.sampling.generate import diffusion_sampler
+from textdiffusion.samplers.ancestral import Ancestral
+from textdiffusion.samplers.base import Sampler
 from textdiffusion.schedules.duality import gamma_of_signal, gaussian_argmax
 from textdiffusion.schedules.noise import Linear, Schedule
 
@@ -35,6 +37,8 @@ class Duo:
   log10_temperature: tuple[float, ...] = (-3.0, -3.0)
   anneal_from: int = 0
   largest: int = 16
+
+  default_sampler: ClassVar[Sampler] = Ancestral()
 
   def __post_init__(self) -> None:
     if len(self.log10_temperature) != 2:
@@ -86,6 +90,6 @@ class Duo:
       objective=curriculum if self.curriculum_steps else evaluator,
       evaluator=evaluator,
       head=RawHead(Cavity),
-      sampler=diffusion_sampler(process),
+      sampler=self.default_sampler,
       needs=Needs(vocab.size),
     )

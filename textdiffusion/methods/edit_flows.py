@@ -1,7 +1,7 @@
 """Edit Flows (Havasi et al. 2025): insertions, deletions and substitutions."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
@@ -10,7 +10,8 @@ from textdiffusion.methods.flexmdm import require_ends
 from textdiffusion.methods.method import Method, Needs
 from textdiffusion.objectives.edit import EditNelbo
 from textdiffusion.processes.edit import EditPath
-from textdiffusion.sampling.edit import edit_sampler
+from textdiffusion.samplers.base import Sampler
+from textdiffusion.samplers.edit import EditSteps
 from textdiffusion.schedules.noise import Linear, Schedule
 
 
@@ -21,6 +22,8 @@ class EditFlows:
 
   schedule: Schedule = Linear()
   source_length: int = 0
+
+  default_sampler: ClassVar[Sampler] = EditSteps()
 
   def build(self, vocab: Vocab) -> Method:
     if self.source_length < 0:
@@ -46,7 +49,7 @@ class EditFlows:
       objective=objective,
       evaluator=objective,
       head=edits,
-      sampler=edit_sampler(process),
+      sampler=self.default_sampler,
       needs=Needs(vocab.size, 2 * vocab.size + 3, whole_rows=True),
     )
 

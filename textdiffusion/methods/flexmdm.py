@@ -4,7 +4,7 @@ Texts grow by masks, which are unmasked in any order; the length is modelled.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
@@ -19,7 +19,8 @@ from textdiffusion.core.types import (
 from textdiffusion.methods.method import Method, Needs
 from textdiffusion.objectives.edit import EditNelbo
 from textdiffusion.processes.edit import MaskedInsertion
-from textdiffusion.sampling.edit import growth_sampler
+from textdiffusion.samplers.base import Sampler
+from textdiffusion.samplers.edit import InsertAndUnmask
 from textdiffusion.schedules.noise import Linear, Schedule
 
 
@@ -33,6 +34,8 @@ class FlexMDM:
 
   insert: Schedule = Linear()
   unmask: Schedule = Linear()
+
+  default_sampler: ClassVar[Sampler] = InsertAndUnmask()
 
   def build(self, vocab: Vocab) -> Method:
     for name, index in (('mask', vocab.mask_id), ('pad', vocab.pad_id)):
@@ -53,7 +56,7 @@ class FlexMDM:
       objective=objective,
       evaluator=objective,
       head=growth,
-      sampler=growth_sampler(process),
+      sampler=self.default_sampler,
       needs=Needs(vocab.size, vocab.size + 1, whole_rows=True),
     )
 

@@ -7,6 +7,7 @@ order, and `ancestral` the SDE of the same marginals.
 """
 
 import dataclasses
+from typing import ClassVar
 
 from textdiffusion.core.types import (
   Features,
@@ -21,7 +22,8 @@ from textdiffusion.objectives.score_interpolation import (
   ScoreInterpolation,
 )
 from textdiffusion.processes.variance_preserving import VariancePreserving
-from textdiffusion.sampling.latent import latent_sampler
+from textdiffusion.samplers.base import Sampler
+from textdiffusion.samplers.latent import GaussianAncestral
 from textdiffusion.schedules.noise import LinearPath
 
 
@@ -34,6 +36,8 @@ class FlowLM:
   size: int = 128
   self_condition: float | None = 0.5
   bound_steps: int = 1000
+
+  default_sampler: ClassVar[Sampler] = GaussianAncestral()
 
   def __post_init__(self) -> None:
     check_chance(self.self_condition)
@@ -51,7 +55,7 @@ class FlowLM:
       objective=ScoreInterpolation(0, self.self_condition),
       evaluator=InterpolationBound(self.bound_steps, self.self_condition),
       head=RawHead(Posterior),
-      sampler=latent_sampler(process, 0, shown),
+      sampler=self.default_sampler,
       needs=Needs(
         vocab.size,
         features=Features(

@@ -5,6 +5,7 @@ must see the time (`model.time=adaln`), on which the exact denoiser depends.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax.numpy as jnp
 
@@ -14,15 +15,9 @@ from textdiffusion.nn.wrappers import WithParams
 from textdiffusion.objectives.learnt_noise import LearntNoise
 from textdiffusion.processes.bridge import possible
 from textdiffusion.processes.vector import VectorAbsorbing, learnable
-from textdiffusion.sampling.generate import diffusion_sampler
-from textdiffusion.sampling.samplers import SAMPLERS, by_transition
+from textdiffusion.samplers.ancestral import Ancestral
+from textdiffusion.samplers.base import Sampler
 from textdiffusion.schedules.noise import PolynomialPerToken
-
-# The bridge, as of any process; but what it reveals stays.
-_SAMPLERS = {
-  **SAMPLERS,
-  'ancestral': by_transition(lambda process: process.bridge, is_final=True),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +28,8 @@ class GenMD4:
   power: float = 1.0
   eps: float = 0.0
   t1: float = 1e-3
+
+  default_sampler: ClassVar[Sampler] = Ancestral()
 
   def __post_init__(self) -> None:
     if self.power <= 0:
@@ -50,6 +47,6 @@ class GenMD4:
       objective=LearntNoise(self.t1),
       evaluator=LearntNoise(self.t1, draws=1),
       head=possible,
-      sampler=diffusion_sampler(process, _SAMPLERS),
+      sampler=self.default_sampler,
       needs=Needs(size, wrap=lambda network: WithParams(network, init)),
     )

@@ -5,7 +5,7 @@ bounded weights and reports the bound.
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 from textdiffusion.core.types import Cavity, UserError, Vocab
 from textdiffusion.methods.method import Method, Needs, mask_of
@@ -13,7 +13,8 @@ from textdiffusion.model import RawHead
 from textdiffusion.objectives.nelbo import Nelbo, rank_one_bound
 from textdiffusion.objectives.reweighted import Reweighted
 from textdiffusion.processes.rank_one import Hybrid, hybrid
-from textdiffusion.sampling.generate import diffusion_sampler
+from textdiffusion.samplers.ancestral import Ancestral
+from textdiffusion.samplers.base import Sampler
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,8 @@ class GIDD:
   weight: Literal['bound', 'clipped', 'dynamic', 'released'] = 'dynamic'
   least_weight: float = 0.0
   most_weight: float = 2.0
+
+  default_sampler: ClassVar[Sampler] = Ancestral()
 
   def __post_init__(self) -> None:
     if not 0 <= self.least_weight < self.most_weight:
@@ -50,6 +53,6 @@ class GIDD:
       objective=objective,
       evaluator=evaluator,
       head=RawHead(Cavity),
-      sampler=diffusion_sampler(process),
+      sampler=self.default_sampler,
       needs=Needs(vocab.size),
     )

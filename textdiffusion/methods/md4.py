@@ -5,10 +5,13 @@ so that no weight is infinite; what that loses at either end is counted.
 """
 
 import dataclasses
+from typing import ClassVar
 
 from textdiffusion.core.types import Vocab
 from textdiffusion.methods.mdlm import MDLM
 from textdiffusion.methods.method import Method, check_num_steps
+from textdiffusion.samplers.ancestral import Ancestral
+from textdiffusion.samplers.base import Sampler
 from textdiffusion.schedules.noise import Linear, Schedule, Squeezed
 
 
@@ -24,6 +27,8 @@ class MD4:
   schedule: Schedule = Linear()
   num_steps: int = 0
   eps: float = 1e-4
+
+  default_sampler: ClassVar[Sampler] = Ancestral()
 
   def __post_init__(self) -> None:
     check_num_steps(self.num_steps)

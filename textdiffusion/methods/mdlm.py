@@ -5,13 +5,15 @@ mass to the mask and copies every visible token.
 """
 
 import dataclasses
+from typing import ClassVar
 
 from textdiffusion.core.types import Cavity, Vocab
 from textdiffusion.methods.method import Method, Needs, check_num_steps, mask_of
 from textdiffusion.model import RawHead
 from textdiffusion.objectives.nelbo import Nelbo, masked_bound
 from textdiffusion.processes.rank_one import absorbing
-from textdiffusion.sampling.generate import diffusion_sampler
+from textdiffusion.samplers.ancestral import Ancestral
+from textdiffusion.samplers.base import Sampler
 from textdiffusion.schedules.noise import Linear, Schedule
 
 
@@ -26,6 +28,8 @@ class MDLM:
   schedule: Schedule = Linear()
   num_steps: int = 0
 
+  default_sampler: ClassVar[Sampler] = Ancestral()
+
   def __post_init__(self) -> None:
     check_num_steps(self.num_steps)
 
@@ -37,6 +41,6 @@ class MDLM:
       objective=objective,
       evaluator=objective,
       head=RawHead(Cavity),
-      sampler=diffusion_sampler(process),
+      sampler=self.default_sampler,
       needs=Needs(vocab.size),
     )

@@ -8,7 +8,7 @@ from textdiffusion.model import HeadFn, MethodState
 from textdiffusion.nn.network import Full, Network, Structure
 from textdiffusion.nn.transformer import Transformer, TransformerConfig
 from textdiffusion.objectives.base import Objective
-from textdiffusion.sampling.generate import Sampler
+from textdiffusion.samplers.base import Sampler
 
 
 class Given(NamedTuple):
@@ -41,8 +41,8 @@ class Needs(NamedTuple):
     length: tokens of a row, where the method has something for each position;
       0 for any.
     whole_rows: whether it models padding, so that padding must be in the rows.
-    block: tokens that are generated at a time, left to right, each block given
-      those before it; 0 for a whole row.
+    block: tokens of a block, for methods that are trained on one block of a row
+      at a time, given those before it; 0 for whole rows.
     given: how training treats given tokens.
   """
 
@@ -72,7 +72,7 @@ class Method(NamedTuple):
     objective: what training minimises.
     evaluator: the objective whose mean is reported, a bound on -log p.
     head: (process, raw network output, x_t, t) -> the head it is trained as.
-    sampler: (model, key, canvas, config) -> the plan of the sampling loop.
+    sampler: how to sample where nothing else is asked for.
     needs: what it needs of the network and of the rows.
     structure: which tokens attend to which.
     state: its state between training steps, such as a kernel that follows the
@@ -126,7 +126,14 @@ def mask_of(vocab: Vocab) -> int:
 
 
 class MethodConfig(Protocol):
-  """A frozen dataclass of choices, one class a method."""
+  """A frozen dataclass of choices, one class a method.
+
+  Attributes:
+    default_sampler: how to sample where a config names no sampler.
+  """
+
+  @property
+  def default_sampler(self) -> Sampler: ...
 
   def build(self, vocab: Vocab) -> Method:
     """Raises UserError where the tokenizer lacks what the method needs."""

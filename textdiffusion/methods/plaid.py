@@ -2,6 +2,7 @@
 (Gulrajani & Hashimoto 2023)."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,8 @@ from textdiffusion.nn.network import Network
 from textdiffusion.nn.wrappers import LikelihoodLogits, WithParams
 from textdiffusion.objectives.plaid import ContinuousBound
 from textdiffusion.processes.variance_preserving import Learnt
-from textdiffusion.sampling.latent import latent_sampler
+from textdiffusion.samplers.base import Sampler
+from textdiffusion.samplers.latent import GaussianAncestral
 from textdiffusion.schedules.learnt import LearntGamma, learnable
 
 
@@ -34,6 +36,8 @@ class Plaid:
   gamma_min: float = -3.0
   gamma_max: float = 6.0
   self_condition: float | None = 0.25
+
+  default_sampler: ClassVar[Sampler] = GaussianAncestral()
 
   def __post_init__(self) -> None:
     check_chance(self.self_condition)
@@ -62,7 +66,7 @@ class Plaid:
       objective=objective,
       evaluator=dataclasses.replace(objective, always_shown=True),
       head=RawHead(Posterior),
-      sampler=latent_sampler(process, 0, shown),
+      sampler=self.default_sampler,
       needs=Needs(
         vocab.size,
         features=Features(

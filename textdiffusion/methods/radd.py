@@ -2,11 +2,11 @@
 
 The ratios of an absorbing process are alpha / (1 - alpha) times conditionals
 that do not depend on time, so the network need not see t (`model.time=none`)
-and a step that reveals nothing calls no network (`sample.sampler=skipping`).
+and a step that reveals nothing calls no network (`Ancestral(skip=True)`).
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 
@@ -21,7 +21,8 @@ from textdiffusion.model import RawHead
 from textdiffusion.objectives.any_order import AnyOrder
 from textdiffusion.objectives.nelbo import Nelbo, masked_bound
 from textdiffusion.processes.rank_one import RankOne, absorbing
-from textdiffusion.sampling.generate import diffusion_sampler
+from textdiffusion.samplers.ancestral import Ancestral
+from textdiffusion.samplers.base import Sampler
 from textdiffusion.schedules.noise import Linear, Schedule
 
 
@@ -54,6 +55,8 @@ class RADD:
   loss: Literal['t_DSE', 't_DCE', 'lambda_DCE', 'k_DCE'] = 'lambda_DCE'
   schedule: Schedule = Linear()
 
+  default_sampler: ClassVar[Sampler] = Ancestral()
+
   def build(self, vocab: Vocab) -> Method:
     process = absorbing(vocab.size, mask_of(vocab), Linear())
     of_t = absorbing(vocab.size, mask_of(vocab), self.schedule)
@@ -69,6 +72,6 @@ class RADD:
       objective=objective,
       evaluator=bound,
       head=RawHead(Cavity),
-      sampler=diffusion_sampler(process),
+      sampler=self.default_sampler,
       needs=Needs(vocab.size),
     )

@@ -1,7 +1,7 @@
 """Score entropy discrete diffusion (SEDD, Lou et al. 2024)."""
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 
@@ -10,7 +10,8 @@ from textdiffusion.methods.method import Method, Needs
 from textdiffusion.objectives.nelbo import Nelbo
 from textdiffusion.objectives.score_entropy import LogScoreHead, score_entropy
 from textdiffusion.processes.rank_one import absorbing, uniform
-from textdiffusion.sampling.generate import diffusion_sampler
+from textdiffusion.samplers.ancestral import Ancestral
+from textdiffusion.samplers.base import Sampler
 from textdiffusion.schedules.noise import Linear, Schedule
 
 
@@ -26,6 +27,8 @@ class SEDD:
   graph: Literal['absorbing', 'uniform'] = 'absorbing'
   schedule: Schedule = Linear(1e-3)
   scale_by_sigma: bool = True
+
+  default_sampler: ClassVar[Sampler] = Ancestral()
 
   def build(self, vocab: Vocab) -> Method:
     if jnp.isneginf(self.schedule(1.0).log_alpha).any():
@@ -48,6 +51,6 @@ class SEDD:
       objective=objective,
       evaluator=objective,
       head=LogScoreHead(self.scale_by_sigma and process.is_absorbing),
-      sampler=diffusion_sampler(process),
+      sampler=self.default_sampler,
       needs=Needs(vocab.size),
     )

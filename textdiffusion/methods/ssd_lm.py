@@ -17,7 +17,9 @@ from textdiffusion.objectives.score_interpolation import (
   ScoreInterpolation,
 )
 from textdiffusion.processes.variance_preserving import VariancePreserving
-from textdiffusion.sampling.latent import latent_sampler
+from textdiffusion.samplers.base import Sampler
+from textdiffusion.samplers.latent import GaussianAncestral
+from textdiffusion.samplers.semi_autoregressive import SemiAutoregressive
 from textdiffusion.schedules.variances import (
   SquaredCosine,
   Variances,
@@ -30,10 +32,10 @@ class SSDLM:
   """schedule: of alpha on num_steps steps. scale: of the logits at a corner, k:
   the network sees softmax(k x). self_condition: TESS's mean of that and the
   last estimate, the chance that training shows one; None for never. block:
-  tokens that are made at once, given those before; 0: a row.
+  tokens that are generated at once, given those before; 0 for a row.
 
-  SSD-LM decodes by `sample.sampler=renoise` with `sample.latent.clamp=1`, and
-  with `sample.latent.to=drawn` within `sample.top_p`.
+  SSD-LM samples by `SemiAutoregressive()` around `Renoise()`, and projects
+  estimates by `Clamp(token='drawn')`.
   """
 
   schedule: Variances = SquaredCosine(1e-4)
@@ -51,6 +53,11 @@ class SSDLM:
     if self.block < 0:
       raise UserError(f'method.block={self.block}: must be at least 0')
 
+  @property
+  def default_sampler(self) -> Sampler:
+    sampler = GaussianAncestral()
+    return SemiAutoregressive(self.block, sampler) if self.block else sampler
+
   def build(self, vocab: Vocab) -> Method:
     process = VariancePreserving(tabulated(self.schedule, self.num_steps))
     shown = self.self_condition is not None
@@ -63,6 +70,6 @@ class SSDLM:
       objective=ScoreInterpolation(self.num_steps, self.self_condition),
       evaluator=InterpolationBound(self.num_steps, self.self_condition),
       head=RawHead(Posterior),
-      sampler=latent_sampler(process, self.num_steps, shown),
+      sampler=self.default_sampler,
       needs=Needs(vocab.size, wrap=wrap, block=self.block),
     )

@@ -6,13 +6,15 @@ a `Posterior`, and nothing else would change.
 """
 
 import dataclasses
+from typing import ClassVar
 
 from textdiffusion.core.types import Cavity, Vocab
 from textdiffusion.methods.method import Method, Needs, check_num_steps
 from textdiffusion.model import RawHead
 from textdiffusion.objectives.nelbo import Nelbo, rank_one_bound
 from textdiffusion.processes.rank_one import uniform
-from textdiffusion.sampling.generate import diffusion_sampler
+from textdiffusion.samplers.ancestral import Ancestral
+from textdiffusion.samplers.base import Sampler
 from textdiffusion.schedules.noise import Linear, Schedule
 
 
@@ -27,6 +29,8 @@ class UDLM:
   schedule: Schedule = Linear()
   num_steps: int = 0
 
+  default_sampler: ClassVar[Sampler] = Ancestral()
+
   def __post_init__(self) -> None:
     check_num_steps(self.num_steps)
 
@@ -38,6 +42,6 @@ class UDLM:
       objective=objective,
       evaluator=objective,
       head=RawHead(Cavity),
-      sampler=diffusion_sampler(process),
+      sampler=self.default_sampler,
       needs=Needs(vocab.size),
     )

@@ -4,13 +4,15 @@ Between masked (`uniform_share` = 0, MDLM) and uniform diffusion (1, UDLM).
 """
 
 import dataclasses
+from typing import ClassVar
 
 from textdiffusion.core.types import Cavity, UserError, Vocab
 from textdiffusion.methods.method import Method, Needs, check_num_steps, mask_of
 from textdiffusion.model import RawHead
 from textdiffusion.objectives.nelbo import Nelbo, rank_one_bound
 from textdiffusion.processes.rank_one import mixture
-from textdiffusion.sampling.generate import diffusion_sampler
+from textdiffusion.samplers.ancestral import Ancestral
+from textdiffusion.samplers.base import Sampler
 from textdiffusion.schedules.noise import Linear, Schedule
 
 
@@ -24,6 +26,8 @@ class XDLM:
   schedule: Schedule = Linear()
   uniform_share: float = 0.1
   num_steps: int = 0
+
+  default_sampler: ClassVar[Sampler] = Ancestral()
 
   def __post_init__(self) -> None:
     check_num_steps(self.num_steps)
@@ -42,6 +46,6 @@ class XDLM:
       objective=objective,
       evaluator=objective,
       head=RawHead(Cavity),
-      sampler=diffusion_sampler(process),
+      sampler=self.default_sampler,
       needs=Needs(vocab.size),
     )

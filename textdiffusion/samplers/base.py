@@ -13,6 +13,8 @@ from textdiffusion.core.keys import row_keys, stream
 from textdiffusion.core.types import Array, Key, UserError, Vocab
 from textdiffusion.model import Model
 
+SPECIAL_IDS = 'bos_id', 'eos_id'  # fields that a tokenizer fills in
+
 T = TypeVar('T')
 # A NamedTuple with fields `x` and `calls`, and mostly `log_prob`.
 Carry = Any
@@ -254,6 +256,6 @@ def with_special_ids(sampler: Sampler, vocab: Vocab) -> Sampler:
     value = getattr(sampler, field.name)
     if isinstance(value, Sampler):
       changes[field.name] = with_special_ids(value, vocab)
-    elif field.name in ('bos_id', 'eos_id') and value is None:
+    elif field.name in SPECIAL_IDS and value is None:
       changes[field.name] = getattr(vocab, field.name)
   return dataclasses.replace(sampler, **changes)  # ty: ignore[invalid-argument-type]

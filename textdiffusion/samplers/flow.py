@@ -26,7 +26,7 @@ from textdiffusion.core.numerics import (
   static,
 )
 from textdiffusion.core.types import Array, Head, Time, Transition, UserError
-from textdiffusion.core.validation import check_fields
+from textdiffusion.core.validation import check_fields, refuse_unused_fields
 from textdiffusion.model import Model
 from textdiffusion.processes.bridge import to_posterior
 from textdiffusion.processes.rank_one import RankOne
@@ -59,6 +59,9 @@ class Flow(GridSampler):
       data_power='[0, 1e30]',
       noise_power='[0, 1e30]',
     )
+    if not self.corrector:
+      names = 'data_power', 'noise_power'
+      refuse_unused_fields(self, *names, needs='a corrector above 0')
 
   def check(self, model: Model) -> None:
     super().check(model)

@@ -17,7 +17,8 @@ from textdiffusion.core.types import (
   UserError,
 )
 from textdiffusion.core.validation import check_fields
-from textdiffusion.model import Guided, Model
+from textdiffusion.guidance import Guided
+from textdiffusion.model import Model
 from textdiffusion.processes.bridge import (
   TokenProcess,
   denoised_at_end,

@@ -21,7 +21,7 @@ from textdiffusion.core.types import (
   TokenHead,
   Transition,
 )
-from textdiffusion.core.validation import check_fields
+from textdiffusion.core.validation import check_fields, refuse_unused_fields
 from textdiffusion.model import Model
 from textdiffusion.processes.rank_one import RankOne
 from textdiffusion.samplers.base import Canvas, Chain, draw_rows
@@ -97,6 +97,11 @@ class RenoisingSampler(GridSampler):
       t_on=f'[{self.t_off}, 1)',
       alpha_on='(0, 1)',
     )
+    if self.kind != 'loop':
+      names = 't_on', 't_off', 'alpha_on'
+      refuse_unused_fields(self, *names, needs="kind='loop'")
+    if self.kind == 'forward_backward':
+      refuse_unused_fields(self, 'eta', needs='another kind')
 
   def times(self, model: Model, canvas: Canvas) -> Array:
     if self.kind != 'loop':

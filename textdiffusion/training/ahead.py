@@ -7,7 +7,6 @@ the compiled program.
 """
 
 import collections
-import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from textdiffusion.core.keys import row_keys
 from textdiffusion.core.types import Array
 from textdiffusion.data.pipeline import DataConfig
 from textdiffusion.methods.method import Method
@@ -23,9 +23,7 @@ from textdiffusion.model import Trained, bind
 from textdiffusion.nn.layout import BATCH
 from textdiffusion.nn.network import Causal, Network
 from textdiffusion.nn.transformer import TransformerConfig, flops_per_token
-from textdiffusion.sampling.generate import generate
-from textdiffusion.sampling.prompts import blank
-from textdiffusion.sampling.settings import SampleConfig
+from textdiffusion.samplers.prompts import blank
 from textdiffusion.training import hlo
 from textdiffusion.training.chips import Chip, compiler_options, heard
 from textdiffusion.training.mesh import laid, param_shardings, replicated
@@ -83,21 +81,22 @@ def lower_train(
 def lower_sample(
   method: Method,
   network: Network,
-  config: SampleConfig,
   mesh: Mesh,
   data: DataConfig,
 ) -> jax.stages.Lowered:
   """One step of sampling, of a batch of rows without prompt or source."""
-  config = dataclasses.replace(config, steps=1)
+  sampler = method.sampler
+  canvas = blank(data.batch_size, data.length)
 
   def step(trained: Trained, seed: Array) -> Array:
     model = bind(method, network, trained)
-    canvas = blank(data.batch_size, data.length)
     key = jax.random.key(seed)
-    sampled = generate(
-      method.sampler, model, key, canvas, config, block=method.needs.block
-    )
-    return sampled.ids
+    grid = sampler.times(model, canvas)
+    keys = row_keys(key, jnp.arange(data.batch_size))
+    carry = sampler.init(keys, model, canvas)
+    t = jnp.broadcast_to(grid[0], canvas.ids.shape)
+    s = jnp.broadcast_to(grid[1], canvas.ids.shape)
+    return sampler.frame(model, sampler.step(keys, model, carry, s, t)).ids
 
   with jax.set_mesh(mesh):
     shapes = jax.eval_shape(lambda: network.init(jax.random.key(0)))

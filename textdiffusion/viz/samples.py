@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from textdiffusion.core.types import UserError, Vocab
+from textdiffusion.core.types import UserError, Vocab, leading
 from textdiffusion.data.tokenizers import Tokenizer
-from textdiffusion.sampling.generate import Canvas, Samples
+from textdiffusion.samplers.base import Canvas, Samples
 from textdiffusion.viz.trace import Trace
 
 
@@ -54,8 +54,6 @@ def _hidden(
   is_unwritten = at([vocab.eos_id, vocab.bos_id])[0] | is_given
   if is_masked[0].any() or not is_unwritten.all():  # noise is there to see
     return is_masked
-  # Left to right each frame draws one more place; the last one is complete.
-  length = frames.shape[-1]
-  count = length - len(frames) + 1 + np.arange(len(frames))
-  is_later = np.arange(length)[None] >= count[:, None]
-  return is_later[:, None] & ~is_given[None]
+  # Left to right each frame has one more place of every row, after its prompt.
+  count = leading(is_given) + np.arange(len(frames))[:, None]
+  return np.arange(frames.shape[-1]) >= count[..., None]

@@ -19,7 +19,7 @@ from textdiffusion.data.coverage import (
   warn_unknown,
 )
 from textdiffusion.data.tokenizers import Tokenizer
-from textdiffusion.sampling.generate import Canvas
+from textdiffusion.samplers.base import Canvas
 
 _SPAN = re.compile(r'<mask(?::([^<>]*))?>')
 

@@ -1,0 +1,171 @@
+"""Models whose predictions are steered: guidance goes around any model, and any
+sampler runs the result."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from textdiffusion.core.distributions import Categorical, extrapolate
+from textdiffusion.core.numerics import pytree, static
+from textdiffusion.core.types import (
+  Array,
+  Cavity,
+  Dist,
+  Facts,
+  Posterior,
+  PyTree,
+  Time,
+  Transition,
+  UserError,
+  X,
+)
+from textdiffusion.model import Model
+from textdiffusion.nn.network import View
+from textdiffusion.processes.bridge import TokenProcess
+
+
+@pytree
+class Guided(Model):
+  """Classifier-free guidance: cond^weight uncond^(1 - weight), normalised.
+
+  Heads are mixed for absorbing and for Gaussian noise, and reverse steps for
+  other token noise, where a mix of heads is no mix of steps (Ho & Salimans
+  2022; Schiff et al. 2024). Weights 0 and 1 call only one of the two models.
+  `Guided` is outermost: other wrappers of models go around its parts.
+
+  Attributes:
+    cond: the model with the condition.
+    uncond: the model without it.
+    weight: 1 is `cond`, 0 is `uncond`, above 1 is sharper.
+  """
+
+  cond: Model
+  uncond: Model
+  weight: float = static()
+
+  @property
+  def process(self) -> Any:
+    return self.cond.process
+
+  @property
+  def view(self) -> View:
+    return self.cond.view
+
+  @property
+  def facts(self) -> Facts:
+    return self.cond.facts
+
+  @property
+  def _chunk_size(self) -> int:
+    return self.cond._chunk_size
+
+  def hidden(self, x: X, t: Time, cache: PyTree = None) -> tuple[Any, PyTree]:
+    parts = self._parts()
+    caches = (None,) * len(parts) if cache is None else cache
+    calls = [part.hidden(x, t, own) for part, own in zip(parts, caches)]
+    hidden, caches = zip(*calls)
+    return hidden, None if cache is None else caches
+
+  def read(self, hidden: Any, x: X, t: Time) -> Any:
+    heads = [part.read(h, x, t) for part, h in zip(self._parts(), hidden)]
+    if len(heads) > 1 and self._is_by_step():
+      raise TypeError(
+        f'{type(self.process).__name__} is guided at the reverse step, where '
+        'heads do not mix: call `reverse`'
+      )
+    return self._mixed(heads)
+
+  def reverse(
+    self, x: X, s: Time, t: Time, by: Transition | None = None
+  ) -> Dist:
+    if not self._is_by_step():
+      return super().reverse(x, s, t, by)
+    return self._mixed([part.reverse(x, s, t, by) for part in self._parts()])
+
+  def with_view(self, **changes: Any) -> 'Guided':
+    changed = (m.with_view(**changes) for m in (self.cond, self.uncond))
+    return Guided(*changed, self.weight)
+
+  def new_cache(self, rows: int, length: int) -> PyTree:
+    return tuple(part.new_cache(rows, length) for part in self._parts())
+
+  def _is_by_step(self) -> bool:
+    process = self.process
+    return isinstance(process, TokenProcess) and not process.is_absorbing
+
+  def _parts(self) -> tuple[Model, ...]:
+    alone = {0: (self.uncond,), 1: (self.cond,)}
+    return alone.get(self.weight, (self.cond, self.uncond))
+
+  def _mixed(self, parts: list[Any]) -> Any:
+    return extrapolate(*parts, self.weight) if len(parts) > 1 else parts[0]
+
+
+@pytree
+class ClassifierGuided(Model):
+  """Classifier guidance: p(x) p(label | x)^weight, normalised for each token.
+
+  The classifier gives log p(label | x_t with one token replaced) for every
+  place and token (D-CBG, Schiff et al. 2024). Of masks it reshapes what is
+  drawn, and of other token noise the reverse step.
+
+  Attributes:
+    model: the model without a label.
+    log_prob: (x_t [B, L], t) -> [B, L, K], log p(label | x_t with token k at
+      place i); for a linear approximation, one gradient.
+    weight: 0 is `model`, above 1 is sharper.
+  """
+
+  model: Model
+  log_prob: Callable[[X, Time], Array] = static()
+  weight: float = static()
+
+  @property
+  def process(self) -> Any:
+    return self.model.process
+
+  @property
+  def view(self) -> View:
+    return self.model.view
+
+  @property
+  def facts(self) -> Facts:
+    return self.model.facts
+
+  @property
+  def _chunk_size(self) -> int:
+    return self.model._chunk_size
+
+  def hidden(self, x: X, t: Time, cache: PyTree = None) -> tuple[Any, PyTree]:
+    hidden, cache = self.model.hidden(x, t, cache)
+    if not self.process.is_absorbing:
+      return (hidden, None), cache
+    # Here, where all tokens are there: heads may be read of a few of them.
+    return (hidden, self.weight * self.log_prob(x, t)), cache
+
+  def read(self, hidden: Any, x: X, t: Time) -> Any:
+    hidden, gain = hidden
+    head = self.model.read(hidden, x, t)
+    if gain is None:
+      return head
+    if not isinstance(head, Cavity | Posterior):
+      raise UserError(
+        f'ClassifierGuided() of masks needs a network that gives token '
+        f'probabilities, and {type(head).__name__} is none: use another method'
+      )
+    return type(head)(head.logits + gain)
+
+  def reverse(
+    self, x: X, s: Time, t: Time, by: Transition | None = None
+  ) -> Dist:
+    dist = super().reverse(x, s, t, by)
+    if self.process.is_absorbing:
+      return dist
+    assert isinstance(dist, Categorical)
+    return Categorical(dist.log_probs + self.weight * self.log_prob(x, t))
+
+  def with_view(self, **changes: Any) -> 'ClassifierGuided':
+    return dataclasses.replace(self, model=self.model.with_view(**changes))
+
+  def new_cache(self, rows: int, length: int) -> PyTree:
+    return self.model.new_cache(rows, length)

@@ -1,0 +1,88 @@
+"""Dotted settings, `a.b=value`, applied to a tree of frozen dataclasses."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from textdiffusion.core.types import UserError
+from textdiffusion.parsing import classes_of, field_types, nearest, parse
+
+
+@dataclasses.dataclass
+class _Change:
+  """What is set below one name: the whole field, and fields of what it holds.
+
+  Attributes:
+    text: the new value of the field, None to keep the present one.
+    fields: changes of its fields, by name.
+  """
+
+  text: str | None = None
+  fields: dict[str, '_Change'] = dataclasses.field(default_factory=dict)
+
+
+def apply_overrides(config: Any, overrides: Sequence[str]) -> Any:
+  """Returns a new tree with the fields that `a.b=value` name.
+
+  The value of a field that holds a dataclass is a call, such as
+  `method.schedule=Cosine()`. Fields of one group change together, so that their
+  order does not matter where one value is allowed beside another only; those of
+  a replaced dataclass change after it is replaced. The last of equals counts.
+
+  Raises:
+    UserError: for a bad name or value.
+  """
+  root = _Change()
+  for override in overrides:
+    name, equals, text = override.partition('=')
+    if not equals:
+      raise UserError(f'--set={override} is not of the form a.b=value')
+    change = root
+    for part in name.split('.'):
+      change = change.fields.setdefault(part, _Change())
+    change.text = text
+  return _changed(config, root, '')
+
+
+def _changed(node: Any, change: _Change, above: str) -> Any:
+  """`node` with changed fields; `above`: its dotted name and a dot, or ''."""
+  types = field_types(type(node))
+  fresh = {}
+  for name, below in change.fields.items():
+    full = f'{above}{name}'
+    if name not in types:
+      raise UserError(
+        f'unknown config field {full}: {type(node).__name__} has no '
+        f'{name!r}{nearest(name, types)}; its fields are {", ".join(types)}'
+      )
+    value = getattr(node, name)
+    if value is None and below.fields and hasattr(node, 'default_of'):
+      value = node.default_of(name)
+    if below.text is not None:
+      if dataclasses.is_dataclass(value):
+        _check_call(value, below.text, full)
+      value = parse(types[name], below.text, full)
+    if below.fields:
+      inner = f'{full}.{next(iter(below.fields))}'
+      if value is None and (classes := sorted(classes_of(types[name]))):
+        raise UserError(
+          f'{inner}: {name} is None; replace it first, for example by '
+          f'--set={full}={classes[0]}(...)'
+        )
+      if not dataclasses.is_dataclass(value):
+        raise UserError(
+          f'{inner}: {name} is a single value, not a group of fields'
+        )
+      value = _changed(value, below, f'{full}.')
+    fresh[name] = value
+  return dataclasses.replace(node, **fresh)
+
+
+def _check_call(group: Any, text: str, name: str) -> None:
+  """Raises UserError for `train=5`, which is neither a call nor None."""
+  if '(' not in text and text != 'None':
+    fields = ', '.join(f'{name}.{f.name}' for f in dataclasses.fields(group))
+    raise UserError(
+      f'{name}={text} is not a call such as {type(group).__name__}(...), and '
+      f'{name} is a group of fields; set one of {fields}'
+    )
