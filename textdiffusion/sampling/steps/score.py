@@ -1,3 +1,0 @@
-"""Moved to `samplers.score`."""
-
-from textdiffusion.samplers.score import tweedie  # noqa: F401
