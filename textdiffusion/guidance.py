@@ -3,7 +3,7 @@ sampler runs the result."""
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from textdiffusion.core.distributions import Categorical, extrapolate
 from textdiffusion.core.numerics import pytree, static
@@ -68,7 +68,7 @@ class Guided(Model):
 
   def read(self, hidden: Any, x: X, t: Time) -> Any:
     heads = [part.read(h, x, t) for part, h in zip(self._parts(), hidden)]
-    if len(heads) > 1 and self._is_by_step():
+    if len(heads) > 1 and self.guides_steps:
       raise TypeError(
         f'{type(self.process).__name__} is guided at the reverse step, where '
         'heads do not mix: call `reverse`'
@@ -78,7 +78,7 @@ class Guided(Model):
   def reverse(
     self, x: X, s: Time, t: Time, by: Transition | None = None
   ) -> Dist:
-    if not self._is_by_step():
+    if not self.guides_steps:
       return super().reverse(x, s, t, by)
     return self._mixed([part.reverse(x, s, t, by) for part in self._parts()])
 
@@ -89,7 +89,8 @@ class Guided(Model):
   def new_cache(self, rows: int, length: int) -> PyTree:
     return tuple(part.new_cache(rows, length) for part in self._parts())
 
-  def _is_by_step(self) -> bool:
+  @property
+  def guides_steps(self) -> bool:
     process = self.process
     return isinstance(process, TokenProcess) and not process.is_absorbing
 
@@ -105,20 +106,24 @@ class Guided(Model):
 class ClassifierGuided(Model):
   """Classifier guidance: p(x) p(label | x)^weight, normalised for each token.
 
-  The classifier gives log p(label | x_t with one token replaced) for every
-  place and token (D-CBG, Schiff et al. 2024). Of masks it reshapes what is
-  drawn, and of other token noise the reverse step.
+  Reverse steps are guided by log p(label | x_t with one token replaced) for
+  every place and token (D-CBG, Schiff et al. 2024), the mask among them. Heads
+  of masked models may be guided instead: with an exact classifier and weight 1
+  that is the same law, it leaves the reveal times as they are, and samplers
+  that read heads only, such as FirstHitting(), take it too.
 
   Attributes:
     model: the model without a label.
     log_prob: (x_t [B, L], t) -> [B, L, K], log p(label | x_t with token k at
-      place i); for a linear approximation, one gradient.
+      place i); one gradient is its linear approximation.
     weight: 0 is `model`, above 1 is sharper.
+    at: 'steps', or 'heads' of masked models.
   """
 
   model: Model
   log_prob: Callable[[X, Time], Array] = static()
-  weight: float = static()
+  weight: float = static(default=1.0)
+  at: Literal['steps', 'heads'] = static(default='steps')
 
   @property
   def process(self) -> Any:
@@ -133,12 +138,16 @@ class ClassifierGuided(Model):
     return self.model.facts
 
   @property
+  def guides_steps(self) -> bool:
+    return self.at == 'steps'
+
+  @property
   def _chunk_size(self) -> int:
     return self.model._chunk_size
 
   def hidden(self, x: X, t: Time, cache: PyTree = None) -> tuple[Any, PyTree]:
     hidden, cache = self.model.hidden(x, t, cache)
-    if not self.process.is_absorbing:
+    if self.guides_steps:
       return (hidden, None), cache
     # Here, where all tokens are there: heads may be read of a few of them.
     return (hidden, self.weight * self.log_prob(x, t)), cache
@@ -148,10 +157,10 @@ class ClassifierGuided(Model):
     head = self.model.read(hidden, x, t)
     if gain is None:
       return head
-    if not isinstance(head, Cavity | Posterior):
+    if not (self.process.is_absorbing and isinstance(head, Cavity | Posterior)):
       raise UserError(
-        f'ClassifierGuided() of masks needs a network that gives token '
-        f'probabilities, and {type(head).__name__} is none: use another method'
+        "ClassifierGuided(at='heads') needs masks and a network that predicts "
+        f"tokens, not {type(head).__name__}: use at='steps'"
       )
     return type(head)(head.logits + gain)
 
@@ -159,7 +168,7 @@ class ClassifierGuided(Model):
     self, x: X, s: Time, t: Time, by: Transition | None = None
   ) -> Dist:
     dist = super().reverse(x, s, t, by)
-    if self.process.is_absorbing:
+    if not self.guides_steps:
       return dist
     assert isinstance(dist, Categorical)
     return Categorical(dist.log_probs + self.weight * self.log_prob(x, t))

@@ -17,7 +17,7 @@ from textdiffusion.core.types import Array, Posterior, Time
 from textdiffusion.objectives.flow_matching import flow_bound
 from textdiffusion.processes.bridge import possible
 from textdiffusion.processes.rank_one import RankOne, absorbing, uniform
-from textdiffusion.sampling.steps.flow import flow
+from textdiffusion.samplers.flow import flow
 from textdiffusion.schedules.noise import (
   CosineSquared,
   Linear,

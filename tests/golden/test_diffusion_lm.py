@@ -18,7 +18,7 @@ from textdiffusion.processes.variance_preserving import (
   to_eps,
   to_x0,
 )
-from textdiffusion.sampling.steps.latent import nearest
+from textdiffusion.samplers.latent import nearest
 from textdiffusion.schedules.variances import (
   LinearVariances,
   SquaredCosine,

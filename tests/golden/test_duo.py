@@ -14,7 +14,7 @@ from textdiffusion.objectives.duality import Curriculum
 from textdiffusion.objectives.nelbo import Nelbo, masked_bound, rate_bound
 from textdiffusion.processes.duality import Duality
 from textdiffusion.processes.rank_one import absorbing, uniform
-from textdiffusion.sampling.filters import filtered
+from textdiffusion.samplers.filters import filtered
 from textdiffusion.schedules.duality import (
   argmax_logit,
   gaussian_argmax,

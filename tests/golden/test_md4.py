@@ -24,7 +24,7 @@ from textdiffusion.objectives.nelbo import (
   step_bound,
 )
 from textdiffusion.processes.vector import VectorAbsorbing, learnable
-from textdiffusion.sampling.filters import filter_denoiser
+from textdiffusion.samplers.filters import Filter, filtered_posterior
 from textdiffusion.schedules import grids
 from textdiffusion.schedules.noise import (
   Linear,
@@ -176,14 +176,15 @@ def test_sampler():
   for p, grid, i in every:
     t, s = grid_of[grid][int(i) : int(i) + 2]
     process = process_of('linear', vocab)
-    denoise = filter_denoiser(process, lambda x, t: head, 1.0, 0, number(p))
-    mine = bridged(process, denoise(z, t), z, s, t)
+    top_p = Filter(top_p=number(p))
+    cut = filtered_posterior(process, head, z, t, top_p)
+    mine = bridged(process, cut, z, s, t)
     official = g[f'topp{p}_probs_{grid}_i{i}']
     close(mine[is_masked], official[is_masked])
   # What is left after the last step is filled in with the most likely token.
   process = process_of('linear', vocab)
-  greedy = filter_denoiser(process, lambda x, t: head, 0.0, 0, 1.0)
-  last = np.argmax(greedy(z, 0.0).logits, -1)
+  greedy = filtered_posterior(process, head, z, 0.0, Filter(temperature=0.0))
+  last = np.argmax(greedy.logits, -1)
   equal(np.where(is_masked, last, z), g['decode'])
   g.assert_all_compared()
 

@@ -14,7 +14,7 @@ from textdiffusion.objectives.nelbo import masked_bound, rate_bound, step_bound
 from textdiffusion.objectives.score_entropy import LogScoreHead, score_entropy
 from textdiffusion.processes.bridge import to_log_score, to_posterior
 from textdiffusion.processes.rank_one import absorbing
-from textdiffusion.sampling.steps.score import tweedie
+from textdiffusion.samplers.score import tweedie
 from textdiffusion.schedules import grids
 from textdiffusion.schedules.noise import (
   Cosine,

@@ -14,14 +14,15 @@ import pytest
 
 from tests.golden import case
 from tests.golden.case import close, equal, number
+from tests.models import FunctionModel
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.types import Cavity
 from textdiffusion.processes.bridge import to_posterior
 from textdiffusion.processes.rank_one import absorbing
-from textdiffusion.sampling.filters import filtered
-from textdiffusion.sampling.settings import Remask
-from textdiffusion.sampling.steps import remasking
-from textdiffusion.sampling.steps.ancestral import Chain
+from textdiffusion.samplers import remask
+from textdiffusion.samplers.base import Chain
+from textdiffusion.samplers.filters import filtered
+from textdiffusion.samplers.remask import Remask
 from textdiffusion.schedules import grids
 from textdiffusion.schedules.noise import Linear
 
@@ -55,7 +56,10 @@ class Case(case.Case):
     """(name, Remask) of what was recorded at time i."""
     kinds = '|'.join(KINDS)
     for m in self.find(rf'(({kinds})(?:_eta(\w+))?)_q_t{i}'):
-      yield m[1], Remask(KINDS[m[2]], number(m[3]) if m[3] else 1.0)
+      eta = number(m[3]) if m[3] else 1.0
+      if m[2] == 'forward_backward':  # which has none
+        eta = Remask.eta
+      yield m[1], Remask(kind=KINDS[m[2]], eta=eta)
 
 
 def probs(dist):
@@ -77,15 +81,12 @@ def stepped(g, config, s, t, monkeypatch, head=None):
   # The official state is minus the probability at which a token was drawn.
   is_masked = g['xt'] == g.mask
   log_prob = jnp.log(jnp.where(is_masked, 1.0, -g['conf']))
-  step = remasking.remask(
-    g.process,
-    lambda x, t: head or g.head,
-    remasking.amount(g.process, config),
-    config.kind == 'confidence',
-  )
+  model = FunctionModel(lambda x, t: head or g.head, g.process)
+  chain = Chain(jnp.asarray(g['xt']), log_prob, 0)
+  s, t = (jnp.full(g['xt'].shape, time) for time in (s, t))
   with monkeypatch.context() as patch:
-    patch.setattr(remasking, 'draw_rows', argmax)
-    after = step(None, Chain(jnp.asarray(g['xt']), log_prob, 0), s, t)
+    patch.setattr(remask, 'draw_rows', argmax)
+    after = config.step(None, model, chain, s, t)
   return probs(seen[0]), after
 
 
@@ -154,7 +155,7 @@ def test_ancestral(g, monkeypatch):
   is_masked = g['xt'] == g.mask
   for i, t in g.times():
     s = t - float(g['dt'])
-    mine, after = stepped(g, Remask('cap', 0.0), s, t, monkeypatch)
+    mine, after = stepped(g, Remask(kind='cap', eta=0.0), s, t, monkeypatch)
     official = normalised(g[f'mdlm_q_t{i}'])
     close(mine[is_masked], official[is_masked])
     equal(after.x, g[f'mdlm_xs_t{i}'])
@@ -183,7 +184,7 @@ def test_nucleus(g, monkeypatch):
     for i, t in g.times():
       head = nucleus(g, number(name.removeprefix('nucleus_')), t)
       s = t - float(g['dt'])
-      off = Remask('cap', 0.0)
+      off = Remask(kind='cap', eta=0.0)
       mine, after = stepped(g, off, s, t, monkeypatch, head)
       official = normalised(g[f'{name}_q_t{i}'])
       close(mine[is_masked], official[is_masked])
@@ -203,7 +204,7 @@ def test_the_corrector_of_discrete_flow_matching(g, monkeypatch):
     most = 1 / ((b + 1) / t + b / (1 - t))
     s = t - min(most, 1 / num_steps)
     close(s, g[f'dfm_tnext_t{i}'])
-    config = Remask('dfm', 10.0)
+    config = Remask(kind='dfm', eta=10.0)
     mine, _ = stepped(g, config, s, t, monkeypatch, head)
     close(mine, normalised(g[f'dfm_q_t{i}']))
 

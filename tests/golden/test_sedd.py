@@ -13,7 +13,7 @@ from textdiffusion.core.types import LogScore
 from textdiffusion.objectives.nelbo import rate_bound
 from textdiffusion.objectives.score_entropy import LogScoreHead, score_entropy
 from textdiffusion.processes.rank_one import absorbing, uniform
-from textdiffusion.sampling.steps.score import tweedie
+from textdiffusion.samplers.score import tweedie
 from textdiffusion.schedules.noise import Geometric, Linear, LinearSigma
 
 pytestmark = pytest.mark.usefixtures('x64')

@@ -5,19 +5,16 @@ import numpy as np
 import pytest
 
 from tests.golden.case import Case, close, number
+from tests.models import FunctionModel
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.types import Cavity
+from textdiffusion.guidance import ClassifierGuided, Guided
 from textdiffusion.objectives.nelbo import (
   rank_one_bound,
   rate_bound,
   step_bound,
 )
 from textdiffusion.processes.rank_one import absorbing, uniform
-from textdiffusion.sampling.guidance import (
-  extrapolate,
-  guide_bridge,
-  guide_by_classifier,
-)
 from textdiffusion.schedules.noise import Linear
 
 INPUTS = {
@@ -34,6 +31,11 @@ def normalised(weights):
 
 def probs(dist):
   return jnp.exp(dist.log_probs)
+
+
+def guided(process, heads, weight):
+  models = (FunctionModel(lambda x, t, h=head: h, process) for head in heads)
+  return Guided(*models, weight)
 
 
 def test_loss_and_posteriors():
@@ -75,7 +77,7 @@ def test_guidance():
   rtol = 3e-5
   close(probs(even.bridge(heads[0], xt, s, t)), g['uniform_ddpm'])
   for match in g.find('uniform_cfg_(.*)'):
-    mine = guide_bridge(even.bridge, number(match[1]))(heads, xt, s, t)
+    mine = guided(even, heads, number(match[1])).reverse(xt, s, t)
     close(probs(mine), g[match[0]], rtol)
 
   masked, xt_absorb = absorbing(size + 1, size, Linear()), g['xt_absorb']
@@ -87,8 +89,7 @@ def test_guidance():
   close(jnp.exp(subs)[is_masked], np.exp(g['subs_log_p'])[is_masked])
   for match in g.find('absorb_cfg_final_(.*)'):
     name, weight = match[0], number(match[1])
-    guided = extrapolate(*heads, weight)
-    mine = probs(masked.bridge(guided, xt_absorb, s, t))
+    mine = probs(guided(masked, heads, weight).reverse(xt_absorb, s, t))
     close(mine, normalised(g[name]), rtol)
     # What is given to the draw; visible tokens are then copied over.
     drawn = normalised(g[name.replace('_final', '')])
@@ -102,8 +103,9 @@ def test_guidance():
     classifier = jnp.asarray(g[f'classifier_log_prob{suffix}'])
     for match in g.find(f'{kind}_cbg_(.*)'):
       name, weight = match[0], number(match[1])
-      guided = guide_by_classifier(
-        process.bridge, lambda x, t, c=classifier: c, weight
-      )
-      close(probs(guided(head, x, s, t)), g[name], rtol)
+      model = FunctionModel(lambda x, t, head=head: head, process)
+      log_prob = lambda x, t, c=classifier: c
+      guided_by = ClassifierGuided(model, log_prob, weight)
+      mine = guided_by.reverse(x, s, t, process.bridge)
+      close(probs(mine), g[name], rtol)
   g.assert_all_compared()

@@ -7,7 +7,7 @@ import pytest
 from tests.oracle import Law, assert_follows, chi_square
 from tests.samplers.models import canvas_of, exact, run
 from textdiffusion.core.types import UserError
-from textdiffusion.model import Guided
+from textdiffusion.guidance import Guided
 from textdiffusion.processes.rank_one import absorbing, uniform
 from textdiffusion.samplers import (
   Ancestral,

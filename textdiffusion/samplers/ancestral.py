@@ -45,7 +45,7 @@ class Ancestral(GridSampler):
     self, keys: Key, model: Model, carry: Chain, s: Array, t: Array
   ) -> Chain:
     p = model.process
-    if not is_masking(p):
+    if model.guides_steps or not is_masking(p):
       return super().step(keys, model, carry, s, t)
     key_where, key_what = split(keys)
     left = p.schedule(s).log_1m_alpha - p.schedule(t).log_1m_alpha

@@ -74,8 +74,12 @@ class GridSampler(Sampler):
         f'{type(model.process).__name__} is no noise on tokens: use the '
         "method's own sampler"
       )
-    mixes_steps = isinstance(model, Guided) and not model.process.is_absorbing
-    if mixes_steps and model.weight not in (0, 1) and self.filter.cuts:
+    if (
+      isinstance(model, Guided)
+      and model.guides_steps
+      and model.weight not in (0, 1)
+      and self.filter.cuts
+    ):
       raise UserError(
         f'{type(self).__name__}(filter={self.filter}): guidance of noise that '
         'is no mask mixes two reverse steps, and tokens that either filter '
@@ -157,6 +161,11 @@ def check_masking(sampler: Sampler, model: Model) -> None:
     raise UserError(
       f'{type(sampler).__name__}() needs an absorbing process, not '
       f'{type(model.process).__name__}: use Ancestral()'
+    )
+  if model.guides_steps:
+    raise UserError(
+      f'{type(sampler).__name__}() reads heads, and {type(model).__name__}() '
+      'guides steps: use Ancestral(), or guide heads'
     )
 
 
