@@ -29,6 +29,10 @@ class TableEmbedder:
   def is_input(self):
     return True
 
+  @property
+  def self_condition(self):
+    return False
+
   def embed(self, ids):
     return self.table[ids]
 

@@ -1,7 +1,7 @@
 """The time, and where it is cheap the input, of every call of a network.
 
-Each objective draws x_t at a time that is a function of `Batch.u`, and each
-sampler goes down a grid: the network must receive that time, and no other.
+Each objective draws x_t at a time that is a function of `Batch.u`: the network
+must receive that time, and no other. tests/samplers/test_times.py has samplers.
 """
 
 import importlib
@@ -27,7 +27,6 @@ from textdiffusion.core.types import (
   Posterior,
   Vocab,
 )
-from textdiffusion.methods.ar_diffusion import ARDiffusion
 from textdiffusion.methods.duo import Duo
 from textdiffusion.model import RawHead
 from textdiffusion.objectives.any_order import AnyOrder
@@ -50,25 +49,7 @@ from textdiffusion.processes.edit import EditPath, MaskedInsertion
 from textdiffusion.processes.rank_one import absorbing, uniform
 from textdiffusion.processes.variance_preserving import VariancePreserving
 from textdiffusion.processes.vector import VectorAbsorbing
-from textdiffusion.sampling.edit import edit_sampler, growth_sampler
-from textdiffusion.sampling.functions import functions_of
-from textdiffusion.sampling.generate import (
-  autoregressive_sampler,
-  diffusion_sampler,
-  generate,
-)
-from textdiffusion.sampling.latent import LATENT_SAMPLERS, latent_sampler
-from textdiffusion.sampling.plan import Canvas
-from textdiffusion.sampling.samplers import SAMPLERS
-from textdiffusion.sampling.settings import (
-  Corrector,
-  Flow,
-  Order,
-  Remask,
-  SampleConfig,
-  SelfCorrect,
-)
-from textdiffusion.schedules import grids, times
+from textdiffusion.schedules import times
 from textdiffusion.schedules.adaptive import LeastNoise, no_losses
 from textdiffusion.schedules.noise import (
   Cosine,
@@ -310,196 +291,3 @@ def test_times_that_training_chooses():
 
 
 # Sampler, head and settings: the network is called once a step, at grid[i].
-GRID = np.asarray(grids.cosine(3))
-ON_GRIDS = {
-  'ancestral': (MASKS, 'cavity', {}),
-  'ancestral-even': (EVEN, 'cavity', {}),
-  'ancestral-filtered': (EVEN, 'cavity', {'temperature': 0.7}),
-  'ancestral-greedy': (EVEN, 'posterior', {'final': 'greedy'}),
-  'euler': (EVEN, 'score', {}),
-  'tau_leaping': (MASKS, 'cavity', {}),
-  'tweedie': (uniform(STATES, Linear(1e-3), MASK), 'score', {}),
-  'flow': (EVEN, 'posterior', {'flow': Flow(2.0)}),
-  'remask': (MASKS, 'cavity', {'remask': Remask('rescale', 0.2)}),
-  'psi': (EVEN, 'cavity', {'remask': Remask('constant', 0.1)}),
-}
-OTHERS = {'skipping', 'first_hitting', 'ordered'}
-CANVAS = Canvas(IDS, jnp.asarray(GIVEN))
-FREE = np.where(GIVEN, 0.0, 1.0)
-
-
-def sampled(process, head, config, trace=True, **kwargs):
-  """-> the samples, and the calls of the network."""
-  spy = Spy(*HEADS[head], process)
-  sampler = diffusion_sampler(process)
-  return spy.run(
-    lambda: generate(
-      sampler, spy.model, KEY, CANVAS, config, trace=trace, **kwargs
-    )
-  )
-
-
-def assert_inputs(calls, samples):
-  """x of call i is the state after i steps."""
-  for (x, _), frame in zip(calls, samples.trace.ids, strict=False):
-    np.testing.assert_array_equal(x, frame)
-
-
-def test_no_sampler_is_left_out():
-  tested = {name.split('-')[0] for name in ON_GRIDS}
-  assert tested | OTHERS == set(SAMPLERS)
-
-
-@pytest.mark.parametrize('name', ON_GRIDS)
-def test_a_step_gives_the_time_at_which_it_begins(name):
-  process, head, settings = ON_GRIDS[name]
-  config = SampleConfig(3, sampler=name.split('-')[0], **settings)
-  samples, calls = sampled(process, head, config)
-  assert_times(calls, [t * FREE for t in GRID[:-1]])
-  assert_inputs(calls, samples)
-
-
-def test_rows_that_stop_early_have_the_same_times():
-  config = SampleConfig(3, stop_early=True)
-  _, calls = sampled(MASKS, 'cavity', config, trace=False)
-  assert_times(calls, [t * FREE for t in GRID[: len(calls)]])
-
-
-def test_correctors_give_the_time_they_redraw_at():
-  config = SampleConfig(3, corrector=Corrector(2))
-  want = [w for t, s in zip(GRID, GRID[1:], strict=False) for w in (t, s, s)]
-  _, calls = sampled(EVEN, 'cavity', config)
-  assert_times(calls, [t * FREE for t in want])
-
-
-def test_self_correction_gives_its_own_time():
-  config = SampleConfig(3, self_correct=SelfCorrect(1, time=0.02))
-  _, calls = sampled(EVEN, 'cavity', config)
-  assert_times(calls, [t * FREE for t in (*GRID[:-1], 0.02)])
-
-
-def test_a_loop_of_remasking_goes_along_its_plateau():
-  remask = Remask('loop', 0.2, t_on=0.6, t_off=0.2)
-  config = SampleConfig(6, sampler='remask', remask=remask)
-  samples, calls = sampled(MASKS, 'cavity', config)
-  want = np.asarray(samples.times[:-1])
-  assert_times(calls, [t * FREE for t in want])
-  assert np.sum(np.isclose(MASKS.schedule(want).log_alpha[:, 0], np.log(0.9)))
-
-
-def test_skipping_gives_the_time_of_the_steps_it_takes():
-  """A call where the next state differs from this one, and only there."""
-  config = SampleConfig(12, sampler='skipping')
-  samples, calls = sampled(MASKS, 'cavity', config)
-  frames = np.asarray(samples.trace.ids)
-  changes = (frames[1:] != frames[:-1]).any((1, 2))
-  assert 0 < len(calls) < 12
-  want = np.asarray(grids.cosine(12))[:-1][changes]
-  assert_times(calls, [t * FREE for t in want])
-  for (x, _), frame in zip(calls, frames[:-1][changes], strict=True):
-    np.testing.assert_array_equal(x, frame)
-
-
-def test_first_hitting_gives_the_time_of_the_event():
-  """Not that of the event before, at which the token was still hidden."""
-  spy = Spy(*HEADS['cavity'], MASKS)
-  plan = diffusion_sampler(MASKS)(
-    functions_of(spy.model), KEY, CANVAS, SampleConfig(sampler='first_hitting')
-  )
-  carry, before = plan.start, np.ones((ROWS, 1))
-  for i in range(2):
-    x, key = carry.x, jax.random.fold_in(KEY, i)
-    carry, ((seen, t),) = spy.run(lambda c=carry, k=key: plan.step(k, c, 0, 0))
-    np.testing.assert_array_equal(seen, x)
-    clock = t.max(-1, keepdims=True)
-    assert_times([(None, t)], [clock * FREE])
-    level = MASKS.schedule(jnp.asarray(clock[:, 0])).log_1m_alpha[:, 0]
-    np.testing.assert_allclose(level, carry.log_noise, rtol=1e-4, atol=1e-5)
-    assert (clock < before).all() and clock.min() > 0
-    before = clock
-
-
-def test_an_order_gives_the_time_of_as_many_masks():
-  """1 - alpha is the share of free tokens that are masked."""
-  config = SampleConfig(sampler='ordered', order=Order('random'))
-  samples, calls = sampled(MASKS, 'cavity', config)
-  assert len(calls) == 2
-  assert_inputs(calls, samples)
-  for x, t in calls:
-    share = (x == MASK).sum(-1) / (~GIVEN).sum(-1)
-    # A row that is finished counts as one with its last mask.
-    share = np.maximum(share, 1 / (~GIVEN).sum(-1))
-    clock = t.max(-1, keepdims=True)
-    level = MASKS.schedule(jnp.asarray(clock[:, 0])).log_1m_alpha[:, 0]
-    np.testing.assert_allclose(np.exp(level), share, rtol=1e-4)
-    assert_times([(None, t)], [clock * FREE])
-
-
-def test_blocks_have_the_grid_each():
-  """Tokens before a block are given; the block starts after the prompt."""
-  _, calls = sampled(EVEN, 'cavity', SampleConfig(3), trace=False, block=1)
-  place = np.arange(LENGTH)
-  begin = np.array([1, 2, 1, 1])[:, None]
-  want = [
-    np.where(GIVEN | (place < begin + block), 0.0, t)
-    for block in range(2)
-    for t in GRID[:-1]
-  ]
-  assert_times(calls, want)
-
-
-@pytest.mark.parametrize('name', LATENT_SAMPLERS)
-def test_a_chain_of_features_gives_the_time_at_which_it_begins(name):
-  spy = Spy(*HEADS['x0'], NOISE)
-  config = SampleConfig(3, 'uniform', name)
-  sampler = latent_sampler(NOISE, STEPS, self_condition=True)
-  samples, calls = spy.run(
-    lambda: generate(sampler, spy.model, KEY, CANVAS, config, trace=True)
-  )
-  grid = np.asarray(times.snapped(grids.uniform(3), STEPS))
-  np.testing.assert_allclose(samples.times, grid)
-  assert_times(calls, [t * FREE for t in grid[:-1]])
-  for x, _ in calls:
-    clean = np.asarray(spy.model.facts.embedder.embed(IDS))
-    np.testing.assert_allclose(x[..., :SIZE][GIVEN], clean[GIVEN], rtol=1e-6)
-
-
-def test_positions_with_times_of_their_own_walk():
-  spy, config = Spy(*HEADS['x0'], NOISE), SampleConfig(3, 'uniform')
-  sampler = ARDiffusion(num_steps=STEPS, size=SIZE).build(VOCAB).sampler
-  _, calls = spy.run(lambda: generate(sampler, spy.model, KEY, CANVAS, config))
-  walk = np.asarray(times.walk(grids.uniform(3), LENGTH, STEPS))
-  assert_times(calls, [t * FREE for t in walk[:-1]])
-
-
-@pytest.mark.parametrize(
-  'make, process, head, want',
-  [
-    (growth_sampler, GROW, 'growth', [1.0, 0.5, 0.0]),
-    (edit_sampler, EDIT, 'edits', [1.0, 2 / 3, 1 / 3]),
-  ],
-  ids=['growth', 'edits'],
-)
-def test_a_text_that_grows_gives_the_time_at_which_a_step_begins(
-  make, process, head, want
-):
-  spy, config = Spy(*HEADS[head], process), SampleConfig(3, 'uniform')
-  canvas = CANVAS._replace(is_given=jnp.zeros((ROWS, LENGTH), bool))
-  samples, calls = spy.run(
-    lambda: generate(make(process), spy.model, KEY, canvas, config, trace=True)
-  )
-  assert_times(calls, want)
-  assert_inputs(calls, samples)
-
-
-def test_left_to_right_gives_the_place():
-  """The prompt in one call, then the token before each place."""
-  spy = Spy(*HEADS['causal'])
-  sampler = autoregressive_sampler(VOCAB)
-  samples, calls = spy.run(
-    lambda: generate(sampler, spy.model, KEY, CANVAS, SampleConfig())
-  )
-  assert [int(t) for _, t in calls] == [0, 1, 2]
-  before = np.pad(np.asarray(samples.ids), ((0, 0), (1, 0)))
-  for place, (x, _) in enumerate(calls):
-    np.testing.assert_array_equal(x, before[:, place : place + 1])

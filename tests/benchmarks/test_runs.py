@@ -1,6 +1,5 @@
 """Drivers of experiments: what runs, what is skipped, and what samples are."""
 
-import dataclasses
 import json
 from types import SimpleNamespace
 
@@ -15,8 +14,9 @@ from textdiffusion.core.types import Vocab
 from textdiffusion.data.grammar import toy_grammar
 from textdiffusion.data.tokenizers import Words
 from textdiffusion.model import Trained, bind
-from textdiffusion.sampling.generate import generate
-from textdiffusion.sampling.prompts import blank
+from textdiffusion.samplers.ancestral import Ancestral
+from textdiffusion.samplers.base import generate
+from textdiffusion.samplers.prompts import blank
 
 
 class AnyTokenizer:
@@ -98,18 +98,13 @@ def test_samples_are_those_of_generate():
     trained=learnt,
     config=config,
   )
-  sample = known_law.SampleConfig()
-  ids, calls = known_law.chain(trained, 3, sample, 7)(4)
+  ids, calls = known_law.chain(trained, 3, Ancestral(), 7)(4)
 
   @jax.jit
   def expected(learnt):
-    return generate(
-      method.sampler,
-      bind(method, network, learnt),
-      stream(jax.random.key(7), 'sample'),
-      blank(3, known_law.LENGTH),
-      dataclasses.replace(sample, steps=4),
-    )
+    key = stream(jax.random.key(7), 'sample')
+    model = bind(method, network, learnt)
+    return generate(model, blank(3, known_law.LENGTH), key, Ancestral(4))
 
   samples = expected(learnt)
   np.testing.assert_array_equal(ids, samples.ids)

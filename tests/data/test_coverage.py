@@ -14,7 +14,7 @@ from textdiffusion.data.tokenizers import (
   TokenizerConfig,
   Words,
 )
-from textdiffusion.sampling.prompts import continuation, infilling
+from textdiffusion.samplers.prompts import continuation, infilling
 
 LATIN = 'the quick brown fox jumps over the lazy dog'
 CHINESE = '索尼手机截图埃及签证相片大小武汉到黄石物流什么网找工作可靠'

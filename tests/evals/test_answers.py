@@ -14,7 +14,7 @@ from textdiffusion.evals.answers import answers, asked
 from textdiffusion.methods.mdlm import MDLM
 from textdiffusion.model import RawHead, Trained
 from textdiffusion.nn.network import Memory
-from textdiffusion.sampling.generate import SampleConfig
+from textdiffusion.samplers import Ancestral
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 TOKENIZER = Bytes()
@@ -65,7 +65,7 @@ def ask(data, sources, **kwargs):
     Trained(()),
     TOKENIZER,
     data,
-    SampleConfig(steps=2),
+    Ancestral(2),
     sources,
     **kwargs,
   )

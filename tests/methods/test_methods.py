@@ -44,8 +44,18 @@ from textdiffusion.nn.transformer import Transformer, TransformerConfig
 from textdiffusion.nn.wrappers import WithParams
 from textdiffusion.objectives.base import Models
 from textdiffusion.objectives.end_to_end import Weights
-from textdiffusion.sampling.generate import Canvas, SampleConfig, generate
-from textdiffusion.sampling.settings import Flow, Remask, SelfCorrect
+from textdiffusion.samplers import (
+  Ancestral,
+  Canvas,
+  Euler,
+  Filter,
+  Flow,
+  Remask,
+  SelfCorrect,
+  Tweedie,
+  generate,
+  with_options,
+)
 from textdiffusion.schedules.betas import (
   CosineBetas,
   LinearBetas,
@@ -170,14 +180,14 @@ def test_a_method_trains_and_samples(name):
 
   canvas = Canvas(ids, jnp.arange(LENGTH)[None] < jnp.ones((4, 1)) * 3)
   is_latent = method.needs.features is not None
+  sampler = method.sampler
+  if hasattr(sampler, 'filter'):
+    sampler = dataclasses.replace(sampler, filter=Filter(0.7, top_p=0.9))
+  if hasattr(sampler, 'steps'):
+    sampler = with_options(sampler, 4)
   samples = jax.jit(
     lambda key: generate(
-      method.sampler,
-      model_of(method, params),
-      key,
-      canvas,
-      SampleConfig(steps=4, temperature=0.7, top_p=1.0 if is_latent else 0.9),
-      trace=True,
+      model_of(method, params), canvas, key, sampler, trace=True
     )
   )(KEY)
   np.testing.assert_array_equal(samples.ids[:, :3], ids[:, :3])
@@ -191,8 +201,8 @@ ALL_MASKS = ('mdlm', 'd3pm', 'dfm', 'md4', 'genmd4', 'sedd', 'radd')
 
 @pytest.mark.parametrize(
   ('name', 'sampler'),
-  [(name, 'ancestral') for name in ALL_MASKS]
-  + [(name, 'euler') for name in ALL_MASKS if name != 'd3pm'],  # has no rates
+  [(name, Ancestral) for name in ALL_MASKS]
+  + [(name, Euler) for name in ALL_MASKS if name != 'd3pm'],  # has no rates
 )
 def test_what_is_revealed_stays(name, sampler):
   """Where all noise is the mask, whatever the network says of a visible token:
@@ -200,18 +210,9 @@ def test_what_is_revealed_stays(name, sampler):
   method = CONFIGS[name].build(VOCAB)
   params = jax.random.normal(KEY, (method.needs.num_states, method.needs.width))
   canvas = Canvas(jnp.zeros((4, LENGTH), int), jnp.zeros((4, LENGTH), bool))
-  chain = jax.jit(
-    lambda: (
-      generate(
-        method.sampler,
-        model_of(method, params),
-        KEY,
-        canvas,
-        SampleConfig(steps=8, sampler=sampler),
-        trace=True,
-      ).trace.ids
-    )
-  )()
+  model = model_of(method, params)
+  run = lambda: generate(model, canvas, KEY, sampler(8), trace=True)
+  chain = jax.jit(run)().trace.ids
   now, then = chain[:-1], chain[1:]
   is_seen = now != VOCAB.mask_id
   assert is_seen[:-1].any() and (then == now)[is_seen].all()
@@ -331,50 +332,41 @@ def test_a_method_brings_parameters_of_its_own():
 
 
 @pytest.mark.parametrize(
-  'config, settings',
+  'config, sampler',
   [
-    (SEDD(), {'sampler': 'tweedie'}),
-    (DFM('uniform'), {'sampler': 'flow', 'flow': Flow(corrector=5.0)}),
-    (MDLM(), {'sampler': 'remask', 'remask': Remask('loop')}),
-    (GIDD(), {'self_correct': SelfCorrect(4), 'final': 'greedy'}),
+    (SEDD(), Tweedie(6)),
+    (DFM('uniform'), Flow(6, corrector=5.0)),
+    (MDLM(), Remask(6, kind='loop')),
+    (GIDD(), SelfCorrect(Ancestral(6, final='greedy'), 4)),
   ],
 )
-def test_samplers_of_the_papers(config, settings):
-  """Each runs by its name, and prompts stay."""
+def test_samplers_of_the_papers(config, sampler):
+  """Each runs, and prompts stay."""
   method = config.build(VOCAB)
   params = jax.random.normal(KEY, (12, 12))
   ids = jnp.arange(LENGTH)[None] % 4 + jnp.zeros((3, 1), int)
   canvas = Canvas(ids, jnp.arange(LENGTH)[None] < jnp.full((3, 1), 3))
-  samples = jax.jit(
-    lambda key: generate(
-      method.sampler,
-      model_of(method, params),
-      key,
-      canvas,
-      SampleConfig(steps=6, **settings),
-    )
-  )(KEY)
+  model = model_of(method, params)
+  samples = jax.jit(lambda key: generate(model, canvas, key, sampler))(KEY)
   np.testing.assert_array_equal(samples.ids[:, :3], ids[:, :3])
   assert (samples.ids != VOCAB.mask_id).all()
 
 
 @pytest.mark.parametrize(
-  'config, sampler, told',
+  'config, sampler, reason',
   [
-    (MDLM(), 'tweedie', 'say nothing where no signal is left'),
+    (MDLM(), Tweedie(4), 'undefined where no signal is left'),
     (
       D3PM('gaussian', num_steps=8, kernel='dense'),
-      'flow',
+      Flow(4),
       'needs rank-one noise',
     ),
-    (UDLM(), 'skipping', 'needs an absorbing process'),
-    (MDLM(), 'remasking', 'mean remask'),
+    (UDLM(), Ancestral(4, skip=True), 'needs an absorbing process'),
   ],
 )
-def test_a_sampler_that_does_not_fit_is_refused(config, sampler, told):
+def test_a_sampler_that_does_not_fit_is_refused(config, sampler, reason):
   method = config.build(VOCAB)
   model = model_of(method, jnp.zeros((12, 12)))
   canvas = Canvas(jnp.zeros((1, 4), int), jnp.zeros((1, 4), bool))
-  asked = SampleConfig(steps=4, sampler=sampler)
-  with pytest.raises(UserError, match=told):
-    generate(method.sampler, model, KEY, canvas, asked)
+  with pytest.raises(UserError, match=reason):
+    generate(model, canvas, KEY, sampler)

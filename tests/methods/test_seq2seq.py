@@ -37,7 +37,7 @@ from textdiffusion.model import Trained, anchored, batch_view, bind
 from textdiffusion.nn.network import View, Wrapper
 from textdiffusion.nn.transformer import TransformerConfig
 from textdiffusion.objectives.base import Models
-from textdiffusion.sampling.generate import Canvas, SampleConfig, generate
+from textdiffusion.samplers import Canvas, generate, with_options
 from textdiffusion.schedules.adaptive import refit
 from textdiffusion.training.checkpoint import (
   Checkpointer,
@@ -337,10 +337,8 @@ def test_an_encoder_is_read_once(config):
   def answer(source):
     memory = spy.encode(params, source, batch['source_segments'])
     model = bind(method, spy, learnt, View(memory=memory))
-    config = SampleConfig(steps=3)
-    one = lambda key: generate(
-      method.sampler, model, key, canvas, config, block=method.needs.block
-    )
+    sampler = with_options(method.sampler, 3)
+    one = lambda key: generate(model, canvas, key, sampler)
     return jax.vmap(one)(jax.random.split(KEY, 5))
 
   samples = answer(batch['source'])
@@ -449,9 +447,8 @@ def test_each_token_is_given_its_time():
     given = rows._replace(is_given=jnp.asarray(joined()['is_given']))
     jax.jit(lambda key: method.evaluator(models, key, given))(KEY)
     canvas = Canvas(rows_of()['ids'], joined()['is_given'])
-    sample = lambda key: generate(
-      method.sampler, model, key, canvas, SampleConfig(steps=4)
-    )
+    sampler = with_options(method.sampler, 4)
+    sample = lambda key: generate(model, canvas, key, sampler)
     jax.jit(sample)(KEY)
     jax.effects_barrier()
     told[type(config)] = net.times

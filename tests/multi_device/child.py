@@ -12,8 +12,9 @@ import jax
 def main(mesh: str):
   from tests.training import tiny
   from textdiffusion.model import bind
-  from textdiffusion.sampling.generate import SampleConfig, generate
-  from textdiffusion.sampling.prompts import blank
+  from textdiffusion.samplers.ancestral import Ancestral
+  from textdiffusion.samplers.base import generate
+  from textdiffusion.samplers.prompts import blank
   from textdiffusion.training.mesh import MeshConfig, make_mesh
 
   made = make_mesh(MeshConfig(*map(int, mesh.split('x'))))
@@ -21,11 +22,7 @@ def main(mesh: str):
 
   def sample(trained):
     model = bind(tiny.METHOD, tiny.NETWORK, trained)
-    config = SampleConfig(steps=8)
-    canvas = blank(8, 6)
-    return generate(
-      tiny.METHOD.sampler, model, jax.random.key(1), canvas, config
-    )
+    return generate(model, blank(8, 6), jax.random.key(1), Ancestral(8))
 
   ids = jax.jit(sample)(state.averaged).ids
   total = sum(float((x**2).sum()) for x in jax.tree.leaves(state.params))

@@ -17,8 +17,9 @@ from textdiffusion.methods.method import build_network
 from textdiffusion.model import Trained, bind
 from textdiffusion.nn.network import BlockCausal
 from textdiffusion.nn.transformer import TransformerConfig
-from textdiffusion.sampling.generate import SampleConfig, generate
-from textdiffusion.sampling.prompts import blank
+from textdiffusion.samplers.base import generate
+from textdiffusion.samplers.options import with_options
+from textdiffusion.samplers.prompts import blank
 from textdiffusion.training.mesh import MeshConfig, make_mesh, put_batch
 from textdiffusion.training.optim import Optimizer
 from textdiffusion.training.state import TrainConfig, init_state
@@ -131,10 +132,8 @@ def told(name, mesh, state):
 
       def sample(trained):
         model = bind(method, net, trained)
-        canvas, plan = blank(ROWS, LENGTH), SampleConfig(steps=4)
-        return generate(
-          method.sampler, model, jax.random.key(1), canvas, plan
-        ).ids
+        canvas, sampler = blank(ROWS, LENGTH), with_options(method.sampler, 4)
+        return generate(model, canvas, jax.random.key(1), sampler).ids
 
       ids = np.asarray(
         jax.jit(sample)(Trained(moved, state.method_state))

@@ -20,8 +20,8 @@ from textdiffusion.methods.seqdiffuseq import SeqDiffuSeq
 from textdiffusion.model import bind
 from textdiffusion.nn.network import View
 from textdiffusion.nn.transformer import TransformerConfig
-from textdiffusion.sampling.generate import SampleConfig, generate
-from textdiffusion.sampling.prompts import blank
+from textdiffusion.samplers.base import generate
+from textdiffusion.samplers.prompts import blank
 from textdiffusion.training.loop import train
 from textdiffusion.training.mesh import MeshConfig, make_mesh
 from textdiffusion.training.state import TrainConfig
@@ -61,10 +61,8 @@ def main(mesh: str):
   def sample(trained):
     memory = network.encode(trained.params, jnp.asarray(source), None)
     model = bind(method, network, trained, View(memory=memory))
-    plan = SampleConfig(steps=6, grid='uniform')
-    return generate(
-      method.sampler, model, jax.random.key(1), blank(ROWS, LENGTH), plan
-    )
+    sampler = dataclasses.replace(method.sampler, steps=6, grid='uniform')
+    return generate(model, blank(ROWS, LENGTH), jax.random.key(1), sampler)
 
   ids = jax.jit(sample)(state.averaged).ids
   size = lambda tree: sum(float((x**2).sum()) for x in jax.tree.leaves(tree))

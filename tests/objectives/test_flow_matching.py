@@ -20,7 +20,7 @@ from textdiffusion.objectives.flow_matching import (
 from textdiffusion.objectives.nelbo import masked_bound, rate_bound
 from textdiffusion.processes.bridge import possible
 from textdiffusion.processes.rank_one import absorbing, uniform
-from textdiffusion.sampling.steps.flow import flow
+from textdiffusion.samplers.flow import flow
 from textdiffusion.schedules import grids
 from textdiffusion.schedules.noise import Cosine, Linear, Power
 

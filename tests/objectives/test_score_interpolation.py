@@ -31,8 +31,8 @@ from textdiffusion.processes.variance_preserving import (
   VariancePreserving,
   estimate_of,
 )
-from textdiffusion.sampling.generate import Canvas, SampleConfig, generate
-from textdiffusion.sampling.latent import latent_sampler
+from textdiffusion.samplers.base import Canvas, generate
+from textdiffusion.samplers.latent import DDIM, DPMSolver, GaussianAncestral
 from textdiffusion.schedules.noise import CosineSquared, LinearPath
 from textdiffusion.schedules.variances import SquareRoot, tabulated
 
@@ -186,11 +186,11 @@ def test_cross_entropy_is_of_every_time_alike(num_steps):
 @pytest.mark.parametrize(
   'sampler, space',
   [
-    ('ancestral', 'embedding'),
-    ('ddim', 'embedding'),
-    ('dpm_solver', 'embedding'),
-    ('ancestral', 'simplex'),
-    ('ddim', 'simplex'),
+    (GaussianAncestral, 'embedding'),
+    (DDIM, 'embedding'),
+    (DPMSolver, 'embedding'),
+    (GaussianAncestral, 'simplex'),
+    (DDIM, 'simplex'),
   ],
 )
 def test_chains_follow_the_law(sampler, space):
@@ -199,12 +199,11 @@ def test_chains_follow_the_law(sampler, space):
   from scipy.stats import chi2
 
   law, rows = Law(PROCESSES['flow'](0), space), 4000
-  plan = latent_sampler(law.process, 0)
   canvas = Canvas(jnp.zeros((rows, 2), int), jnp.zeros((rows, 2), bool))
-  config = SampleConfig(100, 'uniform', sampler)
-  samples = jax.jit(
-    lambda key: generate(plan, law.model(), key, canvas, config)
-  )(KEY)
+  sampler = sampler(100, 'uniform')
+  samples = jax.jit(lambda key: generate(law.model(), canvas, key, sampler))(
+    KEY
+  )
   place = np.asarray(samples.ids) @ [SIZE, 1]
   seen = [(place == p).sum() for p in np.asarray(law.ids) @ [SIZE, 1]]
   want = rows * np.exp(law.log_p)
@@ -221,11 +220,9 @@ def test_a_chain_that_is_ahead_on_the_left_follows_the_law():
   method = ARDiffusion(num_steps=500, size=4).build(Vocab(SIZE))
   law, rows = Law(method.process), 4000
   canvas = Canvas(jnp.zeros((rows, 2), int), jnp.zeros((rows, 2), bool))
-  config = SampleConfig(500, 'uniform')
+  sampler = dataclasses.replace(method.sampler, steps=500, grid='uniform')
   samples = jax.jit(
-    lambda key: generate(
-      method.sampler, law.model(), key, canvas, config, trace=True
-    )
+    lambda key: generate(law.model(), canvas, key, sampler, trace=True)
   )(KEY)
   place = np.asarray(samples.ids) @ [SIZE, 1]
   seen = [(place == p).sum() for p in np.asarray(law.ids) @ [SIZE, 1]]

@@ -21,10 +21,8 @@ from textdiffusion.processes.variance_preserving import (
   to_velocity,
   to_x0,
 )
-from textdiffusion.sampling.functions import Functions
-from textdiffusion.sampling.loop import sample
-from textdiffusion.sampling.steps.ancestral import start_chain, walk
-from textdiffusion.sampling.steps.latent import refine, solver, start_latent
+from textdiffusion.samplers.base import Canvas
+from textdiffusion.samplers.latent import DDIM, DPMSolver, LatentChain
 from textdiffusion.schedules.noise import CosineSquared, Linear
 from textdiffusion.schedules.times import snapped
 from textdiffusion.schedules.variances import SquareRoot, tabulated
@@ -151,10 +149,17 @@ def ends(steps, eta=0.0, published=False, rows=2000):
       s = t - 1 / 2000
     return p.bridge(head, x, s, t, eta)
 
-  step = walk(transition, lambda x, t: law.denoise(p, x, t))
-  start = start_chain(jax.random.normal(KEY, (rows, 2, 4)))
-  chain, _ = jax.jit(lambda c: sample(KEY, step, c, grid))(start)
-  return jnp.square(chain.x[:, None] - law.x0).sum((-1, -2))
+  @jax.jit
+  def chain(x):
+    def step(x, inputs):
+      key, t, s = inputs
+      return transition(law.denoise(p, x, t), x, s, t).sample(key), None
+
+    keys = jax.random.split(KEY, steps)
+    return jax.lax.scan(step, x, (keys, grid[:-1], grid[1:]))[0]
+
+  x = chain(jax.random.normal(KEY, (rows, 2, 4)))
+  return jnp.square(x[:, None] - law.x0).sum((-1, -2))
 
 
 @pytest.mark.parametrize('steps', [10, 50, 200])
@@ -189,21 +194,24 @@ def test_the_second_order_solver_is_of_second_order():
     return X0(jnp.sqrt(level(t)) * variance / spread(t) * x)
 
   table = TableEmbedder(jnp.zeros((1, 4)))
-  functions = Functions(denoise, facts=Facts(embedder=table))
-  reverses = {
-    'ddim': lambda x0, carry, s, t: p.bridge(X0(x0), carry.x, s, t, 0.0),
-    'solver': solver(p),
-  }
+  model = FunctionModel(denoise, p, Facts(embedder=table))
+  samplers = {'ddim': DDIM(), 'solver': DPMSolver()}
   x = jax.random.normal(KEY, (50, 2, 4))
   exact = x * jnp.sqrt(spread(s) / spread(t))
 
   def error(name, steps):
-    step = refine(p, reverses[name], functions, lambda key, head, x0, t: x0)
-    grid = jnp.linspace(t, s, steps + 1)
-    run = jax.jit(lambda c: sample(KEY, step, c, grid)[0])
-    return float(jnp.abs(run(start_latent(x)).x - exact).mean())
+    sampler, grid = samplers[name], jnp.linspace(t, s, steps + 1)
+    keys, free = jax.random.split(KEY, len(x)), jnp.zeros(x.shape[:2], int)
 
-  errors = {name: [error(name, n) for n in (50, 100)] for name in reverses}
+    def step(carry, times):
+      then, now = (jnp.full(free.shape, time) for time in times)
+      return sampler.step(keys, model, carry, now, then), None
+
+    start = LatentChain(x, 0 * x, 0.0 * free + 1, 0, Canvas(free, free > 0))
+    run = jax.jit(lambda c: jax.lax.scan(step, c, (grid[:-1], grid[1:]))[0])
+    return float(jnp.abs(run(start).x - exact).mean())
+
+  errors = {name: [error(name, n) for n in (50, 100)] for name in samplers}
   falls = {name: one / two for name, (one, two) in errors.items()}
   assert 1.9 < falls['ddim'] < 2.1 and 3.7 < falls['solver'] < 4.3, errors
   assert errors['solver'][1] < 0.1 * errors['ddim'][1], errors

@@ -1,4 +1,4 @@
-"""Blocks of tokens, one after another: law, bound, and who sees what."""
+"""Methods that are trained on one block of a row at a time."""
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,11 @@ from tests.methods.test_seq2seq import (
   LENGTH,
   ROWS,
   VOCAB,
-  Recorder,
   network,
   rows_of,
 )
 from tests.models import FunctionNetwork
-from tests.oracle import PROCESSES, Law, assert_follows
+from tests.oracle import PROCESSES, Law
 from textdiffusion.core.types import (
   Batch,
   Cavity,
@@ -27,13 +26,7 @@ from textdiffusion.methods.ssd_lm import SSDLM
 from textdiffusion.model import RawHead, Trained, anchored, batch_view, bind
 from textdiffusion.objectives.base import Models
 from textdiffusion.objectives.nelbo import Nelbo
-from textdiffusion.sampling.generate import (
-  Canvas,
-  SampleConfig,
-  diffusion_sampler,
-  generate,
-)
-from textdiffusion.sampling.settings import Latent
+from textdiffusion.samplers import Ancestral, Renoise, SemiAutoregressive
 from textdiffusion.training.step import _some_block
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
@@ -48,7 +41,7 @@ METHOD = Method(
   Nelbo(),
   Nelbo(),
   RawHead(Cavity),
-  diffusion_sampler(LAW.process),
+  Ancestral(),
   Needs(LAW.process.num_states, block=SIZE),
 )
 
@@ -63,31 +56,6 @@ def oracle(leak=False):
     return LAW.denoise(x, t).logits
 
   return FunctionNetwork(apply)
-
-
-@pytest.mark.parametrize('prompts', [(0,), (1,), (0, 2)])
-def test_blocks_follow_the_law(prompts):
-  """Chi-square at 1e-5: blocks of 2 tokens or fewer after the prompt of each
-  row, and no more of them than the shortest one needs."""
-  rows, values = 20_000, jnp.asarray([1, 0, 0])
-  size = jnp.asarray(prompts)[jnp.arange(rows) % len(prompts)]
-  canvas = Canvas(jnp.tile(values, (rows, 1)), jnp.arange(3) < size[:, None])
-  model = bind(METHOD, oracle(), Trained(()))
-  config = SampleConfig(sampler='first_hitting')  # no bias of steps
-  run = lambda canvas: generate(
-    METHOD.sampler, model, KEY, canvas, config, block=2
-  )
-  made = jax.jit(lambda: run(canvas))()
-  blocks = 2 if 0 in prompts else 1
-  for i, prompt in enumerate(prompts):
-    here = slice(i, None, len(prompts))
-    given = jnp.arange(3) < prompt
-    assert_follows(LAW, made.ids[here], LAW.conditional(given, values))
-    assert (made.log_prob[here, :prompt] == 0).all()
-  # Where prompts cannot be seen there may be a block more, with nothing in it.
-  hidden = jax.jit(run)(canvas)
-  np.testing.assert_array_equal(hidden.ids, made.ids)
-  assert (hidden.steps * blocks == 2 * made.steps).all()
 
 
 def test_the_bound_is_the_entropy():
@@ -163,39 +131,18 @@ def test_a_block_sees_what_is_before_it():
   assert moved.tolist() == [False, True, True, True]
 
 
-@pytest.mark.parametrize('sampler', ['ancestral', 'renoise'])
-def test_blocks_of_a_network_are_made_in_turn(sampler):
-  """A trace has the steps of each block, and the network sees what is before it
-  as it is, at every step."""
-  method = SSDLM(num_steps=20, block=3, self_condition=0.5).build(VOCAB)
-  bare = method._replace(needs=method.needs._replace(wrap=lambda net: net))
-  spy = Recorder(network(bare))
-  net = method.needs.wrap(spy)
-  model = bind(method, net, Trained(net.init(KEY)))
-  free = Canvas(*jnp.zeros((2, ROWS, LENGTH), jnp.int32))
-  free = free._replace(is_given=free.is_given > 0)
-  latent = Latent(clamp=1.0, to='drawn')
-  config = SampleConfig(4, 'uniform', sampler, latent=latent)
-  run = lambda trace: jax.jit(
-    lambda key: generate(
-      method.sampler, model, key, free, config, trace, method.needs.block
-    )
-  )(KEY)
-  made = run(True)
-  jax.effects_barrier()
-  shown = [weights for (weights,) in spy.calls]
-  assert len(shown) == made.calls == 12
-  assert made.steps.tolist() == [12] * ROWS
-  np.testing.assert_array_equal(made.ids, run(False).ids)
-  assert made.times.tolist() == [1, 0.75, 0.5, 0.25, 0] * 3
-  assert made.trace.ids.shape == (15, ROWS, LENGTH)
-  corners = np.asarray(jax.nn.one_hot(made.ids, VOCAB.size))
-  for call, weights in enumerate(shown):
-    done = call // 4 * 3
-    np.testing.assert_array_equal(weights[:, :done], corners[:, :done])
-    assert (weights[:, done:] < 1).all()
-
-
 def test_a_block_has_a_size():
   with pytest.raises(UserError, match='method.block=-1: must be at least 0'):
     SSDLM(block=-1)
+
+
+def test_a_method_of_blocks_is_sampled_in_blocks():
+  """By its own sampler or by that of the config, which has blocks as long."""
+  config = load('configs/ssd_lm.py:python_docs', ['method.block=5'])
+  vocab = SimpleNamespace(vocab=VOCAB)
+  assert build(config, vocab).method.sampler == config.sampler
+  own = SSDLM(block=5).build(VOCAB).sampler
+  assert isinstance(own, SemiAutoregressive) and own.size == 5
+  for wrong in (Renoise(), SemiAutoregressive(4)):
+    with pytest.raises(UserError, match=r'set sampler=SemiAutoregressive\(5'):
+      build(dataclasses.replace(config, sampler=wrong), vocab)

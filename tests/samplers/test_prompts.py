@@ -5,7 +5,7 @@ import pytest
 
 from textdiffusion.core.types import UserError
 from textdiffusion.data.tokenizers import Bytes, Words
-from textdiffusion.sampling.prompts import infilling, noised
+from textdiffusion.samplers.prompts import infilling, noised
 
 WORDS = Words.train(['the cat, the dog.'], 0, 1, split='punctuation')
 
