@@ -1,6 +1,7 @@
 """Flags and settings that cannot take effect beside others are refused."""
 
 from collections.abc import Collection, Iterable
+from typing import Any
 
 from absl import flags
 
@@ -54,7 +55,11 @@ def sampler_of(
 ) -> Sampler:
   """Returns the sampler of a model with the options of --steps and
   --temperature, or raises UserError where it has none."""
-  try:
-    return with_options(model.parts.method.sampler, steps, temperature)
-  except UserError as error:
-    raise UserError(f'--{error}') from None
+  sampler = model.parts.method.sampler
+  changes: dict[str, Any] = {'steps': steps, 'temperature': temperature}
+  for name, value in changes.items():
+    try:
+      sampler = with_options(sampler, **{name: value})
+    except UserError as error:
+      raise UserError(f'--{name}={value}: {error}') from None
+  return sampler

@@ -11,8 +11,9 @@ from textdiffusion.methods.d3pm import D3PM
 from textdiffusion.methods.diffusion_lm import DiffusionLM
 from textdiffusion.methods.mdlm import MDLM
 from textdiffusion.methods.method import MethodConfig
+from textdiffusion.methods.ssd_lm import SSDLM
 from textdiffusion.parsing import classes_of, parse
-from textdiffusion.sampling.settings import Remask, SampleConfig
+from textdiffusion.samplers import Ancestral, Filter, Gibbs, Remask
 from textdiffusion.schedules.betas import LinearBetas
 from textdiffusion.schedules.noise import (
   Cosine,
@@ -81,14 +82,14 @@ def test_other_groups_are_replaced():
   group = "ParameterGroup('embedding', lr_ratio=2, weight_decay=None)"
   config = changed(
     f'train.optimizer=OptimizerConfig(1e-4, schedule=linear, groups=[{group}])',
-    'sample=SampleConfig(steps=9, remask=Remask(eta=0.1))',
+    'sampler=Gibbs(Remask(steps=9, eta=0.1), tokens=2)',
     'data=DataConfig("files:a(b).txt", rows=document, buckets=(32, 64))',
     'train.steps=4',
   )
   groups = (ParameterGroup('embedding', 2.0),)
   want = OptimizerConfig(1e-4, schedule='linear', groups=groups)
   assert config.train.optimizer == want and config.train.steps == 4
-  assert config.sample == SampleConfig(9, remask=Remask(eta=0.1))
+  assert config.sampler == Gibbs(Remask(9, eta=0.1), tokens=2)
   assert config.data == DataConfig(
     'files:a(b).txt', rows='document', buckets=(32, 64)
   )
@@ -225,8 +226,29 @@ def test_a_value_of_a_config_file_fits_its_protocol(tmp_path):
     load(str(path))
 
 
+def test_a_sampler_that_is_none_stands_for_that_of_the_method():
+  config = override(CONFIG, ['sampler.steps=9', 'sampler.filter.top_p=0.5'])
+  assert config.sampler == Ancestral(9, filter=Filter(top_p=0.5))
+  assert override(config, ['sampler=None']).sampler is None
+  blocks = override(
+    Config(SSDLM(block=5)), ['sampler.size=4', 'sampler.sampler.steps=3']
+  ).sampler
+  assert (blocks.size, blocks.sampler.steps) == (4, 3)
+
+
+def test_options_of_a_sampler_by_their_former_names():
+  """`sample.steps` and `sample.temperature`, until version 0.2."""
+  settings = ['sample.temperature=0.5', 'sample.steps=9']
+  config = override(CONFIG, settings)
+  assert config.sampler == Ancestral(9, filter=Filter(0.5))
+  with pytest.raises(UserError, match=r'sample.top_p=0.5: .*sampler=Ancestral'):
+    override(CONFIG, ['sample.top_p=0.5'])
+  with pytest.raises(UserError, match='sample.steps=x: expected int'):
+    override(CONFIG, ['sample.steps=x'])
+
+
 def test_a_replaced_group_must_have_an_effect():
-  setting = 'sample=SampleConfig(remask=Remask(eta=0.5))'
-  with pytest.raises(UserError, match='sample.remask.eta=0.5 has no effect'):
+  setting = 'data=DataConfig(long=cut)'
+  with pytest.raises(UserError, match='data.long=cut has no effect'):
     override(CONFIG, [setting])
-  override(CONFIG, [setting, 'sample.sampler=remask'])
+  override(CONFIG, [setting, 'data.rows=document'])

@@ -6,9 +6,9 @@ import pytest
 
 from textdiffusion.config import Config, load, override
 from textdiffusion.core.types import UserError
+from textdiffusion.data.pipeline import DataConfig
 from textdiffusion.methods.autoregressive import Autoregressive
 from textdiffusion.methods.mdlm import MDLM
-from textdiffusion.sampling.settings import Latent, SampleConfig
 from textdiffusion.unused import RULES, _leaves, refuse_unused
 
 CONFIG = Config(MDLM())
@@ -24,45 +24,14 @@ CASES = [
   ('data.holdout=0.2', 'data.source=python_docs'),
   ('train.optimizer.decay_steps=9', 'train.optimizer.schedule=wsd'),
   ('train.optimizer.final_lr_ratio=0.2', 'train.optimizer.schedule=cosine'),
-  ('sample.steps=9', 'sample.sampler=remask'),
-  ('sample.grid=uniform', 'sample.sampler=remask'),
-  ('sample.remask.kind=rescale', 'sample.sampler=psi'),
-  ('sample.remask.switch=0.5', 'sample.sampler=remask'),
-  (
-    'sample.remask.eta=0.5',
-    'sample.sampler=remask sample.remask.kind=rescale',
-  ),
-  ('sample.remask.t_on=0.5', 'sample.sampler=remask sample.remask.kind=loop'),
-  ('sample.remask.t_off=0.1', 'sample.sampler=remask sample.remask.kind=loop'),
-  (
-    'sample.remask.alpha_on=0.5',
-    'sample.sampler=remask sample.remask.kind=loop',
-  ),
-  ('sample.order.by=random', 'sample.sampler=ordered'),
-  ('sample.order.tokens=2', 'sample.sampler=ordered'),
-  ('sample.flow.corrector=2.0', 'sample.sampler=flow'),
-  ('sample.flow.frozen=True', 'sample.sampler=flow'),
-  ('sample.flow.data_power=1.0', 'sample.sampler=flow sample.flow.corrector=1'),
-  (
-    'sample.flow.noise_power=1.0',
-    'sample.sampler=flow sample.flow.corrector=1',
-  ),
-  ('sample.corrector.tokens=2', 'sample.corrector.steps=1'),
-  ('sample.self_correct.temperature=1.0', 'sample.self_correct.steps=1'),
-  ('sample.self_correct.time=0.5', 'sample.self_correct.steps=1'),
-  ('sample.latent.eta=0.5', 'sample.sampler=ddim'),
   ('data.tokenizer.split=punctuation', 'data.tokenizer.kind=words'),
   ('data.source_dropout=0.5', 'data.rows=joined'),
-  ('sample.latent.variance=large', 'sample.sampler=ancestral'),
 ]
 # Beside which they have none, where the defaults are not.
 BESIDE = {
   'data.respect_documents': 'data.rows=document',
   'data.holdout': 'data.source=toy_grammar',
   'train.optimizer.final_lr_ratio': 'train.optimizer.schedule=constant',
-  'sample.steps': 'sample.sampler=first_hitting',
-  'sample.grid': 'sample.sampler=ordered',
-  'sample.latent.variance': 'sample.sampler=ddim',
 }
 
 
@@ -79,8 +48,7 @@ def test_a_setting_without_effect_is_refused(setting, needs):
 def test_every_rule_has_a_case():
   covered = {setting.partition('=')[0] for setting, _ in CASES}
   # Of the test below.
-  covered |= {'train.times', 'sample.sampler'}
-  covered |= {'sample.latent.clamp', 'sample.latent.to'}
+  covered |= {'train.times'}
   leaves = {
     leaf
     for rule in RULES
@@ -90,18 +58,9 @@ def test_every_rule_has_a_case():
   assert leaves == covered
 
 
-@pytest.mark.parametrize(
-  'setting',
-  [
-    'train.times=shared_jitter',
-    'sample.sampler=ordered',
-    'sample.grid=uniform',
-    'sample.latent.clamp=1.0',
-    'sample.latent.to=drawn',
-  ],
-)
-def test_noise_and_grids_of_autoregression(setting):
-  with pytest.raises(UserError, match='needs a method of diffusion'):
+def test_times_of_autoregression():
+  setting = 'train.times=shared_jitter'
+  with pytest.raises(UserError, match='needs a diffusion method'):
     override(CAUSAL, [setting])
   override(CONFIG, [setting])
 
@@ -125,7 +84,25 @@ def test_what_a_config_sets_may_lose_its_effect_by_a_flag(tmp_path):
 
 
 def test_a_config_in_python_is_checked_too():
-  sample = SampleConfig(latent=Latent(eta=0.5))
-  with pytest.raises(UserError, match='sample.latent.eta=0.5 has no effect'):
-    refuse_unused(dataclasses.replace(CONFIG, sample=sample))
+  data = DataConfig(long='cut')
+  with pytest.raises(UserError, match='data.long=cut has no effect'):
+    refuse_unused(dataclasses.replace(CONFIG, data=data))
   refuse_unused(CONFIG)
+
+
+@pytest.mark.parametrize(
+  ('sampler', 'reason'),
+  [
+    ('Remask(t_on=0.5)', r'Remask\(t_on=0.5\): has no effect; it needs kind='),
+    ('Psi(alpha_on=0.5)', 'needs kind='),
+    ("Remask(kind='forward_backward', eta=0.5)", 'needs another kind'),
+    ('Flow(data_power=1.0)', 'needs a corrector above 0'),
+    ('GaussianAncestral(clamp=Clamp(filter=Filter(0.5)))', "token='drawn'"),
+    ('Ancestral(eta=0.5)', "unexpected keyword argument 'eta'"),
+    ('FirstHitting(steps=4)', "unexpected keyword argument 'steps'"),
+  ],
+)
+def test_options_of_a_sampler_without_effect(sampler, reason):
+  with pytest.raises(UserError, match=reason) as caught:
+    override(CONFIG, [f'sampler={sampler}'])
+  assert '\n' not in str(caught.value)

@@ -25,12 +25,13 @@ CONFIG = td.Config(
     eval_every=0,
     optimizer=td.OptimizerConfig(warmup_steps=1),
   ),
-  sample=td.SampleConfig(steps=4),
+  sampler=td.samplers.Ancestral(4),
   evaluate=td.EvaluateConfig(rows=8, draws=2, batch_size=8),
 )
 LEFT_TO_RIGHT = dataclasses.replace(
   CONFIG,
   method=td.methods.Autoregressive(),
+  sampler=None,
   data=dataclasses.replace(
     CONFIG.data, rows='packed', model_padding=False, length=24
   ),

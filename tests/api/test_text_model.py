@@ -36,7 +36,7 @@ def test_samples(model):
 
 
 def test_samples_by_another_sampler(model):
-  sampler = td.SampleConfig(sampler='first_hitting')
+  sampler = td.samplers.FirstHitting()
   made = model.sample(1, length=10, sampler=sampler)
   assert len(made.trace[0].times) == 11, 'a call for each token'
 

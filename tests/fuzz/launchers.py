@@ -40,7 +40,7 @@ TINY = [
     'evaluate.rows=4',
     'evaluate.draws=1',
     'evaluate.batch_size=4',
-    'sample.steps=2',
+    'sampler.steps=2',
   )
 ]
 NAMES = ('train', 'sample', 'evaluate', 'demo', 'compile')

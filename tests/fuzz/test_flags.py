@@ -1,6 +1,7 @@
 """Flags that cannot take effect, targets, encodings and memory."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -9,6 +10,7 @@ from launch import codes, printing
 from tests.fuzz.launchers import CONFIG, fault, launch, snapshot
 from textdiffusion.core.memory import check_memory, host_memory, is_exhausted
 from textdiffusion.core.types import UserError
+from textdiffusion.samplers import LeftToRight
 from textdiffusion.viz.page import check_target, is_page, write
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
@@ -34,12 +36,12 @@ def refused(name, *args):
         '--trace=t.html',
         '--length=8',
         '--num=4',  # the default, but given
-        '--set=sample.length=8',
       )
     ),
     ('--candidates=5', 'has no effect without --source'),
     ('--keep=1', 'has no effect without --source'),
     ('--prompt=a --infill=<mask>', 'exclude each other'),
+    ('--steps=3 --set=sampler.steps=4', 'takes its place'),
     ('--steps=3 --set=sample.steps=4', 'takes its place'),
     ('--set=train.steps=4', 'sampling does not read it'),
     ('--set=evaluate.draws=4', 'sampling does not read it'),
@@ -59,14 +61,15 @@ def test_a_flag_without_effect_is_refused(place, flags, reason):
   ('name', 'flags', 'reason'),
   [
     ('evaluate', '--set=train.steps=4', 'evaluation does not read it'),
-    ('evaluate', '--set=sample.steps=4', 'evaluation does not read it'),
+    ('evaluate', '--set=sampler.steps=4', 'evaluation does not read it'),
+    ('evaluate', '--set=sampler=Ancestral()', 'evaluation does not read it'),
     ('evaluate', '--set=data.batch_size=4', 'evaluation does not read it'),
     ('evaluate', '--checkpoint=run --workdir=run', 'is given too'),
     ('evaluate', '--out=', '--out= names nothing'),
     ('compile', '--sweep --mesh=data=2', '--sweep tries meshes'),
     ('compile', '--sweep --set=data.batch_size=2', '--sweep tries meshes'),
     ('compile', '--mesh=data=2 --set=mesh.fsdp=2', 'takes its place'),
-    ('compile', '--set=sample.steps=4', '--what=train does not read it'),
+    ('compile', '--set=sampler.steps=4', '--what=train does not read it'),
     ('compile', '--what=sample --set=train.steps=4', 'does not read it'),
     ('compile', '--workdir=new', 'compiling writes no run'),
     ('demo', '--profile=x', '--profile=x'),
@@ -84,13 +87,15 @@ def test_of_every_launcher(place, name, flags, reason):
   assert reason in refused(name, *config, *flags.split())
 
 
-def test_steps_of_what_is_drawn_left_to_right():
+def test_steps_of_what_is_drawn_left_to_right(place):
+  """Refused by what samples it, which has none."""
   from launch import options  # its flags are those of the launchers
 
-  launch('sample', ['--steps=3'])
-  options.check_steps(is_left_to_right=False)
-  with pytest.raises(UserError, match='--steps=3: left to right'):
-    options.check_steps(is_left_to_right=True)
+  method = SimpleNamespace(sampler=LeftToRight(bos_id=0))
+  model = SimpleNamespace(parts=SimpleNamespace(method=method))
+  assert options.sampler_of(model, None, 0.5).filter.temperature == 0.5
+  with pytest.raises(UserError, match=r'--steps=3: LeftToRight\(\) has no st'):
+    options.sampler_of(model, 3, None)
 
 
 @pytest.mark.parametrize(
@@ -157,10 +162,13 @@ def test_what_quotes_line_ends_is_one_line():
     ('--length=99999999999', 'must have at most 32 bits'),
     ('--length=400000', 'attention over 1 row(s) of 400000 tokens needs'),
     ('--length=2000000000', 'of memory and a device has'),
-    ('--steps=2000000', 'sample.steps=2000000: must be from 1 to 1,048,576'),
-    ('--temperature=nan', 'sample.temperature=nan'),
-    ('--temperature=inf', 'sample.temperature=inf'),
-    ('--temperature=1e31', 'must be from 0 to 1e30'),
+    (
+      '--steps=2000000',
+      'Ancestral(steps=2000000): must be in [1, 1048576]',
+    ),
+    ('--temperature=nan', 'Filter(temperature=nan)'),
+    ('--temperature=inf', 'Filter(temperature=inf)'),
+    ('--temperature=1e31', 'must be in [0, 1e30]'),
     ('--seed=-1', 'seed'),
     ('--seed=99999999999', 'seed'),
   ],

@@ -60,6 +60,8 @@ def fields(node, above=''):
   """The names of all settings."""
   for field in dataclasses.fields(node):
     value = getattr(node, field.name)
+    if value is None and isinstance(node, config_lib.Config):
+      value = node.default_of(field.name)
     if dataclasses.is_dataclass(value):
       yield from fields(value, f'{above}{field.name}.')
     else:

@@ -30,7 +30,7 @@ SETS = [
     'evaluate.rows=8',
     'evaluate.draws=2',
     'evaluate.batch_size=8',
-    'sample.steps=5',
+    'sampler.steps=5',
   )
 ]
 SOURCES = 'a cat likes most girls\nsome old zebras see a dog\n'

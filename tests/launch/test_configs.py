@@ -95,7 +95,7 @@ def test_nodes_and_synonyms_in_a_run(tmp_path):
     ('--set=train=TrainConfig(5)', 'sampling does not read it'),
     ('--config.train.steps=5', 'sampling does not read it'),
     ('--set=evaluate=EvaluateConfig()', 'sampling does not read it'),
-    ('--config.sample', '--config.sample has no value'),
+    ('--config.sampler', '--config.sampler has no value'),
   ],
 )
 def test_what_a_launcher_does_not_read(flag, reason, tmp_path):

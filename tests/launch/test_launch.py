@@ -196,7 +196,7 @@ def test_mistakes_in_sampling(workdir):
     (('--infill=the <mask:999> cat',), 'longer than the row of 64'),
     (('--infill=the cat',), 'no span to fill in'),
     ((f'--prompt={"word " * 20}',), 'the prompt has 100 tokens'),
-    (('--steps=0',), 'sample.steps=0'),
+    (('--steps=0',), '--steps=0: Ancestral(steps=0): must be'),
     (('--prompt=a', '--infill=<mask>'), 'exclude each other'),
     (('--set=model.d_model=32',), 'holds another model'),
   ]

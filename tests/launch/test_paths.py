@@ -32,7 +32,7 @@ def test_every_path_of_a_setting(home):
     'data.source=pairs:~/src.txt,~/trg.txt',
     'data.tokenizer.path=~/spm.model',
     'data.source=files:/x/a~b.txt',
-    'sample.sampler=~',
+    'sampler=~',
     'nonsense',
   ]
   assert expand_settings(settings) == [
@@ -40,7 +40,7 @@ def test_every_path_of_a_setting(home):
     f'data.source=pairs:{home}/src.txt,{home}/trg.txt',
     f'data.tokenizer.path={home}/spm.model',
     'data.source=files:/x/a~b.txt',
-    'sample.sampler=~',
+    'sampler=~',
     'nonsense',
   ]
 

@@ -4,6 +4,7 @@ a schedule that is fitted on the way; prints JSON.
 python -m tests.multi_device.source_child MESH
 """
 
+import dataclasses
 import itertools
 import json
 import sys

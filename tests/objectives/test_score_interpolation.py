@@ -1,5 +1,7 @@
 """Networks that say tokens under continuous noise, against a known law."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from tests.models import TableEmbedder
+from tests.models import FunctionModel, TableEmbedder
 from textdiffusion.core.types import (
   X0,
   Cavity,

@@ -1,5 +1,8 @@
 """Methods that are trained on one block of a row at a time."""
 
+import dataclasses
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +18,7 @@ from tests.methods.test_seq2seq import (
 )
 from tests.models import FunctionNetwork
 from tests.oracle import PROCESSES, Law
+from textdiffusion.config import Config, build
 from textdiffusion.core.types import (
   Batch,
   Cavity,
@@ -138,9 +142,10 @@ def test_a_block_has_a_size():
 
 def test_a_method_of_blocks_is_sampled_in_blocks():
   """By its own sampler or by that of the config, which has blocks as long."""
-  config = load('configs/ssd_lm.py:python_docs', ['method.block=5'])
+  sampler = SemiAutoregressive(5, Renoise(8))
+  config = Config(SSDLM(block=5), sampler=sampler)
   vocab = SimpleNamespace(vocab=VOCAB)
-  assert build(config, vocab).method.sampler == config.sampler
+  assert build(config, vocab).method.sampler == sampler
   own = SSDLM(block=5).build(VOCAB).sampler
   assert isinstance(own, SemiAutoregressive) and own.size == 5
   for wrong in (Renoise(), SemiAutoregressive(4)):

@@ -28,10 +28,7 @@ def with_options(
       continue
     changed = _replaced(sampler, name, value)
     if changed is None:
-      raise UserError(
-        f'{name}={value}: {type(sampler).__name__}() has no {name}; leave it '
-        'out'
-      )
+      raise UserError(f'{type(sampler).__name__}() has no {name}; leave it out')
     sampler = changed
   return sampler
 
