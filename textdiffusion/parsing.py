@@ -115,8 +115,13 @@ def classes_of(hint: Any) -> dict[str, type]:
   if not takes_nodes(hint):
     return {}
   is_open = _is_interface(hint)
-  found = _implementations(hint) if is_open else (hint, *hint.__subclasses__())
+  found = _implementations(hint) if is_open else _with_subclasses(hint)
   return {cls.__name__: cls for cls in found if _is_writable(cls)}
+
+
+def _with_subclasses(cls: type) -> list[type]:
+  below = [_with_subclasses(inner) for inner in cls.__subclasses__()]
+  return [cls, *(inner for part in below for inner in part)]
 
 
 @functools.cache

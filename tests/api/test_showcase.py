@@ -1,30 +1,38 @@
 """What the demo shows of a model, with a network that knows one text."""
 
 import dataclasses
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.models import FunctionNetwork
+from textdiffusion.api.restore import Restored
+from textdiffusion.api.showcase import (
+  TEMPLATES,
+  answers,
+  compare,
+  edits,
+  heldout_pairs,
+  heldout_texts,
+  infills,
+  show,
+)
+from textdiffusion.api.text_model import TextModel
+from textdiffusion.config import Config
 from textdiffusion.core.types import Cavity
 from textdiffusion.data.pipeline import DataConfig, open_data
 from textdiffusion.data.tokenizers import TokenizerConfig
 from textdiffusion.evals.likelihood import EvaluateConfig
-from textdiffusion.evals.showcase import (
-  TEMPLATES,
-  Writer,
-  compare,
-  heldout_pairs,
-  heldout_texts,
-  show,
-)
 from textdiffusion.methods.autoregressive import Autoregressive
 from textdiffusion.methods.mdlm import MDLM
 from textdiffusion.model import RawHead, Trained
 from textdiffusion.nn.network import Traits
-from textdiffusion.sampling.generate import SampleConfig
-from textdiffusion.sampling.prompts import infilling
+from textdiffusion.samplers import FirstHitting
+from textdiffusion.samplers.prompts import infilling
+from textdiffusion.training.mesh import MeshConfig, make_mesh
+from textdiffusion.training.workdir import Run
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 TEXTS = [f'the {a} sees the {b}.' for a in 'abcdef' for b in 'uvwxyz']
@@ -66,22 +74,29 @@ def knows(tokenizer, text, length):
   return FunctionNetwork(apply, lambda key: 20.0, own=Traits(vocab.size))
 
 
-def writer_of(config, data, text='the a sees the z.', **changes):
-  method = MDLM().build(data.tokenizer.vocab)._replace(head=RawHead(Cavity))
-  writer = Writer(
+def model_of(config, data, text='the a sees the z.', **changes):
+  """A trained model; changes: of its parts."""
+  method = MDLM().build(data.tokenizer.vocab)
+  method = method._replace(head=RawHead(Cavity), sampler=FirstHitting())
+  run = Config(MDLM(), config)
+  parts = Restored(
+    run,
+    data.tokenizer,
     method,
     knows(data.tokenizer, text, config.length),
     Trained(20.0, ()),
-    data.tokenizer,
-    config,
-    SampleConfig(sampler='first_hitting'),
+    step=1,
+    mesh=make_mesh(MeshConfig(data=1)),
+    workdir=Path('run'),
+    saved=run,
+    run=Run({}, {}, {}),
   )
-  return dataclasses.replace(writer, **changes)
+  return TextModel(parts._replace(**changes))
 
 
 def test_all_parts_are_shown(data):
   config, opened = data
-  shown = show(writer_of(config, opened), opened)
+  shown = show(model_of(config, opened), opened)
   assert not shown.left_out
   assert shown.samples is not None
   assert shown.samples.texts == ['the a sees the z.'] * 6
@@ -100,8 +115,8 @@ def test_all_parts_are_shown(data):
     assert any(is_new for _, is_new in one.after)
   assert [(one.source, one.reference) for one in shown.answers] == pairs
   assert {one.text for one in shown.answers} == {'the a sees the z.'}
-  assert [title for title, _ in shown.generated()][0] == 'sample'
-  for _, one in shown.generated():
+  assert [one.title for one in shown.generated()][0] == 'sample'
+  for one in shown.generated():
     assert one.samples.trace is not None
     rows = one.samples.ids.shape[0]
     assert one.samples.trace.ids.shape[1] == rows == len(one.texts)
@@ -109,7 +124,7 @@ def test_all_parts_are_shown(data):
 
 def test_it_is_printed_with_new_text_in_brackets(data):
   config, opened = data
-  text = show(writer_of(config, opened), opened).text()
+  text = show(model_of(config, opened), opened).text()
   for head in ('# Samples', '# Filling in', '# Editing', '# Answering'):
     assert head in text.splitlines()
   assert ' [sees the] ' in text and '30% masked' in text and '60%' in text
@@ -122,26 +137,29 @@ def test_the_state_of_the_method_reaches_the_sampler(data):
   config, opened = data
   received = []
 
-  def sampler(model, key, canvas, sample):
-    received.append(jnp.shape(model.facts.method_state))
-    return (
-      MDLM().build(opened.tokenizer.vocab).sampler(model, key, canvas, sample)
-    )
+  @dataclasses.dataclass(frozen=True)
+  class Recording(FirstHitting):
+    def check(self, model):
+      received.append(jnp.shape(model.facts.method_state))
 
-  writer = writer_of(config, opened, trained=Trained(20.0, jnp.zeros(3)))
-  method = writer.method._replace(sampler=sampler, state=object())
-  writer = dataclasses.replace(writer, method=method)
-  writer.samples(1)
-  writer.infills(['the <mask>'])
-  writer.edits(['the a'], [0.5])
-  writer.answers([('a z', '')])
+  method = model_of(config, opened).parts.method
+  model = model_of(
+    config,
+    opened,
+    trained=Trained(20.0, jnp.zeros(3)),
+    method=method._replace(sampler=Recording(), state=object()),
+  )
+  model.sample(1)
+  infills(model, ['the <mask>'])
+  edits(model, ['the b sees the z.'], [0.5])
+  answers(model, [('a z', '')])
   assert received == [(3,)] * 4
 
 
 def test_a_network_that_never_wrote_without_a_source_only_answers(data):
   config, opened = data
   config = dataclasses.replace(config, source_dropout=0.0)
-  shown = show(writer_of(config, opened), opened)
+  shown = show(model_of(config, opened), opened)
   assert shown.samples is None and not shown.infills and not shown.edits
   assert len(shown.answers) == 4
   assert '# Samples' not in shown.text()
@@ -150,10 +168,10 @@ def test_a_network_that_never_wrote_without_a_source_only_answers(data):
 def test_documents_have_no_answers_and_reasons_are_printed(data):
   config, opened = data
   config = dataclasses.replace(config, rows='document', source_dropout=0.0)
-  writer = writer_of(config, opened)
+  model = model_of(config, opened)
   method = Autoregressive().build(opened.tokenizer.vocab)
-  causal = writer_of(config, opened, method=method)
-  assert not show(writer, opened).answers
+  causal = model_of(config, opened, method=method)
+  assert not show(model, opened).answers
   shown = show(causal, opened)
   assert shown.samples is None and not shown.infills
   (line,) = shown.left_out
@@ -176,9 +194,9 @@ def test_templates_of_a_corpus_fit_its_tokenizer(capsys):
 def test_bounds_are_compared_without_sources(data):
   """The network gives 20 nats more to the tokens of one text."""
   config, opened = data
-  writer = writer_of(config, opened)
+  model = model_of(config, opened)
   settings = EvaluateConfig(draws=2, batch_size=4, seed=0)
-  bounds, others = compare(writer, opened, settings)
+  bounds, others = compare(model, opened, settings)
   assert list(bounds) == [
     'bits per byte (bound)', 'bits per byte given the source (bound)'
   ]  # fmt: skip
@@ -187,7 +205,7 @@ def test_bounds_are_compared_without_sources(data):
   assert others['token bigram'] < others['token unigram']
   assert all(value > 0.1 for value in others.values())
   plain = dataclasses.replace(config, rows='document', source_dropout=0.0)
-  same, alone = compare(writer_of(plain, opened), open_data(plain), settings)
+  same, alone = compare(model_of(plain, opened), open_data(plain), settings)
   assert list(same) == ['bits per byte (bound)']
   assert same['bits per byte (bound)'] == (bounds['bits per byte (bound)'])
   assert alone == others

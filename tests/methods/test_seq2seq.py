@@ -337,7 +337,9 @@ def test_an_encoder_is_read_once(config):
   def answer(source):
     memory = spy.encode(params, source, batch['source_segments'])
     model = bind(method, spy, learnt, View(memory=memory))
-    sampler = with_options(method.sampler, 3)
+    sampler = method.sampler
+    if method.process is not None:
+      sampler = with_options(sampler, 3)
     one = lambda key: generate(model, canvas, key, sampler)
     return jax.vmap(one)(jax.random.split(KEY, 5))
 

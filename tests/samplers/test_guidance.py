@@ -144,7 +144,7 @@ def test_a_guided_step_is_a_mix_of_steps_not_the_step_of_a_mix():
   z = jnp.array([0, 1, 2, 3])
   heads = tuple(map(Cavity, jax.random.normal(KEY, (2, 4, 4))))
   parts = [HeadModel(process, lambda x, t, h=h: h) for h in heads]
-  guided = Guided(*parts, 2.0).reverse(z, s, t)
+  guided = Guided(*parts, 2.0).reverse(z, s, t, process.bridge)
   steps = [process.bridge(h, z, s, t).log_probs for h in heads]
   want = jax.nn.log_softmax(2 * steps[0] - steps[1])
   np.testing.assert_allclose(guided.log_probs, want, rtol=1e-12)

@@ -28,6 +28,7 @@ from textdiffusion.evals.likelihood import EvaluateConfig, token_nats
 from textdiffusion.methods.method import Method, Needs
 from textdiffusion.methods.ssd_lm import SSDLM
 from textdiffusion.model import RawHead, Trained, anchored, batch_view, bind
+from textdiffusion.nn.transformer import TransformerConfig
 from textdiffusion.objectives.base import Models
 from textdiffusion.objectives.nelbo import Nelbo
 from textdiffusion.samplers import Ancestral, Renoise, SemiAutoregressive
@@ -143,7 +144,8 @@ def test_a_block_has_a_size():
 def test_a_method_of_blocks_is_sampled_in_blocks():
   """By its own sampler or by that of the config, which has blocks as long."""
   sampler = SemiAutoregressive(5, Renoise(8))
-  config = Config(SSDLM(block=5), sampler=sampler)
+  model = TransformerConfig(1, 16, 2, time='adaln')
+  config = Config(SSDLM(block=5), model=model, sampler=sampler)
   vocab = SimpleNamespace(vocab=VOCAB)
   assert build(config, vocab).method.sampler == sampler
   own = SSDLM(block=5).build(VOCAB).sampler
