@@ -27,7 +27,7 @@ def flow_bound(p: RankOne, x0: Array, head: Any, z: Array, t: Time) -> Array:
 
   The Poisson KL between the rates of the path to x0 and of the model,
   `MixturePathGeneralizedKL` of the official code. With the ends of `Nelbo` its
-  integral bounds -log p of what the flow generates (`sampling/steps/flow.py`),
+  integral bounds -log p of what the flow generates (`samplers/flow.py`),
   not of what the reverse bridge does; that is `rate_bound`. Of the absorbing
   process it is `masked_bound`. Of uniform noise it is not tight even at the
   exact posterior, as the flow may reach x0 in more than one jump: a token with

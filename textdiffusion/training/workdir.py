@@ -40,7 +40,7 @@ _FREE = (
   'train.max_bad_steps',
   'train.patience',
   'model.remat',
-  'sample.',
+  'sampler',
   'evaluate.',
   'mesh.',
 )
