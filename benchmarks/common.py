@@ -71,18 +71,18 @@ def main(
   known = {flag: list(items) for flag, items in (lists or {}).items()}
   for flag, items in known.items():
     parser.add_argument(f'--{flag}', default=','.join(items), help='a,b,c')
-  asked = parser.parse_args()
-  chosen = {flag: getattr(asked, flag).split(',') for flag in known}
+  options = parser.parse_args()
+  chosen = {flag: getattr(options, flag).split(',') for flag in known}
   for flag, items in chosen.items():
     if unknown := set(items) - set(known[flag]):
       parser.error(f'--{flag}: no {sorted(unknown)}; there are {known[flag]}')
-  told = {
+  result = {
     'benchmark': name,
     **measure(**chosen),
     'command': f'python -m benchmarks.{name} ' + ' '.join(sys.argv[1:]),
     **facts(),
   }
-  print(json.dumps(told, indent=None if asked.json else 2))
+  print(json.dumps(result, indent=None if options.json else 2))
 
 
 def facts() -> dict[str, Any]:

@@ -106,12 +106,12 @@ def ratios(
 
 
 def measure(sizes: list[str], methods: list[str]) -> dict[str, object]:
-  told = {}
+  ratios_of = {}
   for size in sizes:
     states, rows, layers, pairs = SIZES[size]
     name = f'{size} V={states - 1} L={common.LENGTH} B={rows} layers={layers}'
-    told[name] = ratios(methods, states, rows, layers, pairs)
-  return told
+    ratios_of[name] = ratios(methods, states, rows, layers, pairs)
+  return ratios_of
 
 
 if __name__ == '__main__':

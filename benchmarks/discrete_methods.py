@@ -120,7 +120,7 @@ def config_of(name: str, corpus: str, seed: int, text: str = '') -> Config:
       seed=seed,
       holdout=0.1,
     ),
-    # Every network is told the time, the autoregressive one always 0.
+    # Every network receives the time, the autoregressive one always 0.
     model=TransformerConfig(
       num_layers=4,
       d_model=192,
@@ -328,27 +328,29 @@ def main() -> None:
   parser.add_argument('--methods', default=','.join(METHODS))
   parser.add_argument('--seeds', default='0,1,2')
   parser.add_argument('--results', type=expand, default=RESULTS)
-  asked = parser.parse_args()
-  corpus = asked.corpus or 'python_docs'
-  if corpus == 'enwiki27' and not asked.dump:
+  options = parser.parse_args()
+  corpus = options.corpus or 'python_docs'
+  if corpus == 'enwiki27' and not options.dump:
     parser.error('--corpus=enwiki27 needs --dump=FILE.xml.bz2')
   text = ''
-  if asked.dump:
-    text = str(wikipedia.prepare(asked.dump, asked.workdir / 'enwiki27.txt'))
-  for seed in map(int, asked.seeds.split(',')):
-    for name in asked.methods.split(','):
+  if options.dump:
+    text = str(
+      wikipedia.prepare(options.dump, options.workdir / 'enwiki27.txt')
+    )
+  for seed in map(int, options.seeds.split(',')):
+    for name in options.methods.split(','):
       done = {
         (r['method'], r['corpus'], r['seed'])
-        for r in runs.finished(asked.results)
+        for r in runs.finished(options.results)
       }
       if (name, corpus, seed) in done:
         continue
       print(f'--- {name}, {corpus}, seed {seed}')
-      line = run(name, corpus, seed, asked.workdir, text)
-      runs.append(asked.results, line)
+      line = run(name, corpus, seed, options.workdir, text)
+      runs.append(options.results, line)
       jax.clear_caches()
-      page = asked.results.with_suffix('.table.md')
-      page.write_text(table(runs.finished(asked.results)))
+      page = options.results.with_suffix('.table.md')
+      page.write_text(table(runs.finished(options.results)))
 
 
 if __name__ == '__main__':

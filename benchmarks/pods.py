@@ -52,32 +52,40 @@ def compiled(config: str, topology: str, rows: int) -> dict[str, Any]:
   out = subprocess.run(command, capture_output=True, text=True)
   if out.returncode not in (0, 3):
     raise SystemExit(out.stderr)
-  told = {'config': config, 'topology': topology, **json.loads(out.stdout)}
-  return {**told, **common.facts()}
+  report = {'config': config, 'topology': topology, **json.loads(out.stdout)}
+  return {**report, **common.facts()}
 
 
 def table(rows: list[dict[str, Any]]) -> None:
   print(
-    '| config | slice | chips | rows | GiB a chip | GB sent / meant | compute, '
-    'memory, network s | bound by | step s | MFU | if nothing overlaps |'
+    '| config | slice | chips | rows | GiB a chip | GB sent / expected | '
+    'compute, memory, network s | bound by | step s | MFU | if nothing overlaps |'
   )
   print('|' + '---|' * 11)
-  for told in rows:
-    start = told['config'], told['topology'], told['chips'], told['rows']
-    limit = told['chip_bytes'] / 2**30
-    if not told['fits']:
-      print('|', *start, told['reason'], sep=' | ')
+  for row in rows:
+    start = (
+      row['config'],
+      row['topology'],
+      row['chips'],
+      row['rows'],
+    )
+    limit = row['chip_bytes'] / 2**30
+    if not row['fits']:
+      print('|', *start, row['reason'], sep=' | ')
       continue
-    sent, meant = told['collective_bytes'], told['collective_bytes_meant']
+    sent, expected = (
+      row['collective_bytes'],
+      row['collective_bytes_expected'],
+    )
     cells = (
       *start,
-      f'{told["bytes_per_chip"] / 2**30:.1f} of {limit:.0f}',
-      f'{sent / 1e9:.2f} / {meant / 1e9:.2f}',
-      ', '.join(f'{s:.3f}' for s in told['seconds'].values()),
-      told['bound_by'],
-      f'{told["predicted_step_s"]:.3f}',
-      f'{told["predicted_mfu"]:.2f}',
-      f'{told["serial_mfu"]:.2f}',
+      f'{row["bytes_per_chip"] / 2**30:.1f} of {limit:.0f}',
+      f'{sent / 1e9:.2f} / {expected / 1e9:.2f}',
+      ', '.join(f'{s:.3f}' for s in row['seconds'].values()),
+      row['bound_by'],
+      f'{row["predicted_step_s"]:.3f}',
+      f'{row["predicted_mfu"]:.2f}',
+      f'{row["serial_mfu"]:.2f}',
     )
     print('| ' + ' | '.join(map(str, cells)) + ' |')
 
@@ -86,20 +94,22 @@ def main() -> None:
   parser = argparse.ArgumentParser(prog='python -m benchmarks.pods')
   parser.add_argument('--results', type=expand, default=RESULTS)
   parser.add_argument('--table', action='store_true')
-  asked = parser.parse_args()
+  options = parser.parse_args()
   read = lambda: [
     json.loads(line)
     for line in (
-      asked.results.read_text().splitlines() if asked.results.exists() else []
+      options.results.read_text().splitlines()
+      if options.results.exists()
+      else []
     )
   ]
-  if asked.table:
+  if options.table:
     return table(read())
   for one in SLICES:
     if not any((r['config'], r['topology']) == one[:2] for r in read()):
       print(*one, flush=True)
       line = json.dumps(compiled(*one))
-      with asked.results.open('a') as file:
+      with options.results.open('a') as file:
         file.write(line + '\n')
 
 

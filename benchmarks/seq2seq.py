@@ -190,15 +190,15 @@ def heldout(
   return sources, [grouped[source] for source in sources]
 
 
-def run(name: str, task: str, asked: argparse.Namespace) -> dict[str, Any]:
+def run(name: str, task: str, options: argparse.Namespace) -> dict[str, Any]:
   """One line of the results."""
-  config = config_of(name, task, asked.data, asked.budget)
+  config = config_of(name, task, options.data, options.budget)
   workdir = (
-    asked.workdir / f'{task}-{name.replace(", ", "_").replace(" ", "_")}'
+    options.workdir / f'{task}-{name.replace(", ", "_").replace(" ", "_")}'
   )
   trained = runs.train(config, workdir)
   tokenizer = trained.data.tokenizer
-  sources, references = heldout(config, tokenizer, asked.sources)
+  sources, references = heldout(config, tokenizer, options.sources)
 
   def ask(sources: list[str], count: int = 1) -> Iterator[list[str]]:
     return answers(
@@ -245,10 +245,10 @@ class Published(LatentSampler):
     return process.bridge(X0(x0), carry.x, before, t, 0.0)
 
 
-def curve(asked: argparse.Namespace) -> list[dict[str, Any]]:
+def curve(options: argparse.Namespace) -> list[dict[str, Any]]:
   """DiffuSeq on questions: BLEU of one sample by number of steps."""
-  config = config_of('diffuseq', 'questions', asked.data, asked.budget)
-  workdir = asked.workdir / 'questions-diffuseq'
+  config = config_of('diffuseq', 'questions', options.data, options.budget)
+  workdir = options.workdir / 'questions-diffuseq'
   trained = runs.train(config, workdir)
   method, tokenizer = trained.method, trained.data.tokenizer
   sources, references = heldout(config, tokenizer, CURVE_SOURCES)
@@ -269,8 +269,10 @@ def curve(asked: argparse.Namespace) -> list[dict[str, Any]]:
         sources,
         batch_size=len(sources),
       )
-      told = report(list(made), references)['first']
-      lines.append({'steps': steps, 'sampler': name, **told, **common.facts()})
+      figures = report(list(made), references)['first']
+      lines.append(
+        {'steps': steps, 'sampler': name, **figures, **common.facts()}
+      )
       print(json.dumps(lines[-1]))
       jax.clear_caches()
   return lines
@@ -327,10 +329,10 @@ def picture(lines: list[dict[str, Any]], path: str) -> None:
   from matplotlib import pyplot
 
   figure, axes = pyplot.subplots(figsize=(6, 3.2))
-  for name, told in (('ddim', 'corrected'), ('published', 'as published')):
+  for name, label in (('ddim', 'corrected'), ('published', 'as published')):
     rows = [line for line in lines if line.get('sampler') == name]
     steps = [line['steps'] for line in rows]
-    axes.plot(steps, [line['rouge_l'] for line in rows], 'o-', label=told)
+    axes.plot(steps, [line['rouge_l'] for line in rows], 'o-', label=label)
   axes.set_xscale('log')
   axes.set_xticks(CURVE, labels=map(str, CURVE))
   axes.set_ylim(bottom=0)
@@ -353,27 +355,27 @@ def main() -> None:
   parser.add_argument('--curve', action='store_true')
   parser.add_argument('--picture', type=expand, help='of the curve, a file')
   parser.add_argument('--table', action='store_true', help='print and end')
-  asked = parser.parse_args()
-  if asked.table:
-    return table(runs.finished(asked.results))
-  if asked.picture:
-    return picture(runs.finished(asked.results), asked.picture)
-  if not asked.data or not asked.workdir:
+  options = parser.parse_args()
+  if options.table:
+    return table(runs.finished(options.results))
+  if options.picture:
+    return picture(runs.finished(options.results), options.picture)
+  if not options.data or not options.workdir:
     parser.error('--data=FOLDER and --workdir=FOLDER are both needed')
-  add = lambda line: runs.append(asked.results, line)
-  for task in asked.tasks.split(','):
-    for name in asked.methods.split(';'):
+  add = lambda line: runs.append(options.results, line)
+  for task in options.tasks.split(','):
+    for name in options.methods.split(';'):
       done = {
-        (r.get('method'), r.get('task')) for r in runs.finished(asked.results)
+        (r.get('method'), r.get('task')) for r in runs.finished(options.results)
       }
       if (name, task) not in done:
         print(f'--- {name}, {task}')
-        add(run(name, task, asked))
+        add(run(name, task, options))
         jax.clear_caches()
-  if asked.curve and not any(
-    'sampler' in r for r in runs.finished(asked.results)
+  if options.curve and not any(
+    'sampler' in r for r in runs.finished(options.results)
   ):
-    for line in curve(asked):
+    for line in curve(options):
       add(line)
 
 

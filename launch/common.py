@@ -45,7 +45,7 @@ def run(main: Callable[[], None]) -> None:
     try:
       if len(argv) > 1:
         raise UserError(f'unexpected argument {argv[1]!r}: flags begin with --')
-      codes.stopped(), codes.tries()  # told now if wrong, not after hours
+      codes.stopped(), codes.tries()  # fails now if wrong, not after hours
       hosts.join()
       check_platforms()
       main()

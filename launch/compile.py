@@ -16,12 +16,14 @@ import jax
 from absl import flags
 
 from textdiffusion import config as config_lib
+from textdiffusion.aot.printing import print_report, print_table
+from textdiffusion.aot.run import compile_step
+from textdiffusion.aot.sweep import sweep
 from textdiffusion.core.types import UserError
 from textdiffusion.training.chips import slice_of
 from textdiffusion.training.mesh import MeshConfig
-from textdiffusion.viz import pods as show
 
-from . import common, conflicts, pods, sweep
+from . import common, conflicts
 
 flags.DEFINE_string('topology', None, 'Such as v5p:8x8x8.')
 MESH = flags.DEFINE_string('mesh', '', 'Such as fsdp=256,tensor=2.')
@@ -29,7 +31,7 @@ VOCAB = flags.DEFINE_integer('vocab_size', 0, 'Tokens, without specials.')
 WHAT = flags.DEFINE_enum(
   'what', 'train', ['train', 'sample'], 'A step of which.'
 )
-JSON = flags.DEFINE_bool('json', False, 'Tell it as JSON.')
+JSON = flags.DEFINE_bool('json', False, 'Print JSON.')
 SWEEP = flags.DEFINE_bool('sweep', False, 'Try meshes and batch sizes.')
 
 
@@ -41,21 +43,21 @@ def main() -> None:
   chip, devices = slice_of(topology)
   if MESH.value:
     config = dataclasses.replace(config, mesh=_mesh(MESH.value))
-  tell = lambda config: pods.tell(
+  compiled = lambda config: compile_step(
     config, chip, devices, VOCAB.value, WHAT.value
   )
   if SWEEP.value:
-    told = sweep.sweep(config, len(devices), tell)
+    reports = sweep(config, len(devices), compiled)
   else:
-    told = [tell(config)]
+    reports = [compiled(config)]
   if JSON.value:
-    print(json.dumps(told if SWEEP.value else told[0]))
+    print(json.dumps(reports if SWEEP.value else reports[0]))
   elif SWEEP.value:
-    show.table(told)
+    print_table(reports)
   else:
-    show.show(told[0])
-  if not any(one['fits'] for one in told):
-    reason = '; '.join(sorted({one['reason'] for one in told}))
+    print_report(reports[0])
+  if not any(one['fits'] for one in reports):
+    reason = '; '.join(sorted({one['reason'] for one in reports}))
     print(f'does not fit: {reason}', file=sys.stderr)
     sys.exit(3)
 

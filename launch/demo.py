@@ -33,7 +33,7 @@ def main() -> None:
   resume = train.RESUME.value and Path(workdir, 'config.json').exists()
   data = train.run(config, workdir, resume).data
   model = load(workdir)
-  if model.step < config.train.steps:  # stopped; the loop said how to go on
+  if model.step < config.train.steps:  # stopped; the loop printed how to go on
     return
   likelihood = compare(model, data, config.evaluation)
   print(f'\n# Held-out text\n{likelihood.text()}', flush=True)

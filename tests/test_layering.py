@@ -18,7 +18,7 @@ LAYERS = [
   {'overrides'},
   {'config_files'},
   {'config'},
-  {'api'},
+  {'aot', 'api'},
   {'launchers'},
   {'__main__'},
 ]

@@ -297,7 +297,8 @@ def from_json(value: Any) -> Any:
 def _upgraded(node: dict[str, Any]) -> dict[str, Any]:
   """A saved node of an older version as this version saves it.
 
-  Until version 0.2 a config had the group `sample` in place of a sampler, and
+  Until version 0.2 `times` of Diffusion-LM could be 'told_apart', which is now
+  'nearest_noise'; a config had the group `sample` in place of a sampler, and
   that of a network had `attend` and `block_size`: the method now says which
   tokens attend to which.
 
@@ -309,6 +310,8 @@ def _upgraded(node: dict[str, Any]) -> dict[str, Any]:
     rest = {k: v for k, v in node.items() if k != 'sample'}
     sampler = sampler_from_sample(node['sample'], node.get('method', {}))
     return {**rest, 'sampler': to_json(sampler)}
+  if node.get('times') == 'told_apart':
+    return {**node, 'times': 'nearest_noise'}
   if node.get('type') != 'textdiffusion.nn.blocks.TransformerConfig':
     return node
   if node.get('attend') == 'block_causal':

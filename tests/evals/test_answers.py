@@ -10,7 +10,7 @@ from textdiffusion.core.types import (
 )
 from textdiffusion.data.pipeline import DataConfig
 from textdiffusion.data.tokenizers import Bytes
-from textdiffusion.evals.answers import answers, asked
+from textdiffusion.evals.answers import answers, source_row
 from textdiffusion.methods.mdlm import MDLM
 from textdiffusion.model import RawHead, Trained
 from textdiffusion.nn.network import Memory
@@ -90,7 +90,7 @@ def test_what_cannot_be_asked_is_named(data):
     match=f'line 1 has 21 tokens, its end included, and at most {room}',
   ):
     ask(data, ['a' * 20])
-  assert asked(TOKENIZER, 'a' * (room - 1), data, '')
+  assert source_row(TOKENIZER, 'a' * (room - 1), data, '')
   with pytest.raises(UserError, match='there is no source'):
     ask(data, [])
   with pytest.raises(UserError, match='rows=packed, texts without'):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launch import sweep
+from textdiffusion.aot import sweep
 from textdiffusion.config import load
 from textdiffusion.core.types import UserError
 
@@ -39,21 +39,21 @@ def test_162m_on_four_chips():
     '--json',
   )
   assert out.returncode == 0, out.stderr
-  told = json.loads(out.stdout)
-  assert told['fits'] and told['chips'] == 4 and not told['warnings']
-  assert told['parameters'] == 162_220_800
+  report = json.loads(out.stdout)
+  assert report['fits'] and report['chips'] == 4 and not report['warnings']
+  assert report['parameters'] == 162_220_800
   # Four numbers of four bytes a parameter, on four chips.
-  state = 16 * told['parameters'] / 4
-  assert state < told['bytes_by_kind']['arguments'] < 1.01 * state
-  assert told['bytes_per_chip'] < told['chip_bytes'] == 16 * 2**30
+  state = 16 * report['parameters'] / 4
+  assert state < report['bytes_by_kind']['arguments'] < 1.01 * state
+  assert report['bytes_per_chip'] < report['chip_bytes'] == 16 * 2**30
   # 6 N D and attention.
-  assert told['flops_per_chip'] == pytest.approx(
+  assert report['flops_per_chip'] == pytest.approx(
     3 * 284_884_992 * 32 * 1024 / 4
   )
   # Kernels gathered once or twice, their gradients scattered once.
-  kernels = 2 * told['parameters'] * 3 / 4
-  assert 1.9 * kernels < told['collective_bytes'] < 1.3 * 3 * kernels
-  assert told['bound_by'] == 'compute' and 0.5 < told['predicted_mfu'] <= 1
+  kernels = 2 * report['parameters'] * 3 / 4
+  assert 1.9 * kernels < report['collective_bytes'] < 1.3 * 3 * kernels
+  assert report['bound_by'] == 'compute' and 0.5 < report['predicted_mfu'] <= 1
 
 
 @needs_libtpu
@@ -68,7 +68,7 @@ def test_what_does_not_fit_ends_with_3_and_why():
 
 
 @pytest.mark.parametrize(
-  ('flags', 'told'),
+  ('flags', 'report'),
   [
     (['--config=configs/llada.py:c4_8b'], 'are both needed'),
     (['--topology=v5p:banana'], 'must be one of v4, v5e'),
@@ -76,13 +76,13 @@ def test_what_does_not_fit_ends_with_3_and_why():
     (['--topology=v5e:2x2', '--mesh=fsdp'], 'must be like data=2'),
   ],
 )
-def test_mistakes_end_in_one_line(flags, told):
+def test_mistakes_end_in_one_line(flags, report):
   if '--config=configs/llada.py:c4_8b' not in flags:
     flags = ['--config=configs/llada.py:c4_8b', *flags]
   out = run(*flags)
   if 'compiler of TPUs is not installed' in out.stderr:
-    pytest.skip('libtpu is not installed, which is told first')
-  assert out.returncode == 2 and told in out.stderr, out.stderr
+    pytest.skip('libtpu is not installed, which is report first')
+  assert out.returncode == 2 and report in out.stderr, out.stderr
   assert len(out.stderr.splitlines()) == 1
 
 
@@ -93,9 +93,9 @@ def test_a_sweep_tells_of_all_the_fastest_first(capsys):
     mesh, rows = dataclasses.asdict(config.mesh), config.data.batch_size
     if mesh['tensor'] == 2:
       raise UserError('no such heads')
-    told = {'mesh': mesh, 'rows': rows, 'fits': rows < 32, 'chips': 8}
+    report = {'mesh': mesh, 'rows': rows, 'fits': rows < 32, 'chips': 8}
     rate = {'tokens_per_s_per_chip': rows + mesh['data']}
-    return told | (rate if told['fits'] else {'reason': 'much too large'})
+    return report | (rate if report['fits'] else {'reason': 'much too large'})
 
   config = load('configs/mdlm.py:toy_grammar', ['train.accumulate=2'])
   found = sweep.sweep(config, 8, tell)
@@ -108,8 +108,8 @@ def test_a_sweep_tells_of_all_the_fastest_first(capsys):
   assert seen.count((1, 2, 16)) == 1 and (1, 1, 64) not in seen
   rates = [one['tokens_per_s_per_chip'] for one in found if one['fits']]
   assert rates == sorted(rates, reverse=True)
-  told = capsys.readouterr().err
-  assert 'mesh 2 of 5, 16 rows: no such heads' in told
+  report = capsys.readouterr().err
+  assert 'mesh 2 of 5, 16 rows: no such heads' in report
 
 
 def test_a_sweep_of_what_no_mesh_can_mend_is_a_mistake():

@@ -507,10 +507,12 @@ def test_times_that_follow_the_loss():
     assert jnp.isclose(fresh.losses[index[row]], want[row], rtol=1e-5).any()
 
 
-def test_times_from_where_embeddings_are_told_apart():
+def test_times_from_where_noise_reaches_embeddings():
   """DINOISER: v / (1 + v) of the table's nearest neighbours, by hand, looked at
   every second step; and no earlier time is drawn."""
-  config = DiffuSeq(num_steps=200, size=4, times='told_apart', update_every=2)
+  config = DiffuSeq(
+    num_steps=200, size=4, times='nearest_noise', update_every=2
+  )
   method, batch = config.build(VOCAB), joined()
   net = network(method)
   state, _ = trained(method, net, batch)
@@ -612,8 +614,8 @@ def test_one_coin_shows_the_estimate():
     (lambda: SSDLM(num_steps=2), 'method.num_steps=2: must be at least 3'),
     (lambda: FlowLM(bound_steps=1), 'method.bound_steps=1: must be at least 3'),
     (
-      lambda: ARDiffusion(times='told_apart'),
-      'times=told_apart: of AR-Diffusion',
+      lambda: ARDiffusion(times='nearest_noise'),
+      'times=nearest_noise: of AR-Diffusion',
     ),
     (lambda: DiffusionLM(std=0), 'method.std=0: must be positive'),
   ],

@@ -9,10 +9,10 @@ import json
 import jax
 
 from tests.methods.test_methods import CONFIGS
+from textdiffusion.aot.hlo import collectives
 from textdiffusion.core.types import Vocab
 from textdiffusion.methods.method import build_network
 from textdiffusion.nn.transformer import TransformerConfig
-from textdiffusion.training.hlo import collectives
 from textdiffusion.training.mesh import MeshConfig, make_mesh
 from textdiffusion.training.optim import OptimizerConfig, build_optimizer
 from textdiffusion.training.state import TrainConfig

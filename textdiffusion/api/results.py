@@ -71,7 +71,8 @@ class Generated:
       is_given=one(samples.is_given),
       refused=one(samples.refused),
     )
-    canvas = Canvas(*map(one, self.canvas))
+    ids, is_given, rows = self.canvas
+    canvas = Canvas(ids[part], is_given[part], one(rows))
     return dataclasses.replace(
       self, texts=self.texts[part], samples=samples, canvas=canvas
     )

@@ -22,12 +22,12 @@ def evaluated(
     saved: of the run.
     has_holdout: whether the caller chose `config.data.holdout`.
   """
-  mine, asked = saved.data, config.data
-  if asked.source == mine.source or _is_same(asked.source, mine):
+  mine, data = saved.data, config.data
+  if data.source == mine.source or _is_same(data.source, mine):
     return config, False
   if not has_holdout:
-    asked = dataclasses.replace(asked, holdout=1.0)
-  return dataclasses.replace(config, data=asked), True
+    data = dataclasses.replace(data, holdout=1.0)
+  return dataclasses.replace(config, data=data), True
 
 
 def has_holdout(overrides: Sequence[str]) -> bool:

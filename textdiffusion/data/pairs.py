@@ -109,9 +109,9 @@ def _files(pattern: str, options: dict[str, str], split: Split) -> list[str]:
     if not Path(name).is_dir()
   ]
   if not found:
-    told = f' ({split})' if '{split}' in pattern else ''
+    of_split = f' ({split})' if '{split}' in pattern else ''
     raise UserError(
-      f'data.source=pairs:{pattern} matches no file{told}: {wanted}'
+      f'data.source=pairs:{pattern} matches no file{of_split}: {wanted}'
     )
   return found
 

@@ -348,12 +348,12 @@ def _tokenizer(config: TokenizerConfig, source: Source) -> Tokenizer:
     return build(config, ())
   if config.kind == 'words':
     return build(config, source.texts())
-  told = (
+  identity = (
     f'{source.fingerprint}/{source.reading}/{config.vocab_size}/'
     f'{VERSION}/{importlib.metadata.version("sentencepiece")}'
   )
   folder = cache_dir() / 'tokenizers'
-  path = folder / f'{hashlib.sha256(told.encode()).hexdigest()[:24]}.model'
+  path = folder / f'{hashlib.sha256(identity.encode()).hexdigest()[:24]}.model'
   if path.exists():
     return SentencePiece(path.read_bytes(), config.specials)
   made = SentencePiece.train(source.texts(), config.vocab_size, config.specials)
@@ -378,11 +378,11 @@ def refuse_other(config: TokenizerConfig, tokenizer: Tokenizer) -> None:
   elif not is_other and config.kind == 'sentencepiece':
     is_other = config.vocab_size != tokenizer.base_size
   if is_other:
-    asked = f'{config.kind} {config.path}'.strip()
+    wanted = f'{config.kind} {config.path}'.strip()
     raise UserError(
       f'the checkpoint has a {tokenizer.kind} tokenizer '
       f'({tokenizer.fingerprint}, multiple of {tokenizer.multiple}), the data '
-      f'ask for another ({asked}, multiple of {config.multiple}): leave '
+      f'ask for another ({wanted}, multiple of {config.multiple}): leave '
       'data.tokenizer as it was'
     )
 

@@ -136,12 +136,12 @@ class Tokenizer:
 
   def to_json(self) -> dict[str, Any]:
     """All there is to it, model file included."""
-    told = {
+    facts = {
       'kind': self.kind,
       'specials': list(self.specials),
       'model': base64.b64encode(self.model).decode(),
     }
-    return told | ({'multiple': self.multiple} if self.multiple > 1 else {})
+    return facts | ({'multiple': self.multiple} if self.multiple > 1 else {})
 
   def __eq__(self, other: object) -> bool:
     return (

@@ -20,7 +20,7 @@ from textdiffusion.samplers.base import Canvas, Sampler, generate
 _MOST_SOURCES = 2**20  # whose rows have numbers of their own
 
 
-def asked(
+def source_row(
   tokenizer: Tokenizer, source: str, data: DataConfig, place: str
 ) -> dict[str, np.ndarray]:
   """A source as a row that is to be answered: ids and is_given [L], and source
@@ -81,7 +81,7 @@ def answers(
       'sources: train with joined or separate rows to answer'
     )
   rows = [
-    asked(tokenizer, source, data, f'line {number}')
+    source_row(tokenizer, source, data, f'line {number}')
     for number, source in enumerate(sources, 1)
   ]
   if not rows:

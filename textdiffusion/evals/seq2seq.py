@@ -39,21 +39,21 @@ def report(
   chosen = [texts[ranked(each)[0]] for texts, each in zip(candidates, value)]
   size = min(map(len, candidates))
   bleu, signature = corpus_bleu(first, references, tokenize)
-  told = {
+  figures = {
     'sources': len(candidates),
     'candidates': size,
     'first': {'bleu': bleu, **_quality(first, references)},
   }
   if size > 1:
     bleu, _ = corpus_bleu(chosen, references, tokenize)
-    told['chosen'] = {'bleu': bleu, **_quality(chosen, references)}
-    told['self_bleu'] = self_bleu(value)
-  told['protocol'] = (
+    figures['chosen'] = {'bleu': bleu, **_quality(chosen, references)}
+    figures['self_bleu'] = self_bleu(value)
+  figures['protocol'] = (
     f'sacreBLEU {signature}; ROUGE-L F1 of rouge-score without stemming; '
     'distinct n-grams over all texts, split at spaces; chosen by mean sentence '
     f'BLEU (effective order) among {size} candidates'
   )
-  return told
+  return figures
 
 
 def corpus_bleu(

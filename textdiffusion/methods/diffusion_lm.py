@@ -27,8 +27,8 @@ from textdiffusion.samplers.latent import GaussianAncestral
 from textdiffusion.schedules.adaptive import (
   LeastNoise,
   SecondMoment,
+  nearest_noise,
   no_losses,
-  told_apart,
 )
 from textdiffusion.schedules.variances import (
   SquareRoot,
@@ -58,7 +58,7 @@ class DiffusionLM:
   predict: Literal['x0', 'eps', 'velocity'] = 'x0'
   loss: Literal['simple', 'bound'] = 'simple'
   weights: Weights = Weights()
-  times: Literal['uniform', 'second_moment', 'told_apart'] = 'uniform'
+  times: Literal['uniform', 'second_moment', 'nearest_noise'] = 'uniform'
   history: int = 10
   update_every: int = 50
   std: float = 1.0
@@ -120,7 +120,7 @@ class DiffusionLM:
     match self.times:
       case 'second_moment':
         return LossByStep(self.num_steps, self.history)
-      case 'told_apart':
+      case 'nearest_noise':
         return NearestNoise(process, self.update_every)
     return None
 
@@ -170,7 +170,7 @@ class NearestNoise:
   def init(self, facts: Facts) -> LeastNoise:
     assert facts.table is not None
     table = jax.lax.stop_gradient(facts.table)
-    return told_apart(self.process.schedule, table)
+    return nearest_noise(self.process.schedule, table)
 
   def before_step(
     self, state: LeastNoise, facts: Facts, step: Array

@@ -5,7 +5,7 @@ the first product, rows of the second), `fsdp` the other side; a parameter that
 no rule names is an error. Rows lie along `data` and `fsdp`, their tokens along
 `sequence`.
 
-The mesh is that of `jax.set_mesh`; without one nothing is said of any layout.
+The mesh is that of `jax.set_mesh`; without one nothing has a layout.
 What is left open the compiler decides, and it decides badly: it sums partial
 activations over `fsdp` rather than gather a kernel (notes/log.md). So every
 kernel says that it is gathered, and its gradient that it is scattered.

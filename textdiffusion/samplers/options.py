@@ -15,7 +15,7 @@ def with_options(
   """Returns a sampler with other options; None keeps those that it has.
 
   Args:
-    sampler: any. Of a sampler around another one the inner options are meant.
+    sampler: any. A sampler around another one has the options of that.
     steps: intervals of its grid of times.
     temperature: of its draws, or of its noise.
 

@@ -74,8 +74,8 @@ def refit(alpha: Array, history: LossHistory, keep_first: bool = True) -> Array:
   known = jnp.concatenate([alpha.max() * ends, means, alpha.min() * ends])
 
   def read(loss: Array, known: Array) -> Array:
-    asked = jnp.linspace(loss.min() - _RISE, loss.max() + _RISE, num_steps)
-    return jnp.interp(asked, loss, known)
+    levels = jnp.linspace(loss.min() - _RISE, loss.max() + _RISE, num_steps)
+    return jnp.interp(levels, loss, known)
 
   fresh = jax.vmap(read, 1, 1)(loss, known)
   return fresh.at[:, 0].set(alpha[:, 0]) if keep_first else fresh
@@ -200,7 +200,7 @@ class LeastNoise(NamedTuple):
   time: Array
 
 
-def told_apart(schedule: Schedule, table: Array) -> LeastNoise:
+def nearest_noise(schedule: Schedule, table: Array) -> LeastNoise:
   """Where noise begins to reach from an embedding to its neighbours (DINOISER,
   Ye et al. 2023): 1 - alpha = v / (1 + v), v the mean over [K, D] embeddings of
   the squared distance to the nearest other one, by dimension.

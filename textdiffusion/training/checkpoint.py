@@ -77,8 +77,8 @@ class Checkpointer:
   def save(
     self, state: TrainState, iterator_state: dict[str, Any], run: Run
   ) -> None:
-    """Returns as soon as the state is copied; writing goes on behind. Where it
-    cannot be written, for want of space say, that is told and not raised."""
+    """Returns as soon as the state is copied; writing goes on behind. What
+    cannot be written, for want of space say, is reported and not raised."""
     step = int(state.step)
     if step in self._manager.all_steps():
       return
@@ -110,7 +110,7 @@ class Checkpointer:
 
   def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
     """The newest state, laid out as `like` (arrays or shapes with shardings),
-    and the data iterator's. Damaged ones are passed over, told and renamed.
+    and the data iterator's. Damaged ones are passed over, reported and renamed.
 
     Of several hosts one that cannot read its part can tell the others only by
     its end, for they wait for it within Orbax. So the first host notes what is

@@ -79,7 +79,7 @@ def slice_of(topology: str) -> tuple[Chip, list[Any]]:
   programs can be compiled for them.
 
   An axis of a slice is a ring where it is a multiple of 4 chips long, on v5e
-  and v6e of 16; the compiler is told, for by default it takes none to be one,
+  and v6e of 16. The compiler must know: by default it takes none to be a ring,
   and gathers by sums of zeros.
 
   Raises UserError for what is no slice, and without the compiler of TPUs.
@@ -103,7 +103,7 @@ def slice_of(topology: str) -> tuple[Chip, list[Any]]:
   # Else it asks the metadata server of a cloud machine, and waits for it.
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
   try:
-    with heard():
+    with compiler_messages():
       made = topologies.get_topology_desc(
         platform='tpu',
         topology_name=topology,
@@ -116,7 +116,7 @@ def slice_of(topology: str) -> tuple[Chip, list[Any]]:
 
 
 @contextlib.contextmanager
-def heard() -> Generator[Callable[[], str], None, None]:
+def compiler_messages() -> Generator[Callable[[], str], None, None]:
   """What the compiler, which is no Python, writes to stderr meanwhile."""
   sys.stderr.flush()
   kept, words = os.dup(2), []

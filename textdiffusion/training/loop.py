@@ -81,7 +81,7 @@ def train(
       'with a workdir, train needs run= and batches with get_state/set_state'
     )
   is_alone = jax.process_count() == 1
-  # What the devices last said: a bad streak, a stop that every host knows of.
+  # As the devices last reported it; every host knows of a stop.
   seen = {'bad_streak': 0.0, 'stop': 0.0}
   pending: tuple[int, dict[str, Any], int] | None = None
 
@@ -277,8 +277,8 @@ class _Watch:
     """What an evaluation found."""
     if self._log is not None:
       self._log.write(step, {f'eval/{k}': v for k, v in figures.items()})
-    told = '  '.join(f'{k} {v:.4f}' for k, v in figures.items())
-    self._bar.say(f'step {step}  {told}')
+    text = '  '.join(f'{k} {v:.4f}' for k, v in figures.items())
+    self._bar.say(f'step {step}  {text}')
 
   def stopped(self, step: int) -> None:
     """How to go on."""
@@ -310,7 +310,7 @@ class _Watch:
       'model_flops_per_s': rate * self._flops,
       'seconds': now - self._began,
     }
-    if self._to_first is not None:  # told once
+    if self._to_first is not None:  # once
       values['seconds_to_first_step'] = self._to_first
     self._tokens, self._since, self._away, self._to_first = 0, now, 0.0, None
     return values

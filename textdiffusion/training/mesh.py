@@ -53,15 +53,15 @@ def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
   """
   devices = jax.devices() if devices is None else devices
   sizes = [getattr(config, axis) for axis in _AXES]
-  told = 'mesh ' + ' x '.join(map(str, sizes)) + f' ({", ".join(_AXES)})'
+  shape = 'mesh ' + ' x '.join(map(str, sizes)) + f' ({", ".join(_AXES)})'
   if sizes.count(-1) > 1 or any(s == 0 or s < -1 for s in sizes):
-    raise UserError(f'{told}: one axis may be -1, the others are at least 1')
+    raise UserError(f'{shape}: one axis may be -1, the others are at least 1')
   if -1 in sizes:
     rest = -int(np.prod(sizes))
     sizes[sizes.index(-1)] = max(len(devices) // rest, 1)
   if int(np.prod(sizes)) != len(devices):
     raise UserError(
-      f'{told} does not cover {len(devices)} devices: set mesh.data, '
+      f'{shape} does not cover {len(devices)} devices: set mesh.data, '
       'mesh.fsdp, mesh.sequence and mesh.tensor so that they multiply to that'
     )
   return jax.make_mesh(

@@ -22,7 +22,7 @@ class MetricsLog:
   A step has one row: what an evaluation finds joins the row that is there.
   Opened at a restored step, it drops the rows after it, so that the file reads
   as one run. `seconds` is how long the kept rows say it has taken. A file that
-  cannot be written (a full disk) is told of once and left; no run ends of it.
+  cannot be written (a full disk) is reported once and left; no run ends of it.
   """
 
   def __init__(self, workdir: str | os.PathLike, step: int = 0):

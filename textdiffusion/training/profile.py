@@ -31,8 +31,8 @@ class Profiler:
   """Writes WORKDIR/profile on the first host, for `xprof WORKDIR/profile`."""
 
   def __init__(self, steps: Steps | None, workdir: str | None):
-    is_asked = steps is not None and workdir and jax.process_index() == 0
-    self._steps = steps if is_asked else None
+    is_wanted = steps is not None and workdir and jax.process_index() == 0
+    self._steps = steps if is_wanted else None
     self._folder = expand(workdir or '') / 'profile'
     self._is_on = False
 

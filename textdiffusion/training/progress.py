@@ -26,7 +26,11 @@ class Lines:
   def update(self, step: int, values: Mapping[str, float]) -> None:
     spent = time.monotonic() - self._began
     left = spent * (self._total - step) / max(step - self._start, 1)
-    parts = [f'step {step}/{self._total}', *told(values), f'left {clock(left)}']
+    parts = [
+      f'step {step}/{self._total}',
+      *in_words(values),
+      f'left {clock(left)}',
+    ]
     print('  '.join(parts), flush=True)
 
   def say(self, line: str) -> None:
@@ -56,7 +60,7 @@ class Bar:
 
   def update(self, step: int, values: Mapping[str, float]) -> None:
     self._progress.update(
-      self._task, completed=step, description='  '.join(told(values))
+      self._task, completed=step, description='  '.join(in_words(values))
     )
 
   def say(self, line: str) -> None:
@@ -81,7 +85,7 @@ class Cell:
   def update(self, step: int, values: Mapping[str, float]) -> None:
     spent = time.monotonic() - self._began
     left = spent * (self._total - step) / max(step - self._start, 1)
-    words = [*told(values), f'left {clock(left)}']
+    words = [*in_words(values), f'left {clock(left)}']
     self._handle.update(self._html(step, words))
 
   def say(self, line: str) -> None:
@@ -152,7 +156,7 @@ class Outlasting:
         sys.stderr = sys.stdout
 
 
-def told(values: Mapping[str, float]) -> list[str]:
+def in_words(values: Mapping[str, float]) -> list[str]:
   """The figures worth a glance, as words."""
   words = []
   if 'loss' in values:

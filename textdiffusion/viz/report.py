@@ -238,16 +238,16 @@ def _skipped(metrics: Sequence[Mapping[str, Any]]) -> str:
 def _figures(summary: Mapping[str, Any]) -> str:
   cells = ''
   for name, given in summary.items():
-    figure = given if isinstance(given, Figure) else Figure(_told(given))
+    figure = given if isinstance(given, Figure) else Figure(_in_words(given))
     note = f'<dd class="note">{escape(figure.note)}</dd>' if figure.note else ''
     cells += (
       f'<div class="figure"><dt>{escape(name)}</dt>'
-      f'<dd>{escape(_told(figure.value))}</dd>{note}</div>'
+      f'<dd>{escape(_in_words(figure.value))}</dd>{note}</div>'
     )
   return f'<dl class="figures">{cells}</dl>\n' if cells else ''
 
 
-def _told(value: Any) -> str:
+def _in_words(value: Any) -> str:
   """A number as it is read; anything else as text."""
   number = _number(value)
   if number is None or isinstance(value, str):

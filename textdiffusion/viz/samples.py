@@ -21,7 +21,7 @@ def traces_of(
   """One trace a row. Raises UserError for samples without a trace."""
   if samples.trace is None or samples.times is None:
     raise UserError('these samples kept no trace: ask for them with trace=True')
-  told = {**(settings or {}), 'network calls': int(samples.calls)}
+  facts = {**(settings or {}), 'network calls': int(samples.calls)}
   frames = np.asarray(samples.trace.ids)  # [T + 1, B, L]
   log_prob = np.asarray(samples.trace.log_prob)
   is_given = np.asarray(canvas.is_given)
@@ -35,7 +35,7 @@ def traces_of(
       is_given[row].tolist(),
       np.asarray(samples.times).tolist(),
       f'{title} {row + 1}' if len(is_given) > 1 else title,
-      told,
+      facts,
       ids=frames[:, row].tolist(),
       text=tokenizer.decode(frames[-1, row]),
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from textdiffusion.training.hlo import KINDS, collectives
+from textdiffusion.aot.hlo import KINDS, collectives
 
 ROOT = Path(__file__).parents[2]
 # Of eight devices: each kind of collective, in a loop of five and outside.
@@ -19,7 +19,7 @@ import json
 import jax
 import jax.numpy as jnp
 
-from textdiffusion.training.hlo import collectives
+from textdiffusion.aot.hlo import collectives
 
 mesh = jax.make_mesh((8,), ('x',), axis_types=(jax.sharding.AxisType.Auto,))
 gather = lambda x: jax.lax.all_gather(x, 'x', tiled=True)[:16]

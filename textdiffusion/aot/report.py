@@ -1,5 +1,5 @@
-"""A program compiled for a slice of TPUs that is not there, and what that
-tells: whether it fits, what it computes and sends, how fast it is at best.
+"""A program compiled for a slice of TPUs that is not at hand: whether it fits,
+what it computes and sends, how fast it is at best.
 
 Arithmetic and memory traffic are counted from the sizes of the network: XLA
 counts the body of a loop once and nothing of a kernel. What is sent is read off
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from textdiffusion.aot import hlo
 from textdiffusion.core.keys import row_keys
 from textdiffusion.core.types import Array
 from textdiffusion.data.pipeline import DataConfig
@@ -24,14 +25,17 @@ from textdiffusion.nn.layout import BATCH
 from textdiffusion.nn.network import Causal, Network
 from textdiffusion.nn.transformer import TransformerConfig, flops_per_token
 from textdiffusion.samplers.prompts import blank
-from textdiffusion.training import hlo
-from textdiffusion.training.chips import Chip, compiler_options, heard
+from textdiffusion.training.chips import (
+  Chip,
+  compiler_messages,
+  compiler_options,
+)
 from textdiffusion.training.mesh import laid, param_shardings, replicated
 from textdiffusion.training.optim import build_optimizer
 from textdiffusion.training.state import TrainConfig, init_method_state
 from textdiffusion.training.step import placed_step
 
-_MUCH = 1.3  # times what the layout means, and a warning is given
+_MUCH = 1.3  # times what the layout expects, and a warning is given
 _SOME = 0.05  # of all that is sent, and a collective is worth a warning
 
 
@@ -186,18 +190,18 @@ def report(
   step: Work,
   width: int,
 ) -> dict[str, Any]:
-  """Compiles and tells, as a dict that JSON takes; width: of the outputs.
+  """Compiles, and reports as a dict that JSON takes; width: of the outputs.
 
   fits, reason: whether a chip's memory holds it. chips. bytes_per_chip: in
   all, and by argument, temporary, program. flops_per_chip, model_flops: of a
-  step. collective_bytes: that reach a chip, in all, by kind, as meant, and the
-  largest. seconds: of each of compute, memory and network at published peaks.
+  step. collective_bytes: that reach a chip, in all, by kind, as the layout
+  expects, and the largest. seconds: of each of compute, memory and network at published peaks.
   bound_by: the longest of them. predicted_step_s, predicted_mfu: where they
   overlap whole; serial_step_s, serial_mfu: where not at all. warnings: what is
-  not as the layout means.
+  not as the layout expects.
   """
   chips = mesh.size // chip.devices
-  told: dict[str, Any] = {
+  result: dict[str, Any] = {
     'fits': False,
     'chips': chips,
     'chip_bytes': chip.memory,
@@ -207,14 +211,14 @@ def report(
   }
   began = time.monotonic()
   try:
-    with heard() as said:
+    with compiler_messages() as messages:
       compiled = lower().compile()
   except jax.errors.JaxRuntimeError as error:
     why = ' '.join(str(error).split())
     if 'RESOURCE_EXHAUSTED' not in why:
       raise
-    return {**told, 'reason': f'the compiler ran out of memory: {why[:300]}'}
-  told['compile_s'] = time.monotonic() - began
+    return {**result, 'reason': f'the compiler ran out of memory: {why[:300]}'}
+  result['compile_s'] = time.monotonic() - began
   memory: Any = compiled.memory_analysis()
   parts = {
     'arguments': memory.argument_size_in_bytes,
@@ -224,18 +228,18 @@ def report(
   }
   per_chip = {name: size * chip.devices for name, size in parts.items()}
   total = sum(per_chip.values())
-  told |= {
+  result |= {
     'fits': total <= chip.memory,
     'bytes_per_chip': total,
     'bytes_by_kind': per_chip,
   }
   if total > chip.memory:
-    told['reason'] = (
+    result['reason'] = (
       f'{total / 2**30:.1f} GiB a chip, which has {chip.memory / 2**30:.0f}'
     )
   sent = hlo.collectives(compiled.as_text() or '')
-  warned = _warned(sent, step, said(), width)
-  return told | _times(sent, chip, chips, step) | warned
+  warned = _warned(sent, step, messages(), width)
+  return result | _times(sent, chip, chips, step) | warned
 
 
 def _times(
@@ -255,7 +259,7 @@ def _times(
   return {
     'collective_bytes': total,
     'collective_bytes_by_kind': dict(by_kind),
-    'collective_bytes_meant': step.sent * chip.devices,
+    'collective_bytes_expected': step.sent * chip.devices,
     'collectives': [
       {**one._asdict(), 'bytes': one.bytes * chip.devices} for one in sent[:12]
     ],
@@ -269,14 +273,14 @@ def _times(
 
 
 def _warned(
-  sent: list[hlo.Collective], step: Work, said: str, width: int
+  sent: list[hlo.Collective], step: Work, messages: str, width: int
 ) -> dict[str, list[str]]:
   warnings = []
   total = sum(one.bytes for one in sent)
   if total > _MUCH * step.sent and total > 1e6:
     warnings.append(
       f'{total / 1e9:.2f} GB reach a device, {total / max(step.sent, 1):.1f} '
-      f'times the {step.sent / 1e9:.2f} that the layout means'
+      f'times the {step.sent / 1e9:.2f} that the layout expects'
     )
   for one in sent:
     if one.kind == 'all-reduce' and one.bytes > _SOME * total:
@@ -291,7 +295,7 @@ def _warned(
       warnings.append(
         f'{one.bytes / 1e9:.2f} GB gathered over the vocabulary, of {one.where}'
       )
-  remade = said.count('nvoluntary full rematerialization')
+  remade = messages.count('nvoluntary full rematerialization')
   if remade:
     warnings.append(f'{remade} involuntary full rematerialization(s)')
   return {'warnings': warnings}

@@ -1,4 +1,4 @@
-"""For `launch.compile --sweep`: many meshes and batches, one report each."""
+"""Many meshes and batches, one report each."""
 
 import dataclasses
 import sys
@@ -12,10 +12,12 @@ from textdiffusion.training.mesh import candidates
 
 
 def sweep(
-  config: config_lib.Config, count: int, tell: Callable[..., dict[str, Any]]
+  config: config_lib.Config,
+  count: int,
+  compile_step: Callable[..., dict[str, Any]],
 ) -> list[dict[str, Any]]:
-  """What `tell` says of meshes of `count` devices with 1, 2 and 4 rows for
-  each, the most tokens a second first; each is told on stderr when it is done.
+  """Returns reports of meshes of `count` devices with 1, 2 and 4 rows for each,
+  the most tokens a second first. Each is printed on stderr when it is done.
   More rows than what does not fit are not tried.
   """
   found = []
@@ -27,7 +29,7 @@ def sweep(
       began = time.monotonic()
       one: dict[str, Any]
       try:
-        one = tell(dataclasses.replace(config, mesh=mesh, data=data))
+        one = compile_step(dataclasses.replace(config, mesh=mesh, data=data))
       except UserError as error:  # this mesh cannot hold this network
         one = {'mesh': dataclasses.asdict(mesh), 'rows': rows, 'fits': False}
         one['reason'] = str(error)

@@ -119,7 +119,7 @@ def _trips(bodies: dict[str, list[str]], line: str) -> int:
 
 
 def _added(body: list[str], place: int) -> int:
-  """What a loop's body adds to one of its values; 1 where that is not told. Of
+  """What a loop's body adds to one of its values; 1 where it is unknown. Of
   shards that rotate around a product XLA does two turns at a time."""
   made = dict(re.findall(r'%([\w.\-]+) = (.*)', '\n'.join(body)))
   root = next((text for text in body if 'ROOT' in text), '')

@@ -5,11 +5,10 @@ import dataclasses
 import jax
 import pytest
 
-from launch import pods
+from textdiffusion.aot import report, run
+from textdiffusion.aot.hlo import Collective
 from textdiffusion.config import load
-from textdiffusion.training import ahead
 from textdiffusion.training.chips import CHIPS
-from textdiffusion.training.hlo import Collective
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 CHIP = CHIPS['v5e']
@@ -28,34 +27,34 @@ def small(path):
 @pytest.mark.parametrize('what', ['train', 'sample'])
 def test_what_a_step_needs(what):
   config = small('mdlm.py:toy_grammar')
-  told = pods.tell(config, CHIP, jax.devices()[:1], 310, what)
-  assert told['fits'] and told['chips'] == 1 and told['warnings'] == []
+  found = run.compile_step(config, CHIP, jax.devices()[:1], 310, what)
+  assert found['fits'] and found['chips'] == 1 and found['warnings'] == []
   numbers = 4 if what == 'train' else 1  # of four bytes, for each parameter
-  state = 4 * numbers * told['parameters']
-  assert state <= told['bytes_by_kind']['arguments'] < 1.2 * state + 5000
-  assert told['collective_bytes'] == 0
-  assert told['predicted_step_s'] == max(told['seconds'].values())
-  assert told['serial_step_s'] == sum(told['seconds'].values())
+  state = 4 * numbers * found['parameters']
+  assert state <= found['bytes_by_kind']['arguments'] < 1.2 * state + 5000
+  assert found['collective_bytes'] == 0
+  assert found['predicted_step_s'] == max(found['seconds'].values())
+  assert found['serial_step_s'] == sum(found['seconds'].values())
 
 
 @pytest.mark.parametrize(
   'path', ['seqdiffuseq.py:toy_pairs', 'mdlm.py:toy_pairs']
 )
 def test_sources_are_part_of_a_step(path):
-  told = pods.tell(small(path), CHIP, jax.devices()[:1], 100, 'train')
-  assert told['fits'] and told['model_flops'] > 0
+  found = run.compile_step(small(path), CHIP, jax.devices()[:1], 100, 'train')
+  assert found['fits'] and found['model_flops'] > 0
 
 
 def test_what_is_too_large_says_by_how_much():
   tiny = dataclasses.replace(CHIP, memory=1000.0)
   config = small('mdlm.py:toy_grammar')
-  told = pods.tell(config, tiny, jax.devices()[:1], 310, 'train')
-  assert not told['fits'] and 'GiB a chip, which has 0' in told['reason']
-  assert 'tokens_per_s_per_chip' not in told
+  found = run.compile_step(config, tiny, jax.devices()[:1], 310, 'train')
+  assert not found['fits'] and 'GiB a chip, which has 0' in found['reason']
+  assert 'tokens_per_s_per_chip' not in found
 
 
 @pytest.mark.parametrize(
-  ('kind', 'sizes', 'where', 'said'),
+  ('kind', 'sizes', 'where', 'words'),
   [
     ('all-gather', (4, 8, 90), 'head/dot_general', 'over the vocabulary'),
     ('all-gather', (16, 90), 'head/convert_element_type', ''),
@@ -64,17 +63,17 @@ def test_what_is_too_large_says_by_how_much():
     ('reduce-scatter', (4, 8, 16), 'mlp/dot_general', ''),
   ],
 )
-def test_what_is_not_meant_is_warned_of(kind, sizes, where, said):
-  step = ahead.Work(1.0, 1.0, 1.0, sent=4e9)
+def test_what_no_layout_expects_is_warned_of(kind, sizes, where, words):
+  step = report.Work(1.0, 1.0, 1.0, sent=4e9)
   one = Collective(kind, (('bf16', sizes),), 4, 1, where, 4e9)
-  warnings = ahead._warned([one], step, '', 90)['warnings']
-  assert [said in warning for warning in warnings] == [True] * bool(said)
+  warnings = report._warned([one], step, '', 90)['warnings']
+  assert [words in warning for warning in warnings] == [True] * bool(words)
 
 
 def test_too_much_and_what_the_compiler_says():
-  step = ahead.Work(1.0, 1.0, 1.0, sent=1e9)
+  step = report.Work(1.0, 1.0, 1.0, sent=1e9)
   one = Collective('all-gather', (('bf16', (8,)),), 4, 1, 'x', 2e9)
   line = '[SPMD] Involuntary full rematerialization. The compiler cannot'
-  warnings = ahead._warned([one], step, line, 90)['warnings']
+  warnings = report._warned([one], step, line, 90)['warnings']
   assert '2.0 times the 1.00' in warnings[0]
   assert warnings[1] == '1 involuntary full rematerialization(s)'

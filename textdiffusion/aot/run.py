@@ -1,12 +1,12 @@
-"""For `launch.compile`: a config and a slice to a report."""
+"""A config and a slice of accelerators -> a report."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from textdiffusion import config as config_lib
+from textdiffusion.aot import report
 from textdiffusion.core.types import UserError, Vocab
 from textdiffusion.nn.transformer import num_params
-from textdiffusion.training import ahead
 from textdiffusion.training.chips import Chip
 from textdiffusion.training.mesh import check_batch, make_mesh
 
@@ -21,41 +21,51 @@ class _Tokenizer:
     self.vocab = Vocab(size + 4, size + 3, size, size + 1, size + 2)
 
 
-def tell(
+def compile_step(
   config: config_lib.Config,
   chip: Chip,
   devices: Sequence[Any],
   size: int,
   what: str,
 ) -> dict[str, Any]:
-  """What `ahead.report` tells, and of what; size: of the vocabulary, or 0;
-  what: train or sample."""
+  """Compiles a step and reports on it, see `report.report`.
+
+  Args:
+    config: of the run.
+    chip: of the slice.
+    devices: of the slice, which need not exist.
+    size: tokens of the vocabulary, without specials; 0 takes the config's.
+    what: 'train' or 'sample'.
+
+  Raises:
+    UserError: the size is unknown, or the config does not fit the slice.
+  """
   tokenizer: Any = config.data.tokenizer
   size = size or tokenizer.vocab_size or _SIZES.get(tokenizer.kind, 0)
   if not size:
-    raise UserError('--vocab_size is missing: the config does not tell it')
+    raise UserError('--vocab_size is missing: the config does not have it')
   mesh = make_mesh(config.mesh, devices)
   data, train = config.data, config.train
   check_batch(mesh, data.batch_size, train.accumulate)
   made: Any = _Tokenizer(size, tokenizer.multiple)
   method, network = config_lib.build(config, made)
   count, is_training = num_params(network), what == 'train'
-  step = ahead.work(config.model, method, count, mesh, data, is_training)
+  step = report.work(config.model, method, count, mesh, data, is_training)
 
   def lower() -> Any:
     if is_training:
-      return ahead.lower_train(method, network, train, mesh, data)
-    return ahead.lower_sample(method, network, mesh, data)
+      return report.lower_train(method, network, train, mesh, data)
+    return report.lower_sample(method, network, mesh, data)
 
-  told = ahead.report(lower, chip, mesh, step, method.needs.width)
+  found = report.report(lower, chip, mesh, step, method.needs.width)
   tokens = made.vocab.size
-  if 'warnings' in told and tokens % 128 and tokens > 1024:
-    told['warnings'].append(
+  if 'warnings' in found and tokens % 128 and tokens > 1024:
+    found['warnings'].append(
       f'a vocabulary of {tokens:,} divides badly among chips: '
       '--set=data.tokenizer.multiple=128'
     )
-  if 'warnings' in told and is_training and config.model.remat == 'offload':
-    told['warnings'].append(
+  if 'warnings' in found and is_training and config.model.remat == 'offload':
+    found['warnings'].append(
       'model.remat=offload: time to the memory of the host and back is not in '
       'the prediction'
     )
@@ -65,7 +75,7 @@ def tell(
     'rows': data.batch_size,
     'length': data.length,
   }
-  if told['fits']:
-    per_chip = data.batch_size * data.length / told['chips']
-    facts['tokens_per_s_per_chip'] = per_chip / told['predicted_step_s']
-  return {**facts, **told}
+  if found['fits']:
+    per_chip = data.batch_size * data.length / found['chips']
+    facts['tokens_per_s_per_chip'] = per_chip / found['predicted_step_s']
+  return {**facts, **found}
