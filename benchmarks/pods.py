@@ -59,7 +59,8 @@ def compiled(config: str, topology: str, rows: int) -> dict[str, Any]:
 def table(rows: list[dict[str, Any]]) -> None:
   print(
     '| config | slice | chips | rows | GiB a chip | GB sent / expected | '
-    'compute, memory, network s | bound by | step s | MFU | if nothing overlaps |'
+    'compute, memory, network s | bound by | step s | MFU | '
+    'if nothing overlaps |'
   )
   print('|' + '---|' * 11)
   for row in rows:

@@ -195,8 +195,8 @@ def report(
   fits, reason: whether a chip's memory holds it. chips. bytes_per_chip: in
   all, and by argument, temporary, program. flops_per_chip, model_flops: of a
   step. collective_bytes: that reach a chip, in all, by kind, as the layout
-  expects, and the largest. seconds: of each of compute, memory and network at published peaks.
-  bound_by: the longest of them. predicted_step_s, predicted_mfu: where they
+  expects, and the largest. seconds: of each of compute, memory and network at
+  published peaks. bound_by: the longest of them. predicted_step_s, predicted_mfu: where they
   overlap whole; serial_step_s, serial_mfu: where not at all. warnings: what is
   not as the layout expects.
   """
