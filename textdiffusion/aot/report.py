@@ -190,15 +190,28 @@ def report(
   step: Work,
   width: int,
 ) -> dict[str, Any]:
-  """Compiles, and reports as a dict that JSON takes; width: of the outputs.
+  """Compiles a step and reports on it.
 
-  fits, reason: whether a chip's memory holds it. chips. bytes_per_chip: in
-  all, and by argument, temporary, program. flops_per_chip, model_flops: of a
-  step. collective_bytes: that reach a chip, in all, by kind, as the layout
-  expects, and the largest. seconds: of each of compute, memory and network at
-  published peaks. bound_by: the longest of them. predicted_step_s, predicted_mfu: where they
-  overlap whole; serial_step_s, serial_mfu: where not at all. warnings: what is
-  not as the layout expects.
+  Args:
+    lower: traces the step.
+    chip: of the slice.
+    mesh: of its devices.
+    step: what the step has to do.
+    width: numbers that the network returns for a token.
+
+  Returns:
+    A dict that JSON takes:
+      fits, reason: whether a chip's memory holds it.
+      chips: how many.
+      bytes_per_chip: in all, and by argument, temporary, program.
+      flops_per_chip, model_flops: of a step.
+      collective_bytes: that reach a chip, in all, by kind, as the layout
+        expects, and the largest.
+      seconds: of each of compute, memory and network at published peaks.
+      bound_by: the longest of them.
+      predicted_step_s, predicted_mfu: where they overlap whole.
+      serial_step_s, serial_mfu: where they do not overlap.
+      warnings: what is not as the layout expects.
   """
   chips = mesh.size // chip.devices
   result: dict[str, Any] = {
