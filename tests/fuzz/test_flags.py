@@ -159,7 +159,7 @@ def test_what_quotes_line_ends_is_one_line():
 @pytest.mark.parametrize(
   ('flags', 'reason'),
   [
-    ('--length=99999999999', 'must have at most 32 bits'),
+    ('--length=99999999999', 'must be below 2**31 in all'),
     ('--length=400000', 'attention over 1 row(s) of 400000 tokens needs'),
     ('--length=2000000000', 'of memory and a device has'),
     (
