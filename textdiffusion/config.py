@@ -6,6 +6,7 @@ fields and wrong types are refused with the nearest names.
 
 import dataclasses
 import importlib
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -328,12 +329,20 @@ def completed(saved: dict[str, Any]) -> dict[str, Any]:
 
 
 def _class_of(path: str) -> Any:
-  """The dataclass at a dotted path within this package."""
+  """The dataclass at a dotted path, of this package or already imported.
+
+  A checkpoint decides what is looked up, so it must not decide what is run.
+  """
   module, _, name = path.rpartition('.')
+  is_own = module.split('.')[0] == 'textdiffusion'
+  if not is_own and module not in sys.modules:
+    raise UserError(
+      f'the saved config names {path}: import {module} first, or name a '
+      '--config that does'
+    )
   try:
-    if module.split('.')[0] != 'textdiffusion':
-      raise ImportError
-    kind = getattr(importlib.import_module(module), name)
+    found = importlib.import_module(module) if is_own else sys.modules[module]
+    kind = getattr(found, name)
     if not dataclasses.is_dataclass(kind):
       raise AttributeError
   except (ImportError, AttributeError):
