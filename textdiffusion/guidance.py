@@ -68,7 +68,7 @@ class Guided(Model):
 
   def read(self, hidden: Any, x: X, t: Time) -> Any:
     heads = [part.read(h, x, t) for part, h in zip(self._parts(), hidden)]
-    if len(heads) > 1 and self.guides_steps:
+    if len(heads) > 1 and self._guides_steps:
       raise TypeError(
         f'{type(self.process).__name__} is guided at the reverse step, where '
         'heads do not mix: call `reverse`'
@@ -78,7 +78,7 @@ class Guided(Model):
   def reverse(
     self, x: X, s: Time, t: Time, by: Transition | None = None
   ) -> Dist:
-    if not self.guides_steps:
+    if not self._guides_steps:
       return super().reverse(x, s, t, by)
     return self._mixed([part.reverse(x, s, t, by) for part in self._parts()])
 
@@ -90,7 +90,7 @@ class Guided(Model):
     return tuple(part.new_cache(rows, length) for part in self._parts())
 
   @property
-  def guides_steps(self) -> bool:
+  def _guides_steps(self) -> bool:
     process = self.process
     return isinstance(process, TokenProcess) and not process.is_absorbing
 
@@ -138,7 +138,7 @@ class ClassifierGuided(Model):
     return self.model.facts
 
   @property
-  def guides_steps(self) -> bool:
+  def _guides_steps(self) -> bool:
     return self.at == 'steps'
 
   @property
@@ -147,7 +147,7 @@ class ClassifierGuided(Model):
 
   def hidden(self, x: X, t: Time, cache: PyTree = None) -> tuple[Any, PyTree]:
     hidden, cache = self.model.hidden(x, t, cache)
-    if self.guides_steps:
+    if self._guides_steps:
       return (hidden, None), cache
     # Here, where all tokens are there: heads may be read of a few of them.
     return (hidden, self.weight * self.log_prob(x, t)), cache
@@ -168,7 +168,7 @@ class ClassifierGuided(Model):
     self, x: X, s: Time, t: Time, by: Transition | None = None
   ) -> Dist:
     dist = super().reverse(x, s, t, by)
-    if not self.guides_steps:
+    if not self._guides_steps:
       return dist
     assert isinstance(dist, Categorical)
     return Categorical(dist.log_probs + self.weight * self.log_prob(x, t))
@@ -178,3 +178,9 @@ class ClassifierGuided(Model):
 
   def new_cache(self, rows: int, length: int) -> PyTree:
     return self.model.new_cache(rows, length)
+
+
+def guides_steps(model: Model) -> bool:
+  """Whether reverse steps are guided, of which heads do not know."""
+  is_guided = isinstance(model, Guided | ClassifierGuided)
+  return is_guided and model._guides_steps

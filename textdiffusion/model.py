@@ -121,11 +121,6 @@ class Model(abc.ABC):
     def facts(self) -> Facts: ...
 
   @property
-  def guides_steps(self) -> bool:
-    """Whether `reverse` is more than the head says: heads are not guided."""
-    return False
-
-  @property
   def _chunk_size(self) -> int:
     """Tokens of a row that `map_tokens` reads at once; 0 for all."""
     return 0

@@ -29,6 +29,7 @@ from textdiffusion.nn.network import (
 from textdiffusion.nn.transformer import Transformer, TransformerConfig
 from textdiffusion.nn.wrappers import Centred, LogitShift, WithParams
 from textdiffusion.processes.rank_one import absorbing
+from textdiffusion.samplers.base import Sampler
 from textdiffusion.schedules.noise import Linear
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
@@ -67,6 +68,7 @@ def test_contracts_are_small():
   public = lambda names: [n for n in names if not n.startswith('_')]
   assert len(public(vars(Network))) <= 8
   assert len(Method._fields) <= 8
+  assert len(public(vars(Sampler))) <= 8
   assert len({*public(vars(Model)), 'process', 'view', 'facts'}) <= 8
 
 

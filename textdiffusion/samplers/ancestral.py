@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from textdiffusion.core.numerics import flip, log1m_exp
 from textdiffusion.core.types import Array, Key
+from textdiffusion.guidance import guides_steps
 from textdiffusion.model import Model
 from textdiffusion.processes.vector import VectorAbsorbing
 from textdiffusion.samplers.base import Chain, split
@@ -45,7 +46,7 @@ class Ancestral(GridSampler):
     self, keys: Key, model: Model, carry: Chain, s: Array, t: Array
   ) -> Chain:
     p = model.process
-    if model.guides_steps or not is_masking(p):
+    if guides_steps(model) or not is_masking(p):
       return super().step(keys, model, carry, s, t)
     key_where, key_what = split(keys)
     left = p.schedule(s).log_1m_alpha - p.schedule(t).log_1m_alpha

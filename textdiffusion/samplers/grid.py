@@ -17,7 +17,7 @@ from textdiffusion.core.types import (
   UserError,
 )
 from textdiffusion.core.validation import check_fields
-from textdiffusion.guidance import Guided
+from textdiffusion.guidance import Guided, guides_steps
 from textdiffusion.model import Model
 from textdiffusion.processes.bridge import (
   TokenProcess,
@@ -76,7 +76,7 @@ class GridSampler(Sampler):
       )
     if (
       isinstance(model, Guided)
-      and model.guides_steps
+      and guides_steps(model)
       and model.weight not in (0, 1)
       and self.filter.cuts
     ):
@@ -162,7 +162,7 @@ def check_masking(sampler: Sampler, model: Model) -> None:
       f'{type(sampler).__name__}() needs an absorbing process, not '
       f'{type(model.process).__name__}: use Ancestral()'
     )
-  if model.guides_steps:
+  if guides_steps(model):
     raise UserError(
       f'{type(sampler).__name__}() reads heads, and {type(model).__name__}() '
       'guides steps: use Ancestral(), or guide heads'
