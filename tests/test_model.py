@@ -21,9 +21,9 @@ from textdiffusion.core.types import (
   Mixture,
   Posterior,
 )
+from textdiffusion.guidance import Guided
 from textdiffusion.methods.method import Method, Needs
 from textdiffusion.model import (
-  Guided,
   RawHead,
   Trained,
   anchored,

@@ -288,6 +288,3 @@ def test_times_that_training_chooses():
   _, calls = spy.run(lambda: objective(models, KEY, batch_of()))
   half = np.floor((0.5 + 0.5 * U) * STEPS)[:, None]
   assert_times(calls, [(half + 1) / STEPS])
-
-
-# Sampler, head and settings: the network is called once a step, at grid[i].
