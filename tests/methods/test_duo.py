@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.states import random_state
 from textdiffusion.core.types import UserError, Vocab
 from textdiffusion.methods.duo import Duo
 from textdiffusion.methods.method import build_network
 from textdiffusion.nn.transformer import TransformerConfig
 from textdiffusion.objectives.nelbo import Nelbo
 from textdiffusion.training.optim import build_optimizer
-from textdiffusion.training.state import TrainConfig, init_state
+from textdiffusion.training.state import TrainConfig
 from textdiffusion.training.step import make_train_step
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
@@ -24,7 +25,7 @@ def first_steps(method, accumulate=1, num=3):
   network = build_network(method, model)
   config = TrainConfig(steps=4, accumulate=accumulate)
   optimizer = build_optimizer(config.optimizer, 4)
-  state = init_state(method, network, optimizer, jax.random.key(0))
+  state = random_state(method, network, optimizer)
   ids = np.random.default_rng(0).integers(5, 12, (8, 6), np.int32)
   batch = {
     'ids': ids,

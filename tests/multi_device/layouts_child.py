@@ -1,10 +1,12 @@
-"""Every kind of objective on every kind of mesh of eight devices, in a process
-of its own: the loss and gradient of the true training step; prints JSON.
+"""Every kind of objective on meshes of up to 32 devices, in a process of its
+own: the loss and gradient of the true training step; prints JSON.
 
 python -m tests.multi_device.layouts_child PART PARTS
 """
 
+import dataclasses
 import json
+import math
 import os
 import sys
 
@@ -13,6 +15,7 @@ import numpy as np
 import optax
 
 from tests.methods.test_methods import CONFIGS, VOCAB
+from tests.states import random_state
 from textdiffusion.methods.method import build_network
 from textdiffusion.model import Trained, bind
 from textdiffusion.nn.network import BlockCausal
@@ -22,7 +25,7 @@ from textdiffusion.samplers.options import with_options
 from textdiffusion.samplers.prompts import blank
 from textdiffusion.training.mesh import MeshConfig, make_mesh, put_batch
 from textdiffusion.training.optim import Optimizer
-from textdiffusion.training.state import TrainConfig, init_state
+from textdiffusion.training.state import TrainConfig
 from textdiffusion.training.step import placed_step
 
 ROWS, LENGTH = 8, 8
@@ -32,8 +35,10 @@ MESHES = {
   'fsdp': MeshConfig(1, 8),
   'tensor': MeshConfig(2, 2, 2),
   'sequence': MeshConfig(2, 1, 1, 4),
-  'all': MeshConfig(1, 2, 2, 2),
+  # All axes at once: one compilation in which every axis can fail.
+  'every': MeshConfig(2, 2, 2, 4),
 }
+DEVICES = 32
 # One of each objective, on networks that take the time and not.
 METHODS = (
   *('mdlm', 'd3pm', 'dfm', 'duo', 'genmd4', 'udlm', 'gidd', 'sedd', 'radd'),
@@ -42,19 +47,15 @@ METHODS = (
 )
 STRUCTURES = {'gidd': BlockCausal(4)}  # not what it does to GIDD, but to a mesh
 SAMPLED = ('mdlm', 'autoregressive', 'diffusion_lm')
-# 8 x data and 8 x fsdp for every method (continuous integration); else only
-# where samples are compared: all have both axes in `tensor`, 2 x 2 x 2.
+# Each axis alone for every method too (continuous integration); else for MDLM.
 IS_WHOLE = os.environ.get('TEXTDIFFUSION_ALL_MESHES') == '1'
 # Gradients as they are: what a step takes off the parameters.
 PLAIN = Optimizer(optax.identity(), lambda step: 1.0)
 
 
 def meshes_of(name):
-  """Of those beside one device."""
-  if name == 'mdlm':
-    return set(MESHES) - {'one'}
-  every = IS_WHOLE or name in SAMPLED
-  return {'tensor', 'sequence', *(('data', 'fsdp') if every else ())}
+  """Names of the meshes of several devices on which a method is compared."""
+  return set(MESHES) - {'one'} if IS_WHOLE or name == 'mdlm' else {'every'}
 
 
 def batch():
@@ -94,22 +95,7 @@ def method_of(name):
   return method._replace(structure=structure)
 
 
-def begun(name):
-  """The state of a network that is not at its beginning, on the host: heads
-  begin at zero, where gradients of what is before them vanish."""
-  method = method_of(name)
-  init = lambda key: init_state(method, network(name, method), PLAIN, key)
-  state = jax.device_get(jax.jit(init)(jax.random.key(3)))
-  moved = jax.tree.map(
-    lambda x: (
-      x + 0.1 * np.sin(np.arange(x.size, dtype=x.dtype)).reshape(x.shape)
-    ),
-    state.params,
-  )
-  return state._replace(params=moved)
-
-
-def told(name, mesh, state):
+def results(name, mesh, state):
   """Loss, gradient as one vector, ids of samples, share of a kernel."""
   method = method_of(name)
   net = network(name, method)
@@ -144,18 +130,26 @@ def told(name, mesh, state):
   return float(metrics['loss']), flat, ids, share
 
 
+def mesh_of(kind):
+  """A mesh on the first devices, as many as it needs."""
+  config = MESHES[kind]
+  size = math.prod(dataclasses.astuple(config))
+  return make_mesh(config, jax.devices()[:size])
+
+
 def main(part: str, parts: str) -> None:
   result = {}
   for name in METHODS[int(part) :: int(parts)]:
-    state = begun(name)
-    one = told(name, make_mesh(MESHES['one'], jax.devices()[:1]), state)
+    method = method_of(name)
+    state = random_state(method, network(name, method), PLAIN)
+    one = results(name, mesh_of('one'), state)
     size = float(np.abs(one[1]).max())
     assert size > 1e-3, name
     rows = {'loss': one[0], 'largest': size, 'meshes': {}}
-    for kind, config in MESHES.items():
+    for kind in MESHES:
       if kind not in meshes_of(name):
         continue
-      loss, grads, ids, share = told(name, make_mesh(config), state)
+      loss, grads, ids, share = results(name, mesh_of(kind), state)
       rows['meshes'][kind] = {
         'loss': loss,
         'error': float(np.abs(grads - one[1]).max()),

@@ -1,7 +1,8 @@
 """SeqDiffuSeq in a process of its own, with its encoder, self-conditioning and
-a schedule that is fitted on the way; prints JSON.
+a schedule that is fitted on the way, on one mesh after another; prints JSON for
+each.
 
-python -m tests.multi_device.source_child MESH
+python -m tests.multi_device.source_child MESH ...
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tests.multi_device.child import mesh_of
 from textdiffusion.core.types import (
   Vocab,
 )
@@ -24,14 +26,18 @@ from textdiffusion.nn.transformer import TransformerConfig
 from textdiffusion.samplers.base import generate
 from textdiffusion.samplers.prompts import blank
 from textdiffusion.training.loop import train
-from textdiffusion.training.mesh import MeshConfig, make_mesh
 from textdiffusion.training.state import TrainConfig
 
 ROWS, LENGTH = 8, 6
 VOCAB = Vocab(16, mask_id=15, bos_id=14, eos_id=13, pad_id=12)
 
 
-def main(mesh: str):
+def main(*meshes: str):
+  for text in meshes:
+    run(mesh_of(text))
+
+
+def run(mesh):
   method = SeqDiffuSeq(
     num_steps=20, size=4, std=1.0, length=LENGTH, bins=5, refit_every=2,
     refit_from=2,
@@ -56,7 +62,7 @@ def main(mesh: str):
     network,
     itertools.repeat(batch),
     settings,
-    make_mesh(MeshConfig(*map(int, mesh.split('x')))),
+    mesh,
   )
 
   def sample(trained):
@@ -67,13 +73,13 @@ def main(mesh: str):
 
   ids = jax.jit(sample)(state.averaged).ids
   size = lambda tree: sum(float((x**2).sum()) for x in jax.tree.leaves(tree))
-  told = {
-    'devices': jax.device_count(),
+  result = {
+    'devices': mesh.size,
     'params': size(state.params),
     'remembered': size(state.method_state),
     'ids': jax.device_get(ids).tolist(),
   }
-  print('RESULT', json.dumps(told))
+  print('RESULT', json.dumps(result), flush=True)
 
 
 if __name__ == '__main__':

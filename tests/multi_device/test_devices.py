@@ -31,31 +31,30 @@ def finish(process):
   return out
 
 
-def told(out):
-  result = json.loads(re.search('RESULT (.*)', out)[1])
-  losses = [float(x) for x in re.findall(r'loss ([\d.]+)', out)]
-  return result, losses
+def one_and_eight(module):
+  """(result, losses) on a mesh of one device and on one of eight."""
+  out = finish(start('1x1x1', '2x2x2', devices=8, module=module))
+  parts = re.findall(r'(.*?)^RESULT (.*?)$', out, re.DOTALL | re.MULTILINE)
+  pairs = [
+    (json.loads(result), [float(x) for x in re.findall(r'loss ([\d.]+)', text)])
+    for text, result in parts
+  ]
+  (one, losses), (eight, losses_eight) = pairs
+  assert (one['devices'], eight['devices']) == (1, 8)
+  assert len(losses) == 5
+  np.testing.assert_allclose(losses_eight, losses, rtol=1e-5, atol=1e-4)
+  assert eight['ids'] == one['ids'], 'samples'
+  return one, eight
 
 
 def test_one_device_equals_eight():
-  one, losses_one = told(finish(start('1x1x1')))
-  eight, losses_eight = told(finish(start('2x2x2', devices=8)))
-  assert (one['devices'], eight['devices']) == (1, 8)
-  assert len(losses_one) == 5
-  np.testing.assert_allclose(losses_eight, losses_one, rtol=1e-5, atol=1e-4)
+  one, eight = one_and_eight('child')
   np.testing.assert_allclose(eight['params'], one['params'], rtol=1e-5)
-  assert eight['ids'] == one['ids'], 'samples'
   assert one['shard'] == 1 and eight['shard'] == 1 / 4, 'fsdp and tensor split'
 
 
 def test_an_encoder_and_a_fitted_schedule_on_eight_devices():
   """Sums over the global batch, so that the same schedule is fitted."""
-  module = 'source_child'
-  one, losses_one = told(finish(start('1x1x1', module=module)))
-  eight, losses_eight = told(finish(start('2x2x2', devices=8, module=module)))
-  assert (one['devices'], eight['devices']) == (1, 8)
-  assert len(losses_one) == 5
-  np.testing.assert_allclose(losses_eight, losses_one, rtol=1e-5, atol=1e-4)
+  one, eight = one_and_eight('source_child')
   for name in ('params', 'remembered'):
     np.testing.assert_allclose(eight[name], one[name], rtol=1e-4)
-  assert eight['ids'] == one['ids'], 'samples'

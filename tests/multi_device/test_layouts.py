@@ -5,7 +5,12 @@ import re
 
 import pytest
 
-from tests.multi_device.layouts_child import METHODS, SAMPLED, meshes_of
+from tests.multi_device.layouts_child import (
+  DEVICES,
+  METHODS,
+  SAMPLED,
+  meshes_of,
+)
 from tests.multi_device.test_devices import start
 
 # Of a kernel of an MLP, on one device: fsdp and tensor split it.
@@ -13,8 +18,8 @@ SHARES = {'data': 1, 'fsdp': 1 / 8, 'tensor': 1 / 4, 'sequence': 1}
 
 
 @pytest.fixture(scope='module')
-def told():
-  process = start(0, 1, devices=8, module='layouts_child')
+def results():
+  process = start(0, 1, devices=DEVICES, module='layouts_child')
   out, error = process.communicate(timeout=1200)
   assert process.returncode == 0, error[-3000:]
   assert 'nvoluntary full rematerialization' not in error
@@ -22,11 +27,11 @@ def told():
 
 
 @pytest.mark.parametrize('name', METHODS)
-def test_a_mesh_changes_nothing(told, name):
-  one = told[name]
+def test_a_mesh_changes_nothing(results, name):
+  one = results[name]
   assert set(one['meshes']) == meshes_of(name)
-  for mesh, seen in one['meshes'].items():
-    assert seen['loss'] == pytest.approx(one['loss'], rel=1e-5), mesh
-    assert seen['error'] < 1e-5 * max(one['largest'], 1), mesh
-    assert seen['share'] == SHARES.get(mesh, 1 / 4), mesh
-    assert seen['same'], (mesh, 'samples', name in SAMPLED)
+  for mesh, found in one['meshes'].items():
+    assert found['loss'] == pytest.approx(one['loss'], rel=1e-5), mesh
+    assert found['error'] < 1e-5 * max(one['largest'], 1), mesh
+    assert found['share'] == SHARES.get(mesh, 1 / 4), mesh
+    assert found['same'], (mesh, 'samples', name in SAMPLED)

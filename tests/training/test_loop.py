@@ -12,17 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.training import tiny
+from tests.training import tiny, toy
 from textdiffusion.core.types import UserError
-from textdiffusion.objectives.base import Loss
 from textdiffusion.training.checkpoint import Checkpointer, load
 from textdiffusion.training.metrics import read
-from textdiffusion.training.workdir import Run
 
 # Child processes compile so too: the same to the bit.
 pytestmark = pytest.mark.usefixtures('quick_compile')
 
-RUN = Run({'a': 1}, {'kind': 'none'}, {'fingerprint': 'x'})
 ROOT = Path(__file__).parents[2]
 
 
@@ -33,7 +30,7 @@ def test_it_learns_and_logs(tmp_path, capsys):
   state = tiny.run(
     batches,
     workdir=str(tmp_path),
-    run=RUN,
+    run=toy.RUN,
     steps=150,
     eval_every=50,
     checkpoint_every=75,
@@ -56,11 +53,11 @@ def test_it_learns_and_logs(tmp_path, capsys):
 
 
 def test_a_resumed_run_is_the_straight_run_to_the_bit(tmp_path):
-  whole = tiny.run(workdir=str(tmp_path / 'whole'), run=RUN)
+  whole = toy.run(workdir=str(tmp_path / 'whole'))
   batches = tiny.Batches(stop_after(4))
   with pytest.raises(Interrupted):
-    tiny.run(batches, workdir=str(tmp_path / 'parts'), run=RUN)
-  again = tiny.run(workdir=str(tmp_path / 'parts'), run=RUN)
+    toy.run(batches, workdir=str(tmp_path / 'parts'))
+  again = toy.run(workdir=str(tmp_path / 'parts'))
   assert tiny.same(whole, again)
   kept = [
     [
@@ -87,14 +84,12 @@ def stop_after(count):
 
 CHILD = """
 import sys, time
-from tests.training import tiny
-from textdiffusion.training.workdir import Run
+from tests.training import tiny, toy
 def slow(index, batch):
   time.sleep(0.3)
   print('batch', index, flush=True)
   return batch
-tiny.run(tiny.Batches(slow), workdir=sys.argv[1], steps=int(sys.argv[2]),
-         run=Run({'a': 1}, {'kind': 'none'}, {'fingerprint': 'x'}))
+toy.run(tiny.Batches(slow), workdir=sys.argv[1], steps=int(sys.argv[2]))
 """
 
 
@@ -122,7 +117,7 @@ def test_killed_and_resumed_is_the_straight_run_to_the_bit(tmp_path):
   process.send_signal(signal.SIGKILL)
   process.wait()
   assert load(str(tmp_path)).step in (3, 6)
-  assert tiny.same(tiny.run(), tiny.run(workdir=str(tmp_path), run=RUN))
+  assert tiny.same(toy.run(), toy.run(workdir=str(tmp_path)))
 
 
 def test_sigterm_ends_with_a_checkpoint_and_words(tmp_path):
@@ -137,21 +132,22 @@ def test_sigterm_ends_with_a_checkpoint_and_words(tmp_path):
   assert step == rows[-1] and step >= 4
 
 
-def test_too_many_bad_steps_stop_the_run(tmp_path, monkeypatch):
+def test_too_many_bad_steps_stop_the_run(tmp_path):
   """The objective gives NaN from step 5 on."""
   batches = tiny.Batches()
-  objective = tiny.METHOD.objective
-
-  def broken(models, key, batch):
-    loss, terms = objective(models, key, batch)
-    return Loss(loss * np.nan, terms)
-
-  tiny.run(batches, workdir=str(tmp_path), run=RUN, steps=4)
-  monkeypatch.setattr(tiny, 'METHOD', tiny.METHOD._replace(objective=broken))
+  broken = toy.broken(tiny.METHOD.objective, lambda ids: True)
+  method = tiny.METHOD._replace(objective=broken)
+  toy.run(batches, workdir=str(tmp_path), steps=4)
   with pytest.raises(
     UserError, match='not finite for 4 steps in a row.*step 4'
   ):
-    tiny.run(batches, workdir=str(tmp_path), run=RUN, steps=50, max_bad_steps=3)
+    toy.run(
+      batches,
+      method=method,
+      workdir=str(tmp_path),
+      steps=50,
+      max_bad_steps=3,
+    )
   assert load(str(tmp_path)).step == 4
   last = read(tmp_path / 'metrics.jsonl')[-1]
   assert last['loss'] is None and last['skipped'] >= 3
@@ -160,9 +156,9 @@ def test_too_many_bad_steps_stop_the_run(tmp_path, monkeypatch):
 def test_saving_hardly_blocks(tmp_path):
   """Time in `save` against the writing it starts: it returns before the
   checkpoint is complete."""
-  state = tiny.run()
+  state = toy.run()
   saver = Checkpointer(str(tmp_path), 3)
-  saver.save(state, {'next_index': 1}, RUN)
+  saver.save(state, {'next_index': 1}, toy.RUN)
   saver.wait()
   restored, iterator = saver.restore(state)
   assert tiny.same(state, restored) and iterator == {'next_index': 1}
@@ -172,7 +168,7 @@ def test_saving_hardly_blocks(tmp_path):
 def test_it_runs_off_the_main_thread():
   """As in some notebooks: no signal handlers there."""
   states = []
-  thread = threading.Thread(target=lambda: states.append(tiny.run(steps=2)))
+  thread = threading.Thread(target=lambda: states.append(toy.run(steps=2)))
   thread.start()
   thread.join()
   assert int(states[0].step) == 2
