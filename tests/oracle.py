@@ -110,13 +110,21 @@ def sequences(num_states: int, length: int) -> Array:
 
 
 def law_of_chain(
-  process, head_of, length: int, grid: Array, transition=None, given=None
+  process,
+  head_of,
+  length: int,
+  grid: Array,
+  transition=None,
+  given=None,
+  steps=None,
 ) -> Array:
   """[K^L] law of x_0 under the chain with heads head_of(z, t).
 
   transition: (head, z, s, t) -> Categorical, the bridge by default.
   given: [L] ids that are known from the start, -1 where free; their times are
     0, as in the sampler, and head_of is called with t [L].
+  steps: how many steps of the grid to take, all by default. It may be traced,
+    so that grids that are padded to one length share a compiled function.
   """
   transition = transition or process.bridge
   states = sequences(process.num_states, length)
@@ -126,20 +134,22 @@ def law_of_chain(
   def log_prob(dist):
     return jax.vmap(lambda x: dist.log_prob(x).sum(-1))(states)
 
-  def advance(law, times):
-    t, s = at(times[0]), at(times[1])
+  def advance(i, law):
+    t, s = at(grid[i]), at(grid[i + 1])
     kernel = jax.vmap(
       lambda z: jnp.exp(log_prob(transition(head_of(z, t), z, s, t)))
     )(states)
     reached = law[:, None] > 0  # the bridge from an impossible z is undefined
-    return jnp.where(reached, law[:, None] * kernel, 0.0).sum(0), None
+    return jnp.where(reached, law[:, None] * kernel, 0.0).sum(0)
 
   prior = process.prior()
   each = jax.vmap(lambda x: prior.log_prob(x))(states)
   start = jnp.exp(jnp.where(is_given, 0.0, each).sum(-1))
   if given is not None:
     start *= (~is_given | (states == given)).all(-1)
-  return jax.lax.scan(advance, start, (grid[:-1], grid[1:]))[0]
+  grid = jnp.asarray(grid)
+  steps = len(grid) - 1 if steps is None else steps
+  return jax.lax.fori_loop(0, steps, advance, start)
 
 
 def total_variation(law: Law, chain: Array, given=None) -> float:

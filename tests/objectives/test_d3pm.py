@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import log_softmax as scipy_log_softmax
 
 from tests.models import student
 from tests.oracle import Law
@@ -35,13 +36,15 @@ from textdiffusion.schedules.noise import Linear
 
 pytestmark = pytest.mark.usefixtures('x64', 'quick_compile')
 KEY = jax.random.key(0)
+log_softmax = functools.partial(scipy_log_softmax, axis=-1)
 
 
 def batch_of(ids, u=None):
-  rows = jnp.arange(len(ids))
+  ids, rows = jnp.asarray(ids), np.arange(len(ids))
   u = (rows + 0.5) / len(ids) if u is None else u
-  positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-  return Batch(ids, jnp.ones_like(ids), positions, rows, u)
+  positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
+  arrays = np.ones(ids.shape, int), positions, rows, u
+  return Batch(ids, *map(jnp.asarray, arrays))
 
 
 def table_model(process, kind=Cavity):
@@ -54,27 +57,42 @@ def noisy(steps):
 
 
 def ids_of(rows):
-  ids = jax.random.randint(KEY, (rows, 3), 0, 4)
+  ids = np.random.default_rng(0).integers(0, 4, (rows, 3))
   return ids + (ids >= 2)
+
+
+def evaluate(objective, model, batch):
+  """Nats and terms, compiled as one."""
+  return jax.jit(lambda: objective(model, KEY, batch))()
 
 
 def test_all_steps_are_the_sum_of_the_single_ones():
   process, ids = noisy(4), ids_of(6)
   model = table_model(process)
   one = StepBound(4, hybrid=0.3, prior=False)
-  nats, terms = StepBound(4, 0.3, all_steps=True)(model, KEY, batch_of(ids))
-  total, by_term = jnp.zeros(ids.shape), {}
-  for i in range(4):
+  nats, terms = evaluate(
+    StepBound(4, 0.3, all_steps=True), model, batch_of(ids)
+  )
+
+  @jax.jit
+  def step(i):
     # The keys of a step are those of the row, folded with the step.
     keys = jax.vmap(jax.random.fold_in, (0, None))(
       row_keys(KEY, jnp.arange(6)), i
     )
-    z = jax.vmap(process.corrupt)(keys, ids, jnp.full((6, 1), (i + 1) / 4))
     s, t = jnp.full((6, 1), i / 4), jnp.full((6, 1), (i + 1) / 4)
+    z = jax.vmap(process.corrupt)(keys, ids, t)
     head = model.student(z, t).head
-    kl = step_bound(process, ids, head, z, s, t)
     logits = hybrid_logits(process, head, z, t, 'posterior')
-    total += kl + 0.3 * cross_entropy(logits, ids)
+    return (
+      step_bound(process, ids, head, z, s, t),
+      cross_entropy(logits, jnp.asarray(ids)),
+    )
+
+  total, by_term = np.zeros(ids.shape), {}
+  for i in range(4):
+    kl, cross = map(np.asarray, step(i))
+    total += kl + 0.3 * cross
     by_term['reconstruction' if i == 0 else 'diffusion'] = kl
   np.testing.assert_allclose(nats, total, rtol=1e-10)
   np.testing.assert_allclose(
@@ -90,9 +108,9 @@ def test_one_step_a_row_has_the_mean_of_all_steps():
   """20,000 rows of one sentence, within 5 standard errors: false alarm below
   1e-6. And it is `Nelbo`'s finite bound, number by number."""
   process, rows = noisy(4), 20_000
-  ids = jnp.broadcast_to(ids_of(1), (rows, 3))
+  ids = np.broadcast_to(ids_of(1), (rows, 3))
   model = table_model(process)
-  of = lambda f: jax.jit(lambda: f(model, KEY, batch_of(ids))[0].sum(-1))()
+  of = lambda f: np.asarray(evaluate(f, model, batch_of(ids))[0]).sum(-1)
   single, full = (
     of(StepBound(4)),
     of(StepBound(4, all_steps=True)),
@@ -105,8 +123,8 @@ def test_one_step_a_row_has_the_mean_of_all_steps():
 
 def test_what_is_left_at_the_end_counts():
   process = uniform(4, from_betas(np.full(3, 0.2)))
-  ids = jnp.array([[0, 1]])
-  _, terms = StepBound(3)(table_model(process), KEY, batch_of(ids))
+  batch = batch_of(np.array([[0, 1]]))
+  _, terms = evaluate(StepBound(3), table_model(process), batch)
   signal = 0.8**3
   p = np.array([signal + (1 - signal) / 4, *[(1 - signal) / 4] * 3])
   want = (p * np.log(4 * p)).sum()
@@ -120,10 +138,10 @@ def test_the_hybrid_loss_is_of_all_steps():
   model = student(
     lambda x, t: Cavity(jnp.broadcast_to(logits, (*x.shape, 5))), process
   )
-  log_p = process.clean_log_probs(logits)
+  log_p = np.asarray(process.clean_log_probs(logits))
   for all_steps in (False, True):
     loss = StepBound(4, hybrid=0.3, hybrid_head='output', all_steps=all_steps)
-    hybrid = loss(model, KEY, batch_of(ids))[1]['hybrid']
+    hybrid = evaluate(loss, model, batch_of(ids))[1]['hybrid']
     np.testing.assert_allclose(hybrid, -4 * 0.3 * log_p[ids], rtol=1e-9)
 
 
@@ -132,33 +150,38 @@ def test_the_hybrid_loss_knows_what_the_network_says():
   network says the cavity; that of the output itself, where it does not."""
   process = noisy(4)
   law = Law(process, 2)
-  z, t = jnp.array([int(law.tokens[0]), int(law.tokens[1])]), 0.5
-  cavity, posterior = law.cavity(z, t), law.posterior(z, t)
-  mine = hybrid_logits(process, cavity, z, t, 'posterior')
-  np.testing.assert_allclose(
-    jax.nn.softmax(mine), jnp.exp(posterior.logits), atol=1e-12
-  )
-  output = hybrid_logits(process, cavity, z, t, 'output')
-  np.testing.assert_allclose(
-    jax.nn.softmax(output), jnp.exp(cavity.logits), atol=1e-12
-  )
-  assert abs(jax.nn.softmax(output) - jnp.exp(posterior.logits)).max() > 0.05
+  z, t = law.tokens[:2], 0.5
+
+  @jax.jit
+  def logits():
+    cavity, posterior = law.cavity(z, t), law.posterior(z, t)
+    return (
+      cavity.logits,
+      posterior.logits,
+      hybrid_logits(process, cavity, z, t, 'posterior'),
+      hybrid_logits(process, cavity, z, t, 'output'),
+    )
+
+  softmax = lambda x: np.exp(log_softmax(x))
+  cavity, posterior, mine, output = map(np.asarray, logits())
+  np.testing.assert_allclose(softmax(mine), np.exp(posterior), atol=1e-12)
+  np.testing.assert_allclose(softmax(output), np.exp(cavity), atol=1e-12)
+  assert abs(softmax(output) - np.exp(posterior)).max() > 0.05
   of_truth = lambda head: (
     -(
-      jnp.exp(posterior.logits)
-      * jnp.where(posterior.logits > -jnp.inf, jax.nn.log_softmax(head), 0)
+      np.exp(posterior) * np.where(posterior > -np.inf, log_softmax(head), 0)
     ).sum()
   )
   assert of_truth(mine) < of_truth(output)
 
 
 def test_smoothed_labels():
-  logits = jax.random.normal(KEY, (3, 5))
-  x0 = jnp.array([0, 4, 2])
-  soft = jnp.where(jnp.arange(5) == x0[:, None], 0.8, 0.05)
-  log_p = jax.nn.log_softmax(logits)
-  want = (soft * (jnp.log(soft) - log_p)).sum(-1)
-  np.testing.assert_allclose(cross_entropy(logits, x0, 0.2), want, rtol=1e-10)
+  logits = np.random.default_rng(0).normal(size=(3, 5))
+  x0 = np.array([0, 4, 2])
+  soft = np.where(np.arange(5) == x0[:, None], 0.8, 0.05)
+  want = (soft * (np.log(soft) - log_softmax(logits))).sum(-1)
+  got = jax.jit(lambda: cross_entropy(jnp.asarray(logits), x0, 0.2))()
+  np.testing.assert_allclose(got, want, rtol=1e-10)
 
 
 def test_padding_of_masks_is_no_number_too_many():
@@ -225,21 +248,31 @@ def test_autoregression_is_d3pm_that_masks_from_the_right(kind):
 def test_bert_is_d3pm_of_one_step():
   """T = 1: the bound's step is cross-entropy on what was masked, and of tokens
   swapped at random, on every token of the posterior."""
-  head = functools.partial(jax.random.normal, KEY)
+  rng = np.random.default_rng(0)
+  x0, logits = rng.integers(0, 5, (4, 20)), rng.normal(size=(4, 20, 6))
   masked = absorbing(6, 5, from_betas(np.array([0.15])))
-  x0 = jax.random.randint(KEY, (4, 20), 0, 5)
-  z = masked.corrupt(jax.random.key(1), x0, 1.0)
+  swapped = uniform(6, from_betas(np.array([0.15])))
+
+  @jax.jit
+  def of_masks():
+    z = masked.corrupt(jax.random.key(1), jnp.asarray(x0), 1.0)
+    clean = jnp.where(jnp.arange(6) == 5, -jnp.inf, logits)
+    nats = step_bound(masked, x0, Cavity(logits), z, 0.0, 1.0)
+    return z, nats, cross_entropy(clean, jnp.asarray(x0))
+
+  z, nats, cross = map(np.asarray, of_masks())
   assert 0 < (z == 5).mean() < 0.5
-  logits = head((4, 20, 6))
-  nats = step_bound(masked, x0, Cavity(logits), z, 0.0, 1.0)
-  clean = jnp.where(jnp.arange(6) == 5, -jnp.inf, logits)
-  want = jnp.where(z == 5, cross_entropy(clean, x0), 0.0)
+  want = np.where(z == 5, cross, 0.0)
   np.testing.assert_allclose(nats, want, rtol=1e-10, atol=1e-12)
 
-  swapped = uniform(6, from_betas(np.array([0.15])))
-  z = swapped.corrupt(jax.random.key(1), x0, 1.0)
-  nats = step_bound(swapped, x0, Posterior(logits), z, 0.0, 1.0)
-  np.testing.assert_allclose(nats, cross_entropy(logits, x0), rtol=1e-9)
+  @jax.jit
+  def of_swaps():
+    z = swapped.corrupt(jax.random.key(1), jnp.asarray(x0), 1.0)
+    nats = step_bound(swapped, x0, Posterior(jnp.asarray(logits)), z, 0.0, 1.0)
+    return nats, cross_entropy(logits, jnp.asarray(x0))
+
+  nats, cross = of_swaps()
+  np.testing.assert_allclose(nats, cross, rtol=1e-9)
 
 
 def expected_nats(process, model, ids, times, weights, bound):
@@ -247,8 +280,8 @@ def expected_nats(process, model, ids, times, weights, bound):
   of one row: every subset of masks with its probability at that time."""
   length, total = len(ids), 0.0
   subsets = np.array(list(itertools.product((False, True), repeat=length)))
-  z = jnp.where(subsets, process.mask_id, ids)
-  x0 = jnp.broadcast_to(ids, z.shape)
+  z = np.where(subsets, process.mask_id, ids)
+  x0 = np.broadcast_to(ids, z.shape)
   count = subsets.sum(-1)
 
   @jax.jit
@@ -280,7 +313,7 @@ def test_masks_of_a_thousand_steps_are_those_of_continuous_time():
     )
     return Cavity(jnp.einsum('...lk,lkmv->...mv', inputs, weights))
 
-  model, ids = student(denoise).student, jnp.array([0, 3, 1, 1])
+  model, ids = student(denoise).student, np.array([0, 3, 1, 1])
   nodes, areas = np.polynomial.legendre.leggauss(40)
   exact = expected_nats(
     continuous,

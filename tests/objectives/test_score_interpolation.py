@@ -158,15 +158,21 @@ def test_the_mean_embedding_is_the_denoiser():
   law = Law(PROCESSES['cosine'](0))
   p, x = law.process, jax.random.normal(KEY, (7, 2, 4))
   t = jnp.full((7, 1), 0.6)
-  got = estimate_of(p, law.embedder, law.denoise(x, t), x, t).value
-  level = p.schedule(0.6)
-  mean = jnp.exp(0.5 * level.log_alpha) * law.table[law.ids]
-  distance = jnp.square(x[:, None] - mean).sum((-1, -2))
-  log_q = law.log_p - 0.5 * distance * jnp.exp(-level.log_1m_alpha)
-  want = jnp.einsum('bn,nld->bld', jax.nn.softmax(log_q), law.table[law.ids])
-  np.testing.assert_allclose(got, want, rtol=1e-9)
+
+  @jax.jit
+  def estimates():
+    level = p.schedule(0.6)
+    mean = jnp.exp(0.5 * level.log_alpha) * law.table[law.ids]
+    distance = jnp.square(x[:, None] - mean).sum((-1, -2))
+    log_q = law.log_p - 0.5 * distance * jnp.exp(-level.log_1m_alpha)
+    want = jnp.einsum('bn,nld->bld', jax.nn.softmax(log_q), law.table[law.ids])
+    heads = law.denoise(x, t), X0(x)
+    return want, *(estimate_of(p, law.embedder, h, x, t).value for h in heads)
+
+  want, of_tokens, of_x0 = estimates()
+  np.testing.assert_allclose(of_tokens, want, rtol=1e-9)
   # Other heads are what they were.
-  assert (estimate_of(p, law.embedder, X0(x), x, t).value == x).all()
+  np.testing.assert_array_equal(of_x0, x)
 
 
 @pytest.mark.parametrize('num_steps', [0, 20])
@@ -176,13 +182,14 @@ def test_cross_entropy_is_of_every_time_alike(num_steps):
   nats, terms = jax.jit(lambda batch: objective(law.models(), KEY, batch))(
     rows_of(law, 4000)
   )
+  nats = np.asarray(nats)
   assert objective.estimand == 'surrogate'
   np.testing.assert_array_equal(nats, terms['cross_entropy'])
   # Early rows know their tokens, late ones the marginal law only.
   assert nats[:200].mean() < 0.05 < nats[-200:].mean()
   models = law.models(lambda x, t: X0(x))
   with pytest.raises(TypeError, match='takes Posterior heads, not X0'):
-    objective(models, KEY, rows_of(law, 4))
+    jax.eval_shape(lambda: objective(models, KEY, rows_of(law, 4)))
 
 
 @pytest.mark.parametrize(
@@ -240,48 +247,59 @@ def test_euler_of_the_flow_is_ddim():
   """x_t = (1 - t) x0 + t noise, one step of dx / dt = noise - x0."""
   p = VariancePreserving(LinearPath())
   x0, x = jax.random.normal(KEY, (2, 5, 3))
+  x0, x = np.asarray(x0), np.asarray(x)
   t, s = 0.7, 0.45
   size = lambda t: ((1 - t) ** 2 + t**2) ** 0.5  # of the flow to unit variance
   noise = (size(t) * x - (1 - t) * x0) / t
   euler = size(t) * x + (s - t) * (noise - x0)
-  step = p.bridge(X0(x0), x, s, t, eta=0.0)
-  np.testing.assert_allclose(size(s) * step.mean, euler, rtol=1e-9)
+  mean = jax.jit(lambda: p.bridge(X0(x0), x, s, t, eta=0.0).mean)()
+  np.testing.assert_allclose(size(s) * np.asarray(mean), euler, rtol=1e-9)
 
 
 def test_the_simplex_is_a_network_over_numbers():
   config = TransformerConfig(1, 16, 2, time='additive')
   network = OnSimplex(Transformer(config, SIZE), SIZE, scale=5.0)
-  params = network.init(KEY)
-  params['head']['kernel'] = jax.random.normal(
-    KEY, params['head']['kernel'].shape
-  )
-  ids = jnp.asarray([[0, 3, 1]])
-  embedder = network.embedder(params)
-  corner = embedder.embed(ids)
+  params = jax.jit(network.init)(KEY)
+  rng = np.random.default_rng(0)
+  params['head']['kernel'] = rng.normal(size=params['head']['kernel'].shape)
+  ids = np.asarray([[0, 3, 1]])
+
+  @jax.jit
+  def through_embedder():
+    embedder = network.embedder(params)
+    corner = embedder.embed(ids)
+    return corner, embedder.logits(corner), embedder.expected(50.0 * corner)
+
+  corner, logits, expected = map(np.asarray, through_embedder())
   assert corner.shape == (1, 3, SIZE) and set(np.unique(corner)) == {-1, 1}
-  np.testing.assert_array_equal(embedder.logits(corner).argmax(-1), ids)
-  np.testing.assert_allclose(
-    embedder.expected(50.0 * corner), corner, atol=1e-9
-  )
-  say = lambda x: outputs(network, params, x)
+  np.testing.assert_array_equal(logits.argmax(-1), ids)
+  np.testing.assert_allclose(expected, corner, atol=1e-9)
   plain = Transformer(config, SIZE)
-  plainly = lambda x: outputs(plain, params, x)
+  softmax = lambda x: np.exp(x) / np.exp(x).sum(-1, keepdims=True)
   # A corner, which only given tokens are at, is seen as its embedding.
-  one = jax.nn.one_hot(ids, SIZE)
-  np.testing.assert_allclose(say(corner), plainly(one), rtol=1e-6)
-  noisy = corner + 0.3 * jax.random.normal(KEY, corner.shape)
-  weights = jax.nn.softmax(5.0 * noisy)
-  np.testing.assert_allclose(say(noisy), plainly(weights), rtol=1e-5)
+  one = np.eye(SIZE)[ids]
+  noisy = corner + 0.3 * rng.normal(size=corner.shape)
+  weights = softmax(5.0 * noisy)
   # An estimate is averaged in; zeros are none.
-  said = 2 * jax.nn.softmax(jax.random.normal(KEY, (1, 3, SIZE))) - 1
-  both = (weights + (said + 1) / 2) / 2
-  np.testing.assert_allclose(
-    say(jnp.concatenate([noisy, said], -1)),
-    plainly(both),
-    rtol=1e-5,
-    atol=1e-6,
-  )
-  none = jnp.concatenate([noisy, jnp.zeros_like(noisy)], -1)
-  np.testing.assert_allclose(say(none), say(noisy), rtol=1e-6)
-  given = jnp.concatenate([corner, said], -1)
-  np.testing.assert_allclose(say(given), say(corner), rtol=1e-6)
+  estimate = 2 * softmax(rng.normal(size=(1, 3, SIZE))) - 1
+  both = (weights + (estimate + 1) / 2) / 2
+  inputs = {
+    'corner': corner,
+    'noisy': noisy,
+    'with_estimate': np.concatenate([noisy, estimate], -1),
+    'with_none': np.concatenate([noisy, np.zeros_like(noisy)], -1),
+    'given': np.concatenate([corner, estimate], -1),
+  }
+  plain_inputs = {'corner': one, 'noisy': weights, 'with_estimate': both}
+  got, want = jax.jit(
+    lambda: (
+      {k: outputs(network, params, x) for k, x in inputs.items()},
+      {k: outputs(plain, params, x) for k, x in plain_inputs.items()},
+    )
+  )()
+  same = np.testing.assert_allclose
+  same(got['corner'], want['corner'], rtol=1e-6)
+  same(got['noisy'], want['noisy'], rtol=1e-5)
+  same(got['with_estimate'], want['with_estimate'], rtol=1e-5, atol=1e-6)
+  same(got['with_none'], got['noisy'], rtol=1e-6)
+  same(got['given'], got['corner'], rtol=1e-6)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.objectives import test_nelbo
-from tests.oracle import PROCESSES, Law, law_of_chain, total_variation
+from tests.oracle import PROCESSES, Law, distance, law_of_chain
 from tests.processes import test_rank_one
 from tests.sampling import test_generate
 from textdiffusion.core.types import (
@@ -31,8 +31,9 @@ pytestmark = pytest.mark.usefixtures('x64', 'quick_compile')
 
 def vector(v, low=0.7, high=2.5, eps=0.0):
   """Powers from low to high; the mask is state 1, with a power unlike them."""
-  power = jnp.insert(jnp.linspace(low, high, v), 1, 9.0)
-  return VectorAbsorbing(PolynomialPerToken(power, eps), v + 1, 1)
+  power = np.insert(np.linspace(low, high, v), 1, 9.0)
+  schedule = PolynomialPerToken(jnp.asarray(power), eps)
+  return VectorAbsorbing(schedule, v + 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -53,95 +54,119 @@ def test_what_holds_of_every_process(law, monkeypatch):
   law('vector')
 
 
-def far(head_of, num_steps, given=None):
+def far(heads_of, num_steps, given=None):
+  """How far the chains end from the law, one for each head; heads_of: of the
+  law, a list of functions of (z, t)."""
   law = Law(vector(3), 2 if given is None else 3)
-  grid = jnp.sin(jnp.pi / 2 * grids.uniform(num_steps)) ** 2
-  chain = law_of_chain(law.process, head_of(law), law.length, grid, given=given)
-  return total_variation(law, chain, given)
+  times = jnp.sin(jnp.pi / 2 * grids.uniform(num_steps)) ** 2
+
+  @jax.jit
+  def distances():
+    chains = [
+      law_of_chain(law.process, head, law.length, times, given=given)
+      for head in heads_of(law)
+    ]
+    return jnp.stack([distance(law, chain, given) for chain in chains])
+
+  return np.asarray(distances())
 
 
 def test_chains_of_honest_heads_converge_and_of_mislabelled_ones_do_not():
-  cavity = [far(lambda law: law.cavity, n) for n in (8, 128)]
-  posterior = [far(lambda law: law.posterior, n) for n in (8, 128)]
-  np.testing.assert_allclose(cavity, posterior, rtol=1e-6)
-  assert cavity[0] / cavity[1] > 12 and cavity[1] < 0.01
-  mislabelled = lambda law: lambda z, t: Cavity(law.posterior(z, t).logits)
-  assert far(mislabelled, 128) > 0.03
+  heads_of = lambda law: [
+    law.cavity,
+    law.posterior,
+    lambda z, t: Cavity(law.posterior(z, t).logits),
+  ]
+  few, many = (far(heads_of, n) for n in (8, 128))
+  for cavity, posterior, _ in (few, many):
+    np.testing.assert_allclose(cavity, posterior, rtol=1e-6)
+  assert few[0] / many[0] > 12 and many[0] < 0.01
+  assert many[2] > 0.03
 
 
 @pytest.mark.parametrize('given', [[0, -1, -1], [-1, 2, -1]])
 def test_infilling_converges_to_the_conditional_law(given):
-  given = jnp.asarray(given)
-  few, many = (far(lambda law: law.posterior, n, given) for n in (8, 64))
+  given = np.asarray(given)
+  few, many = (far(lambda law: [law.posterior], n, given)[0] for n in (8, 64))
   assert few / many > 6 and many < 0.01
 
 
 def test_the_ends_of_time_by_their_definitions():
   process = vector(4, eps=0.01)
-  tokens = jnp.asarray(Law(process, 1).tokens)
-  np.testing.assert_allclose(
-    process.prior_nats(tokens), prior_bound(process, tokens), rtol=1e-12
-  )
-  np.testing.assert_allclose(
-    process.prior_nats(tokens), 0.01 * np.log(4), rtol=1e-12
-  )
-  t = jnp.asarray(0.3)
-  even = Cavity(jnp.zeros((1, 5)))
+  tokens = Law(process, 1).tokens
   mask = jnp.array([process.mask_id])
-  guess = to_posterior(process, even, mask, t).logits[0]
-  masked = jnp.exp(process.marginal(tokens, t).log_probs[:, process.mask_id])
-  np.testing.assert_allclose(
-    process.decoder_nats(tokens, t), -masked * guess[tokens], rtol=1e-12
-  )
-  clean = jnp.asarray(0.0)
-  assert (process.decoder_nats(tokens, clean) == 0).all()
-  assert (vector(4).prior_nats(tokens) == 0).all()
+
+  @jax.jit
+  def nats():
+    even, t = Cavity(jnp.zeros((1, 5))), jnp.asarray(0.3)
+    return (
+      process.prior_nats(tokens),
+      prior_bound(process, tokens),
+      to_posterior(process, even, mask, t).logits[0],
+      process.marginal(tokens, t).log_probs[:, process.mask_id],
+      process.decoder_nats(tokens, t),
+      process.decoder_nats(tokens, jnp.asarray(0.0)),
+      vector(4).prior_nats(tokens),
+    )
+
+  prior, bound, guess, masked, decoder, clean, none = map(np.asarray, nats())
+  np.testing.assert_allclose(prior, bound, rtol=1e-12)
+  np.testing.assert_allclose(prior, 0.01 * np.log(4), rtol=1e-12)
+  want = -np.exp(masked) * guess[tokens]
+  np.testing.assert_allclose(decoder, want, rtol=1e-12)
+  assert (clean == 0).all() and (none == 0).all()
 
 
 def test_log_q_is_the_log_probability_of_the_marginal():
   process = vector(4)
-  x0 = jnp.asarray(Law(process, 1).tokens)[jnp.array([0, 1, 2, 3, 0, 1])]
-  z = jnp.where(jnp.arange(6) % 2 == 0, process.mask_id, x0)
-  t = jnp.linspace(0.1, 1, 6)
-  np.testing.assert_allclose(
-    process.log_q(z, x0, t), process.marginal(x0, t).log_prob(z), rtol=1e-12
-  )
+  x0 = Law(process, 1).tokens[np.array([0, 1, 2, 3, 0, 1])]
+  z = np.where(np.arange(6) % 2 == 0, process.mask_id, x0)
+  t = np.linspace(0.1, 1, 6)
+  got, want = jax.jit(
+    lambda: (process.log_q(z, x0, t), process.marginal(x0, t).log_prob(z))
+  )()
+  np.testing.assert_allclose(got, want, rtol=1e-12)
 
 
 def test_on_a_mask_posterior_and_cavity_differ_and_heads_round_trip():
   process, t = vector(4), 0.4
-  z = jnp.array([process.mask_id, 0])
-  logits = jax.random.normal(jax.random.key(0), (2, 5))
-  head = Cavity(process.clean_log_probs(logits))
-  posterior = to_posterior(process, head, z, t).logits
-  assert jnp.abs(posterior - head.logits)[0, jnp.array([0, 2, 3])].max() > 0.1
-  for back in (
-    to_cavity(process, Posterior(posterior + 3.0), z, t),
-    to_cavity(process, to_log_score(process, head, z, t), z, t),
-    to_cavity(process, LogScore(process.marginal(logits, t).logits), z, t),
-  ):
-    np.testing.assert_allclose(
-      process.clean_log_probs(back.logits)[0], head.logits[0], rtol=1e-9
+  z = np.array([process.mask_id, 0])
+  logits = np.random.default_rng(0).normal(size=(2, 5))
+
+  @jax.jit
+  def there_and_back():
+    head = Cavity(process.clean_log_probs(jnp.asarray(logits)))
+    posterior = to_posterior(process, head, z, t).logits
+    others = (
+      Posterior(posterior + 3.0),
+      to_log_score(process, head, z, t),
+      LogScore(process.marginal(jnp.asarray(logits), t).logits),
     )
+    backs = [to_cavity(process, other, z, t).logits for other in others]
+    return head.logits, posterior, [*map(process.clean_log_probs, backs)]
+
+  head, posterior, backs = jax.tree.map(np.asarray, there_and_back())
+  tokens = np.array([0, 2, 3])
+  assert abs(posterior[0, tokens] - head[0, tokens]).max() > 0.1
+  for back in backs:
+    np.testing.assert_allclose(back[0], head[0], rtol=1e-9)
 
 
 def test_equal_powers_are_the_absorbing_process():
-  process, same = (
-    vector(4, 2.0, 2.0, 1e-3),
-    absorbing(5, 1, Polynomial(2, 1e-3)),
-  )
-  key = jax.random.key(1)
-  z = jnp.array([1, 0, 1, 3, 1, 4])
-  head = Cavity(jax.random.normal(key, (6, 5)))
-  s, t = 0.3, jnp.linspace(0.4, 1.0, 6)
-  for mine, want in (
-    (process.prior().log_probs, same.prior().log_probs),
-    (
-      process.bridge(head, z, s, t).log_probs,
-      same.bridge(head, z, s, t).log_probs,
-    ),
-  ):
-    np.testing.assert_allclose(jnp.exp(mine), jnp.exp(want), atol=1e-12)
+  z = np.array([1, 0, 1, 3, 1, 4])
+  head = Cavity(np.random.default_rng(1).normal(size=(6, 5)))
+  s, t = 0.3, np.linspace(0.4, 1.0, 6)
+
+  @jax.jit
+  def probabilities():
+    processes = vector(4, 2.0, 2.0, 1e-3), absorbing(5, 1, Polynomial(2, 1e-3))
+    return [
+      [jnp.exp(p.prior().log_probs), jnp.exp(p.bridge(head, z, s, t).log_probs)]
+      for p in processes
+    ]
+
+  for mine, want in zip(*probabilities(), strict=True):
+    np.testing.assert_allclose(mine, want, atol=1e-12)
 
 
 def test_refresh_takes_the_powers_that_the_model_has_learnt():
