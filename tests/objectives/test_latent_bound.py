@@ -105,12 +105,15 @@ def repeated(law, rows, repeats, kind=X0):
 @pytest.mark.parametrize(('kind', 'multi_level'), KINDS)
 def test_the_exact_denoiser_comes_to_the_entropy(kind, multi_level):
   """Within 0.05 nats at T = 1,000, of 320,000 rows: 5 standard errors, false
-  alarm 6e-7. The gap of T = 20 is larger."""
+  alarm 6e-7. The gap of T = 20 is larger; that does not depend on the kind of
+  the head, which is converted to X0 by the same code at every T."""
   law = Law(*bound_of(1000, multi_level=multi_level), length=3, scale=2.0)
   nats, _ = repeated(law, 20_000, 16, kind)
   mean, error = mean_and_error(nats)
   assert error < 0.01
   assert abs(mean - law.entropy) < 0.05
+  if kind is not X0:
+    return
   coarse = Law(*bound_of(20, multi_level=multi_level), length=3, scale=2.0)
   assert repeated(coarse, 20_000, 1, kind)[0][0] > law.entropy + 0.1
 
@@ -161,7 +164,7 @@ def test_a_level_that_rests_costs_nothing():
     every = (jnp.arange(size) + 0.5) / size
     batch, model = rows_of(law, 1), law.model()
     of = lambda u: law.bound(model, KEY, batch._replace(u=u[None]))[0].sum()
-    return jax.lax.map(of, every).mean()
+    return jax.jit(lambda: jax.lax.map(of, every).mean())()
 
   betas = SquareRoot().betas(10)
   rests = np.stack([betas, np.zeros(10)], 1).ravel()
@@ -189,7 +192,9 @@ def test_posteriors_are_bayes_rule():
   num = 400_000
   keys = jax.random.split(KEY, 3)
   one = lambda key: jax.random.normal(key, (num, 1))
-  for s, t in ((0.0, 0.05), (0.3, 0.35), (0.2, 0.9)):
+
+  @jax.jit
+  def moments(s, t):
     first = bound.marginal(clean, 0.0)
     start = first.mean + first.std * one(keys[0])
     xs = p.marginal(start, s)
@@ -199,6 +204,10 @@ def test_posteriors_are_bayes_rule():
     mean = p.bridge(X0(bound.start(clean, xt, t)), xt, s, t).mean
     std = bound.spread(xt, s, t)
     rest = (xs - mean) / std
-    assert abs(rest.mean()) < 5 / num**0.5
-    assert abs((rest * xt).mean()) < 5 * xt.std() / num**0.5
-    assert abs(rest.var() - 1) < 5 * (2 / num) ** 0.5
+    return rest.mean(), (rest * xt).mean(), xt.std(), rest.var()
+
+  for s, t in ((0.0, 0.05), (0.3, 0.35), (0.2, 0.9)):
+    mean, product, std, variance = map(float, moments(s, t))
+    assert abs(mean) < 5 / num**0.5
+    assert abs(product) < 5 * std / num**0.5
+    assert abs(variance - 1) < 5 * (2 / num) ** 0.5

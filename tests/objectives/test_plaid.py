@@ -43,18 +43,21 @@ def noise_of(low=-6.0, high=6.0, bend=3.0):
 
 def test_gamma_rises_from_end_to_end():
   noise, t = noise_of(), jnp.linspace(0, 1, 501)
-  gamma = noise.gamma(t)
-  np.testing.assert_allclose(gamma[jnp.asarray([0, -1])], noise.ends)
-  assert (jnp.diff(gamma) > 0).all()
-  assert abs(gamma - jnp.linspace(-6, 6, 501)).max() > 0.5, 'bent'
-  level = noise(t)
+
+  @jax.jit
+  def values():
+    alpha = lambda t: jnp.exp(noise(t).log_alpha[0])
+    return noise.gamma(t), noise(t), jax.vmap(jax.grad(alpha))(t)
+
+  gamma, level, slope = jax.tree.map(np.asarray, values())
+  np.testing.assert_allclose(gamma[[0, -1]], noise.ends)
+  assert (np.diff(gamma) > 0).all()
+  assert abs(gamma - np.linspace(-6, 6, 501)).max() > 0.5, 'bent'
   np.testing.assert_allclose(
     level.log_1m_alpha[:, 0] - level.log_alpha[:, 0], gamma, rtol=1e-9
   )
-  total = jnp.exp(level.log_alpha) + jnp.exp(level.log_1m_alpha)
+  total = np.exp(level.log_alpha) + np.exp(level.log_1m_alpha)
   np.testing.assert_allclose(total, 1, rtol=1e-12)
-  alpha = lambda t: jnp.exp(noise(t).log_alpha[0])
-  slope = jax.vmap(jax.grad(alpha))(t)
   np.testing.assert_allclose(level.rate[:, 0], -slope, rtol=1e-6)
 
 
@@ -108,7 +111,7 @@ def test_what_is_inside_changes_no_mean():
     nats, _ = jax.jit(
       lambda b, law=law: ContinuousBound()(law.models(), KEY, b)
     )(rows_of(law, 20_000))
-    rows = nats.sum(-1)
+    rows = np.asarray(nats).sum(-1)
     means.append((rows.mean(), rows.std() / len(rows) ** 0.5))
   (one, a), (two, b) = means
   assert abs(one - two) < 5 * (a**2 + b**2) ** 0.5
@@ -131,14 +134,15 @@ def test_the_gradient_inside_is_of_the_variance():
     assert value.shape == t.shape
     return value.mean()
 
-  assert surrogate(noise.inside) == 0
-  got, want = jax.grad(surrogate)(noise.inside), jax.grad(square)(noise.inside)
+  value, got = jax.jit(jax.value_and_grad(surrogate))(noise.inside)
+  want = jax.jit(jax.grad(square))(noise.inside)
+  assert value == 0
   for name in got:
     np.testing.assert_allclose(got[name], want[name], rtol=2e-3, atol=1e-7)
   ends = lambda ends: variance_loss(
     LearntGamma(ends, noise.inside), t, jnp.ones_like(t)
   ).sum()
-  assert (jax.grad(ends)(noise.ends) == 0).all()
+  assert (jax.jit(jax.grad(ends))(noise.ends) == 0).all()
 
 
 def test_descent_on_it_evens_the_loss():
@@ -159,9 +163,13 @@ def test_descent_on_it_evens_the_loss():
     updates, state = adam.update(jax.grad(of)(inside), state)
     return (optax.apply_updates(inside, updates), state), None
 
-  carry = start.inside, adam.init(start.inside)
-  (inside, _), _ = jax.lax.scan(step, carry, None, length=500)
-  before, after = loss(start), loss(LearntGamma(start.ends, inside))
+  @jax.jit
+  def losses():
+    carry = start.inside, adam.init(start.inside)
+    (inside, _), _ = jax.lax.scan(step, carry, None, length=500)
+    return loss(start), loss(LearntGamma(start.ends, inside))
+
+  before, after = map(np.asarray, losses())
   assert after.std() < 0.5 * before.std()
   np.testing.assert_allclose(after.mean(), before.mean(), rtol=1e-3)
 
@@ -172,16 +180,20 @@ def test_logits_begin_at_the_likelihood_of_x_t():
   method = Plaid(4, self_condition=None).build(vocab)
   config = TransformerConfig(1, 16, 2, time='adaln')
   network = build_network(method, config)
-  params = network.init(KEY)
+  params = jax.jit(network.init)(KEY)
   params['network']['head']['kernel'] *= 0
   x, t = jax.random.normal(KEY, (2, 3, 4)), jnp.full((2, 1), 0.4)
-  table = network.embedder(params).table
-  np.testing.assert_allclose(jnp.linalg.norm(table, axis=-1), 1, rtol=1e-5)
-  logits = outputs(network, params, x, t)
-  process = bind(method, network, Trained(params)).process
-  log_q = process.marginal(table, 0.4).log_prob(x[..., None, :]).sum(-1)
-  np.testing.assert_allclose(
-    jax.nn.log_softmax(logits), jax.nn.log_softmax(log_q), rtol=1e-4, atol=1e-5
-  )
+
+  @jax.jit
+  def logits():
+    table = network.embedder(params).table
+    process = bind(method, network, Trained(params)).process
+    log_q = process.marginal(table, 0.4).log_prob(x[..., None, :]).sum(-1)
+    got = jax.nn.log_softmax(outputs(network, params, x, t))
+    return jnp.linalg.norm(table, axis=-1), got, jax.nn.log_softmax(log_q)
+
+  norms, got, want = logits()
+  np.testing.assert_allclose(norms, 1, rtol=1e-5)
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
   with pytest.raises(UserError, match='method.gamma_min=7.0: must be below'):
     Plaid(gamma_min=7.0)

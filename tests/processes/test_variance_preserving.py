@@ -64,18 +64,25 @@ class Embedded:
 def test_heads_say_the_same(name):
   p, t = PROCESSES[name](), jnp.asarray([0.01, 0.4, 0.9])
   keys = jax.random.split(KEY, 2)
-  x0, noise = (jax.random.normal(key, (3, 4)) for key in keys)
-  q = p.marginal(x0, t)
-  xt, exact = q.mean + q.std * noise, Eps(noise)
-  np.testing.assert_allclose(to_x0(p, exact, xt, t).value, x0, rtol=1e-9)
-  velocity = to_velocity(p, X0(x0), xt, t)
-  signal, std = q.mean / x0, q.std
-  np.testing.assert_allclose(
-    velocity.value, signal * noise - std * x0, rtol=1e-7
-  )
-  for head in (X0(x0), velocity, Eps(noise)):
-    np.testing.assert_allclose(to_eps(p, head, xt, t).value, noise, rtol=1e-7)
-    np.testing.assert_allclose(to_x0(p, head, xt, t).value, x0, rtol=1e-9)
+  x0, noise = (np.asarray(jax.random.normal(key, (3, 4))) for key in keys)
+
+  @jax.jit
+  def heads():
+    q = p.marginal(x0, t)
+    xt = q.mean + q.std * noise
+    velocity = to_velocity(p, X0(x0), xt, t)
+    others = [
+      (to_eps(p, head, xt, t).value, to_x0(p, head, xt, t).value)
+      for head in (X0(x0), velocity, Eps(noise))
+    ]
+    return q.mean, q.std, xt, velocity, others
+
+  mean, std, xt, velocity, others = jax.tree.map(np.asarray, heads())
+  want = mean / x0 * noise - std * x0
+  np.testing.assert_allclose(velocity.value, want, rtol=1e-7)
+  for eps, clean in others:
+    np.testing.assert_allclose(eps, noise, rtol=1e-7)
+    np.testing.assert_allclose(clean, x0, rtol=1e-9)
   assert isinstance(velocity, Velocity)
   with pytest.raises(TypeError, match='X0, Eps or Velocity heads, not Cavity'):
     p.bridge(Cavity(x0), xt, 0.1, 0.5)
@@ -124,15 +131,20 @@ def test_steps_keep_the_marginal(name, eta):
 def test_clean_features_stay_to_the_bit():
   """A source, t_i = 0, at every step and for every kind of it."""
   p = PROCESSES['sqrt']()
-  x = jax.random.normal(KEY, (4, 3))
+  x = np.asarray(jax.random.normal(KEY, (4, 3)))
   wrong = X0(jnp.full((4, 3), 7.0))
   t = jnp.asarray([0.0, 0.5, 0.0, 1.0])
+  draw = jax.jit(
+    lambda eta, variance: p.bridge(wrong, x, 0.4 * t, t, eta, variance).sample(
+      KEY
+    ),
+    static_argnums=(0, 1),
+  )
   for eta in (0.0, 1.0):
     for variance in ('small', 'large'):
-      step = p.bridge(wrong, x, 0.4 * t, t, eta, variance)
-      drawn = step.sample(KEY)
+      drawn = np.asarray(draw(eta, variance))
       np.testing.assert_array_equal(drawn[::2], x[::2])
-      assert (drawn[1::2] != x[1::2]).all() and jnp.isfinite(drawn).all()
+      assert (drawn[1::2] != x[1::2]).all() and np.isfinite(drawn).all()
 
 
 def ends(steps, eta=0.0, published=False, rows=2000):
@@ -159,7 +171,8 @@ def ends(steps, eta=0.0, published=False, rows=2000):
     return jax.lax.scan(step, x, (keys, grid[:-1], grid[1:]))[0]
 
   x = chain(jax.random.normal(KEY, (rows, 2, 4)))
-  return jnp.square(x[:, None] - law.x0).sum((-1, -2))
+  ends = np.asarray(x)[:, None]
+  return np.square(ends - np.asarray(law.x0)).sum((-1, -2))
 
 
 @pytest.mark.parametrize('steps', [10, 50, 200])
