@@ -21,11 +21,27 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+
+
+class Collected:
+  """All that comes out of a pipe, read as it comes: a pipe holds 64 KiB."""
+
+  def __init__(self, descriptor):
+    self._text = ''
+    self._thread = threading.Thread(target=self._collect, args=[descriptor])
+    self._thread.start()
+
+  def _collect(self, descriptor):
+    with os.fdopen(descriptor) as file:
+      self._text = file.read()
+
+  def read(self):
+    self._thread.join()
+    return self._text
 
 
 class Program:
@@ -33,7 +49,7 @@ class Program:
 
   def __init__(self, name, out, error, status):
     self.args, self.returncode = name, None
-    self.stdout, self.stderr = os.fdopen(out), error
+    self.stdout, self.stderr = os.fdopen(out), Collected(error)
     self._status = os.fdopen(status)
     self.pid = int(self._status.readline())
 
@@ -52,7 +68,7 @@ class Program:
   def kill(self):
     self.send_signal(signal.SIGKILL)
 
-  def communicate(self, timeout):
+  def communicate(self, timeout=300):
     """The rest of stdout and all of stderr; kills a program that lasts."""
     timer = threading.Timer(timeout, self.kill)
     timer.start()
@@ -84,15 +100,13 @@ class Server:
   def start(self, module, *args, **env):
     """Runs a module, as `python -m` does, with `env` added to its variables."""
     assert not [name for name in env if name.startswith('JAX_')], env
-    out, status = os.pipe(), os.pipe()
-    with tempfile.NamedTemporaryFile('ab') as error:
-      request = json.dumps([module, [str(x) for x in args], env]) + '\n'
-      theirs = [out[1], error.fileno(), status[1]]
-      socket.send_fds(self._channel, [request.encode()], theirs)
-      os.close(out[1])
-      os.close(status[1])
-      reader = open(error.name)  # noqa: SIM115 as long as the program
-      program = Program(module, out[0], reader, status[0])
+    out, error, status = os.pipe(), os.pipe(), os.pipe()
+    theirs = [out[1], error[1], status[1]]
+    request = json.dumps([module, [str(x) for x in args], env]) + '\n'
+    socket.send_fds(self._channel, [request.encode()], theirs)
+    for file in theirs:
+      os.close(file)
+    program = Program(module, out[0], error[0], status[0])
     self._programs.append(program)
     return program
 

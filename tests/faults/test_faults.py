@@ -1,12 +1,11 @@
 """What happens to long runs, done to real processes: nothing is lost beyond the
 last complete checkpoint, and nothing wrong is gone on from."""
 
+import functools
 import random
 import shutil
 import signal
 import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,23 +14,12 @@ import pytest
 from tests.faults.child import run
 from tests.training import tiny
 from tests.training.compiled import compiled  # noqa: F401 a fixture
+from tests.warm import Server
 from textdiffusion.core.types import UserError
 from textdiffusion.training.checkpoint import Checkpointer, load
 from textdiffusion.training.metrics import read
 
-ROOT = Path(__file__).parents[2]
 KILLS, SEED = 20, 0
-
-
-def start(workdir, steps, *limit):
-  return subprocess.Popen(
-    [sys.executable, '-m', 'tests.faults.child']
-    + [str(workdir), str(steps), *map(str, limit)],
-    cwd=ROOT,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -40,6 +28,14 @@ def as_children():
   jax.config.update('jax_disable_most_optimizations', True)
   yield
   jax.config.update('jax_disable_most_optimizations', False)
+
+
+@pytest.fixture(scope='module')
+def start(as_children):
+  """(workdir, steps, limit) -> a process of `child`, its imports done."""
+  server = Server('tests.faults.child')
+  yield functools.partial(server.start, 'tests.faults.child')
+  server.close()
 
 
 @pytest.fixture(scope='module')
@@ -60,7 +56,7 @@ def newest(workdir):
   return max(int(p.name) for p in folder.iterdir() if p.name.isdecimal())
 
 
-def test_killed_at_random_moments(tmp_path, straight):
+def test_killed_at_random_moments(start, tmp_path, straight):
   """Each child goes on from where the last was killed, at some moment of a run
   that saves at every step; what is there is that of the straight run."""
   draw, step, seen = random.Random(SEED), 0, set()
@@ -113,6 +109,12 @@ def spoiled(path, how, draw):
 
 
 @pytest.fixture(scope='module')
+def like(as_children):
+  """A state of the shapes that are restored."""
+  return run(steps=1)
+
+
+@pytest.fixture(scope='module')
 def sound(as_children, tmp_path_factory):
   """A workdir with checkpoints of steps 2 and 4."""
   folder = tmp_path_factory.mktemp('sound') / 'run'
@@ -122,7 +124,7 @@ def sound(as_children, tmp_path_factory):
 
 @pytest.mark.parametrize('how', ['cut', 'gone', 'changed'])
 def test_a_damaged_checkpoint_is_never_taken_for_another(
-  sound, straight, tmp_path, how, capsys
+  sound, straight, like, tmp_path, how, capsys
 ):
   """Every file of the newest, one after another: what is loaded is the state
   that was saved, of this step or of the one before, or an error."""
@@ -138,7 +140,7 @@ def test_a_damaged_checkpoint_is_never_taken_for_another(
       passed += 1
       assert 'checkpoints/4 cannot be read' in told and 'step 2' in told
     saver = Checkpointer(workdir, 3)
-    state, iterator = saver.restore(run(steps=1))
+    state, iterator = saver.restore(like)
     saver.close()
     assert iterator == {'next_index': int(state.step)}
     assert tiny.same(jax.device_get(state.ema), straight[int(state.step)])
@@ -185,7 +187,7 @@ def test_a_step_that_was_asked_for_is_that_or_none(sound, tmp_path):
   assert load(str(tmp_path / 'run' / 'checkpoints' / '2')).step == 2
 
 
-def test_a_full_disk(tmp_path, straight):
+def test_a_full_disk(start, tmp_path, straight):
   """No file may grow from step 4 on: the run goes to its end, says each time
   what is kept, ends with an error, and goes on from there."""
   process = start(tmp_path, 8, 64)
