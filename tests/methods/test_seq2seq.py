@@ -1,6 +1,7 @@
 """Sources: what stays clean, what counts, what is read once, what adapts."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from tests.models import (
   outputs,
   student,
 )
+from tests.states import random_params, random_state
 from textdiffusion.core.types import (
   X0,
   Batch,
@@ -59,25 +61,26 @@ VOCAB = Vocab(12, mask_id=11, bos_id=9, eos_id=10, pad_id=8)
 
 
 def rows_of(**kwargs):
-  ids = jax.random.randint(KEY, (ROWS, LENGTH), 0, 8)
-  return {
+  ids = np.random.default_rng(0).integers(0, 8, (ROWS, LENGTH), np.int32)
+  arrays = {
     'ids': ids,
-    'segments': jnp.ones_like(ids),
-    'positions': jnp.tile(jnp.arange(LENGTH), (ROWS, 1)),
-    'rows': jnp.arange(ROWS),
+    'segments': np.ones_like(ids),
+    'positions': np.tile(np.arange(LENGTH, dtype=np.int32), (ROWS, 1)),
+    'rows': np.arange(ROWS, dtype=np.int32),
     **kwargs,
   }
+  return {name: jnp.asarray(value) for name, value in arrays.items()}
 
 
 def joined():
   """Sources of 1 to 4 tokens."""
-  is_given = jnp.arange(LENGTH) < 1 + jnp.arange(ROWS)[:, None]
+  is_given = np.arange(LENGTH) < 1 + np.arange(ROWS)[:, None]
   return rows_of(is_given=is_given)
 
 
 def separate():
-  source = jax.random.randint(jax.random.key(1), (ROWS, 5), 0, 8)
-  there = (jnp.arange(5) < 2 + jnp.arange(ROWS)[:, None]).astype(jnp.int32)
+  source = np.random.default_rng(1).integers(0, 8, (ROWS, 5), np.int32)
+  there = (np.arange(5) < 2 + np.arange(ROWS)[:, None]).astype(np.int32)
   return rows_of(source=source, source_segments=there)
 
 
@@ -114,17 +117,9 @@ class Recorder(Wrapper):
     return super().encode(params, ids, segments, dropout_key)
 
 
-def moved(params):
-  """As if trained: gates and heads that begin at zero say something."""
-  leaves, tree = jax.tree.flatten(params)
-  keys = jax.random.split(KEY, len(leaves))
-  return jax.tree.unflatten(
-    tree,
-    [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)],
-  )
-
-
-def trained(method, network, batch, steps=1, accumulate=1):
+def trained(method, network, batch, steps=1, accumulate=1, fresh=False):
+  """The state after some steps, and the step; `fresh`: from the parameters that
+  training starts with, not from random ones."""
   config = TrainConfig(
     steps=max(steps, 1),
     accumulate=accumulate,
@@ -132,7 +127,10 @@ def trained(method, network, batch, steps=1, accumulate=1):
   )
   optimizer = build_optimizer(config.optimizer, config.steps)
   step = jax.jit(make_train_step(method, network, optimizer, config))
-  state = init_state(method, network, optimizer, KEY)
+  if fresh:
+    state = jax.jit(lambda: init_state(method, network, optimizer, KEY))()
+  else:
+    state = random_state(method, network, optimizer)
   for _ in range(steps):
     state, metrics = step(state, batch)
   assert steps == 0 or not metrics['skipped'], metrics
@@ -220,7 +218,8 @@ def test_whose_losses_count(counted):
     transform=optimizer.transform._replace(init=lambda params: (), update=keep)
   )
   step = make_train_step(method, spoken, spy, TrainConfig(steps=1))
-  jax.jit(step)(init_state(method, spoken, spy, KEY), batch)
+  init = jax.jit(lambda: init_state(method, spoken, spy, KEY))
+  jax.jit(step)(init(), batch)
   jax.effects_barrier()
   given = np.asarray(batch['is_given'])
   assert (grads[0][~given] != 0).all()
@@ -232,7 +231,7 @@ def test_a_noisy_source_is_x_start_at_every_time():
   method = DiffuSeq(num_steps=20, size=3, source='noisy').build(VOCAB)
   spy, batch = Recorder(network(method)), joined()
   trained(method, spy, batch)
-  params = spy.init(jax.random.key(9))
+  params = random_params(spy.init, 9)
   given = np.asarray(batch['is_given'])
   state, _ = trained(method, spy, batch, steps=0)
   clean = np.asarray(state.params['embedding'])[np.asarray(batch['ids'])]
@@ -256,7 +255,7 @@ def test_noise_around_a_learnt_vector():
   bare, batch = network(first), joined()
   spies = Recorder(bare), Recorder(bare)
   ours = second.needs.wrap(spies[1])
-  params = moved(ours.init(KEY))
+  params = random_params(ours.init)
   mean = params['method']['mean']
   shifted = {
     **params['network'],
@@ -328,7 +327,7 @@ def test_an_encoder_is_read_once(config):
   not on its padding."""
   method, batch = config.build(VOCAB), separate()
   spy = Recorder(network(method, encoder_layers=1))
-  params = moved(spy.init(KEY))
+  params = random_params(spy.init)
   learnt = Trained(params, init_method_state(method, spy, params))
   shape = (ROWS, LENGTH)
   canvas = Canvas(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, bool))
@@ -358,9 +357,9 @@ def test_a_network_without_its_source_is_refused():
   plain, reader = network(method), network(method, encoder_layers=1)
   x = jnp.zeros((1, LENGTH), jnp.int32)
   with pytest.raises(UserError, match='need an encoder'):
-    plain.encode(plain.init(KEY), x, x)
+    plain.encode(random_params(plain.init), x, x)
   with pytest.raises(UserError, match='an encoder needs a source'):
-    bind(method, reader, Trained(reader.init(KEY)))(x, 0.5)
+    bind(method, reader, Trained(random_params(reader.init)))(x, 0.5)
 
 
 ADAPTIVE = SeqDiffuSeq(
@@ -368,13 +367,25 @@ ADAPTIVE = SeqDiffuSeq(
 )
 
 
+@functools.cache
+def _adaptive():
+  method = ADAPTIVE.build(VOCAB)
+  net = network(method, encoder_layers=1)
+  return method, net, *trained(method, net, separate(), steps=0, fresh=True)
+
+
+def adaptive():
+  """ADAPTIVE with a batch, its network, the state at the start and the step,
+  which is compiled once for all tests."""
+  method, net, state, step = _adaptive()
+  return method, separate(), net, state, step
+
+
 def test_the_schedule_follows_the_loss():
   """Refits at steps 6 and 9 and nowhere else, one compilation in all; between
   them the history grows by the tokens that are no padding."""
-  method, batch = ADAPTIVE.build(VOCAB), separate()
+  _, batch, _, state, step = adaptive()
   batch['ids'] = batch['ids'].at[:, -1].set(VOCAB.pad_id)
-  net = network(method, encoder_layers=1)
-  state, step = trained(method, net, batch, steps=0)
   tables, counts, before = [], [], None
   for _ in range(10):
     before = state.method_state
@@ -412,9 +423,9 @@ def test_accumulation_sees_every_row():
 
 def test_the_schedule_is_in_the_checkpoint(tmp_path):
   """A resumed run has it, and so has one that samples and evaluates."""
-  method, batch = ADAPTIVE.build(VOCAB), separate()
-  net = network(method, encoder_layers=1)
-  state, _ = trained(method, net, batch, steps=8)
+  method, batch, net, state, step = adaptive()
+  for _ in range(8):
+    state, _ = step(state, batch)
   saver = Checkpointer(tmp_path, 1)
   saver.save(state, {}, Run({}, {}, {}))
   saver.wait()
@@ -441,7 +452,7 @@ def test_each_token_is_given_its_time():
   for config in (ARDiffusion(num_steps=20, size=4), DiffuSeq(num_steps=20)):
     method = config.build(VOCAB)
     net = Recorder(network(method))
-    model = bind(method, net, Trained(net.init(KEY)))
+    model = bind(method, net, Trained(random_params(net.init)))
     models = Models(model)
     u = (jnp.arange(ROWS) + 0.5) / ROWS
     rows = Batch.of(rows_of(), u)
@@ -468,7 +479,7 @@ def test_times_that_follow_the_loss():
   config = DiffuSeq(num_steps=4, size=4, times='second_moment', history=2)
   method, batch = config.build(VOCAB), joined()
   net = network(method)
-  state, step = trained(method, net, batch, steps=0)
+  state, step = trained(method, net, batch, steps=0, fresh=True)
   for _ in range(6):
     state, metrics = step(state, batch)
     assert not metrics['skipped']
@@ -515,7 +526,7 @@ def test_times_from_where_noise_reaches_embeddings():
   )
   method, batch = config.build(VOCAB), joined()
   net = network(method)
-  state, _ = trained(method, net, batch)
+  state, _ = trained(method, net, batch, fresh=True)
   table = np.asarray(state.params['embedding'])
   gap = np.square(table[:, None] - table).sum(-1) + 1e9 * np.eye(12)
   v = gap.min(1).mean() / 4
@@ -556,7 +567,7 @@ def test_one_coin_shows_the_estimate():
       ADAPTIVE, adaptive=False, self_condition=chance
     ).build(VOCAB)
     spy = Recorder(network(method, encoder_layers=1))
-    rows, params = Batch.of(batch, jnp.full(ROWS, 0.5)), moved(spy.init(KEY))
+    rows, params = Batch.of(batch, jnp.full(ROWS, 0.5)), random_params(spy.init)
     view = batch_view(spy, params, rows)
     models = Models(bind(method, spy, Trained(params), view))
     says = lambda key, models=models, rows=rows: method.objective(
@@ -584,7 +595,8 @@ def test_one_coin_shows_the_estimate():
     )
     return nats.sum()
 
-  got, want = (jax.grad(loss)(0.5, stop) for stop in (False, True))
+  slope = jax.jit(jax.grad(loss), static_argnums=1)
+  got, want = (slope(0.5, stop) for stop in (False, True))
   np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
