@@ -51,15 +51,20 @@ def integrated(process, law, head_of, bound=rate_bound, nodes=64):
 def test_bound_with_the_exact_denoiser_is_minus_log_p(name, length):
   process = PROCESSES[name](3)
   law = Law(process, length)
-  bound = integrated(process, law, law.cavity)
+  bound, prior = jax.jit(
+    lambda: (
+      integrated(process, law, law.cavity),
+      prior_bound(process, law.ids),
+    )
+  )()
   np.testing.assert_allclose(bound, -law.log_p, atol=2e-5)
-  np.testing.assert_allclose(prior_bound(process, law.ids), 0, atol=1e-9)
+  np.testing.assert_allclose(prior, 0, atol=1e-9)
 
 
 def test_masked_bound_is_exact_too():
   process = PROCESSES['absorbing-cosine'](3)
   law = Law(process, 3)
-  bound = integrated(process, law, law.cavity, masked_bound)
+  bound = jax.jit(lambda: integrated(process, law, law.cavity, masked_bound))()
   np.testing.assert_allclose(bound, -law.log_p, atol=2e-5)
 
 
@@ -67,8 +72,8 @@ def test_posterior_is_converted_and_a_mislabelled_head_leaves_a_gap():
   process = PROCESSES['uniform'](3)
   law = Law(process, 2)
   mislabelled = lambda z, t: Cavity(law.posterior(z, t).logits)
-  right = jnp.exp(law.log_p) @ integrated(process, law, law.posterior)
-  wrong = jnp.exp(law.log_p) @ integrated(process, law, mislabelled)
+  mean = lambda head: jnp.exp(law.log_p) @ integrated(process, law, head)
+  right, wrong = jax.jit(lambda: (mean(law.posterior), mean(mislabelled)))()
   assert abs(right - law.entropy) < 1e-5
   assert wrong - law.entropy > 0.1
 
@@ -81,8 +86,9 @@ def test_finite_steps_bound_the_entropy_and_tighten(name):
   law = Law(process, 2)
   states = sequences(process.num_states, 2)
 
-  def total(num_steps):
-    def at(i):
+  @jax.jit
+  def gap(num_steps):
+    def at(i, total):
       s, t = i / num_steps, (i + 1) / num_steps
 
       def of(x0):
@@ -92,11 +98,11 @@ def test_finite_steps_bound_the_entropy_and_tighten(name):
         )(states)
         return jnp.where(log_q > -jnp.inf, jnp.exp(log_q) * kl, 0.0).sum()
 
-      return jnp.exp(law.log_p) @ jax.vmap(of)(law.ids)
+      return total + jnp.exp(law.log_p) @ jax.vmap(of)(law.ids)
 
-    return jax.lax.map(at, jnp.arange(num_steps)).sum()
+    return jax.lax.fori_loop(0, num_steps, at, 0.0) - law.entropy
 
-  few, many = total(4) - law.entropy, total(32) - law.entropy
+  few, many = gap(4), gap(32)
   assert few > many > -1e-9
   assert many < few / 3
 
@@ -104,17 +110,24 @@ def test_finite_steps_bound_the_entropy_and_tighten(name):
 @pytest.mark.parametrize('mask_id', [0, 3, 7])
 def test_masked_bound_is_the_rate_bound(mask_id):
   process = absorbing(8, mask_id, Cosine(1e-3))
-  key = jax.random.key(0)
-  x0 = jax.random.randint(key, (4, 6), 0, 7)
+  rng = np.random.default_rng(0)
+  x0 = rng.integers(0, 7, (4, 6))
   x0 += x0 >= mask_id
-  z = process.corrupt(key, x0, 0.5)
-  head = Cavity(3 * jax.random.normal(key, (4, 6, 8)))
-  t = jnp.array([0.01, 0.3, 0.7, 1.0])[:, None]
+  corrupt = jax.jit(lambda: process.corrupt(jax.random.key(0), x0, 0.5))
+  z = np.asarray(corrupt())
+  logits = 3 * rng.normal(size=(4, 6, 8))
+  t = np.array([0.01, 0.3, 0.7, 1.0])[:, None]
   values, grads = [], []
   for bound in (rate_bound, masked_bound):
-    loss = lambda head: bound(process, x0, head, z, t)
-    values.append(loss(head))
-    grads.append(jax.jit(jax.grad(lambda h: loss(h).sum()))(head).logits)
+
+    def loss(logits, bound=bound):
+      nats = bound(process, x0, Cavity(logits), z, t)
+      return nats.sum(), nats
+
+    of = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (_, nats), grad = of(logits)
+    values.append(nats)
+    grads.append(grad)
   np.testing.assert_allclose(*values, rtol=1e-9, atol=1e-12)
   np.testing.assert_allclose(*grads, rtol=1e-8, atol=1e-10)
 
@@ -141,9 +154,11 @@ def test_loss_and_gradients_are_finite_in_float32(bound, eps, scale):
 
 
 def batch_of(ids):
-  rows = jnp.arange(len(ids))
+  # From NumPy, as every length would compile a few graphs of jnp.
+  ones, zeros = (jnp.asarray(f(ids.shape, int)) for f in (np.ones, np.zeros))
+  rows = np.arange(len(ids))
   u = (rows + 0.5) / len(ids)
-  return Batch(ids, jnp.ones_like(ids), jnp.zeros_like(ids), rows, u)
+  return Batch(ids, ones, zeros, jnp.asarray(rows), jnp.asarray(u))
 
 
 @pytest.mark.parametrize('num_steps', [0, 2])
@@ -156,7 +171,10 @@ def test_objective_is_a_mean_of_the_bound_over_draws(num_steps):
   key = jax.random.key(3)
   ids = law.ids[jax.random.categorical(key, law.log_p, shape=(rows,))]
   objective = Nelbo(masked_bound, num_steps)
-  loss, terms = objective(student(law.denoise, process), key, batch_of(ids))
+  loss, terms = jax.jit(
+    lambda: objective(student(law.denoise, process), key, batch_of(ids))
+  )()
+  loss = np.asarray(loss)
   assert loss.shape == ids.shape
   assert set(terms) == {'diffusion', 'prior', 'reconstruction'}
   total = loss.sum(-1)
@@ -177,25 +195,34 @@ def test_signal_left_at_the_end_and_noise_at_the_start_are_counted(name):
   }[name]
   process = make(LinearSigma(0.1, 3.0))
   law = Law(process, 2)
-  ends = prior_bound(process, jnp.array(0)) + process.decoder_bound()
-  inner = jnp.exp(law.log_p) @ integrated(process, law, law.cavity)
+  states, x0 = np.arange(4), np.array([0])
+
+  @jax.jit
+  def terms():
+    inner = jnp.exp(law.log_p) @ integrated(process, law, law.cavity)
+    return (
+      inner,
+      prior_bound(process, jnp.array(0)),
+      process.decoder_bound(),
+      jnp.exp(process.marginal(x0, 0.0).log_probs[0]),
+      jnp.exp(process.likelihood(states, 0.0)),
+      jnp.exp(process.schedule(0.0).log_1m_alpha[0]),
+      jnp.exp(process.schedule(1.0).log_alpha[0]),
+    )
+
+  inner, prior, decoder, q, likelihood, noise, signal = map(np.array, terms())
+  ends = prior + decoder
   assert inner < law.entropy < inner + law.length * ends
 
   # The decoder term against its definition, over the table of tokens.
-  x0 = jnp.array([0])
-  q = jnp.exp(process.marginal(x0, 0.0).log_probs[0])
-  states = jnp.arange(4)
-  likelihood = jnp.exp(process.likelihood(states, 0.0)).at[:, 1].set(0.0)
-  guess = likelihood / likelihood.sum(1, keepdims=True)
-  want = -jnp.where(q > 0, q * jnp.log(guess[:, 0]), 0.0).sum()
-  np.testing.assert_allclose(process.decoder_bound(), want, rtol=1e-12)
+  likelihood[:, 1] = 0.0
+  q, likelihood = q[q > 0], likelihood[q > 0]
+  want = -(q * np.log(likelihood[:, 0] / likelihood.sum(1))).sum()
+  np.testing.assert_allclose(decoder, want, rtol=1e-12)
   # MD4, appendix J.1; and masks of t = 1 that an even guess would reveal.
   if name == 'absorbing':
-    noise = jnp.exp(process.schedule(0.0).log_1m_alpha[0])
-    np.testing.assert_allclose(want, noise * jnp.log(3.0), rtol=1e-12)
-    signal = jnp.exp(process.schedule(1.0).log_alpha[0])
-    prior = prior_bound(process, jnp.array(0))
-    np.testing.assert_allclose(prior, signal * jnp.log(3.0), rtol=1e-12)
+    np.testing.assert_allclose(want, noise * np.log(3.0), rtol=1e-12)
+    np.testing.assert_allclose(prior, signal * np.log(3.0), rtol=1e-12)
 
 
 @pytest.mark.parametrize('num_steps', [0, 4])
@@ -219,9 +246,12 @@ def test_the_objective_adds_both_ends(num_steps):
 @pytest.mark.parametrize('name', PROCESSES)
 def test_proper_schedules_have_no_ends(name):
   process = PROCESSES[name](3)
-  token = jnp.asarray(Law(process, 1).tokens)[:1]
-  np.testing.assert_allclose(prior_bound(process, token), 0, atol=1e-12)
-  assert process.decoder_bound() == 0
+  token = Law(process, 1).tokens[:1]
+  prior, decoder = jax.jit(
+    lambda: (prior_bound(process, token), process.decoder_bound())
+  )()
+  np.testing.assert_allclose(prior, 0, atol=1e-12)
+  assert decoder == 0
 
 
 def test_a_foreign_head_is_refused():
