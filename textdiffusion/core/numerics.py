@@ -61,6 +61,18 @@ def log_one_hot(ids: Array, num_states: int) -> Array:
   return jnp.where(ids[..., None] == jnp.arange(num_states), 0.0, -jnp.inf)
 
 
+def one_minus_exp(x: Array) -> Array:
+  """1 - exp(x) for x <= 0, to a relative error in value and derivative.
+
+  The derivative of `expm1` is computed as expm1(x) + 1, which cancels where
+  exp(x) is small.
+  """
+  is_near = x > -0.6931472
+  near = -jnp.expm1(jnp.where(is_near, x, 0.0))
+  far = 1 - jnp.exp(jnp.where(is_near, -1.0, x))
+  return jnp.where(is_near, near, far)
+
+
 def log1m_exp(x: Array) -> Array:
   """log(1 - exp(x)) for x <= 0; -inf with zero gradient at x = 0."""
   safe = jnp.where(x < 0, x, -1.0)

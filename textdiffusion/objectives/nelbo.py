@@ -13,6 +13,7 @@ from textdiffusion.core.numerics import (
   exp_gap,
   log_add,
   log_gap,
+  one_minus_exp,
   poisson_kl,
 )
 from textdiffusion.core.types import (
@@ -204,7 +205,7 @@ def _marginals(
 
   # d = log((xhat_x + 1 / r) / (1 + 1 / r)), from the nearer side.
   kept = jax.nn.sigmoid(bounded)
-  lost = -kept * jnp.expm1(log_x)
+  lost = kept * one_minus_exp(log_x)
   near = lost < 0.5
   far = log_add(log_x, -log_r) - log_add(jnp.zeros(shape, log_r.dtype), -log_r)
   d = jnp.where(near, jnp.log1p(-jnp.where(near, lost, 0.0)), far)
