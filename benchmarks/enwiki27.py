@@ -12,12 +12,12 @@ for the flags and benchmarks/results/enwiki27.md for the results.
 
 import argparse
 import dataclasses
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from benchmarks import runs, wikipedia
 from benchmarks.discrete_methods import METHODS as DISCRETE
 from textdiffusion.config import Config
+from textdiffusion.core.paths import expand
 from textdiffusion.core.types import UserError
 from textdiffusion.data.pipeline import DataConfig, open_data
 from textdiffusion.data.tokenizers import TokenizerConfig
@@ -179,8 +179,8 @@ def run(job: runs.Job) -> dict[str, Any]:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """The text, and the dump that it is written from."""
-  parser.add_argument('--text', type=Path, required=True, help='.txt.gz')
-  parser.add_argument('--dump', type=Path, help='MediaWiki .xml.bz2')
+  parser.add_argument('--text', type=expand, required=True, help='.txt.gz')
+  parser.add_argument('--dump', type=expand, help='MediaWiki .xml.bz2')
 
 
 EXPERIMENT = runs.Experiment(

@@ -41,6 +41,7 @@ import textdiffusion as td
 from benchmarks import common
 from textdiffusion.api.heldout import baselines, evaluator, truth
 from textdiffusion.config import Config, build
+from textdiffusion.core.paths import expand
 from textdiffusion.core.types import UserError
 from textdiffusion.data.pipeline import Data
 from textdiffusion.evals.likelihood import EvaluateConfig
@@ -326,10 +327,10 @@ def _parser(experiment: Experiment) -> argparse.ArgumentParser:
   )
   add = parser.add_argument
   add('--scale', choices=SCALES, default='cpu')
-  add('--workdir', type=Path, required=True)
+  add('--workdir', type=expand, required=True)
   add('--methods', default=';'.join(experiment.methods), help='a;b;c')
   add('--seeds', default=experiment.seeds, help='0,1,2')
-  add('--results', type=Path, default=RESULTS / f'{experiment.module}.jsonl')
+  add('--results', type=expand, default=RESULTS / f'{experiment.module}.jsonl')
   add('--parallel', type=int, default=1, help='processes at once')
   add('--minutes', type=float, default=math.inf, help='start no run after')
   add('--prepare', action='store_true', help='write the data files and end')

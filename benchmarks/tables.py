@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import runs
+from textdiffusion.core.paths import expand
 from textdiffusion.evals.statistics import (
   Combined,
   combine_seeds,
@@ -304,8 +305,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(prog='python -m benchmarks.tables')
   parser.add_argument('experiment', choices=TABLES)
   parser.add_argument('--scale', choices=runs.SCALES, default='gpu')
-  parser.add_argument('--results', type=Path)
-  parser.add_argument('--picture', type=Path, help='of known_law, a file')
+  parser.add_argument('--results', type=expand)
+  parser.add_argument('--picture', type=expand, help='of known_law, a file')
   options = parser.parse_args(argv)
   name = options.experiment
   results = options.results or runs.RESULTS / f'{name}.jsonl'
