@@ -118,9 +118,11 @@ def test_json_of_another_version_is_refused_in_words():
   saved['train']['stepz'] = 1
   with pytest.raises(UserError, match="field 'stepz'.*mean steps"):
     from_json(saved)
-  for kind in ('os.system', 'textdiffusion.methods.none.X', 'textdiffusion'):
+  for kind in ('os.system', 'textdiffusion.methods.none.X'):
     with pytest.raises(UserError, match='which this version does not have'):
       from_json({'type': kind})
+  with pytest.raises(UserError, match='import no.such first'):
+    from_json({'type': 'no.such.Kind'})
 
 
 def test_a_causal_method_has_a_causal_model():

@@ -118,7 +118,9 @@ def results(name, mesh, state):
 
       def sample(trained):
         model = bind(method, net, trained)
-        canvas, sampler = blank(ROWS, LENGTH), with_options(method.sampler, 4)
+        canvas, sampler = blank(ROWS, LENGTH), method.sampler
+        if method.process is not None:
+          sampler = with_options(sampler, 4)
         return generate(model, canvas, jax.random.key(1), sampler).ids
 
       ids = np.asarray(

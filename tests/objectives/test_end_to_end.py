@@ -45,7 +45,8 @@ def rows(num=40):
 def test_terms_are_named_add_up_and_obey_their_weights(kind):
   table = jax.random.normal(KEY, (SIZE, 3))
   objective, model = made(table, kind)
-  loss, terms = jax.jit(lambda key: objective(model, key, rows()))(KEY)
+  of_rows = jax.jit(lambda key, batch: objective(model, key, batch))
+  loss, terms = of_rows(KEY, rows())
   assert set(terms) == {'mse', 'first', 'prior', 'rounding'}
   assert {x.shape for x in terms.values()} == {(40, 5)}
   np.testing.assert_allclose(sum(terms.values()), loss, rtol=1e-12)

@@ -8,7 +8,7 @@ import pytest
 from tests.objectives import test_nelbo
 from tests.oracle import PROCESSES, Law, distance, law_of_chain
 from tests.processes import test_rank_one
-from tests.sampling import test_generate
+from tests.samplers import test_laws
 from textdiffusion.core.types import (
   Cavity,
   Facts,
@@ -45,7 +45,7 @@ def vector(v, low=0.7, high=2.5, eps=0.0):
     test_rank_one.test_corrupt_follows_the_marginal,
     test_rank_one.test_clean_tokens_stay_and_ends_are_finite,
     test_nelbo.test_finite_steps_bound_the_entropy_and_tighten,
-    test_generate.test_samples_follow_the_law_of_their_chain,
+    test_laws.test_samples_follow_the_law_of_their_chain,
   ],
   ids=lambda law: law.__name__.removeprefix('test_'),
 )

@@ -73,7 +73,8 @@ def of(kind):
   """
 
   def sigma(process, steps):
-    whole = amount(process, Remask(kind=kind, eta=1.0))
+    eta = {} if kind == 'forward_backward' else {'eta': 1.0}
+    whole = amount(process, Remask(kind=kind, **eta))
     if kind in ('forward_backward', 'dfm'):
       return whole
     if kind == 'cap':

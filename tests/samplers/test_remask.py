@@ -108,7 +108,8 @@ def test_given_tokens_stay():
   head = Cavity(jax.random.normal(KEY, (3, 4)))
   s, t = jnp.where(is_given, 0.0, 0.5), jnp.where(is_given, 0.0, 0.8)
   for kind in ('cap', 'rescale', 'loop', 'constant', 'forward_backward', 'dfm'):
-    sigma = amount(MASKED, Remask(kind=kind, eta=1.0))
+    eta = {} if kind == 'forward_backward' else {'eta': 1.0}
+    sigma = amount(MASKED, Remask(kind=kind, **eta))
     for transition in (
       remasking(MASKED, sigma),
       psi(MASKED, kappa_of(MASKED, sigma)),

@@ -159,11 +159,10 @@ OTHERS = {
 
 
 def test_no_sampler_is_left_out():
+  package = textdiffusion.samplers
   public = {
     value
-    for value in map(
-      textdiffusion.samplers.__dict__.get, textdiffusion.samplers.__all__
-    )
+    for value in (getattr(package, name) for name in package.__all__)
     if isinstance(value, type) and issubclass(value, Sampler)
     if not value.__abstractmethods__
   } - {textdiffusion.samplers.GridSampler}
