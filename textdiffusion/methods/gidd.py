@@ -23,8 +23,8 @@ class GIDD:
   """Options of GIDD.
 
   Attributes:
-    p_uniform: largest share of uniform noise, see `Hybrid`; 0 is masked
-      diffusion.
+    p_uniform: largest probability of uniform noise over time, see `Hybrid`; 0
+      is masked diffusion.
     gamma: shape of the mixture over time, see `Hybrid`.
     weight: weights of the training loss. 'bound' trains on the bound itself;
       the others are surrogates, see `Reweighted`.

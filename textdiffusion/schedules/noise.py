@@ -105,7 +105,7 @@ def from_noise(
 
 
 def from_sigma(sigma: Callable[[Array], Array], t: Time) -> NoiseLevel:
-  """Returns the level of alpha = exp(-sigma(t)), sigma being the total noise."""
+  """Returns the level of alpha = exp(-sigma(t)) for the total noise sigma."""
   t = jnp.asarray(t, float)[..., None]
   total, rate = jax.jvp(sigma, (t,), (jnp.ones_like(t),))
   return NoiseLevel(-total, log1m_exp(-total), rate * jnp.exp(-total))
