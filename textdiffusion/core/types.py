@@ -22,8 +22,7 @@ C = TypeVar('C')
 class UserError(ValueError):
   """An error that the user can fix. Launchers print one line and exit with 2.
 
-  Line breaks and other control characters in the message are escaped, so that
-  it stays one line.
+  Line breaks and other control characters in the message are escaped.
   """
 
   def __str__(self) -> str:
@@ -178,9 +177,8 @@ class Batch(NamedTuple):
     rows: [B] indices in the global batch. Random keys are folded with them.
     u: [B] numbers in (0, 1), stratified over the global batch. Training times
       are functions of u, so they do not depend on sharding or accumulation.
-    step: [B] training step, for losses that change during training; None
-      outside training. It is repeated in every row, so that batches can be
-      split along the first axis.
+    step: [B] training step, for losses that change during training, repeated in
+      every row so that batches can be split; None outside training.
     is_given: [B, L] tokens that never get noise, such as a source before its
       target; None for no such tokens.
     source: [B, S] ids for the encoder; None without an encoder.

@@ -83,7 +83,7 @@ class CDCD:
     alpha = (1 / (1 + sigma**2))[:, None]
     refits = Refits(alpha, self.bins, self.refit_every, self.refit_every)
     process = Following(PerPosition(alpha))
-    shown = self.self_condition is not None
+    uses_estimate = self.self_condition is not None
     return Method(
       process=process,
       objective=ScoreInterpolation(self.num_steps, self.self_condition),
@@ -93,7 +93,7 @@ class CDCD:
       needs=Needs(
         vocab.size,
         features=Features(
-          self.size, self_condition=shown, says='tokens', norm='root'
+          self.size, self_condition=uses_estimate, says='tokens', norm='root'
         ),
       ),
       state=TimeWarp(refits) if self.warp else None,

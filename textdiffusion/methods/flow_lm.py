@@ -52,7 +52,7 @@ class FlowLM:
 
   def build(self, vocab: Vocab) -> Method:
     process = VariancePreserving(LinearPath())
-    shown = self.self_condition is not None
+    uses_estimate = self.self_condition is not None
     return Method(
       process=process,
       objective=ScoreInterpolation(0, self.self_condition),
@@ -62,7 +62,7 @@ class FlowLM:
       needs=Needs(
         vocab.size,
         features=Features(
-          self.size, self_condition=shown, says='tokens', norm='root'
+          self.size, self_condition=uses_estimate, says='tokens', norm='root'
         ),
       ),
     )

@@ -57,7 +57,7 @@ class Plaid:
   def build(self, vocab: Vocab) -> Method:
     start = lambda key: learnable(key, self.gamma_min, self.gamma_max)
     process = Learnt(LearntGamma(**start(jax.random.key(0))))
-    shown = self.self_condition is not None
+    uses_estimate = self.self_condition is not None
 
     def init(key: Key) -> PyTree:
       return {'noise': start(key), 'likelihood': jnp.ones(())}
@@ -75,7 +75,7 @@ class Plaid:
       needs=Needs(
         vocab.size,
         features=Features(
-          self.size, self_condition=shown, says='tokens', norm='unit'
+          self.size, self_condition=uses_estimate, says='tokens', norm='unit'
         ),
         wrap=wrap,
       ),

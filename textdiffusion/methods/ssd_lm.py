@@ -69,10 +69,10 @@ class SSDLM:
 
   def build(self, vocab: Vocab) -> Method:
     process = VariancePreserving(tabulated(self.schedule, self.num_steps))
-    shown = self.self_condition is not None
+    uses_estimate = self.self_condition is not None
 
     def wrap(network: Network) -> Network:
-      return OnSimplex(network, vocab.size, self.scale, shown)
+      return OnSimplex(network, vocab.size, self.scale, uses_estimate)
 
     return Method(
       process=process,

@@ -19,7 +19,17 @@ from textdiffusion.schedules.times import discrete
 
 
 def mask_exactly(key: Key, x0: Array, count: Array, mask_id: int) -> Array:
-  """Masks exactly `count` of the [L] ids; every set is equally likely."""
+  """Masks a fixed number of tokens; every set of positions is equally likely.
+
+  Args:
+    key: random key.
+    x0: [L] clean tokens.
+    count: [] number of masks.
+    mask_id: id of the mask.
+
+  Returns:
+    [L] tokens.
+  """
   rank = jax.random.permutation(key, x0.shape[-1])
   return jnp.where(rank < count, mask_id, x0)
 

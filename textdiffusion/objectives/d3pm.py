@@ -84,6 +84,7 @@ class StepBound:
 
   @property
   def estimand(self) -> Estimand:
+    """'nelbo' if nothing is added to the bound and no term is left out."""
     is_bound = self.prior and not self.hybrid
     return 'nelbo' if is_bound else 'surrogate'
 

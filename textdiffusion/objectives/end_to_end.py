@@ -173,7 +173,13 @@ class EndToEnd:
     return jnp.where((u < chance[..., 0])[..., None], 0.0, xt)
 
   def start(self, p: VariancePreserving, clean: Array, noise: Array) -> Array:
-    """Returns x_start of embeddings and standard normal noise, [L, D] each."""
+    """Returns x_start, embeddings with the noise of the first step.
+
+    Args:
+      p: the process.
+      clean: [L, D] embeddings.
+      noise: [L, D] standard normal draws.
+    """
     return clean + p.marginal(clean, 1 / self.num_steps).std * noise
 
   def terms(

@@ -129,6 +129,7 @@ class FlowMatching:
 
 
 def _log_posterior(p: RankOne, head: Any, z: Array, t: Time) -> Array:
+  """Returns log p(x_i | z), [L, K], under any token head."""
   return p.clean_log_probs(to_posterior(p, head, z, t).logits)
 
 

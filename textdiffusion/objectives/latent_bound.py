@@ -121,7 +121,13 @@ class Marginals:
     return Normal(mean, jnp.sqrt(self._variance(t)))
 
   def start(self, clean: Array, xt: Array, t: Time) -> Array:
-    """Returns E(x_start | x_t, w): [L, D]."""
+    """Returns E(x_start | x_t, w): [L, D].
+
+    Args:
+      clean: [L, D] embeddings of w.
+      xt: [L, D] noisy embeddings.
+      t: time.
+    """
     mean = self.process.marginal(clean, t).mean
     signal = jnp.exp(0.5 * self.process.schedule(t).log_alpha)
     pull = signal * self._first() / self._variance(t)
@@ -131,6 +137,11 @@ class Marginals:
     """Returns the standard deviation of q(x_s | x_t, w): [L, D].
 
     Its variance is that of the bridge plus that of x_start given x_t.
+
+    Args:
+      xt: [L, D] noisy embeddings; only the shape matters.
+      s: end of the step, s < t.
+      t: start of the step.
     """
     bridge = self.process.bridge(
       X0(jnp.ones_like(xt)), jnp.zeros_like(xt), s, t

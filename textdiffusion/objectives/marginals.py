@@ -92,6 +92,7 @@ def _token_terms(
 def _token_terms_forward(
   mask_id: int | None, logits: Array, x: Array, z: Array, log_r: Array
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
+  """Returns the outputs of `_token_terms`, and the values to store."""
   tokens = _without(mask_id, logits)
   total = jax.nn.logsumexp(tokens, axis=-1)
   at = lambda ids: (
@@ -107,6 +108,7 @@ def _token_terms_forward(
 def _token_terms_backward(
   mask_id: int | None, kept: tuple[Array, ...], cotangents: tuple[Array, ...]
 ) -> tuple[Array | None, ...]:
+  """Returns the gradients of logits and log_r; ids have none."""
   logits, total, x, z, log_r = kept
   grad_x, grad_z, grad_spread = (c[..., None] for c in cotangents)
   tokens, is_x = _without(mask_id, logits), _is(x, logits)

@@ -129,7 +129,17 @@ def rank_one_bound(
 
 
 def bound_weight(p: RankOne, x0: Array, z: Array, t: Time) -> Array:
-  """Returns alpha_t R_t(z) / q_t(z | x): [L], 0 if noise never makes x a z."""
+  """Returns alpha_t R_t(z) / q_t(z | x), or 0 if noise never turns x into z.
+
+  Args:
+    p: a rank-one process.
+    x0: [L] clean tokens x.
+    z: [L] noisy tokens.
+    t: time.
+
+  Returns:
+    [L] weights of `rank_one_divergence`.
+  """
   flow = p.flow(z, t)[..., 0]
   log_q = p.log_noise(z, t)[..., 0]
   signal = p.schedule(t).log_alpha[..., 0]

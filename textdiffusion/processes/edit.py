@@ -127,7 +127,16 @@ class MaskedInsertion:
     return self
 
   def corrupt(self, key: Key, x0: Array, t: Time) -> Array:
-    """Draws an aligned z_t, [L], of blanks, masks and tokens of the text."""
+    """Draws a noisy state, aligned with the clean text.
+
+    Args:
+      key: random key.
+      x0: [L] clean text, packed.
+      t: times that broadcast against [L].
+
+    Returns:
+      [L] blanks, masks and tokens of the text.
+    """
     key_insert, key_unmask = jax.random.split(key)
     log_noise = jnp.log(fine_uniform(key_insert, x0.shape))
     is_missing = log_noise < self.insert(t).log_1m_alpha[..., 0]
@@ -193,7 +202,16 @@ class EditPath:
     return self
 
   def corrupt(self, key: Key, x0: Array, t: Time) -> Array:
-    """Draws an aligned z_t, [L]; edits are pending where z differs from x0."""
+    """Draws a noisy state, aligned with the clean text.
+
+    Args:
+      key: random key.
+      x0: [L] clean text, packed.
+      t: times that broadcast against [L].
+
+    Returns:
+      [L] tokens and blanks z. Edits are pending where z differs from x0.
+    """
     key_source, key_time = jax.random.split(key)
     log_noise = jnp.log(fine_uniform(key_time, x0.shape))
     is_pending = log_noise < self.schedule(t).log_1m_alpha[..., 0]

@@ -161,7 +161,13 @@ def gaussian_kernels(size: int, betas: np.ndarray) -> np.ndarray:
 
 
 def lag_kernels(size: int, betas: np.ndarray, stretch: float) -> np.ndarray:
-  """Returns `gaussian_kernels` with distances multiplied by `stretch`."""
+  """Returns discretised Gaussians of stretched distances, [T, V, V].
+
+  Args:
+    size: number of tokens, V.
+    betas: [T] betas.
+    stretch: factor of the distances; 1 is `gaussian_kernels`.
+  """
   lags = np.arange(-(size - 1), size)
   exponent = -((2 * stretch * lags / (size - 1)) ** 2)
   logits = exponent / np.asarray(betas, np.float64)[:, None]

@@ -49,11 +49,8 @@ class Schedule(Protocol):
 def log_transition(now: NoiseLevel, then: NoiseLevel) -> Array:
   """Returns log alpha_{t|s} = log(alpha_t / alpha_s): [..., 1].
 
-  It is 0 where no signal is left at s, as noise stays as it is.
-
-  Args:
-    now: the level at s.
-    then: the level at t > s.
+  `now` is the level at s, `then` the level at t > s. The result is 0 where no
+  signal is left at s, as noise stays as it is.
   """
   is_over = jnp.isneginf(now.log_alpha)
   kept = then.log_alpha - jnp.where(is_over, 0.0, now.log_alpha)
@@ -387,14 +384,8 @@ class PolynomialPerToken:
   def reveal_rate(self, t: Time, x0: Array | None = None) -> Array:
     """Returns the rate at which a mask is revealed, -alpha' / (1 - alpha).
 
-    It is computed as power / t, so that it does not underflow with t^power.
-
-    Args:
-      t: times.
-      x0: [L] ids of the masked tokens; None for all tokens.
-
-    Returns:
-      [L], or [..., K] for all tokens.
+    It is [L] for the masked tokens x0, and [..., K] for all tokens if x0 is
+    None. As power / t it does not underflow with t^power.
     """
     t = jnp.asarray(t, float)
     return self.power / t[..., None] if x0 is None else self.power[x0] / t

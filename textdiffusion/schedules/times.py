@@ -52,7 +52,16 @@ def place(t: Array | float, num_steps: int) -> Array:
 
 
 def walk(u: Array | float, length: int, num_steps: int) -> Array:
-  """Returns `multi_level` times rounded to the grid i / T."""
+  """Returns `multi_level` times, rounded to the grid i / T.
+
+  Args:
+    u: how far the point has moved, in [0, 1].
+    length: tokens in a row, L.
+    num_steps: number of steps, T.
+
+  Returns:
+    [..., L] times.
+  """
   return place(multi_level(u, length, num_steps), num_steps) / num_steps
 
 
