@@ -84,7 +84,8 @@ def test_overrides_of_a_group_hold_together():
 @pytest.mark.parametrize(
   'config, told',
   [
-    ("Config(D3PM('unifrom'))", 'method.transition=unifrom.*mean uniform'),
+    ("Config(SEDD('unifrom'))", 'method.graph=unifrom.*mean uniform'),
+    ("Config(D3PM('unifrom'))", r"D3PM\(transition='unifrom'\): .* uniform,"),
     ("Config(MDLM(), train=TrainConfig(seed='7'))", 'train.seed=7: expected'),
     ('Config(GIDD(p_uniform=0))', ''),
   ],
@@ -97,6 +98,7 @@ def test_values_of_a_config_file_have_the_fields_types(tmp_path, config, told):
     'from textdiffusion.methods.d3pm import D3PM\n'
     'from textdiffusion.methods.gidd import GIDD\n'
     'from textdiffusion.methods.mdlm import MDLM\n'
+    'from textdiffusion.methods.sedd import SEDD\n'
     f'def get_config():\n  return {config}\n'
   )
   if not told:

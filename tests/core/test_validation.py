@@ -37,3 +37,7 @@ def test_a_bad_value_is_named_with_its_range(changes, message):
 def test_the_ends_of_a_range():
   assert Options('two', 1, 1.0).share == 1.0
   assert Options(count=10**9, share=1e-9).count == 10**9
+
+
+def test_none_is_no_number():
+  assert Options(share=None).share is None

@@ -25,8 +25,9 @@ VOCAB = Vocab(12, mask_id=4)
 @pytest.mark.parametrize(
   'settings, told',
   [
-    ({'num_steps': 0}, 'method.num_steps=0'),
-    ({'hybrid': -1.0}, 'method.hybrid=-1.0'),
+    ({'num_steps': 0}, r'D3PM\(num_steps=0\): must be at least 1'),
+    ({'hybrid': -1.0}, r'D3PM\(hybrid=-1.0\): must be at least 0'),
+    ({'transition': 'ring'}, "transition='ring'.: must be one of uniform, ab"),
     ({'width': 4}, 'method.width=4: must be odd'),
     ({'transition': 'nearest', 'kernel': 'dense'}, 'leave it structured'),
     ({'mask_last': True}, 'absorbing noise ends by itself'),

@@ -76,9 +76,9 @@ def test_padding_breaks_no_loss_and_no_gradient(source, loss):
 @pytest.mark.parametrize(
   'settings, message',
   [
-    ({'source': 'noise'}, "method.source='noise': must be one of mask, uni"),
-    ({'loss': 'mse'}, "method.loss='mse': must be one of cross_entropy"),
-    ({'prompt_rate': 2.0}, r'method.prompt_rate=2.0: must be in \[0, 1\]'),
+    ({'source': 'noise'}, r"DFM\(source='noise'\): must be one of mask, uni"),
+    ({'loss': 'mse'}, r"DFM\(loss='mse'\): must be one of cross_entropy"),
+    ({'prompt_rate': 2.0}, r'DFM\(prompt_rate=2.0\): must be in \[0, 1\]'),
   ],
 )
 def test_bad_settings_name_the_value(settings, message):

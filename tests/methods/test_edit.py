@@ -57,8 +57,8 @@ def test_mistakes_are_named():
     FlexMDM(unmask=Geometric()).build(VOCAB)
   with pytest.raises(UserError, match='method.schedule='):
     EditFlows(Geometric()).build(VOCAB)
-  with pytest.raises(UserError, match='method.source_length=-1'):
-    EditFlows(source_length=-1).build(VOCAB)
+  with pytest.raises(UserError, match=r'EditFlows\(source_length=-1\): must'):
+    EditFlows(source_length=-1)
   # The unmasking clock starts when a token is there: it may leave signal.
   FlexMDM(unmask=Linear(eps=0.1)).build(VOCAB)
 

@@ -160,8 +160,8 @@ def test_md4_is_mdlm_under_a_squeezed_schedule():
 @pytest.mark.parametrize(
   'make, told',
   [
-    (lambda: GenMD4(power=0.0), 'method.power=0.0'),
-    (lambda: GenMD4(t1=1.0), 'method.t1=1.0'),
+    (lambda: GenMD4(power=0.0), r'GenMD4\(power=0.0\): must be above 0'),
+    (lambda: GenMD4(t1=1.0), r'GenMD4\(t1=1.0\): must be in \[0, 1\)'),
     (lambda: GenMD4().build(Vocab(4)), "add 'mask' to data.tokenizer"),
     (lambda: MD4().build(Vocab(4)), "add 'mask' to data.tokenizer"),
     (lambda: MD4(eps=0.5).build(VOCAB), 'eps=0.5'),

@@ -298,7 +298,7 @@ def test_uniform_noise_needs_no_mask():
 @pytest.mark.parametrize(
   'make, told',
   [
-    (lambda: XDLM(uniform_share=1.5), 'method.uniform_share=1.5'),
+    (lambda: XDLM(uniform_share=1.5), r'XDLM\(uniform_share=1.5\): must be in'),
     (lambda: GIDD(p_uniform=1.0).build(VOCAB), 'p_uniform=1.0'),
     (lambda: GIDD(least_weight=3.0).build(VOCAB), 'method.least_weight=3.0'),
   ],

@@ -301,7 +301,7 @@ def test_the_learnt_vector_is_trained():
 @pytest.mark.parametrize(
   ('wrong', 'said'),
   [
-    ({'absorb': 1.5}, r'method.absorb=1.5: must be in \[0, 1\]'),
+    ({'absorb': 1.5}, r'DiffuSeq\(absorb=1.5\): must be in \[0, 1\]'),
     ({'absorb': 0.5, 'predict': 'eps'}, 'has method.predict=x0'),
     ({'absorb': 0.5, 'loss': 'bound'}, 'has method.loss=simple'),
   ],
@@ -604,32 +604,36 @@ def test_one_coin_shows_the_estimate():
   'make, told',
   [
     (lambda: SeqDiffuSeq(bins=7), 'method.bins=7: .* divide'),
-    (lambda: SeqDiffuSeq(self_condition=1.5), 'method.self_condition=1.5'),
-    (lambda: CDCD(self_condition=-1.0), 'method.self_condition=-1.0'),
-    (lambda: FlowLM(self_condition=2.0), 'method.self_condition=2.0'),
-    (lambda: SSDLM(self_condition=2.0), 'method.self_condition=2.0'),
-    (lambda: SeqDiffuSeq(length=0), 'method.length=0'),
+    (lambda: SeqDiffuSeq(self_condition=1.5), 'Seq.self_condition=1.5.: must'),
+    (lambda: CDCD(self_condition=-1.0), r'CDCD\(self_condition=-1.0\): must'),
+    (lambda: FlowLM(self_condition=2.0), r'FlowLM\(self_condition=2.0\): must'),
+    (lambda: SSDLM(self_condition=2.0), r'SSDLM\(self_condition=2.0\): must'),
+    (
+      lambda: SeqDiffuSeq(length=0),
+      r'DiffuSeq\(length=0\): must be at least 1',
+    ),
     (
       lambda: DiffusionLM(num_steps=1),
-      'method.num_steps=1: must be at least 2',
+      r'DiffusionLM\(num_steps=1\): must be at least 2',
     ),
+    (lambda: DiffusionLM(size=0), r'DiffusionLM\(size=0\): must be at least 1'),
     (
       lambda: DiffusionLM(loss='bound', times='second_moment'),
-      'times=second_moment is of the simple loss',
+      'times=second_moment needs the simple loss',
     ),
-    (lambda: SeqDiffuSeq(times='second_moment'), 'one of them follows'),
+    (lambda: SeqDiffuSeq(times='second_moment'), 'only one of them may follow'),
     (lambda: SeqDiffuSeq(loss='bound'), 'follows the squared error'),
     (lambda: DiffuSeq(source='noisy', loss='bound'), 'source=noisy with'),
     (lambda: CDCD(sigma_min=0.0), 'method.sigma_min=0.0: must be above 0'),
     (lambda: CDCD(bins=7), 'method.bins=7: must divide'),
-    (lambda: SSDLM(scale=0.0), 'method.scale=0.0: must be positive'),
-    (lambda: SSDLM(num_steps=2), 'method.num_steps=2: must be at least 3'),
-    (lambda: FlowLM(bound_steps=1), 'method.bound_steps=1: must be at least 3'),
+    (lambda: SSDLM(scale=0.0), r'SSDLM\(scale=0.0\): must be above 0'),
+    (lambda: SSDLM(num_steps=2), r'SSDLM\(num_steps=2\): must be at least 3'),
+    (lambda: FlowLM(bound_steps=1), r'FlowLM\(bound_steps=1\): .* at least 3'),
     (
       lambda: ARDiffusion(times='nearest_noise'),
-      'times=nearest_noise: of AR-Diffusion',
+      'times=nearest_noise: must be uniform for AR-Diffusion',
     ),
-    (lambda: DiffusionLM(std=0), 'method.std=0: must be positive'),
+    (lambda: DiffusionLM(std=0), r'DiffusionLM\(std=0\): must be above 0'),
   ],
 )
 def test_settings_out_of_range_are_named(make, told):

@@ -460,7 +460,7 @@ def test_the_graph_follows_the_model():
   rng = np.random.default_rng(0)
   table = jnp.asarray(rng.normal(size=(12, 4)))
   process = following(12, LinearBetas().betas(4), 3, mask_id=11)
-  with pytest.raises(TypeError, match='refresh it first'):
+  with pytest.raises(TypeError, match='call refresh before'):
     process.marginal(jnp.zeros(2, int), 0.5)
   built = process.refresh(Facts(embedder=TableEmbedder(table)))
   graph = graph_of(nearest(table, 3, 11))

@@ -137,7 +137,7 @@ def test_a_block_sees_what_is_before_it():
 
 
 def test_a_block_has_a_size():
-  with pytest.raises(UserError, match='method.block=-1: must be at least 0'):
+  with pytest.raises(UserError, match=r'SSDLM\(block=-1\): must be at least 0'):
     SSDLM(block=-1)
 
 

@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are first used."""
+"""Lazy imports: the modules of public names are imported at their first use."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -11,9 +11,9 @@ def lazy_names(
   """Builds `__getattr__`, `__dir__` and `__all__` of a package.
 
   Args:
-    package: its name.
-    names: public name -> the module that defines it, below `package`; '' where
-      the name is that of a module.
+    package: name of the package.
+    names: public name -> the module that defines it, relative to `package`; ''
+      if the public name is a module itself.
   """
 
   def get(name: str) -> Any:

@@ -1,7 +1,8 @@
-"""How much memory there is, and one line where a program needs more.
+"""Memory limits, and a one-line error if a program needs more.
 
-A CPU's operating system promises memory that it does not have, and ends the
-process when it is used: what is needed is compared before the work.
+On a CPU the operating system grants more memory than it has, and kills the
+process when the memory is used. So the required memory is compared with the
+limit before the work starts.
 """
 
 import os
@@ -14,7 +15,7 @@ import jax
 
 from textdiffusion.core.types import UserError
 
-# Files of Linux control groups, versions 2 and 1.
+# Files with the memory limit of Linux control groups, versions 2 and 1.
 _GROUPS = (
   '/sys/fs/cgroup/memory.max',
   '/sys/fs/cgroup/memory/memory.limit_in_bytes',
@@ -41,19 +42,22 @@ def device_memory() -> int:
   """Returns the bytes of memory of one device."""
   device = jax.local_devices()[0]
   if device.platform == 'cpu':
-    # Devices that are threads of one host share its memory.
+    # CPU devices are threads of one host and share its memory.
     return host_memory() // jax.local_device_count()
   statistics = device.memory_stats() or {}
   return statistics.get('bytes_limit') or host_memory()
 
 
 def check_memory(needed: float, subject: str, mend: str) -> None:
-  """Raises UserError where a device has less than `needed` bytes.
+  """Checks that a device has enough memory.
 
   Args:
-    needed: bytes on one device.
-    subject: what needs them, such as 'sampling', for the message.
+    needed: required bytes on one device.
+    subject: the work that needs them, such as 'sampling', for the message.
     mend: what the user can do, the end of the message.
+
+  Raises:
+    UserError: the device has less memory.
   """
   limit = device_memory()
   if needed > limit:
@@ -64,10 +68,15 @@ def check_memory(needed: float, subject: str, mend: str) -> None:
 
 
 def check_attention(rows: int, length: int) -> None:
-  """Raises UserError where the scores of one head exceed a CPU's memory.
+  """Raises UserError if the attention scores of one head exceed a CPU's memory.
 
-  Its kernels get their memory while they run, so that the compiler does not
-  count it; those of other devices count all of it, or hold no scores.
+  CPU kernels allocate the scores at run time, so the compiler does not count
+  them. On other devices the compiler counts all memory, or the kernels hold no
+  scores.
+
+  Args:
+    rows: sequences in a batch.
+    length: tokens in a sequence.
   """
   if jax.default_backend() == 'cpu':
     subject = f'attention over {rows} row(s) of {length} tokens'
@@ -77,11 +86,25 @@ def check_attention(rows: int, length: int) -> None:
 def compile_within(
   fn: Callable[..., Any], *args: Any, subject: str, mend: str
 ) -> Callable[..., Any]:
-  """Compiles `fn` for `args`; raises UserError where it cannot fit."""
+  """Compiles a function and checks that it fits in memory.
+
+  Args:
+    fn: function to compile.
+    *args: its arguments.
+    subject: the work, for the message.
+    mend: what the user can do, the end of the message.
+
+  Returns:
+    The compiled function.
+
+  Raises:
+    UserError: it needs more memory than a device has.
+  """
   compiled = jax.jit(fn).lower(*args).compile()
   try:
     sizes = compiled.memory_analysis()
-  except jax.errors.JaxRuntimeError:  # some backends have no analysis
+  except jax.errors.JaxRuntimeError:
+    # Some backends have no memory analysis.
     return compiled
   if sizes is not None:
     needed = sizes.temp_size_in_bytes + sizes.output_size_in_bytes
@@ -90,7 +113,7 @@ def compile_within(
 
 
 def is_exhausted(error: BaseException) -> bool:
-  """Whether an error says that memory ran out."""
+  """Returns whether an error means that memory ran out."""
   if isinstance(error, MemoryError):
     return True
   words = ('RESOURCE_EXHAUSTED', 'Out of memory', 'bad_alloc')

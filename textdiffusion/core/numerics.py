@@ -1,7 +1,7 @@
-"""Log-space arithmetic with true zeros, pytree dataclasses, the exact draw.
+"""Log-space arithmetic with exact zeros, pytree dataclasses and precise draws.
 
-log 0 is -inf, never a large number, so that support mismatches show as inf.
-Every helper has finite gradients where an input is -inf.
+log 0 is -inf, never a large negative number, so that a mismatch of supports is
+visible as inf. All functions have finite gradients where an input is -inf.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ T = TypeVar('T')
 
 
 def static(**kwargs: Any) -> Any:
-  """A dataclass field that is compiled in rather than traced."""
+  """Returns a dataclass field that is a compile-time constant, not traced."""
   return dataclasses.field(metadata={'static': True}, **kwargs)
 
 
@@ -25,12 +25,12 @@ def static(**kwargs: Any) -> Any:
 def pytree(cls: type[T]) -> type[T]:
   """Makes a frozen dataclass a pytree; fields are leaves unless `static`.
 
-  Not by `jax.tree_util.register_dataclass`, which takes two classes with equal
-  static fields for one structure (jax 0.10 to 0.12): a jitted function of a
-  schedule then now and then runs as compiled for another one.
+  `jax.tree_util.register_dataclass` is not used, because it treats two classes
+  with equal static fields as the same structure (jax 0.10 to 0.12). A jitted
+  function of a schedule would sometimes run the code compiled for another one.
   """
-  made = dataclasses.dataclass(frozen=True)(cls)
-  fields = dataclasses.fields(made)
+  frozen = dataclasses.dataclass(frozen=True)(cls)
+  fields = dataclasses.fields(frozen)
   leaves = [f.name for f in fields if not f.metadata.get('static')]
   others = [f.name for f in fields if f.metadata.get('static')]
 
@@ -45,26 +45,27 @@ def pytree(cls: type[T]) -> type[T]:
     return list(zip(keys, parts)), static
 
   def unflatten(static: tuple[Any, ...], parts: Iterable[Any]) -> Any:
-    node = object.__new__(made)  # what is traced is not checked anew
+    # Skips __post_init__, as traced values cannot be checked.
+    node = object.__new__(frozen)
     for name, value in zip([*leaves, *others], [*parts, *static]):
       object.__setattr__(node, name, value)
     return node
 
   jax.tree_util.register_pytree_with_keys(
-    made, flatten_with_keys, unflatten, flatten
+    frozen, flatten_with_keys, unflatten, flatten
   )
-  return made
+  return frozen
 
 
 def log_one_hot(ids: Array, num_states: int) -> Array:
-  """[L] -> [L, K]: 0 at the id, -inf elsewhere."""
+  """Returns [L, K] with 0 at the id and -inf elsewhere, for ids [L]."""
   return jnp.where(ids[..., None] == jnp.arange(num_states), 0.0, -jnp.inf)
 
 
 def one_minus_exp(x: Array) -> Array:
-  """1 - exp(x) for x <= 0, to a relative error in value and derivative.
+  """Returns 1 - exp(x) for x <= 0, with precise values and derivatives.
 
-  The derivative of `expm1` is computed as expm1(x) + 1, which cancels where
+  JAX computes the derivative of `expm1` as expm1(x) + 1, which cancels where
   exp(x) is small.
   """
   is_near = x > -0.6931472
@@ -74,7 +75,7 @@ def one_minus_exp(x: Array) -> Array:
 
 
 def log1m_exp(x: Array) -> Array:
-  """log(1 - exp(x)) for x <= 0; -inf with zero gradient at x = 0."""
+  """Returns log(1 - exp(x)) for x <= 0; -inf with zero gradient at x = 0."""
   safe = jnp.where(x < 0, x, -1.0)
   near = jnp.log(-jnp.expm1(jnp.maximum(safe, -0.6931472)))
   far = jnp.log1p(-jnp.exp(jnp.minimum(safe, -0.6931472)))
@@ -82,7 +83,10 @@ def log1m_exp(x: Array) -> Array:
 
 
 def log_add(a: Array, b: Array) -> Array:
-  """log(exp(a) + exp(b)); unlike logaddexp, no NaN gradient at -inf, -inf."""
+  """Returns log(exp(a) + exp(b)).
+
+  Unlike `jnp.logaddexp` it has no NaN gradient if both are -inf.
+  """
   empty = jnp.isneginf(a) & jnp.isneginf(b)
   return jnp.where(
     empty,
@@ -92,15 +96,16 @@ def log_add(a: Array, b: Array) -> Array:
 
 
 def expect(log_p: Array, value: Array | float) -> Array:
-  """exp(log_p) * value, with 0 * inf = 0. Broadcasts."""
+  """Returns exp(log_p) * value, with 0 * inf = 0."""
   some = log_p > -jnp.inf
   return jnp.where(some, jnp.exp(log_p) * jnp.where(some, value, 0.0), 0.0)
 
 
 def poisson_kl(log_a: Array, log_b: Array) -> Array:
-  """a log(a / b) - a + b >= 0 for rates a, b given by their logs.
+  """Returns a log(a / b) - a + b >= 0 for rates a, b given by their logs.
 
-  Written as a (expm1(d) - d), d = log b - log a: no cancellation at a = b.
+  It is computed as a (expm1(d) - d), d = log b - log a, which does not cancel
+  at a = b.
   """
   some = log_a > -jnp.inf
   diff = jnp.where(some, log_b - jnp.where(some, log_a, 0.0), 0.0)
@@ -110,7 +115,7 @@ def poisson_kl(log_a: Array, log_b: Array) -> Array:
 
 
 def exp_gap(x: Array) -> Array:
-  """exp(x) - 1 - x >= 0, to a relative error, also near 0; inf at -inf."""
+  """Returns exp(x) - 1 - x >= 0, precisely also near 0; inf at -inf."""
   near = jnp.abs(x) < 0.1
   small, large = jnp.where(near, x, 0.0), jnp.where(near, 1.0, x)
   series = jnp.ones_like(x)
@@ -120,10 +125,10 @@ def exp_gap(x: Array) -> Array:
 
 
 def log_gap(x: Array) -> Array:
-  """x - log(1 + x) >= 0 for x > -1, to a relative error, also near 0."""
+  """Returns x - log(1 + x) >= 0 for x > -1, precisely also near 0."""
   near = jnp.abs(x) < 0.1
   small, series = jnp.clip(x, -0.1, 0.1), jnp.zeros_like(x)
-  # Products only: XLA on CPU would store a quotient that is used twice.
+  # Only products are used, as XLA on CPU would store a quotient used twice.
   for k in range(11, 1, -1):
     series = (-1) ** k / k + small * series
   return jnp.where(near, small**2 * series, x - jnp.log(1 + x))
@@ -132,51 +137,76 @@ def log_gap(x: Array) -> Array:
 def by_parts(
   f: Callable[[Array], Array], x: Array, width: int, most: int = 2**26
 ) -> Array:
-  """f of the rows of x, [..., K] -> [..., D], so many at a time that `width`
-  numbers for each of them fit: no [B, L, width] is held beside x."""
+  """Applies a function to the rows of x, a limited number at a time.
+
+  So no array [B, L, width] is held in memory beside x.
+
+  Args:
+    f: function [n, K] -> [n, ...], each row on its own.
+    x: [..., K].
+    width: numbers that `f` needs for each row.
+    most: limit of the numbers for all rows at a time.
+
+  Returns:
+    The outputs for all rows, [..., ...].
+  """
   flat = x.reshape(-1, x.shape[-1])
-  some = max(1, min(len(flat), most // width))
-  out = f(flat) if some == len(flat) else jax.lax.map(f, flat, batch_size=some)
+  batch = max(1, min(len(flat), most // width))
+  if batch == len(flat):
+    out = f(flat)
+  else:
+    out = jax.lax.map(f, flat, batch_size=batch)
   return out.reshape(*x.shape[:-1], *out.shape[1:])
 
 
 def fine_uniform(key: Key, shape: tuple[int, ...]) -> Array:
-  """float32 in (0, 1) in steps of 2^-32 near 0, where jax's are 2^-23."""
+  """Draws float32 in (0, 1), in steps of 2^-32 near 0 (in JAX 2^-23)."""
   bits = jax.random.bits(key, shape, 'uint32').astype('float32')
   return jnp.minimum((bits + 0.5) * 2.0**-32, 1 - 2.0**-24)
 
 
 def fine_normal(key: Key, shape: tuple[int, ...]) -> Array:
-  """float32 standard normal with an upper tail to 6.3, where jax's ends at 5.4.
+  """Draws float32 standard normals with an upper tail up to 6.3.
 
-  The largest of many is then as large as it should be.
+  The draws of JAX end at 5.4, which makes the largest of many draws too small.
   """
   return -jax.scipy.special.ndtri(fine_uniform(key, shape))
 
 
 def draw(key: Key, logits: Array) -> Array:
-  """[..., K] -> [...] ids. The only categorical draw of the package.
+  """Draws ids [...] from logits [..., K]. All categorical draws use this.
 
-  Gumbel-max that keeps small probabilities: one of 1e-9 is drawn 0.2% too
-  rarely, one of 1e-10 19%. `jax.random.categorical` loses those below 1e-7,
-  and its mode='high' compiles 3 times slower.
+  It is Gumbel-max sampling that keeps small probabilities: an id with
+  probability 1e-9 is drawn 0.2% too rarely, one with 1e-10 19%.
+  `jax.random.categorical` loses ids with a probability below 1e-7, and its
+  mode='high' compiles 3 times slower.
   """
   exponential = fine_exponential(key, logits.shape)
   return jnp.argmax(logits - jnp.log(exponential), axis=-1)
 
 
 def fine_exponential(key: Key, shape: tuple[int, ...]) -> Array:
-  """float32 exponential draws of mean 1, fine near 0."""
+  """Draws float32 exponentials of mean 1, in fine steps near 0."""
   return -jnp.log1p(-fine_uniform(key, shape))
 
 
 def largest_normals(
   key: Key, shape: tuple[int, ...], count: int, size: int
 ) -> Array:
-  """The `count` largest of `size` standard normals, falling: [*shape, count].
+  """Draws the `count` largest of `size` standard normals, in descending order.
 
   The i-th largest of uniforms is a product of independent powers of uniforms
-  (David & Nagaraja, Order Statistics, 2.5), so that `size` costs nothing.
+  (David & Nagaraja, Order Statistics, 2.5), so the cost does not depend on
+  `size`.
+
+  Args:
+    key: random key.
+    shape: leading axes of the result.
+    count: number of largest values.
+    size: number of normals.
+
+  Returns:
+    [*shape, count] values.
   """
   left = size - jnp.arange(count)
   log_u = -jnp.cumsum(fine_exponential(key, (*shape, count)) / left, axis=-1)
@@ -184,12 +214,21 @@ def largest_normals(
 
 
 def distinct(key: Key, shape: tuple[int, ...], count: int, size: int) -> Array:
-  """`count` of range(size) without repetition, in random order:
-  [*shape, count]."""
+  """Draws `count` distinct integers below `size`, in random order.
+
+  Args:
+    key: random key.
+    shape: leading axes of the result.
+    count: number of integers.
+    size: upper limit.
+
+  Returns:
+    [*shape, count] integers.
+  """
   chosen = jnp.zeros((*shape, 0), jnp.int32)
   for i in range(count):
     r = jax.random.randint(jax.random.fold_in(key, i), shape, 0, size - i)
-    # The r-th that is left: r, and one more for each chosen that is below.
+    # The r-th integer that is left is r plus the number of chosen ones below.
     rank = (chosen[..., None, :] < chosen[..., None]).sum(-1)
     r += (chosen - rank <= r[..., None]).sum(-1)
     chosen = jnp.concatenate([chosen, r[..., None]], -1)
@@ -197,9 +236,10 @@ def distinct(key: Key, shape: tuple[int, ...], count: int, size: int) -> Array:
 
 
 def flip(key: Key, log_p: Array) -> Array:
-  """True with probability exp(log_p), also where that is 1e-10.
+  """Draws True with probability exp(log_p), precisely also for 1e-10.
 
-  The steps of 2^-32 of `fine_uniform` would make 1e-10 a 0: eight bits more.
+  The steps of 2^-32 of `fine_uniform` would turn 1e-10 into 0, so eight more
+  bits are drawn.
   """
   word = jax.random.bits(key, log_p.shape, 'uint32').astype('float32')
   rest = jax.random.bits(jax.random.fold_in(key, 1), log_p.shape, 'uint8')

@@ -1,4 +1,4 @@
-"""Paths that a user names: the home folder, and whether they can be written."""
+"""Paths given by the user: expansion of `~` and checks for write access."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ def expand(path: str | os.PathLike) -> Path:
   """Returns `path` with a leading `~` or `~name` replaced by the home folder.
 
   Raises:
-    UserError: the home folder is not known.
+    UserError: the home folder cannot be determined.
   """
   try:
     return Path(path).expanduser()
@@ -25,11 +25,11 @@ def check_writable(path: str | os.PathLike, mend: str) -> None:
   """Checks that the file at `path` can be written, without writing it.
 
   Args:
-    path: the file; it and the folders above it may be missing.
+    path: the file; it and its parent folders need not exist.
     mend: what the user can do, the end of the message.
 
   Raises:
-    UserError: it cannot be written.
+    UserError: the file cannot be written.
   """
   target = Path(path).absolute()
   if target.is_dir():
@@ -37,6 +37,6 @@ def check_writable(path: str | os.PathLike, mend: str) -> None:
   parent = target.parent
   while not os.path.lexists(parent):
     parent = parent.parent
-  # Root may write anywhere, except below a file.
+  # The root user may write anywhere, except below a path that is a file.
   if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
     raise UserError(f'{path} cannot be written: {mend}')

@@ -1,8 +1,8 @@
-"""Array aliases, the typed heads of a denoiser, and the function types.
+"""Array aliases, errors, the typed heads of a denoiser, batches and protocols.
 
-Shapes are written for one sequence and indexed from the right: `[L]` tokens,
-`[L, K]` states, `[L, D]` features. Any leading batch axes broadcast. A time is
-a scalar or broadcasts against `[L]`; t = 0 is clean, t = 1 is noise, s < t.
+Shapes are given for one sequence and indexed from the right: `[L]` tokens,
+`[L, K]` states, `[L, D]` features. Leading batch axes broadcast. A time is a
+scalar or broadcasts against `[L]`; t = 0 is clean, t = 1 is noise, s < t.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,10 +20,9 @@ C = TypeVar('C')
 
 
 class UserError(ValueError):
-  """A mistake the user can mend: launchers print it as one line, exit 2.
+  """An error that the user can fix. Launchers print one line and exit with 2.
 
-  Line ends and other control characters of what the user gave are escaped, so
-  that it is one line.
+  Line breaks and other control characters in the message are escaped.
   """
 
   def __str__(self) -> str:
@@ -34,29 +33,45 @@ class UserError(ValueError):
 
 
 class Interrupted(UserError):
-  """What another start may get past: launchers exit 75."""
+  """An error that restarting the job may fix. Launchers exit with code 75."""
 
 
 class Posterior(NamedTuple):
-  """p(x_i | z), what cross-entropy learns. logits: [L, K], unnormalised."""
+  """p(x_i | z), which cross-entropy trains.
+
+  Attributes:
+    logits: [L, K] unnormalised log probabilities.
+  """
 
   logits: Array
 
 
 class Cavity(NamedTuple):
-  """p(x_i | z without z_i), what the bound learns. logits: [L, K]."""
+  """p(x_i | z without z_i), which the variational bound trains.
+
+  Attributes:
+    logits: [L, K] unnormalised log probabilities.
+  """
 
   logits: Array
 
 
 class LogScore(NamedTuple):
-  """log q_t(y) / q_t(z_i) for every state y, 0 at y = z_i. value: [L, K]."""
+  """log q_t(y) / q_t(z_i) for every state y.
+
+  Attributes:
+    value: [L, K] log ratios, 0 at y = z_i.
+  """
 
   value: Array
 
 
 class Causal(NamedTuple):
-  """p(x_i | x_0 ... x_{i-1}), left to right. logits: [L, K]."""
+  """p(x_i | x_0 ... x_{i-1}) of an autoregressive model.
+
+  Attributes:
+    logits: [L, K] unnormalised log probabilities.
+  """
 
   logits: Array
 
@@ -77,11 +92,15 @@ class Growth(NamedTuple):
 
 
 class Edits(NamedTuple):
-  """Which edits of x_t are still to be made, Edit Flows.
+  """Edit Flows' head: expected numbers of pending edits, and their tokens.
 
-  Each is the log of an expected number of pending edits, [L]: insertions before
-  a position (the first one after the text stands for its end), deletions and
-  substitutions of its token. logits_insert, logits_substitute: [L, K] as what.
+  Attributes:
+    log_insert: [L] log of the expected number of insertions before each
+      position; the first position after the text stands for its end.
+    log_delete: [L] log of the expected number of deletions at each position.
+    log_substitute: [L] log of the expected number of substitutions.
+    logits_insert: [L, K] logits of the inserted token.
+    logits_substitute: [L, K] logits of the new token of a substitution.
   """
 
   log_insert: Array
@@ -92,19 +111,31 @@ class Edits(NamedTuple):
 
 
 class X0(NamedTuple):
-  """Estimate of the clean features. value: [L, D]."""
+  """Estimate of the clean features.
+
+  Attributes:
+    value: [L, D].
+  """
 
   value: Array
 
 
 class Eps(NamedTuple):
-  """Estimate of the noise in x_t. value: [L, D]."""
+  """Estimate of the noise in x_t.
+
+  Attributes:
+    value: [L, D].
+  """
 
   value: Array
 
 
 class Velocity(NamedTuple):
-  """sqrt(alpha) eps - sqrt(1 - alpha) x0, Salimans & Ho 2022. value: [L, D]."""
+  """Estimate of sqrt(alpha) eps - sqrt(1 - alpha) x0 (Salimans & Ho 2022).
+
+  Attributes:
+    value: [L, D].
+  """
 
   value: Array
 
@@ -116,10 +147,16 @@ Head = TokenHead | FeatureHead | Causal | EditHead
 
 
 class Vocab(NamedTuple):
-  """What a method needs to know of a tokenizer; an absent special is None.
+  """The facts about a tokenizer that methods depend on.
 
-  size counts every id, specials included. counts: how often each id stands in
-  the training split, where a method asks for it.
+  Attributes:
+    size: number of ids, special tokens included.
+    mask_id: id of the mask; None if the tokenizer has no such token.
+    bos_id: id of the beginning of a text, or None.
+    eos_id: id of the end of a text, or None.
+    pad_id: id of the padding, or None.
+    counts: number of occurrences of each id in the training split, for methods
+      that need it; None otherwise.
   """
 
   size: int
@@ -135,20 +172,20 @@ class Batch(NamedTuple):
 
   Attributes:
     ids: [B, L] clean tokens.
-    segments: [B, L] document numbers, 0 at padding; losses at 0 do not count.
+    segments: [B, L] document numbers, 0 at padding. Losses at 0 are ignored.
     positions: [B, L] positions in the text.
-    rows: [B] indices in the global batch; keys are folded with them.
-    u: [B] numbers in (0, 1), stratified over the global batch. A training time
-      is a function of u, so a change of layout or accumulation moves nothing.
-    step: [B] the training step, the same in every row (so that a batch splits
-      as one), for losses that change during training; None outside training.
-    is_given: [B, L] tokens that are never noise, such as a source before its
-      target; None where there are none.
-    source: [B, S] ids that an encoder reads; None without an encoder.
+    rows: [B] indices in the global batch. Random keys are folded with them.
+    u: [B] numbers in (0, 1), stratified over the global batch. Training times
+      are functions of u, so they do not depend on sharding or accumulation.
+    step: [B] training step, for losses that change during training, repeated in
+      every row so that batches can be split; None outside training.
+    is_given: [B, L] tokens that never get noise, such as a source before its
+      target; None for no such tokens.
+    source: [B, S] ids for the encoder; None without an encoder.
     source_segments: [B, S] document numbers of the source, 0 at padding.
     weights: [B, L] weights of the losses; None for 1.
-    extra: arrays that an objective needs beside these, such as recorded
-      trajectories or rewards, by name; each leads with B.
+    extra: further arrays that an objective needs, such as recorded trajectories
+      or rewards, by name. The first axis of each is B.
   """
 
   ids: Array
@@ -167,64 +204,82 @@ class Batch(NamedTuple):
   def of(
     cls, rows: Mapping[str, Array], u: Array, step: Array | None = None
   ) -> 'Batch':
-    """Builds a batch from the arrays of a data pipeline."""
+    """Builds a batch from the arrays of a data pipeline.
+
+    Args:
+      rows: arrays by name; names that are no fields are ignored.
+      u: [B] numbers in (0, 1) for training times.
+      step: [B] training step, or None.
+    """
     names = set(cls._fields) & set(rows)
     fields: dict[str, Any] = {name: rows[name] for name in names}
     return cls(**fields, u=u, step=step)
 
   @property
   def is_counted(self) -> Array:
-    """[B, L], True where losses count: neither padding nor given."""
+    """[B, L], True where losses count: not at padding or given tokens."""
     return is_counted(self.segments, self.is_given)
 
   @property
   def prompt(self) -> Array:
-    """[B] given tokens that rows begin with."""
+    """[B] number of given tokens at the start of each row."""
     if self.is_given is None:
       return jnp.zeros(len(self.ids), jnp.int32)
     return leading(self.is_given)
 
   def block(self, start: Array, size: int) -> 'Batch':
-    """The batch with one block of each row to be generated.
+    """Returns the batch that trains on one block of each row.
 
     Args:
-      start: [B] first token of the block. Tokens before it are given, and no
-        token attends to those after the block.
-      size: tokens of the block.
+      start: [B] first position of the block. Tokens before it become given, and
+        no token attends to those after the block.
+      size: number of tokens in the block.
     """
-    since = jnp.arange(self.ids.shape[1]) - start[:, None]
-    given = since < 0 if self.is_given is None else self.is_given | (since < 0)
-    segments = jnp.where(since < size, self.segments, 0)
+    offset = jnp.arange(self.ids.shape[1]) - start[:, None]
+    is_before = offset < 0
+    given = is_before if self.is_given is None else self.is_given | is_before
+    segments = jnp.where(offset < size, self.segments, 0)
     return self._replace(segments=segments, is_given=given)
 
 
 def leading(is_given: Any) -> Any:
-  """[B, L] -> [B] how many are given before the first that is not; of JAX and
-  NumPy arrays alike."""
+  """Returns [B] numbers of given tokens before the first one that is not given.
+
+  The argument is a JAX or NumPy array [B, L].
+  """
   return is_given.astype(jnp.int32).cumprod(-1).sum(-1)
 
 
 def is_counted(segments: Any, is_given: Any) -> Any:
-  """Of JAX and NumPy arrays alike."""
+  """Returns where losses count, [B, L], for JAX or NumPy arrays [B, L]."""
   return segments > 0 if is_given is None else (segments > 0) & ~is_given
 
 
 class Mixture(NamedTuple):
-  """A few tokens in place of one: ids [..., k] and their weights [..., k]."""
+  """A mixture of a few tokens in place of one token.
+
+  Attributes:
+    ids: [..., k] tokens.
+    weights: [..., k] weights of their embeddings.
+  """
 
   ids: Array
   weights: Array
 
 
 class Features(NamedTuple):
-  """What stands for a token where noise is continuous: a learnt embedding.
+  """The learnt embeddings of tokens, for methods with continuous noise.
 
-  size: D. std: of the embeddings at first. rounding: how logits of tokens come
-  of features, a product with the embeddings and a bias, or minus the distance.
-  self_condition: the network also sees its last estimate, [L, 2 D] in all.
-  says: features, or logits of tokens. norm: of an embedding, `root` makes its
-  mean square 1 (Dieleman et al. 2022), `layer` its mean 0 too, `unit` its
-  length 1.
+  Attributes:
+    size: D, numbers in an embedding.
+    std: standard deviation of the embeddings at initialisation.
+    rounding: how features are turned into token logits: 'dot' is the product
+      with the embeddings plus a bias, 'distance' is minus the distance.
+    self_condition: whether the network also takes its last estimate of x0. Its
+      inputs are then [L, 2 D].
+    says: what the network outputs: features, or token logits ('tokens').
+    norm: how embeddings are normalised: 'root' to mean square 1 (Dieleman et
+      al. 2022), 'layer' to mean 0 and mean square 1, 'unit' to length 1.
   """
 
   size: int
@@ -236,18 +291,19 @@ class Features(NamedTuple):
 
   @property
   def inputs(self) -> int:
-    """Numbers that the network is shown of a token."""
+    """Numbers that the network takes per token."""
     return 2 * self.size if self.self_condition else self.size
 
 
 class Embedder(Protocol):
-  """Token embeddings of a network, with its parameters.
+  """The token embeddings of a network, with their parameters.
 
   Attributes:
-    table: [K, D]; None where embeddings are no table.
-    is_input: True where the network takes these features, False where it takes
-      ids.
-    self_condition: whether the network takes its last estimate too, [L, 2 D].
+    table: [K, D] embeddings; None if they are not stored as a table.
+    is_input: whether the network takes these features as inputs. If False, it
+      takes ids.
+    self_condition: whether the network also takes its last estimate: [L, 2 D]
+      inputs.
   """
 
   @property
@@ -257,25 +313,24 @@ class Embedder(Protocol):
   @property
   def self_condition(self) -> bool: ...
   def embed(self, ids: Array) -> Array:
-    """ids [L] -> features [L, D]."""
+    """Returns the features [L, D] of ids [L]."""
     ...
 
   def logits(self, features: Array) -> Array:
-    """Features [L, D] -> token logits [L, K]."""
+    """Returns token logits [L, K] of features [L, D]."""
     ...
 
   def expected(self, logits: Array) -> Array:
-    """Token logits [L, K] -> their mean features [L, D]."""
+    """Returns the mean features [L, D] under token logits [L, K]."""
     ...
 
 
 class Facts(NamedTuple):
-  """What a process and a method state may depend on, beside their own settings.
+  """The trained values that a process and a method state may depend on.
 
   Attributes:
-    method_params: parameters of the method beside those of the network.
-    method_state: state of the method between training steps; () where it has
-      none.
+    method_params: parameters of the method, beside those of the network.
+    method_state: state of the method between training steps; () for no state.
     embedder: token embeddings of the network.
   """
 
@@ -290,38 +345,53 @@ class Facts(NamedTuple):
 
 
 class Dist(Protocol):
-  """What the reverse step, the bound and guidance need of a distribution."""
+  """The contract of a distribution, for reverse steps, bounds and guidance."""
 
-  def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Array: ...
-  def log_prob(self, x: Array) -> Array: ...
-  def kl(self, other: Any) -> Array: ...
+  def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Array:
+    """Returns draws with `shape` as their leading axes."""
+    ...
+
+  def log_prob(self, x: Array) -> Array:
+    """Returns the log probability of x, elementwise, in nats."""
+    ...
+
+  def kl(self, other: Any) -> Array:
+    """Returns KL(self || other), elementwise, in nats."""
+    ...
 
 
 class Process(Protocol):
   """A forward process q_t(. | x0) and its time reversal."""
 
   def prior(self) -> Dist:
-    """q_1 of one token, the same for every x0."""
+    """Returns the distribution of one token at t = 1, the same for every x0."""
     ...
 
   def marginal(self, x0: Array, t: Time) -> Dist:
-    """q_t(. | x0); token processes take ids [L] or clean logits [L, K]."""
+    """Returns q_t(. | x0); token processes take ids [L] or logits [L, K]."""
     ...
 
   def corrupt(self, key: Key, x0: X, t: Time) -> X:
-    """A draw from `marginal` that never builds [L, K]."""
+    """Draws from `marginal` without building an array [L, K]."""
     ...
 
   def clean(self, x0: X) -> Head:
-    """The head that knows the answer: bridge(clean(x0), ...) is exact."""
+    """Returns the head of a perfect prediction, whose `bridge` is exact."""
     ...
 
   def bridge(self, head: Any, xt: X, s: Time, t: Time) -> Dist:
-    """q(x_s | x_t, head) for any s < t."""
+    """Returns the reverse step q(x_s | x_t, head).
+
+    Args:
+      head: any head that the process takes, at x_t.
+      xt: noisy tokens or features.
+      s: end of the step, s < t.
+      t: start of the step.
+    """
     ...
 
   def refresh(self, facts: Facts) -> 'Process':
-    """The process as it is now, where it is learnt or follows the training."""
+    """Returns the process with its current, trained parameters and state."""
     ...
 
 

@@ -1,4 +1,7 @@
-"""One class a method: frozen dataclasses of its choices, named as its paper."""
+"""One class per method: a frozen dataclass of its options, named as the paper.
+
+`build(vocab)` of such a class returns a `Method`.
+"""
 
 from textdiffusion.core.lazy import lazy_names
 

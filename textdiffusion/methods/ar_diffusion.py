@@ -1,5 +1,7 @@
-"""AR-Diffusion: each position has a time of its own, left ones first (Wu et al.
-2023)."""
+"""AR-Diffusion (Wu et al. 2023): every position has its own diffusion time.
+
+Positions on the left are denoised first.
+"""
 
 import dataclasses
 
@@ -12,7 +14,12 @@ from textdiffusion.samplers.latent import GaussianAncestral
 
 @dataclasses.dataclass(frozen=True)
 class ARDiffusion(DiffusionLM):
-  """As `DiffusionLM`, at uniform times, one for each token."""
+  """Options of AR-Diffusion: those of `DiffusionLM`, with one time per token.
+
+  Attributes:
+    size: D, numbers in an embedding.
+    times: only 'uniform' is allowed.
+  """
 
   size: int = 128
 
@@ -22,14 +29,15 @@ class ARDiffusion(DiffusionLM):
     super().__post_init__()
     if self.times != 'uniform':
       raise UserError(
-        f'method.times={self.times}: of AR-Diffusion it must be uniform'
+        f'method.times={self.times}: must be uniform for AR-Diffusion; set '
+        'method.times=uniform'
       )
 
   def build(self, vocab: Vocab) -> Method:
-    made = super().build(vocab)
-    apart = lambda loss: dataclasses.replace(loss, multi_level=True)
-    return made._replace(
-      objective=apart(made.objective),
-      evaluator=apart(made.evaluator),
-      needs=made.needs._replace(wrap=PerTokenTime),
+    base = super().build(vocab)
+    per_token = lambda loss: dataclasses.replace(loss, multi_level=True)
+    return base._replace(
+      objective=per_token(base.objective),
+      evaluator=per_token(base.evaluator),
+      needs=base.needs._replace(wrap=PerTokenTime),
     )

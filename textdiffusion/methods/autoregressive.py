@@ -1,4 +1,4 @@
-"""The autoregressive baseline: the same transformer, causal, left to right."""
+"""The autoregressive baseline: the same transformer with causal attention."""
 
 import dataclasses
 from typing import ClassVar
@@ -15,7 +15,7 @@ from textdiffusion.samplers.base import Sampler, with_special_ids
 
 @dataclasses.dataclass(frozen=True)
 class Autoregressive:
-  """Nothing to choose."""
+  """The autoregressive language model. It has no options."""
 
   default_sampler: ClassVar[Sampler] = LeftToRight()
 

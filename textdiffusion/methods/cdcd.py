@@ -14,7 +14,8 @@ from textdiffusion.core.types import (
   UserError,
   Vocab,
 )
-from textdiffusion.methods.method import Method, Needs, check_chance
+from textdiffusion.core.validation import check_fields
+from textdiffusion.methods.method import Method, Needs
 from textdiffusion.model import RawHead
 from textdiffusion.objectives.score_interpolation import (
   InterpolationBound,
@@ -28,13 +29,22 @@ from textdiffusion.schedules.adaptive import Adaptive, PerPosition, Refits
 
 @dataclasses.dataclass(frozen=True)
 class CDCD:
-  """Noise sigma on embeddings of mean square 1, in units of their spread.
+  """Options of CDCD: noise of standard deviation sigma on token embeddings.
 
-  size: D. sigma_min, sigma_max: of the first and the last of num_steps steps.
-  warp: whether times follow the cross-entropy, which is then linear in t; it is
-  fitted every `refit_every` training steps in `bins` of the steps. Else sigma
-  is linear in t.
-  self_condition: the chance that training shows an estimate, None for never.
+  Embeddings have mean square 1, so sigma is in units of their size.
+
+  Attributes:
+    size: D, numbers in an embedding.
+    sigma_min: sigma of the first step.
+    sigma_max: sigma of the last step.
+    num_steps: number of noise levels, T.
+    self_condition: probability that a training step feeds the network its own
+      estimate of x0; None turns self-conditioning off.
+    warp: if True, times are warped so that the cross-entropy is linear in t;
+      if False, sigma is linear in t.
+    bins: number of bins of noise levels in which the cross-entropy is
+      averaged; must divide `num_steps`.
+    refit_every: training steps between fits of the warp.
   """
 
   size: int = 256
@@ -49,22 +59,19 @@ class CDCD:
   default_sampler: ClassVar[Sampler] = GaussianAncestral()
 
   def __post_init__(self) -> None:
-    check_chance(self.self_condition)
+    check_fields(
+      self,
+      size='[1, inf)',
+      num_steps='[3, inf)',
+      self_condition='[0, 1]',
+      bins='[2, inf)',
+      refit_every='[1, inf)',
+    )
     if not 0 < self.sigma_min < self.sigma_max:
       raise UserError(
         f'method.sigma_min={self.sigma_min}: must be above 0 and below '
         f'method.sigma_max={self.sigma_max}'
       )
-    for name, least in (
-      ('size', 1),
-      ('num_steps', 3),
-      ('bins', 2),
-      ('refit_every', 1),
-    ):
-      if getattr(self, name) < least:
-        raise UserError(
-          f'method.{name}={getattr(self, name)}: must be at least {least}'
-        )
     if self.warp and self.num_steps % self.bins:
       raise UserError(
         f'method.bins={self.bins}: must divide '
@@ -76,7 +83,7 @@ class CDCD:
     alpha = (1 / (1 + sigma**2))[:, None]
     refits = Refits(alpha, self.bins, self.refit_every, self.refit_every)
     process = Following(PerPosition(alpha))
-    shown = self.self_condition is not None
+    uses_estimate = self.self_condition is not None
     return Method(
       process=process,
       objective=ScoreInterpolation(self.num_steps, self.self_condition),
@@ -86,7 +93,7 @@ class CDCD:
       needs=Needs(
         vocab.size,
         features=Features(
-          self.size, self_condition=shown, says='tokens', norm='root'
+          self.size, self_condition=uses_estimate, says='tokens', norm='root'
         ),
       ),
       state=TimeWarp(refits) if self.warp else None,
@@ -95,10 +102,10 @@ class CDCD:
 
 @dataclasses.dataclass(frozen=True)
 class TimeWarp:
-  """State of times under which the cross-entropy is linear in t.
+  """Method state of CDCD: a schedule that makes the cross-entropy linear in t.
 
   Attributes:
-    refits: when and how the schedule is fitted.
+    refits: rule for when and how the schedule is fitted.
   """
 
   refits: Refits

@@ -14,6 +14,7 @@ from textdiffusion.core.types import (
   UserError,
   Vocab,
 )
+from textdiffusion.core.validation import check_fields
 from textdiffusion.methods.method import Method, Needs
 from textdiffusion.model import RawHead
 from textdiffusion.objectives.d3pm import StepBound
@@ -39,18 +40,31 @@ from textdiffusion.schedules.betas import (
   from_exponents,
 )
 
-_LARGEST = 2**27  # numbers in dense kernels
+_LARGEST = 2**27  # The limit of the numbers that dense kernels may hold.
 
 
 @dataclasses.dataclass(frozen=True)
 class D3PM:
-  """transition: where noise takes a token. schedule: beta_i. num_steps: T.
+  """Options of D3PM.
 
-  hybrid, hybrid_head: see `StepBound`. kernel: `dense` writes out the paper's
-  own matrices, for small vocabularies; gaussian and band only. width: of the
-  band. neighbors: k of `nearest`, taken anew every update_every training steps.
-  mask_last: the last step masks all. all_steps: evaluation sums over all T
-  steps, at T network calls a draw, in place of drawing one.
+  Attributes:
+    transition: which tokens noise turns a token into: any token, the mask,
+      tokens with near ids (`gaussian`, `band`), or tokens with near embeddings
+      (`nearest`).
+    schedule: the probabilities beta_i of a transition in step i.
+    num_steps: number of diffusion steps, T.
+    hybrid: weight of the cross-entropy that is added to the bound, lambda in
+      the paper.
+    hybrid_head: the distribution whose cross-entropy is added, see `StepBound`.
+    kernel: 'structured' computes transitions in closed form; 'dense' stores
+      the matrices of the paper, which fit in memory only for small
+      vocabularies. 'dense' exists for the gaussian and band transitions.
+    width: width of the band, an odd number of tokens.
+    neighbors: number of nearest neighbours of a token, k, for `nearest`.
+    update_every: training steps between updates of the nearest neighbours.
+    mask_last: if True, the last step masks every token.
+    all_steps: if True, evaluation sums over all T steps with T network calls;
+      if False, it draws one step per row.
   """
 
   transition: Literal['uniform', 'absorbing', 'gaussian', 'band', 'nearest'] = (
@@ -70,18 +84,19 @@ class D3PM:
   default_sampler: ClassVar[Sampler] = Ancestral()
 
   def __post_init__(self) -> None:
-    for name, is_right, rule in (
-      ('num_steps', self.num_steps >= 1, 'at least 1'),
-      ('hybrid', self.hybrid >= 0, 'at least 0'),
-      ('width', self.width >= 3 and self.width % 2 == 1, 'odd, at least 3'),
-      ('neighbors', self.neighbors >= 1, 'at least 1'),
-      ('update_every', self.update_every >= 1, 'at least 1'),
-    ):
-      if not is_right:
-        raise UserError(f'method.{name}={getattr(self, name)}: must be {rule}')
+    check_fields(
+      self,
+      num_steps='[1, inf)',
+      hybrid='[0, inf)',
+      width='[3, inf)',
+      neighbors='[1, inf)',
+      update_every='[1, inf)',
+    )
+    if self.width % 2 == 0:
+      raise UserError(f'method.width={self.width}: must be odd, at least 3')
     if self.kernel == 'dense' and self.transition not in ('gaussian', 'band'):
       raise UserError(
-        "method.kernel='dense' is of the gaussian and band transitions, not "
+        "method.kernel='dense' needs method.transition=gaussian or band, not "
         f'{self.transition}: leave it structured'
       )
     is_walk = self.transition in ('band', 'nearest')
@@ -90,17 +105,19 @@ class D3PM:
     ):
       raise UserError(
         f'method.schedule=InverseTime() with method.transition='
-        f'{self.transition}: a walk of that length ends near where it began; '
-        'use LinearBetas(...) with a larger beta_max, or method.mask_last=True'
+        f'{self.transition}: a random walk of that length ends near where it '
+        'began; use LinearBetas(...) with a larger beta_max, or '
+        'method.mask_last=True'
       )
     if self.mask_last and self.transition in ('uniform', 'absorbing'):
       raise UserError(
-        f'method.mask_last=True: {self.transition} noise ends by itself'
+        f'method.mask_last=True: {self.transition} noise ends by itself, '
+        'without a last step; set method.mask_last=False'
       )
 
   @property
   def needs_counts(self) -> bool:
-    """Whether `build` asks for the token counts of the training split."""
+    """Whether `build` needs the token counts of the training split."""
     is_fitted = isinstance(self.schedule, MutualInformation)
     return is_fitted and self.transition != 'absorbing'
 
@@ -129,6 +146,7 @@ class D3PM:
     )
 
   def _process(self, vocab: Vocab) -> Any:
+    """Returns the forward process of the chosen transition and kernel."""
     size, mask = vocab.size, vocab.mask_id
     schedule: Betas = self.schedule
     if isinstance(schedule, MutualInformation):
@@ -175,12 +193,12 @@ class D3PM:
 
 @dataclasses.dataclass(frozen=True)
 class NearestTokens:
-  """State of noise that follows the embeddings: the graph of neighbours.
+  """Method state of the `nearest` transition: a graph of nearest embeddings.
 
   Attributes:
-    count: neighbours of a token.
-    mask_id: the mask, which is nobody's neighbour.
-    update_every: training steps between graphs.
+    count: number of neighbours of a token.
+    mask_id: id of the mask, which has no neighbours and is no neighbour.
+    update_every: training steps between two graphs.
   """
 
   count: int
@@ -202,7 +220,7 @@ class NearestTokens:
 
 
 def _frequencies(vocab: Vocab) -> np.ndarray:
-  """[V] of the tokens without the mask."""
+  """Returns [V] token frequencies of the training split, without the mask."""
   if vocab.counts is None:
     raise UserError(
       'a mutual information schedule needs the token counts of the training '

@@ -1,14 +1,16 @@
-"""Discrete flow matching (Gat et al. 2024), mask and uniform source.
+"""Discrete flow matching (Gat et al. 2024) from a mask or a uniform source.
 
-The network gives the posterior. It is trained by cross-entropy or by the
-generalised KL; the reverse bridge of the same noise, exact through the cavity,
-generates what the evaluator bounds.
+The network outputs the posterior p(x0 | x_t), and is trained by cross-entropy
+or by the generalised KL. The default sampler draws from the reverse bridge of
+the same noise, with the posterior converted to a cavity, which makes the bridge
+exact. The evaluator bounds -log p of that sampler.
 """
 
 import dataclasses
 from typing import ClassVar, Literal
 
 from textdiffusion.core.types import UserError, Vocab
+from textdiffusion.core.validation import check_fields
 from textdiffusion.methods.method import Method, Needs
 from textdiffusion.objectives.base import Objective
 from textdiffusion.objectives.flow_matching import (
@@ -26,10 +28,14 @@ from textdiffusion.schedules.noise import Linear, Schedule
 
 @dataclasses.dataclass(frozen=True)
 class DFM:
-  """source: what stands at t = 1. schedule: its alpha is the paper's kappa.
+  """Options of discrete flow matching.
 
-  loss: both have the posterior as their optimum. prompt_rate: the share of
-  rows trained with a given prefix, see `FlowMatching`.
+  Attributes:
+    source: distribution at t = 1: all masks, or uniform tokens.
+    schedule: noise schedule; its alpha is kappa in the paper.
+    loss: training loss. The posterior minimises both.
+    prompt_rate: fraction of rows that are trained with a given prefix, see
+      `FlowMatching`.
   """
 
   source: Literal['mask', 'uniform'] = 'mask'
@@ -40,19 +46,7 @@ class DFM:
   default_sampler: ClassVar[Sampler] = Ancestral()
 
   def __post_init__(self) -> None:
-    for name, known in (
-      ('source', ('mask', 'uniform')),
-      ('loss', ('cross_entropy', 'generalised_kl')),
-    ):
-      if getattr(self, name) not in known:
-        raise UserError(
-          f'method.{name}={getattr(self, name)!r}: must be one of '
-          + ', '.join(known)
-        )
-    if not 0 <= self.prompt_rate <= 1:
-      raise UserError(
-        f'method.prompt_rate={self.prompt_rate}: must be in [0, 1]'
-      )
+    check_fields(self, prompt_rate='[0, 1]')
 
   def build(self, vocab: Vocab) -> Method:
     if self.source == 'uniform':

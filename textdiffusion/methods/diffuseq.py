@@ -1,8 +1,9 @@
-"""DiffuSeq: a source and its noised target in one sequence (Gong et al. 2023a),
-and its second version (2023b), whose noise is around a learnt vector.
+"""DiffuSeq (Gong et al. 2023a): source and noised target in one sequence.
 
-Partial noising is not of the method: rows that say what is given
-(`data.rows=joined`) anchor it for every method here.
+The second version (2023b) adds noise around a learnt vector.
+
+Partial noising needs nothing from the method: with `data.rows=joined` each row
+marks its source tokens as given, and every method keeps given tokens clean.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ from typing import Any, Literal
 import jax
 
 from textdiffusion.core.types import Key, PyTree, UserError, Vocab
+from textdiffusion.core.validation import check_fields
 from textdiffusion.methods.diffusion_lm import DiffusionLM
 from textdiffusion.methods.method import Given, Method
 from textdiffusion.nn.network import Network
@@ -20,14 +22,19 @@ from textdiffusion.objectives.end_to_end import EndToEnd
 
 @dataclasses.dataclass(frozen=True)
 class DiffuSeq(DiffusionLM):
-  """As `DiffusionLM`, wider.
+  """Options of DiffuSeq: those of `DiffusionLM`, and how the source is treated.
 
-  source: noisy is as released: training shows the source with the noise of the
-  first step, which sampling does not. counted: all is as released: losses of
-  the source count too, and the paper's do not.
-  absorb: of the second version. Noise has a learnt mean m, and training shows m
-  in place of a position with a chance of `absorb` times the noise's standard
-  deviation: 0.5 in the released commands. None is the first version.
+  Attributes:
+    size: D, numbers in an embedding.
+    source: what the network takes at source tokens in training: their
+      embeddings, or (as in the released code) the embeddings with the noise of
+      the first step. Sampling always uses the embeddings.
+    counted: which tokens have a loss: those of the target (the paper), or all
+      (the released code).
+    absorb: None is the first version. A number is the second version: noise
+      has a learnt mean m, and in training m replaces a position with a
+      probability of `absorb` times the standard deviation of the noise (0.5 in
+      the released commands).
   """
 
   size: int = 128
@@ -39,18 +46,18 @@ class DiffuSeq(DiffusionLM):
     super().__post_init__()
     if self.source == 'noisy' and self.loss != 'simple':
       raise UserError(
-        f'method.source=noisy with method.loss={self.loss}: a noisy source is '
-        'of the released loss; set method.loss=simple or method.source=clean'
+        f'method.source=noisy with method.loss={self.loss}: a noisy source '
+        'needs the released loss; set method.loss=simple or '
+        'method.source=clean'
       )
     if self.absorb is None:
       return
-    if not 0 <= self.absorb <= 1:
-      raise UserError(f'method.absorb={self.absorb}: must be in [0, 1]')
-    for name, needed in (('loss', 'simple'), ('predict', 'x0')):
-      if getattr(self, name) != needed:
+    check_fields(self, absorb='[0, 1]')
+    for name, required in (('loss', 'simple'), ('predict', 'x0')):
+      if getattr(self, name) != required:
         raise UserError(
           f'method.{name}={getattr(self, name)} with method.absorb='
-          f'{self.absorb}: the second version has method.{name}={needed}'
+          f'{self.absorb}: the second version has method.{name}={required}'
         )
 
   def build(self, vocab: Vocab) -> Method:

@@ -17,6 +17,7 @@ from textdiffusion.core.types import (
   Velocity,
   Vocab,
 )
+from textdiffusion.core.validation import check_fields
 from textdiffusion.methods.method import Method, Needs
 from textdiffusion.model import MethodState, RawHead
 from textdiffusion.objectives.end_to_end import EndToEnd, Weights
@@ -41,15 +42,30 @@ HEADS = {'x0': X0, 'eps': Eps, 'velocity': Velocity}
 
 @dataclasses.dataclass(frozen=True)
 class DiffusionLM:
-  """schedule: of alpha on num_steps steps, T; the first step is also the noise
-  of the embeddings, so T matters. size: D. predict: what the network says.
-  loss: the weighted terms of `EndToEnd`, or the bound that is reported.
-  weights: of the terms. times: drawn evenly, or where the squared loss of late
-  was large, corrected by weights; `history` losses of each step are kept. Or
-  evenly from where noise reaches the nearest embeddings, looked at every
-  update_every steps (DINOISER).
-  std: of embeddings at first. rounding, norm: see `Features`. Difformer is
-  weights=Weights(anchor=1, rounding=0), schedule=Rescaled(...), norm='layer'.
+  """Options of Diffusion-LM.
+
+  Difformer (Gao et al. 2024) is weights=Weights(anchor=1, rounding=0),
+  schedule=Rescaled(...), norm='layer'.
+
+  Attributes:
+    schedule: alpha of each step.
+    num_steps: number of diffusion steps, T. It changes the model, as the noise
+      of the first step is also the noise on the embeddings.
+    size: D, numbers in an embedding.
+    predict: what the network predicts: x0, the noise or the velocity.
+    loss: training loss: the weighted terms of `EndToEnd`, or the variational
+      bound.
+    weights: weights of the terms of `EndToEnd`.
+    times: how training times are drawn. 'uniform' is even; 'second_moment'
+      draws the steps with large recent losses more often and corrects for it
+      by weights (importance sampling); 'nearest_noise' is even above the time
+      at which noise reaches the nearest embedding (DINOISER).
+    history: number of losses kept per step, for 'second_moment'.
+    update_every: training steps between two looks at the embeddings, for
+      'nearest_noise'.
+    std: standard deviation of the embeddings at initialisation.
+    rounding: how features are turned into token logits, see `Features`.
+    norm: how embeddings are normalised, see `Features`.
   """
 
   schedule: Variances = SquareRoot()
@@ -68,23 +84,19 @@ class DiffusionLM:
   default_sampler: ClassVar[Sampler] = GaussianAncestral()
 
   def __post_init__(self) -> None:
-    for name, least in (
-      ('num_steps', 2),
-      ('size', 1),
-      ('history', 1),
-      ('update_every', 1),
-    ):
-      if getattr(self, name) < least:
-        raise UserError(
-          f'method.{name}={getattr(self, name)}: must be at least {least}'
-        )
+    check_fields(
+      self,
+      num_steps='[2, inf)',
+      size='[1, inf)',
+      history='[1, inf)',
+      update_every='[1, inf)',
+      std='(0, inf)',
+    )
     if self.loss == 'bound' and self.times != 'uniform':
       raise UserError(
-        f'method.times={self.times} is of the simple loss: set '
+        f'method.times={self.times} needs the simple loss: set '
         'method.loss=simple, or method.times=uniform'
       )
-    if self.std <= 0:
-      raise UserError(f'method.std={self.std}: must be positive')
 
   def build(self, vocab: Vocab) -> Method:
     process = VariancePreserving(tabulated(self.schedule, self.num_steps))
@@ -96,9 +108,19 @@ class DiffusionLM:
     process: VariancePreserving,
     self_condition: float | None = None,
   ) -> Method:
-    """The method of any noise. self_condition: see `EndToEnd`."""
-    is_shown = self_condition is not None
-    bound = LatentBound(self.num_steps, is_shown)
+    """Builds the method around any noise on embeddings.
+
+    Args:
+      vocab: sizes and special ids of the tokenizer.
+      process: the forward process.
+      self_condition: probability of self-conditioning, see `EndToEnd`; None
+        turns it off.
+
+    Returns:
+      The method. Subclasses replace what they change.
+    """
+    uses_estimate = self_condition is not None
+    bound = LatentBound(self.num_steps, uses_estimate)
     simple = EndToEnd(self.num_steps, self.weights, self_condition)
     return Method(
       process=process,
@@ -109,14 +131,14 @@ class DiffusionLM:
       needs=Needs(
         vocab.size,
         features=Features(
-          self.size, self.std, self.rounding, is_shown, norm=self.norm
+          self.size, self.std, self.rounding, uses_estimate, norm=self.norm
         ),
       ),
       state=self._state(process),
     )
 
   def _state(self, process: VariancePreserving) -> MethodState | None:
-    """The state of times that are not uniform."""
+    """Returns the method state that draws the times, or None if uniform."""
     match self.times:
       case 'second_moment':
         return LossByStep(self.num_steps, self.history)
@@ -127,11 +149,11 @@ class DiffusionLM:
 
 @dataclasses.dataclass(frozen=True)
 class LossByStep:
-  """State of times that follow the loss: the last losses at each step.
+  """Method state of `times='second_moment'`: recent losses at each step.
 
   Attributes:
-    num_steps: T.
-    history: losses of each step that are kept.
+    num_steps: number of diffusion steps, T.
+    history: number of losses kept per step.
   """
 
   num_steps: int
@@ -157,11 +179,11 @@ class LossByStep:
 
 @dataclasses.dataclass(frozen=True)
 class NearestNoise:
-  """State of times that begin where noise reaches the nearest embeddings.
+  """Method state of `times='nearest_noise'`: the smallest training time.
 
   Attributes:
-    process: the noise.
-    update_every: training steps between looks at the embeddings.
+    process: the forward process.
+    update_every: training steps between two computations of that time.
   """
 
   process: VariancePreserving

@@ -1,10 +1,14 @@
-"""Uniform-state diffusion by the duality with Gaussians (Duo, Sahoo et al.
-2025). Without the curriculum it is the bound of UDLM."""
+"""Uniform-state diffusion by the duality with Gaussian noise (Duo, Sahoo et al.
+2025).
+
+Without the curriculum, training uses the bound of UDLM.
+"""
 
 import dataclasses
 from typing import ClassVar
 
 from textdiffusion.core.types import Cavity, UserError, Vocab
+from textdiffusion.core.validation import check_fields
 from textdiffusion.methods.method import Method, Needs
 from textdiffusion.model import RawHead
 from textdiffusion.objectives.duality import Curriculum
@@ -19,15 +23,22 @@ from textdiffusion.schedules.noise import Linear, Schedule
 
 @dataclasses.dataclass(frozen=True)
 class Duo:
-  """schedule: of the resampling, for the bound and for sampling.
+  """Options of Duo.
 
-  curriculum_steps: training steps with soft inputs, 0 for none. gamma_min,
-  gamma_max: the window of the latent's log noise over signal; None is where
-  0.95 and where 0.05 of the discrete signal is left, which depends on the
-  vocabulary (-3.5, -1.75 and -3.55, -1.85 in the paper). log10_temperature: of
-  the softmax, at the start and at the end, moving after `anneal_from` steps.
-  largest: the softmax is of x0 and that many others, the largest; 0 for all.
-  As the left-out weight grows with the temperature, all below 0.01 only.
+  Attributes:
+    schedule: schedule of the uniform noise, for the bound and for sampling.
+    curriculum_steps: training steps with soft inputs; 0 for none.
+    gamma_min: lower end of the curriculum's window, as the log of noise over
+      signal of the Gaussian latent. None is where 0.95 of the discrete signal
+      is left, which depends on the vocabulary (-3.5 or -3.55 in the paper).
+    gamma_max: upper end of that window. None is where 0.05 of the discrete
+      signal is left (-1.75 or -1.85 in the paper).
+    log10_temperature: log10 of the softmax temperature, at the start and at
+      the end of the curriculum.
+    anneal_from: training step at which the temperature starts to change.
+    largest: number of the largest coordinates in the softmax, beside x0; 0 for
+      all. Only for temperatures up to 0.01: above that, the coordinates left
+      out have weight.
   """
 
   schedule: Schedule = Linear()
@@ -49,14 +60,10 @@ class Duo:
     if self.largest and max(self.log10_temperature) > -2:
       raise UserError(
         f'method.largest={self.largest} with method.log10_temperature='
-        f'{self.log10_temperature}: above -2 the other tokens have weight: set '
-        'method.largest=0'
+        f'{self.log10_temperature}: above -2 the tokens left out have weight; '
+        'set method.largest=0'
       )
-    for name in ('curriculum_steps', 'largest'):
-      if getattr(self, name) < 0:
-        raise UserError(
-          f'method.{name}={getattr(self, name)}: must be at least 0'
-        )
+    check_fields(self, curriculum_steps='[0, inf)', largest='[0, inf)')
     if self.curriculum_steps and not (
       0 <= self.anneal_from < self.curriculum_steps
     ):

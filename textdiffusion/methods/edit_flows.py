@@ -1,4 +1,5 @@
-"""Edit Flows (Havasi et al. 2025): insertions, deletions and substitutions."""
+"""Edit Flows (Havasi et al. 2025): text generation by insertions, deletions and
+substitutions."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -6,6 +7,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 
 from textdiffusion.core.types import Array, Edits, Time, UserError, Vocab, X
+from textdiffusion.core.validation import check_fields
 from textdiffusion.methods.flexmdm import require_ends
 from textdiffusion.methods.method import Method, Needs
 from textdiffusion.objectives.edit import EditNelbo
@@ -17,19 +19,23 @@ from textdiffusion.schedules.noise import Linear, Schedule
 
 @dataclasses.dataclass(frozen=True)
 class EditFlows:
-  """schedule: of the edits. source_length: tokens of uniform noise that a text
-  is edited from; 0 begins with nothing, and only inserts."""
+  """Options of Edit Flows.
+
+  Attributes:
+    schedule: schedule of the times of the edits.
+    source_length: number of uniformly random tokens that a text is edited from.
+      0 starts from an empty text, so that all edits are insertions.
+  """
 
   schedule: Schedule = Linear()
   source_length: int = 0
 
   default_sampler: ClassVar[Sampler] = EditSteps()
 
+  def __post_init__(self) -> None:
+    check_fields(self, source_length='[0, inf)')
+
   def build(self, vocab: Vocab) -> Method:
-    if self.source_length < 0:
-      raise UserError(
-        f'method.source_length={self.source_length}: must be at least 0'
-      )
     if vocab.pad_id is None:
       raise UserError(
         'the tokenizer has no pad token, which edit flows need: add '
@@ -55,9 +61,16 @@ class EditFlows:
 
 
 def edits(process: Any, raw: Array, x: X, t: Time) -> Edits:
-  """[B, L, 2 K + 3] -> three log rates and two sets of token logits.
+  """Splits raw outputs [B, L, 2 K + 3] into three log rates and two logits.
 
-  A rate is exp(output) * (1 - alpha), as in `flexmdm.growth`.
+  Args:
+    process: an `EditPath`.
+    raw: outputs of the network.
+    x: unused.
+    t: times that broadcast against [B, L].
+
+  Returns:
+    The head. A rate is exp(output) * (1 - alpha), as in `flexmdm.growth`.
   """
   log_noise = process.schedule(t).log_1m_alpha
   rates, logits = raw[..., :3] + log_noise, raw[..., 3:]

@@ -1,6 +1,7 @@
-"""Flexible masked diffusion (FlexMDM, Kim et al. 2025): MDLM that inserts.
+"""Flexible masked diffusion (FlexMDM, Kim et al. 2025): MDLM with insertions.
 
-Texts grow by masks, which are unmasked in any order; the length is modelled.
+A text grows by inserted masks, which are unmasked in any order, so the model
+also generates the length.
 """
 
 import dataclasses
@@ -26,10 +27,14 @@ from textdiffusion.schedules.noise import Linear, Schedule
 
 @dataclasses.dataclass(frozen=True)
 class FlexMDM:
-  """insert, unmask: schedules of the two clocks of a token.
+  """Options of FlexMDM.
 
-  `insert` goes from all to nothing and `unmask` begins at all: there is no
-  term for what another schedule would leave at the ends.
+  The bound has no term for noise at t = 0 or for signal at t = 1. So both
+  schedules must have alpha = 1 at t = 0, and `insert` alpha = 0 at t = 1.
+
+  Attributes:
+    insert: schedule of the times at which tokens are inserted as masks.
+    unmask: schedule of the times at which inserted masks are unmasked.
   """
 
   insert: Schedule = Linear()
@@ -62,17 +67,34 @@ class FlexMDM:
 
 
 def growth(process: Any, raw: Array, x: X, t: Time) -> Growth:
-  """[B, L, K + 1] -> token logits and log expected counts.
+  """Splits raw outputs [B, L, K + 1] into token logits and log expected counts.
 
-  A count is exp(output) * (1 - alpha): the chance that a token is missing is in
-  all counts, so a network's loss is finite whatever its output near t = 0.
+  Args:
+    process: a `MaskedInsertion`.
+    raw: outputs of the network.
+    x: unused.
+    t: times that broadcast against [B, L].
+
+  Returns:
+    The head. A count is exp(output) * (1 - alpha): every count contains the
+    probability that a token is missing, so the loss is finite near t = 0
+    whatever the output.
   """
   log_noise = process.insert(t).log_1m_alpha[..., 0]
   return Growth(raw[..., :-1], raw[..., -1] + log_noise)
 
 
 def require_ends(name: str, schedule: Schedule, noise_at_1: bool) -> None:
-  """Raises UserError where a schedule leaves signal or noise at its ends."""
+  """Checks the ends of a schedule.
+
+  Args:
+    name: the field, for the message.
+    schedule: must have no noise at t = 0.
+    noise_at_1: whether it must also have no signal at t = 1.
+
+  Raises:
+    UserError: the schedule has noise at t = 0 or signal at t = 1.
+  """
   if not jnp.isneginf(schedule(0.0).log_1m_alpha).all():
     raise UserError(f'method.{name}={schedule}: must have no noise at t=0')
   if noise_at_1 and jnp.exp(schedule(1.0).log_alpha).max() > 1e-6:

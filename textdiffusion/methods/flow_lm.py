@@ -1,9 +1,9 @@
-"""Flow matching of embeddings (Lipman et al. 2023; for text Hu et al. 2024, and
-ELF and FLM since), with a network that says tokens.
+"""Flow matching on embeddings with a network that predicts tokens.
 
-The flow of x_t = (1 - t) x0 + t noise, at unit variance, is the diffusion of
-`LinearPath`: `ddim` is Euler's step of the ODE, `dpm_solver` one of second
-order, and `ancestral` the SDE of the same marginals.
+Lipman et al. 2023; for text Hu et al. 2024, and later ELF and FLM. The flow
+x_t = (1 - t) x0 + t noise, scaled to unit variance, is diffusion with the
+schedule `LinearPath`. So `ddim` is Euler's method for its ODE, `dpm_solver` a
+second-order method, and `ancestral` an SDE with the same marginals.
 """
 
 import dataclasses
@@ -12,10 +12,10 @@ from typing import ClassVar
 from textdiffusion.core.types import (
   Features,
   Posterior,
-  UserError,
   Vocab,
 )
-from textdiffusion.methods.method import Method, Needs, check_chance
+from textdiffusion.core.validation import check_fields
+from textdiffusion.methods.method import Method, Needs
 from textdiffusion.model import RawHead
 from textdiffusion.objectives.score_interpolation import (
   InterpolationBound,
@@ -29,9 +29,15 @@ from textdiffusion.schedules.noise import LinearPath
 
 @dataclasses.dataclass(frozen=True)
 class FlowLM:
-  """size: D, of embeddings of mean square 1. self_condition: the chance that
-  training shows an estimate, None for never. bound_steps: T of the bound that
-  is reported; training and sampling are in continuous time."""
+  """Options of flow matching on embeddings.
+
+  Attributes:
+    size: D, numbers in an embedding; embeddings have mean square 1.
+    self_condition: probability that a training step feeds the network its own
+      estimate of x0; None turns self-conditioning off.
+    bound_steps: number of steps of the reported bound, T. Training and sampling
+      use continuous time.
+  """
 
   size: int = 128
   self_condition: float | None = 0.5
@@ -40,16 +46,13 @@ class FlowLM:
   default_sampler: ClassVar[Sampler] = GaussianAncestral()
 
   def __post_init__(self) -> None:
-    check_chance(self.self_condition)
-    for name, least in (('size', 1), ('bound_steps', 3)):
-      if getattr(self, name) < least:
-        raise UserError(
-          f'method.{name}={getattr(self, name)}: must be at least {least}'
-        )
+    check_fields(
+      self, size='[1, inf)', self_condition='[0, 1]', bound_steps='[3, inf)'
+    )
 
   def build(self, vocab: Vocab) -> Method:
     process = VariancePreserving(LinearPath())
-    shown = self.self_condition is not None
+    uses_estimate = self.self_condition is not None
     return Method(
       process=process,
       objective=ScoreInterpolation(0, self.self_condition),
@@ -59,7 +62,7 @@ class FlowLM:
       needs=Needs(
         vocab.size,
         features=Features(
-          self.size, self_condition=shown, says='tokens', norm='root'
+          self.size, self_condition=uses_estimate, says='tokens', norm='root'
         ),
       ),
     )

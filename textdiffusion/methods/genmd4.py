@@ -1,7 +1,9 @@
-"""Masked diffusion with a learnt rate for each token (GenMD4, Shi et al. 2024).
+"""Masked diffusion with a learnt masking rate per token (GenMD4, Shi et al.
+2024).
 
-The network gives the posterior, so a top-p filter acts on what is drawn; it
-must see the time (`model.time=adaln`), on which the exact denoiser depends.
+The network outputs the posterior p(x0 | x_t), so a top-p filter applies to the
+distribution that is sampled. The exact denoiser depends on time, so the network
+needs time as an input (`model.time=adaln`).
 """
 
 import dataclasses
@@ -9,7 +11,8 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from textdiffusion.core.types import UserError, Vocab
+from textdiffusion.core.types import Vocab
+from textdiffusion.core.validation import check_fields
 from textdiffusion.methods.method import Method, Needs, mask_of
 from textdiffusion.nn.wrappers import WithParams
 from textdiffusion.objectives.learnt_noise import LearntNoise
@@ -22,8 +25,13 @@ from textdiffusion.schedules.noise import PolynomialPerToken
 
 @dataclasses.dataclass(frozen=True)
 class GenMD4:
-  """alpha_v = 1 - (1 - eps) t^w_v. power: every w_v at first. t1: the earliest
-  time of the loss, see `LearntNoise`."""
+  """Options of GenMD4: token v is masked by alpha_v = 1 - (1 - eps) t^w_v.
+
+  Attributes:
+    power: initial value of every w_v.
+    eps: signal that is left at t = 1.
+    t1: smallest time of the training loss, see `LearntNoise`.
+  """
 
   power: float = 1.0
   eps: float = 0.0
@@ -32,10 +40,7 @@ class GenMD4:
   default_sampler: ClassVar[Sampler] = Ancestral()
 
   def __post_init__(self) -> None:
-    if self.power <= 0:
-      raise UserError(f'method.power={self.power}: must be positive')
-    if not 0 <= self.t1 < 1:
-      raise UserError(f'method.t1={self.t1}: must be in [0, 1)')
+    check_fields(self, power='(0, inf)', t1='[0, 1)')
 
   def build(self, vocab: Vocab) -> Method:
     size = vocab.size

@@ -1,13 +1,14 @@
 """Generalized interpolating discrete diffusion (GIDD, von Rütte et al. 2025).
 
-Mask and uniform noise in a proportion that moves with time. It trains on
-bounded weights and reports the bound.
+Noise is a mixture of masks and uniform tokens whose proportions change with
+time. Training uses bounded weights; evaluation reports the variational bound.
 """
 
 import dataclasses
 from typing import ClassVar, Literal
 
 from textdiffusion.core.types import Cavity, UserError, Vocab
+from textdiffusion.core.validation import check_fields
 from textdiffusion.methods.method import Method, Needs, mask_of
 from textdiffusion.model import RawHead
 from textdiffusion.objectives.nelbo import Nelbo, rank_one_bound
@@ -19,10 +20,16 @@ from textdiffusion.samplers.base import Sampler
 
 @dataclasses.dataclass(frozen=True)
 class GIDD:
-  """p_uniform, gamma: see `Hybrid`; 0 is masked diffusion.
+  """Options of GIDD.
 
-  weight: 'bound' trains on the bound itself, the others on a surrogate, see
-    `Reweighted`. least_weight, most_weight: its limits.
+  Attributes:
+    p_uniform: largest probability of uniform noise over time, see `Hybrid`; 0
+      is masked diffusion.
+    gamma: shape of the mixture over time, see `Hybrid`.
+    weight: weights of the training loss. 'bound' trains on the bound itself;
+      the others are surrogates, see `Reweighted`.
+    least_weight: smallest weight of a surrogate.
+    most_weight: largest weight of a surrogate.
   """
 
   p_uniform: float = 0.1
@@ -34,6 +41,7 @@ class GIDD:
   default_sampler: ClassVar[Sampler] = Ancestral()
 
   def __post_init__(self) -> None:
+    check_fields(self)
     if not 0 <= self.least_weight < self.most_weight:
       raise UserError(
         f'method.least_weight={self.least_weight}, method.most_weight='

@@ -1,15 +1,17 @@
 """Simplified masked diffusion (MD4, Shi et al. 2024).
 
-MDLM's process and bound under schedules that are squeezed to [eps, 1 - eps],
-so that no weight is infinite; what that loses at either end is counted.
+The process and the bound of MDLM with schedules squeezed to [eps, 1 - eps], so
+that no weight is infinite. The bound counts the noise that this leaves at t = 0
+and the signal that it leaves at t = 1.
 """
 
 import dataclasses
 from typing import ClassVar
 
 from textdiffusion.core.types import Vocab
+from textdiffusion.core.validation import check_fields
 from textdiffusion.methods.mdlm import MDLM
-from textdiffusion.methods.method import Method, check_num_steps
+from textdiffusion.methods.method import Method
 from textdiffusion.samplers.ancestral import Ancestral
 from textdiffusion.samplers.base import Sampler
 from textdiffusion.schedules.noise import Linear, Schedule, Squeezed
@@ -17,11 +19,17 @@ from textdiffusion.schedules.noise import Linear, Schedule, Squeezed
 
 @dataclasses.dataclass(frozen=True)
 class MD4:
-  """schedule: `Linear()` (text), `Sine()` (MD4's cosine) or `Polynomial(k)`,
-  before it is squeezed by eps. num_steps: T of the finite bound, 0 continuous.
+  """Options of MD4.
 
-  The network may see the time (as officially, `model.time=adaln`) or not: the
-  exact denoiser of an absorbing process does not depend on it.
+  The exact denoiser of an absorbing process does not depend on time, so the
+  network may take time as an input (`model.time=adaln`, as in the official
+  code) or not.
+
+  Attributes:
+    schedule: noise schedule before it is squeezed: `Linear()` (text), `Sine()`
+      (MD4's cosine) or `Polynomial(k)`.
+    num_steps: number of steps of the bound, T; 0 is continuous time.
+    eps: distance of the squeezed schedule from 0 and 1.
   """
 
   schedule: Schedule = Linear()
@@ -31,7 +39,7 @@ class MD4:
   default_sampler: ClassVar[Sampler] = Ancestral()
 
   def __post_init__(self) -> None:
-    check_num_steps(self.num_steps)
+    check_fields(self, num_steps='[0, inf)')
 
   def build(self, vocab: Vocab) -> Method:
     schedule = Squeezed(self.schedule, self.eps)

@@ -1,14 +1,16 @@
 """Masked diffusion language models (MDLM, Sahoo et al. 2024).
 
-SUBS needs no code: a `Cavity` head through the absorbing bridge never gives
-mass to the mask and copies every visible token.
+The SUBS parameterisation needs no code here: with a `Cavity` head, the bridge
+of the absorbing process gives the mask probability 0 and copies every unmasked
+token.
 """
 
 import dataclasses
 from typing import ClassVar
 
 from textdiffusion.core.types import Cavity, Vocab
-from textdiffusion.methods.method import Method, Needs, check_num_steps, mask_of
+from textdiffusion.core.validation import check_fields
+from textdiffusion.methods.method import Method, Needs, mask_of
 from textdiffusion.model import RawHead
 from textdiffusion.objectives.nelbo import Nelbo, masked_bound
 from textdiffusion.processes.rank_one import absorbing
@@ -19,10 +21,14 @@ from textdiffusion.schedules.noise import Linear, Schedule
 
 @dataclasses.dataclass(frozen=True)
 class MDLM:
-  """schedule: of the masking. num_steps: T of the finite bound, 0 continuous.
+  """Options of MDLM.
 
-  Any schedule gives a bound: what it leaves of signal at t = 1 and of noise at
-  t = 0 is counted.
+  Every schedule gives a valid bound: signal left at t = 1 and noise left at
+  t = 0 are counted.
+
+  Attributes:
+    schedule: noise schedule of the masking.
+    num_steps: number of steps of the bound, T; 0 is continuous time.
   """
 
   schedule: Schedule = Linear()
@@ -31,7 +37,7 @@ class MDLM:
   default_sampler: ClassVar[Sampler] = Ancestral()
 
   def __post_init__(self) -> None:
-    check_num_steps(self.num_steps)
+    check_fields(self, num_steps='[0, inf)')
 
   def build(self, vocab: Vocab) -> Method:
     process = absorbing(vocab.size, mask_of(vocab), self.schedule)

@@ -1,4 +1,4 @@
-"""What a method is made of."""
+"""The parts of a method, and the contract of the classes that build one."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -15,9 +15,9 @@ class Given(NamedTuple):
   """How training treats tokens that are given, such as a source.
 
   Attributes:
-    is_clean: whether the network takes them as they are; else their noise is
-      the objective's.
-    is_counted: whether their losses count.
+    is_clean: whether the network takes them without noise. If False, the
+      objective adds their noise.
+    is_counted: whether they have a loss.
   """
 
   is_clean: bool = True
@@ -29,20 +29,20 @@ def _unwrapped(network: Network) -> Network:
 
 
 class Needs(NamedTuple):
-  """What a method needs of the network and of the rows it is trained on.
+  """Requirements of a method on the network and on the rows of training data.
 
   Attributes:
-    num_states: K, the number of states of a token.
-    num_outputs: numbers that the network returns for a token; None for K.
-    features: of the tokens, where noise is continuous. The network then takes
-      features, and `num_outputs` has no effect.
-    wrap: what the method changes of the network: parameters of its own, another
-      kind of input, a time for each token.
-    length: tokens of a row, where the method has something for each position;
-      0 for any.
-    whole_rows: whether it models padding, so that padding must be in the rows.
-    block: tokens of a block, for methods that are trained on one block of a row
-      at a time, given those before it; 0 for whole rows.
+    num_states: number of states of a token, K.
+    num_outputs: numbers that the network outputs per token; None for K.
+    features: embeddings of the tokens, for methods with continuous noise. The
+      network then takes features, and `num_outputs` has no effect.
+    wrap: function that wraps the network, to add parameters of the method, to
+      change the inputs, or to take one time per token.
+    length: tokens per row, for methods with parameters or state per position;
+      0 for any length.
+    whole_rows: whether the method models padding, so that rows must be padded.
+    block: tokens per block, for methods that train on one block of a row given
+      the tokens before it; 0 for whole rows.
     given: how training treats given tokens.
   """
 
@@ -57,26 +57,26 @@ class Needs(NamedTuple):
 
   @property
   def width(self) -> int:
-    """Numbers that the network returns for a token."""
+    """Numbers that the network outputs per token."""
     if self.features is not None and self.features.says == 'features':
       return self.features.size
     return self.num_outputs or self.num_states
 
 
 class Method(NamedTuple):
-  """A wiring: what training, evaluation and sampling need, and no more.
+  """A method: all that training, evaluation and sampling need to run it.
 
   Attributes:
     process: the forward process at the start of training; None for
       autoregression.
-    objective: what training minimises.
+    objective: the training loss.
     evaluator: the objective whose mean is reported, a bound on -log p.
-    head: (process, raw network output, x_t, t) -> the head it is trained as.
-    sampler: how to sample where nothing else is asked for.
-    needs: what it needs of the network and of the rows.
+    head: function (process, raw network output, x_t, t) -> typed head.
+    sampler: the default sampler.
+    needs: requirements on the network and on the rows of data.
     structure: which tokens attend to which.
-    state: its state between training steps, such as a kernel that follows the
-      embeddings; None where it has none.
+    state: state that is carried between training steps, such as a transition
+      kernel that follows the embeddings; None for no state.
   """
 
   process: Any
@@ -90,7 +90,11 @@ class Method(NamedTuple):
 
 
 def build_network(method: Method, config: TransformerConfig) -> Network:
-  """Builds the transformer that a method needs.
+  """Builds the transformer for a method.
+
+  Args:
+    method: gives the number of states and outputs, and the wrapper.
+    config: size and options of the transformer.
 
   Raises:
     UserError: the config does not fit the method.
@@ -101,22 +105,12 @@ def build_network(method: Method, config: TransformerConfig) -> Network:
   )
 
 
-def check_num_steps(num_steps: int) -> None:
-  """T of a finite bound, or 0 for continuous time; else UserError."""
-  if num_steps < 0:
-    raise UserError(
-      f'method.num_steps={num_steps}: must be at least 0, which is continuous'
-    )
-
-
-def check_chance(chance: float | None) -> None:
-  """Of showing an estimate, None for never; else UserError."""
-  if chance is not None and not 0 <= chance <= 1:
-    raise UserError(f'method.self_condition={chance}: must be in [0, 1]')
-
-
 def mask_of(vocab: Vocab) -> int:
-  """The id of the mask; raises UserError where the tokenizer has none."""
+  """Returns the id of the mask token.
+
+  Raises:
+    UserError: the tokenizer has no mask token.
+  """
   if vocab.mask_id is None:
     raise UserError(
       'the tokenizer has no mask token, which the method needs: add '
@@ -126,15 +120,19 @@ def mask_of(vocab: Vocab) -> int:
 
 
 class MethodConfig(Protocol):
-  """A frozen dataclass of choices, one class a method.
+  """The contract of a method's options: a frozen dataclass, one per method.
 
   Attributes:
-    default_sampler: how to sample where a config names no sampler.
+    default_sampler: the sampler that is used if a config names none.
   """
 
   @property
   def default_sampler(self) -> Sampler: ...
 
   def build(self, vocab: Vocab) -> Method:
-    """Raises UserError where the tokenizer lacks what the method needs."""
+    """Builds the method for a vocabulary.
+
+    Raises:
+      UserError: the tokenizer lacks a token that the method needs.
+    """
     ...

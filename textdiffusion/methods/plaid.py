@@ -1,5 +1,5 @@
-"""Plaid: likelihood by diffusion on embeddings, noise learnt with the network
-(Gulrajani & Hashimoto 2023)."""
+"""Plaid (Gulrajani & Hashimoto 2023): likelihood training of diffusion on
+embeddings, with a noise schedule that is learnt together with the network."""
 
 import dataclasses
 from typing import ClassVar
@@ -15,7 +15,8 @@ from textdiffusion.core.types import (
   UserError,
   Vocab,
 )
-from textdiffusion.methods.method import Method, Needs, check_chance
+from textdiffusion.core.validation import check_fields
+from textdiffusion.methods.method import Method, Needs
 from textdiffusion.model import RawHead
 from textdiffusion.nn.network import Network
 from textdiffusion.nn.wrappers import LikelihoodLogits, WithParams
@@ -28,9 +29,15 @@ from textdiffusion.schedules.learnt import LearntGamma, learnable
 
 @dataclasses.dataclass(frozen=True)
 class Plaid:
-  """size: D, of embeddings of length 1. gamma_min, gamma_max: of the log of
-  noise over signal at first; both are learnt. self_condition: the chance that
-  training shows an estimate, None for never."""
+  """Options of Plaid.
+
+  Attributes:
+    size: D, numbers in an embedding; embeddings have length 1.
+    gamma_min: initial log of noise over signal at t = 0; it is learnt.
+    gamma_max: initial log of noise over signal at t = 1; it is learnt.
+    self_condition: probability that a training step feeds the network its own
+      estimate of x0; None turns self-conditioning off.
+  """
 
   size: int = 16
   gamma_min: float = -3.0
@@ -40,9 +47,7 @@ class Plaid:
   default_sampler: ClassVar[Sampler] = GaussianAncestral()
 
   def __post_init__(self) -> None:
-    check_chance(self.self_condition)
-    if self.size < 1:
-      raise UserError(f'method.size={self.size}: must be at least 1')
+    check_fields(self, size='[1, inf)', self_condition='[0, 1]')
     if self.gamma_min >= self.gamma_max:
       raise UserError(
         f'method.gamma_min={self.gamma_min}: must be below '
@@ -52,7 +57,7 @@ class Plaid:
   def build(self, vocab: Vocab) -> Method:
     start = lambda key: learnable(key, self.gamma_min, self.gamma_max)
     process = Learnt(LearntGamma(**start(jax.random.key(0))))
-    shown = self.self_condition is not None
+    uses_estimate = self.self_condition is not None
 
     def init(key: Key) -> PyTree:
       return {'noise': start(key), 'likelihood': jnp.ones(())}
@@ -70,7 +75,7 @@ class Plaid:
       needs=Needs(
         vocab.size,
         features=Features(
-          self.size, self_condition=shown, says='tokens', norm='unit'
+          self.size, self_condition=uses_estimate, says='tokens', norm='unit'
         ),
         wrap=wrap,
       ),

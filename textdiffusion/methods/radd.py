@@ -1,8 +1,9 @@
 """Reparameterised absorbing discrete diffusion (RADD, Ou et al. 2024).
 
 The ratios of an absorbing process are alpha / (1 - alpha) times conditionals
-that do not depend on time, so the network need not see t (`model.time=none`)
-and a step that reveals nothing calls no network (`Ancestral(skip=True)`).
+that do not depend on time. So the network needs no time input
+(`model.time=none`), and steps that reveal no token can skip the network call
+(`Ancestral(skip=True)`).
 """
 
 import dataclasses
@@ -16,6 +17,7 @@ from textdiffusion.core.types import (
   Time,
   Vocab,
 )
+from textdiffusion.core.validation import check_fields
 from textdiffusion.methods.method import Method, Needs, mask_of
 from textdiffusion.model import RawHead
 from textdiffusion.objectives.any_order import AnyOrder
@@ -27,12 +29,20 @@ from textdiffusion.schedules.noise import Linear, Schedule
 
 
 def dce_bound(p: RankOne, x0: Array, head: Any, z: Array, t: Time) -> Array:
-  """t-DCE: `masked_bound` and log(e^sigma - 1) times its weight, [L] nats.
+  """Computes RADD's t-DCE loss at time t: [L] nats per unit of t.
 
-  The denoising cross-entropy takes -log of the ratio, not of the conditional.
-  What it adds on a mask, -alpha' / (1 - alpha) log((1 - alpha) / alpha), has
-  mean 0 over t where alpha goes from 1 to 0, and no gradient: the same
-  training, and a loss that varies more.
+  The denoising cross-entropy takes -log of the ratio where `masked_bound` takes
+  -log of the conditional. The difference on a mask,
+  -alpha' / (1 - alpha) log((1 - alpha) / alpha), has no gradient, and its mean
+  over t is 0 if alpha goes from 1 to 0. So training is the same, and the loss
+  has more variance.
+
+  Args:
+    p: an absorbing process.
+    x0: [L] clean tokens.
+    head: `Cavity` or `Posterior` at x_t.
+    z: [L] noisy tokens.
+    t: time.
   """
   level = p.schedule(t)
   weight = level.rate * jnp.exp(-level.log_1m_alpha)
@@ -43,13 +53,15 @@ def dce_bound(p: RankOne, x0: Array, head: Any, z: Array, t: Time) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class RADD:
-  """loss: one of the paper's four, all with the same mean.
+  """Options of RADD.
 
-  t_DSE: score entropy under `schedule`, `masked_bound` token by token.
-  t_DCE: see `dce_bound`. lambda_DCE: the time is the chance of a mask, weight
-  1 / lambda. k_DCE: k of L tokens are masked, weight L / k.
-  schedule: of t_DSE and t_DCE; the others, the bound that is reported and the
-  sampler have alpha = 1 - t.
+  Attributes:
+    loss: one of the four losses of the paper, which have the same mean. 't_DSE'
+      is the score entropy with noise by `schedule`; 't_DCE' is `dce_bound`;
+      'lambda_DCE' masks tokens with probability lambda and weighs by
+      1 / lambda; 'k_DCE' masks k of L tokens and weighs by L / k.
+    schedule: noise schedule of 't_DSE' and 't_DCE'. The other losses, the
+      reported bound and the sampler use alpha = 1 - t.
   """
 
   loss: Literal['t_DSE', 't_DCE', 'lambda_DCE', 'k_DCE'] = 'lambda_DCE'
@@ -57,13 +69,16 @@ class RADD:
 
   default_sampler: ClassVar[Sampler] = Ancestral()
 
+  def __post_init__(self) -> None:
+    check_fields(self)
+
   def build(self, vocab: Vocab) -> Method:
     process = absorbing(vocab.size, mask_of(vocab), Linear())
-    of_t = absorbing(vocab.size, mask_of(vocab), self.schedule)
+    scheduled = absorbing(vocab.size, mask_of(vocab), self.schedule)
     bound = Nelbo(masked_bound)
     objective = {
-      't_DSE': Nelbo(masked_bound, process=of_t),
-      't_DCE': Nelbo(dce_bound, estimand='surrogate', process=of_t),
+      't_DSE': Nelbo(masked_bound, process=scheduled),
+      't_DCE': Nelbo(dce_bound, estimand='surrogate', process=scheduled),
       'lambda_DCE': bound,
       'k_DCE': AnyOrder(),
     }[self.loss]

@@ -17,11 +17,15 @@ from textdiffusion.schedules.noise import Linear, Schedule
 
 @dataclasses.dataclass(frozen=True)
 class SEDD:
-  """graph: where noise leads, to the mask or to any token.
+  """Options of SEDD.
 
-  schedule: log-linear or `Geometric`; some signal must be left at t = 1, as
-  ratios of pure noise say nothing, and its prior term is counted.
-  scale_by_sigma: of the absorbing graph, see `log_score_head`.
+  Attributes:
+    graph: what noise turns a token into: the mask, or any token.
+    schedule: noise schedule, log-linear or `Geometric`. Some signal must be
+      left at t = 1, because the ratios of pure noise carry no information; the
+      bound counts it as its prior term.
+    scale_by_sigma: whether the head of the absorbing graph takes off the log of
+      the noise level, see `LogScoreHead`.
   """
 
   graph: Literal['absorbing', 'uniform'] = 'absorbing'
@@ -33,8 +37,9 @@ class SEDD:
   def build(self, vocab: Vocab) -> Method:
     if jnp.isneginf(self.schedule(1.0).log_alpha).any():
       raise UserError(
-        f'method.schedule={self.schedule} leaves no signal at t = 1, where '
-        'ratios then say nothing: give it an end, such as Linear(eps=1e-3)'
+        f'method.schedule={self.schedule} leaves no signal at t = 1, so that '
+        'the ratios there carry no information: keep some, as with '
+        'Linear(eps=1e-3)'
       )
     if self.graph == 'uniform':
       process = uniform(vocab.size, self.schedule, vocab.mask_id)

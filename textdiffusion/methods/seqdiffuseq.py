@@ -1,5 +1,8 @@
-"""SeqDiffuSeq: an encoder, self-conditioning, noise that follows the loss of
-each position (Yuan et al. 2024)."""
+"""SeqDiffuSeq (Yuan et al. 2024): sequence-to-sequence diffusion on embeddings.
+
+It has an encoder for the source, self-conditioning, and a noise schedule per
+position that is fitted to the loss at that position.
+"""
 
 import dataclasses
 
@@ -12,8 +15,9 @@ from textdiffusion.core.types import (
   UserError,
   Vocab,
 )
+from textdiffusion.core.validation import check_fields
 from textdiffusion.methods.diffusion_lm import DiffusionLM
-from textdiffusion.methods.method import Method, check_chance
+from textdiffusion.methods.method import Method
 from textdiffusion.processes.variance_preserving import Following
 from textdiffusion.schedules.adaptive import (
   Adaptive,
@@ -25,14 +29,22 @@ from textdiffusion.schedules.variances import tabulated
 
 @dataclasses.dataclass(frozen=True)
 class SeqDiffuSeq(DiffusionLM):
-  """As `DiffusionLM`, of the target alone: `data.rows=separate`.
+  """Options of SeqDiffuSeq: those of `DiffusionLM` for the target alone.
 
-  self_condition: the chance that the network is shown its own estimate in
-  training; None never shows one. adaptive: whether the schedule of each of
-  `length` positions follows its loss, measured in `bins` of the T steps and
-  fitted every `refit_every` training steps, the first time after `refit_from`.
-  keep_first: position 0 keeps its schedule, as where it is always the same
-  token, which official rows begin with.
+  Use it with `data.rows=separate`.
+
+  Attributes:
+    size: D, numbers in an embedding.
+    std: standard deviation of the embeddings at initialisation.
+    self_condition: probability that a training step feeds the network its own
+      estimate of x0; None turns self-conditioning off.
+    adaptive: whether each position has a schedule that is fitted to its loss.
+    length: number of positions with a schedule, the tokens of a row.
+    bins: number of bins of the T steps in which the loss is averaged.
+    refit_every: training steps between fits of the schedules.
+    refit_from: training step of the first fit.
+    keep_first: if True, position 0 keeps its initial schedule. Use it where
+      every row starts with the same token, as in the official data.
   """
 
   size: int = 128
@@ -49,8 +61,8 @@ class SeqDiffuSeq(DiffusionLM):
     super().__post_init__()
     if self.adaptive and self.times != 'uniform':
       raise UserError(
-        f'method.times={self.times} with method.adaptive=True: one of them '
-        'follows the loss; set method.times=uniform'
+        f'method.times={self.times} with method.adaptive=True: only one of '
+        'them may follow the loss; set method.times=uniform'
       )
     if self.adaptive and self.loss != 'simple':
       raise UserError(
@@ -58,12 +70,13 @@ class SeqDiffuSeq(DiffusionLM):
         'follows the squared error; set method.loss=simple or '
         'method.adaptive=False'
       )
-    for name in ('length', 'bins', 'refit_every'):
-      if getattr(self, name) < 1:
-        raise UserError(
-          f'method.{name}={getattr(self, name)}: must be at least 1'
-        )
-    check_chance(self.self_condition)
+    check_fields(
+      self,
+      self_condition='[0, 1]',
+      length='[1, inf)',
+      bins='[1, inf)',
+      refit_every='[1, inf)',
+    )
     if self.adaptive and (self.num_steps % self.bins or self.bins < 2):
       raise UserError(
         f'method.bins={self.bins}: must be at least 2 and divide '
@@ -90,11 +103,11 @@ class SeqDiffuSeq(DiffusionLM):
 
 @dataclasses.dataclass(frozen=True)
 class LossByPosition:
-  """State of a schedule for each position, which follows the squared error.
+  """Method state of SeqDiffuSeq: a schedule per position, fitted to its error.
 
   Attributes:
-    refits: when and how the schedule is fitted.
-    pad_id: padding, whose errors do not count; None where there is none.
+    refits: rule for when and how the schedules are fitted.
+    pad_id: id of the padding, whose errors do not count; None for no padding.
   """
 
   refits: Refits

@@ -1,14 +1,17 @@
-"""Diffusion on the simplex: SSD-LM (Han et al. 2023), a block of tokens after
-another, and TESS (Mahabadi et al. 2024), a row at once.
+"""Diffusion on the simplex: SSD-LM (Han et al. 2023) and TESS (Mahabadi et al.
+2024).
 
-A token is a corner of [-1, 1]^V, and noise is added to all V numbers; the
-network takes the embeddings mixed by their softmax and returns token logits.
+SSD-LM generates one block of tokens after another, TESS a whole row at once. A
+token is a corner of [-1, 1]^V, and noise is added to all V numbers. The network
+takes the mean embedding under the softmax of these numbers and outputs token
+logits.
 """
 
 import dataclasses
 
-from textdiffusion.core.types import Posterior, UserError, Vocab
-from textdiffusion.methods.method import Method, Needs, check_chance
+from textdiffusion.core.types import Posterior, Vocab
+from textdiffusion.core.validation import check_fields
+from textdiffusion.methods.method import Method, Needs
 from textdiffusion.model import RawHead
 from textdiffusion.nn.network import Network
 from textdiffusion.nn.wrappers import OnSimplex
@@ -29,13 +32,19 @@ from textdiffusion.schedules.variances import (
 
 @dataclasses.dataclass(frozen=True)
 class SSDLM:
-  """schedule: of alpha on num_steps steps. scale: of the logits at a corner, k:
-  the network sees softmax(k x). self_condition: TESS's mean of that and the
-  last estimate, the chance that training shows one; None for never. block:
-  tokens that are generated at once, given those before; 0 for a row.
+  """Options of SSD-LM and TESS.
 
-  SSD-LM samples by `SemiAutoregressive()` around `Renoise()`, and projects
-  estimates by `Clamp(token='drawn')`.
+  The sampler of the SSD-LM paper is `SemiAutoregressive()` around `Renoise()`,
+  with estimates projected by `Clamp(token='drawn')`.
+
+  Attributes:
+    schedule: alpha of each step.
+    num_steps: number of diffusion steps, T.
+    scale: factor k of the inputs; the network takes softmax(k x).
+    self_condition: probability that a training step averages this softmax with
+      the network's own estimate (TESS); None turns self-conditioning off.
+    block: tokens generated at once, given the tokens before them; 0 for a
+      whole row.
   """
 
   schedule: Variances = SquaredCosine(1e-4)
@@ -45,13 +54,13 @@ class SSDLM:
   block: int = 0
 
   def __post_init__(self) -> None:
-    check_chance(self.self_condition)
-    if self.num_steps < 3:
-      raise UserError(f'method.num_steps={self.num_steps}: must be at least 3')
-    if self.scale <= 0:
-      raise UserError(f'method.scale={self.scale}: must be positive')
-    if self.block < 0:
-      raise UserError(f'method.block={self.block}: must be at least 0')
+    check_fields(
+      self,
+      num_steps='[3, inf)',
+      scale='(0, inf)',
+      self_condition='[0, 1]',
+      block='[0, inf)',
+    )
 
   @property
   def default_sampler(self) -> Sampler:
@@ -60,10 +69,10 @@ class SSDLM:
 
   def build(self, vocab: Vocab) -> Method:
     process = VariancePreserving(tabulated(self.schedule, self.num_steps))
-    shown = self.self_condition is not None
+    uses_estimate = self.self_condition is not None
 
     def wrap(network: Network) -> Network:
-      return OnSimplex(network, vocab.size, self.scale, shown)
+      return OnSimplex(network, vocab.size, self.scale, uses_estimate)
 
     return Method(
       process=process,

@@ -1,15 +1,17 @@
 """Uniform diffusion language models (UDLM, Schiff et al. 2024; Duo's base).
 
-Tokens turn into other tokens and can be mended until the end. Trained on the
-bound, so the head is a `Cavity`: a network trained with cross-entropy would be
-a `Posterior`, and nothing else would change.
+Noise turns tokens into other tokens, so a sampler can correct a token until the
+last step. The network is trained on the bound, so its head is a `Cavity`. A
+network trained with cross-entropy would have a `Posterior` head, and nothing
+else would change.
 """
 
 import dataclasses
 from typing import ClassVar
 
 from textdiffusion.core.types import Cavity, Vocab
-from textdiffusion.methods.method import Method, Needs, check_num_steps
+from textdiffusion.core.validation import check_fields
+from textdiffusion.methods.method import Method, Needs
 from textdiffusion.model import RawHead
 from textdiffusion.objectives.nelbo import Nelbo, rank_one_bound
 from textdiffusion.processes.rank_one import uniform
@@ -20,10 +22,14 @@ from textdiffusion.schedules.noise import Linear, Schedule
 
 @dataclasses.dataclass(frozen=True)
 class UDLM:
-  """schedule: of the noise. num_steps: T of the finite bound, 0 continuous.
+  """Options of UDLM.
 
-  A mask token, if the tokenizer has one, is never drawn. The denoiser depends
-  on time: give the network model.time=adaln.
+  A mask token, if the tokenizer has one, is never drawn. The exact denoiser
+  depends on time, so the network needs time as an input (`model.time=adaln`).
+
+  Attributes:
+    schedule: noise schedule.
+    num_steps: number of steps of the bound, T; 0 is continuous time.
   """
 
   schedule: Schedule = Linear()
@@ -32,7 +38,7 @@ class UDLM:
   default_sampler: ClassVar[Sampler] = Ancestral()
 
   def __post_init__(self) -> None:
-    check_num_steps(self.num_steps)
+    check_fields(self, num_steps='[0, inf)')
 
   def build(self, vocab: Vocab) -> Method:
     process = uniform(vocab.size, self.schedule, vocab.mask_id)

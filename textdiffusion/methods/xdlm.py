@@ -1,13 +1,15 @@
-"""Mixed noise in a fixed proportion (XDLM, Liu et al. 2026).
+"""Diffusion with a fixed mixture of masks and uniform tokens (XDLM, Liu et al.
+2026).
 
-Between masked (`uniform_share` = 0, MDLM) and uniform diffusion (1, UDLM).
+`uniform_share=0` is masked diffusion (MDLM), 1 is uniform diffusion (UDLM).
 """
 
 import dataclasses
 from typing import ClassVar
 
-from textdiffusion.core.types import Cavity, UserError, Vocab
-from textdiffusion.methods.method import Method, Needs, check_num_steps, mask_of
+from textdiffusion.core.types import Cavity, Vocab
+from textdiffusion.core.validation import check_fields
+from textdiffusion.methods.method import Method, Needs, mask_of
 from textdiffusion.model import RawHead
 from textdiffusion.objectives.nelbo import Nelbo, rank_one_bound
 from textdiffusion.processes.rank_one import mixture
@@ -18,9 +20,13 @@ from textdiffusion.schedules.noise import Linear, Schedule
 
 @dataclasses.dataclass(frozen=True)
 class XDLM:
-  """schedule: of the noise. num_steps: T of the finite bound, 0 continuous.
+  """Options of XDLM.
 
-  uniform_share: k, the part of the noise that is on the tokens.
+  Attributes:
+    schedule: noise schedule.
+    uniform_share: share of the noise that is uniform over tokens, k in the
+      paper; the rest is the mask.
+    num_steps: number of steps of the bound, T; 0 is continuous time.
   """
 
   schedule: Schedule = Linear()
@@ -30,11 +36,7 @@ class XDLM:
   default_sampler: ClassVar[Sampler] = Ancestral()
 
   def __post_init__(self) -> None:
-    check_num_steps(self.num_steps)
-    if not 0 <= self.uniform_share <= 1:
-      raise UserError(
-        f'method.uniform_share={self.uniform_share}: must be in [0, 1]'
-      )
+    check_fields(self, num_steps='[0, inf)', uniform_share='[0, 1]')
 
   def build(self, vocab: Vocab) -> Method:
     process = mixture(

@@ -1,8 +1,8 @@
-"""The any-order bound: a fixed number of masks, not a chance of masking.
+"""The any-order bound: a fixed number of masks per row, drawn at random.
 
-Under the order in which tokens are revealed, averaged over all orders, the
-bound of an absorbing process is that of autoregression in a random order
-(ARDM, Hoogeboom et al. 2022; RADD's k-DCE, Ou et al. 2024).
+Averaged over all orders in which tokens may be revealed, the bound of an
+absorbing process is the bound of autoregression in a random order (ARDM,
+Hoogeboom et al. 2022; RADD's k-DCE, Ou et al. 2024).
 """
 
 import dataclasses
@@ -19,26 +19,41 @@ from textdiffusion.schedules.times import discrete
 
 
 def mask_exactly(key: Key, x0: Array, count: Array, mask_id: int) -> Array:
-  """[L] ids with `count` of them masked, every set equally likely."""
-  place = jax.random.permutation(key, x0.shape[-1])
-  return jnp.where(place < count, mask_id, x0)
+  """Masks a fixed number of tokens; every set of positions is equally likely.
+
+  Args:
+    key: random key.
+    x0: [L] clean tokens.
+    count: [] number of masks.
+    mask_id: id of the mask.
+
+  Returns:
+    [L] tokens.
+  """
+  rank = jax.random.permutation(key, x0.shape[-1])
+  return jnp.where(rank < count, mask_id, x0)
 
 
 @dataclasses.dataclass(frozen=True)
 class AnyOrder:
-  """k = 1 ... L masks a row, drawn evenly, and the cross-entropy on them times
-  L / k, which is `masked_bound` of the linear schedule at t = k / L.
+  """The cross-entropy of k masks per row times L / k, k uniform on 1 ... L.
 
-  The process must be absorbing, with the schedule alpha = 1 - t. Every set of
-  masks has the weight it has in the integral over t, so the mean is the same,
-  of a row with padding too, and there are no ends: one t a row is one k,
-  stratified over the batch by `Batch.u`.
+  This is `masked_bound` of the linear schedule at t = k / L. The process must
+  be absorbing, with the schedule alpha = 1 - t.
+
+  Every set of masks has the weight that it has in the integral over t. So the
+  mean is that of the continuous-time bound, also for rows with padding, and
+  there are no terms for the ends of time. Each row has one k, stratified over
+  the batch by `Batch.u`.
+
+  Attributes:
+    estimand: whether the mean of the loss bounds -log p(x0).
   """
 
   estimand: Estimand = 'nelbo'
 
   def __call__(self, models: Models, key: Key, batch: Batch) -> Loss:
-    """Returns the nats, which are the one term."""
+    """Returns the loss; its only term is diffusion."""
     model, x0 = models.student, batch.ids
     p = model.process
     length = x0.shape[-1]

@@ -1,4 +1,4 @@
-"""The exact likelihood, left to right."""
+"""The exact negative log-likelihood of an autoregressive model."""
 
 import dataclasses
 from typing import Any
@@ -13,13 +13,18 @@ from textdiffusion.objectives.base import Estimand, Loss, Models
 
 @dataclasses.dataclass(frozen=True)
 class Autoregressive:
-  """-log p(x_i | x_0 ... x_{i-1}); `bos_id` stands before a first token."""
+  """-log p(x_i | x_0 ... x_{i-1}) in nats.
+
+  Attributes:
+    bos_id: token that the network takes before the first token of a text.
+    estimand: whether the mean of the loss bounds -log p(x0).
+  """
 
   bos_id: int
   estimand: Estimand = 'nelbo'
 
   def __call__(self, models: Models, key: Key, batch: Batch) -> Loss:
-    """Returns the exact nats, which depend on no key."""
+    """Returns the loss; its only term is nll, and `key` is not used."""
     previous = jnp.roll(batch.ids, 1, axis=-1)
     shifted = jnp.where(batch.positions == 0, self.bos_id, previous)
     nats = token_losses(models.student, _nll, shifted, 0.0, batch.ids)
@@ -27,6 +32,7 @@ class Autoregressive:
 
 
 def _nll(head: Any, ids: Array) -> Array:
+  """Returns [L] nats of the ids under a `Causal` head."""
   if not isinstance(head, Causal):
     raise TypeError(
       f'autoregression takes a Causal head, not {type(head).__name__}'

@@ -11,13 +11,13 @@ Estimand = Literal['nelbo', 'surrogate']
 class Models(NamedTuple):
   """The models that a loss depends on.
 
-  No gradient goes to the teacher or the reference, and checkpoints hold no
+  The teacher and the reference receive no gradient, and checkpoints store no
   second copy of them.
 
   Attributes:
     student: the model that is trained.
     teacher: a model to distil, or None.
-    reference: a model to stay near to, or None.
+    reference: a model that the student should stay close to, or None.
   """
 
   student: Model
@@ -29,8 +29,8 @@ class Loss(NamedTuple):
   """A loss in nats.
 
   Attributes:
-    nats: [B, L] of each token.
-    terms: the parts of which `nats` is the sum, [B, L] each, by name.
+    nats: [B, L] loss per token.
+    terms: the summands of `nats`, [B, L] each, by name.
   """
 
   nats: Array
@@ -38,9 +38,22 @@ class Loss(NamedTuple):
 
 
 class Objective(Protocol):
-  """A loss. `estimand` says whether its mean bounds -log p(x0)."""
+  """A loss per token.
+
+  Attributes:
+    estimand: 'nelbo' if the mean of the loss bounds -log p(x0), 'surrogate' if
+      it does not.
+  """
 
   @property
   def estimand(self) -> Estimand: ...
 
-  def __call__(self, models: Models, key: Key, batch: Batch) -> Loss: ...
+  def __call__(self, models: Models, key: Key, batch: Batch) -> Loss:
+    """Computes the loss.
+
+    Args:
+      models: the models, with their current parameters and processes.
+      key: random key; rows fold it with `Batch.rows`.
+      batch: rows of data.
+    """
+    ...

@@ -1,7 +1,7 @@
 """The finite-step bound of D3PM, its hybrid loss, and the sum over all steps.
 
-Austin et al. 2021, equations 1 and 5. The step from 1 / T to 0 needs no case of
-its own: there q(x_0 | x_1, x_0) is certain and the divergence is -log p.
+Austin et al. 2021, equations 1 and 5. The step from 1 / T to 0 needs no special
+case: q(x_0 | x_1, x_0) is certain there, so the divergence is -log p.
 """
 
 import dataclasses
@@ -27,9 +27,17 @@ from textdiffusion.schedules.times import discrete
 
 
 def cross_entropy(logits: Array, x0: Array, smoothing: float = 0.0) -> Array:
-  """-E log p(x) for x = x0 with 1 - smoothing, else any other: [L] nats.
+  """Computes the cross-entropy with smoothed labels: [L] nats.
 
-  Less the entropy of that law, so that it is 0 where p is it.
+  Args:
+    logits: [L, K] of the prediction.
+    x0: [L] labels.
+    smoothing: probability that the label distribution gives to all other
+      states together, evenly.
+
+  Returns:
+    KL(label distribution || prediction): the cross-entropy minus the entropy
+    of the labels, so that a perfect prediction has loss 0.
   """
   log_p = jax.nn.log_softmax(logits)
   chosen = jnp.take_along_axis(log_p, x0[..., None], axis=-1)[..., 0]
@@ -46,18 +54,25 @@ def cross_entropy(logits: Array, x0: Array, smoothing: float = 0.0) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class StepBound:
-  """T steps: E_i of T KL(q(x_{i-1} | x_i, x_0) || p(x_{i-1} | x_i)).
+  """T times KL(q(x_{i-1} | x_i, x_0) || p(x_{i-1} | x_i)), averaged over i.
 
-  Of any token process. num_steps: T. hybrid: lambda; T lambda times the
-  cross-entropy of x_0 is added, T so that it is weighed against one step as in
-  the official code. hybrid_head: whose cross-entropy. The network's output is
-  plugged into q as p(x_i | x_t without x_t,i), the cavity, and cross-entropy
-  would train it to be the posterior: the paper takes it of the `output` all the
-  same, and here it is by default of the `posterior` that belongs to it. Of
-  absorbing noise, on masks, they are one. smoothing: of the labels of the
-  cross-entropy. all_steps: sums over every i, in one network call each, in
-  place of one i a row. prior: counts what q_1 still tells, which no gradient
-  depends on but a bound needs.
+  It takes any token process.
+
+  Attributes:
+    num_steps: number of steps, T.
+    hybrid: weight of the cross-entropy of x_0, lambda in the paper. T lambda
+      times it is added, so that it is weighed against one step as in the
+      official code.
+    hybrid_head: the distribution whose cross-entropy is added. The network's
+      output enters q as the cavity p(x_i | x_t without x_t,i), but
+      cross-entropy trains the posterior. 'output' uses the output all the
+      same, as the paper does; 'posterior' converts it first. On masks of
+      absorbing noise the two are equal.
+    smoothing: label smoothing of the cross-entropy.
+    all_steps: if True, sums over all i with one network call each; if False,
+      draws one i per row.
+    prior: whether to count KL(q_1 || prior). It has no gradient, but a bound
+      needs it.
   """
 
   num_steps: int
@@ -69,14 +84,18 @@ class StepBound:
 
   @property
   def estimand(self) -> Estimand:
+    """'nelbo' if nothing is added to the bound and no term is left out."""
     is_bound = self.prior and not self.hybrid
     return 'nelbo' if is_bound else 'surrogate'
 
   def __call__(self, models: Models, key: Key, batch: Batch) -> Loss:
-    """Returns the terms diffusion, reconstruction (of the step to 0), prior and
-    hybrid, and their sum."""
+    """Returns the sum of the terms diffusion, reconstruction, prior and hybrid.
+
+    The reconstruction is the step to t = 0.
+    """
     model, process = models.student, models.student.process
-    # A mask among the clean tokens (padding, never counted) has no likelihood.
+    # A mask among the clean tokens is padding: it has no likelihood and is
+    # never counted, so any token may replace it.
     token = (process.mask_id == 0) * 1
     ids = jnp.where(process.is_mask(batch.ids), token, batch.ids)
     batch = batch._replace(ids=ids)
@@ -94,21 +113,21 @@ class StepBound:
   def _summed(
     self, process: Any, model: Model, keys: Key, batch: Batch
   ) -> dict[str, Array]:
-    """The terms summed over all steps."""
+    """Returns the terms summed over all steps."""
 
-    def at(i: Array) -> dict[str, Array]:
-      own = jax.vmap(jax.random.fold_in, (0, None))(keys, i)
-      place = jnp.full((len(batch.ids), 1), i)
-      s, t = place / self.num_steps, (place + 1) / self.num_steps
-      return self._terms(process, model, own, batch.ids, s, t)
+    def step_terms(i: Array) -> dict[str, Array]:
+      step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, i)
+      index = jnp.full((len(batch.ids), 1), i)
+      s, t = index / self.num_steps, (index + 1) / self.num_steps
+      return self._terms(process, model, step_keys, batch.ids, s, t)
 
-    each = jax.lax.map(at, jnp.arange(self.num_steps))
-    return jax.tree.map(lambda term: term.sum(0), each)
+    all_terms = jax.lax.map(step_terms, jnp.arange(self.num_steps))
+    return jax.tree.map(lambda term: term.sum(0), all_terms)
 
   def _terms(
     self, process: Any, model: Model, keys: Key, x0: Array, s: Time, t: Time
   ) -> dict[str, Array]:
-    """[B, L] terms of the step from t to s, [B, 1] each."""
+    """Returns the [B, L] terms of one step from t to s, both [B, 1]."""
     xt = jax.vmap(process.corrupt)(keys, x0, t)
     step = lambda head, x0, xt, s, t: self._step(process, x0, head, xt, s, t)
     nats, posterior, output = token_losses(model, step, xt, t, x0, xt, s, t)
@@ -125,20 +144,32 @@ class StepBound:
   def _step(
     self, process: Any, x0: Array, head: Any, xt: Array, s: Time, t: Time
   ) -> Step:
-    """Rank-one noise writes no [L, K] array beside the logits."""
+    """Returns the bound of one step and both cross-entropies, [L] each."""
+    # Rank-one noise has a form that writes no [L, K] array beside the logits.
     if isinstance(process, RankOne) and not self.smoothing:
       return rank_one_step(process, x0, head, xt, s, t)
     kl = step_bound(process, x0, head, xt, s, t)
-    of = lambda kind: cross_entropy(
+    nats = lambda kind: cross_entropy(
       hybrid_logits(process, head, xt, t, kind), x0, self.smoothing
     )
-    return Step(kl, of('posterior'), of('output'))
+    return Step(kl, nats('posterior'), nats('output'))
 
 
 def hybrid_logits(
   p: Any, head: Any, xt: Array, t: Time, kind: Literal['posterior', 'output']
 ) -> Array:
-  """[L, K] logits of p(x_0 | x_t), or of the output as the cavity it is."""
+  """Returns the logits of which the hybrid loss takes the cross-entropy.
+
+  Args:
+    p: a token process.
+    head: any token head.
+    xt: [L] noisy tokens.
+    t: time.
+    kind: 'posterior' for p(x_0 | x_t), 'output' for the cavity.
+
+  Returns:
+    [L, K] logits.
+  """
   if kind == 'posterior':
     return to_posterior(p, head, xt, t).logits
   return p.clean_log_probs(to_cavity(p, head, xt, t).logits)

@@ -1,4 +1,4 @@
-"""Duo's curriculum: the uniform bound with soft inputs, then the bound."""
+"""Duo's curriculum: the uniform bound with soft inputs, then without them."""
 
 import dataclasses
 import functools
@@ -19,22 +19,29 @@ from textdiffusion.schedules.times import continuous
 
 @dataclasses.dataclass(frozen=True)
 class Curriculum:
-  """For `steps` training steps the loss of a Gaussian latent, then `bound`.
+  """Trains on a Gaussian latent for `steps` steps, then on `bound`.
 
-  The latent w at gamma, drawn evenly from the window of `duality`, gives the
-  noisy token z = argmax(w), and the loss is the bound's integrand at z; but
-  the network takes softmax(w / temperature), and the time at which the model's
-  process has that much signal. Curriculum learning of Sahoo et al. 2025.
+  Curriculum learning of Sahoo et al. 2025. A Gaussian latent w is drawn at a
+  noise level gamma, uniform on the window of `duality`. The noisy token is
+  z = argmax(w), and the loss is the integrand of the bound at z. The network
+  takes softmax(w / temperature) in place of z, and the time at which the
+  model's process has as much signal.
 
-  A surrogate: the softmax shows more of x0 than z does, and the window leaves
-  out the rest of time. Where the temperature is 0 it is the part of the bound
-  between the window's ends.
+  The loss is a surrogate: the softmax contains more information about x0 than
+  z does, and times outside the window are left out. At temperature 0 it is the
+  part of the bound between the ends of the window.
 
-  largest: how many coordinates of the latent the softmax is of, beside that of
-  x0; 0 for all. Enough at a temperature of 10^-3, where the rest is 0.
-
-  log10_temperature: at step 0, and what it goes to, linearly, between the
-  steps `anneal_from` and `steps`.
+  Attributes:
+    duality: the Gaussian process and its window.
+    bound: the loss after the curriculum.
+    steps: training steps of the curriculum.
+    anneal_from: training step at which the temperature starts to change.
+    log10_temperature: log10 of the softmax temperature until `anneal_from` and
+      from `steps` on; linear in the step between them.
+    largest: number of the largest coordinates of the latent that enter the
+      softmax, beside the coordinate of x0; 0 for all. At a temperature of
+      10^-3 the others are 0 in float32.
+    estimand: whether the mean of the loss bounds -log p(x0).
   """
 
   duality: Duality
@@ -46,15 +53,20 @@ class Curriculum:
   estimand: Estimand = 'surrogate'
 
   def temperature(self, step: Array) -> Array:
-    """[] of a step of the curriculum."""
+    """Returns the temperature, [], at a training step."""
     first, last = self.log10_temperature
     span = max(self.steps - self.anneal_from, 1)
     done = jnp.clip((step - self.anneal_from) / span, 0.0, 1.0)
     return 10.0 ** (first + done * (last - first))
 
   def __call__(self, models: Models, key: Key, batch: Batch) -> Loss:
-    """Returns the terms curriculum (0 afterwards) and those of the bound (0
-    before), and their sum, with one network call."""
+    """Returns the sum of the terms curriculum and those of the bound.
+
+    The terms of the phase that is not running are 0. It takes one network call.
+
+    Raises:
+      TypeError: the batch has no training step.
+    """
     if batch.step is None:
       raise TypeError('Curriculum needs Batch.step, the training step')
     step = batch.step[0]
@@ -74,7 +86,17 @@ class Curriculum:
   def soft(
     self, model: Model, key: Key, batch: Batch, temperature: Array | float
   ) -> Array:
-    """[B, L] nats per unit of the window, at one place in it per row."""
+    """Computes the curriculum loss at one place in the window per row.
+
+    Args:
+      model: the student.
+      key: random key.
+      batch: rows of data.
+      temperature: temperature of the softmax.
+
+    Returns:
+      [B, L] nats per unit of the window.
+    """
     p, place = self.duality.discrete, continuous(batch.u)[:, None]
     network_time = inverse(
       model.process.schedule, p.schedule(place).log_1m_alpha[..., 0]

@@ -1,23 +1,25 @@
 """Bounds on -log p of texts of any length, by insertions and other edits.
 
-A path from the source to the text is a list of timed edits, each with its place
-in the text of the moment. Given the text, every place waits on its own clock;
-the model is a Markov chain with rate hazard * expected number of pending edits.
-As the whole path tells which token of the text each edit made, the ratio of the
-two path densities is a product over the edits, and its mean a bound:
+A path from the source to the text is a list of timed edits, each with its
+position in the current text. Given the final text, every token has its own
+independent edit time. The model is a Markov chain whose rates are hazard *
+expected number of pending edits. The whole path determines which token of the
+text each edit produced. So the ratio of the two path densities is a product
+over the edits, and the mean of its logarithm is a bound:
 
   E_t sum over kinds of hazard * [rate - sum over pending edits of log rate
                                   - number of pending edits].
 
-Written with the generalised KL of the papers, y_hat - y + y log(y / y_hat) for
-y tokens missing in a gap, it is larger by hazard * y log y: the papers' loss
-also pays for the order in which the tokens of a text come. That surplus, 1.2
-nats a token, depends on the length alone (`order_nats`) and is taken off again;
-what is left is exact: at the exact model it is -log p, as tests enumerate.
+The papers use the generalised KL y_hat - y + y log(y / y_hat) for y tokens that
+are missing in a gap. This is larger by hazard * y log y, because it also counts
+the order in which the tokens of a text are inserted. That surplus, about 1.2
+nats per token, depends only on the length (`order_nats`), and is subtracted
+here. The result is exact: with the exact model it equals -log p, which the
+tests check by enumeration.
 
-Every [L] term stands where its rate does, at a position of x_t, but the
-cross-entropies, the surplus and deletions and substitutions, which stand at the
-token of the text. So the whole row counts, its padding too.
+Insertion rates are counted at positions of x_t. Cross-entropies, the surplus,
+deletions and substitutions are counted at tokens of the text. So the losses of
+the whole row must be summed, including those at padding.
 """
 
 import dataclasses
@@ -52,12 +54,19 @@ Terms = dict[str, Array]
 
 
 def order_nats(capacity: int) -> np.ndarray:
-  """[capacity + 1]: E sum of log(tokens missing in the gap) over insertions.
+  """Returns the expected nats of the order of insertions, by number of tokens.
 
-  For n tokens inserted in uniformly random order,
+  This is E of the sum, over insertions, of log(tokens missing in the gap). For
+  n tokens inserted in uniformly random order,
   F(n) = log n + 2 / n (F(0) + ... + F(n - 1)): the entropy of the shape of a
-  random binary search tree. The clocks are exchangeable, so it holds for any
-  schedule.
+  random binary search tree. The edit times are exchangeable, so it holds for
+  every schedule.
+
+  Args:
+    capacity: largest number of tokens.
+
+  Returns:
+    [capacity + 1] F(0) ... F(capacity).
   """
   table, total = np.zeros(capacity + 1), 0.0
   for n in range(1, capacity + 1):
@@ -69,11 +78,21 @@ def order_nats(capacity: int) -> np.ndarray:
 def cross_entropy(
   logits: Array, tokens: Array, place: Array, special_ids: tuple[int, ...]
 ) -> Array:
-  """[L, K], tokens [L] read at places [L] -> [L] nats; no mass on specials."""
+  """Computes the nats of each token of the text at its position in x_t.
+
+  Args:
+    logits: [L, K] at the positions of x_t.
+    tokens: [L] tokens of the text.
+    place: [L] position in x_t of each token.
+    special_ids: states that get probability 0.
+
+  Returns:
+    [L] nats.
+  """
   states = jnp.arange(logits.shape[-1])
   is_special = jnp.isin(states, jnp.asarray(special_ids))
   logits = jnp.where(is_special, -jnp.inf, logits)
-  # A special is no token of the text, and its nats are never counted.
+  # Special ids are not tokens of the text, and their nats are never counted.
   safe = next(i for i in range(len(special_ids) + 1) if i not in special_ids)
   tokens = jnp.where(is_special[tokens], safe, tokens)
   place = jnp.minimum(place, logits.shape[-2] - 1)
@@ -86,7 +105,7 @@ def cross_entropy(
 
 
 def _order(is_inserted: Array) -> Array:
-  """[L] bool -> [L]: minus `order_nats`, in equal shares of the insertions."""
+  """Returns [L] minus `order_nats`, spread evenly over the inserted tokens."""
   table = jnp.asarray(order_nats(is_inserted.shape[-1]))
   count = is_inserted.sum(-1, keepdims=True)
   share = table[count] / jnp.maximum(count, 1)
@@ -94,16 +113,27 @@ def _order(is_inserted: Array) -> Array:
 
 
 def _pending(log_rate: Array, is_pending: Array) -> Array:
-  """Poisson KL of one edit, pending or not, and its rate."""
+  """Returns the Poisson KL of one edit, pending or not, from its rate."""
   return poisson_kl(jnp.where(is_pending, 0.0, -jnp.inf), log_rate)
 
 
 def growth_terms(
   p: MaskedInsertion, x0: Array, head: Any, z: Array, t: Time
 ) -> Terms:
-  """FlexMDM's bound at t, {unmask, insert, order}, each [L] nats per unit t.
+  """Computes the terms of FlexMDM's bound at time t.
 
-  x0, z: clean and aligned, [L]. head: of x_t, which is z packed.
+  Args:
+    p: the process.
+    x0: [L] clean tokens.
+    head: `Growth` at x_t, which is z packed to the left.
+    z: [L] noisy tokens, aligned with x0.
+    t: time.
+
+  Returns:
+    The terms unmask, insert and order, [L] nats per unit of t each.
+
+  Raises:
+    TypeError: the head is of another type.
   """
   if not isinstance(head, Growth):
     raise TypeError(
@@ -124,9 +154,20 @@ def growth_terms(
 
 
 def edit_terms(p: EditPath, x0: Array, head: Any, z: Array, t: Time) -> Terms:
-  """Edit Flows' bound at t, {insert, delete, substitute, order}, each [L].
+  """Computes the terms of the bound of Edit Flows at time t.
 
-  x0, z: clean and aligned, [L]. head: of x_t, which is z packed.
+  Args:
+    p: the process.
+    x0: [L] clean tokens.
+    head: `Edits` at x_t, which is z packed to the left.
+    z: [L] noisy tokens, aligned with x0.
+    t: time.
+
+  Returns:
+    The terms insert, delete, substitute and order, [L] nats per unit of t each.
+
+  Raises:
+    TypeError: the head is of another type.
   """
   if not isinstance(head, Edits):
     raise TypeError(
@@ -142,7 +183,7 @@ def edit_terms(p: EditPath, x0: Array, head: Any, z: Array, t: Time) -> Terms:
   insert = poisson_kl(jnp.log(count_at(place, is_missing)), gap)
   what = cross_entropy(head.logits_insert, x0, place, p.special_ids)
   insert += jnp.where(is_missing, what, 0.0)
-  # Of a token that is there, `place` is its own.
+  # For a token that is present, `place` is its own position in x_t.
   here = lambda log_rate: jnp.take_along_axis(
     log_rate, jnp.minimum(place, x0.shape[-1] - 1), axis=-1
   )
@@ -150,7 +191,7 @@ def edit_terms(p: EditPath, x0: Array, head: Any, z: Array, t: Time) -> Terms:
   what = cross_entropy(head.logits_substitute, x0, place, p.special_ids)
   substitute = _pending(here(head.log_substitute), is_replaced)
   substitute += jnp.where(is_replaced, what, 0.0)
-  # All insertions of a path lie together after the source, if it has one.
+  # All inserted tokens are next to each other, after those of the source.
   is_inserted = is_clean & (jnp.arange(x0.shape[-1]) >= p.source_length)
   return {
     'insert': rate * insert,
@@ -162,19 +203,26 @@ def edit_terms(p: EditPath, x0: Array, head: Any, z: Array, t: Time) -> Terms:
 
 @dataclasses.dataclass(frozen=True)
 class EditNelbo:
-  """One draw of t per row and the bound there, in the terms of the process.
+  """The bound of an edit process at one random time per row.
 
-  A bound for both processes, their source being drawn from the law that the
-  sampler starts from. It is exact at the exact model of masked insertion and
-  of edits from an empty source; a source of tokens leaves a gap, as x_t no
-  longer tells which of its tokens are of the source.
+  It is a bound for both processes, because their source is drawn from the
+  distribution that the sampler starts from. With the exact model it is tight
+  for masked insertion and for edits from an empty source. A source of tokens
+  leaves a gap, because x_t does not determine which of its tokens come from the
+  source.
+
+  Attributes:
+    estimand: whether the mean of the loss bounds -log p(x0).
   """
 
   estimand: Estimand = 'nelbo'
 
   def __call__(self, models: Models, key: Key, batch: Batch) -> Loss:
-    """Returns the nats and their terms. The text of a row is what is no
-    padding; its loss lies on padding too, so the whole row must count."""
+    """Returns the sum of the terms of the process.
+
+    The text of a row is all that is not padding. Some of its loss is at the
+    padding, so all positions of the row must be summed.
+    """
     model, p = models.student, models.student.process
     x0 = jnp.where(batch.segments > 0, batch.ids, p.pad_id)
     x0, _ = pack(x0, p.pad_id)

@@ -1,7 +1,8 @@
-"""Embeddings, denoiser and rounding trained together (Li et al. 2022).
+"""Joint training of embeddings, denoiser and rounding (Li et al. 2022).
 
-Token ids w are embedded and noised once more, x_start ~ N(Emb(w), std_0^2),
-std_0 the noise of the first step; x_t is a draw of q_t(. | x_start).
+Token ids w are embedded, and noise is added to the embeddings:
+x_start ~ N(Emb(w), std_0^2), where std_0 is the noise of the first step. Then
+x_t is drawn from q_t(. | x_start).
 """
 
 import dataclasses
@@ -39,12 +40,18 @@ from textdiffusion.schedules.times import discrete, walk
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-  """Of the terms of `EndToEnd`; the published loss has 1 throughout.
+  """Weights of the terms of `EndToEnd`.
 
-  mse: of steps after the first. first: of the first step, whose target is the
-  embedding itself. prior: of the squared mean at t = 1. rounding: of the
-  cross-entropy of the tokens given x_start. anchor: of the same given the
-  estimate of x0 (Difformer, Gao et al. 2024).
+  The published loss of Diffusion-LM is the default.
+
+  Attributes:
+    mse: weight of the squared error of steps after the first.
+    first: weight of the squared error of the first step, whose target is the
+      embedding itself.
+    prior: weight of the squared mean at t = 1.
+    rounding: weight of the cross-entropy of the tokens given x_start.
+    anchor: weight of the cross-entropy of the tokens given the estimate of x0
+      (Difformer, Gao et al. 2024).
   """
 
   mse: float = 1.0
@@ -64,22 +71,25 @@ class Weights:
 
 @dataclasses.dataclass(frozen=True)
 class EndToEnd:
-  """Squared errors, means over features, and the nats of rounding: [B, L].
+  """Squared errors of the denoiser and nats of the rounding: [B, L].
 
-  The squared error is of what the head says, x0, eps or velocity. At the first
-  step it is of x0, against the embedding without noise. rounding keeps
-  embeddings apart and prior keeps them small.
+  The squared error is the mean over features of the quantity that the head
+  predicts: x0, eps or velocity. At the first step it is the error of x0 against
+  the embedding without noise. The rounding term keeps embeddings apart, and the
+  prior term keeps them small.
 
   Attributes:
-    num_steps: T.
-    weights: of the terms.
-    self_condition: the chance that the network takes its own estimate, made of
-      the same x_t without one; None where it never does.
-    noisy_source: given tokens are x_start at every t, as released by DiffuSeq,
-      and not embeddings.
-    absorb: times the noise's standard deviation, the chance that a position is
-      at the origin (DiffuSeq v2's soft absorbing state); 0 for never.
-    multi_level: each position has a time of its own, see `times.walk`.
+    num_steps: number of diffusion steps, T.
+    weights: weights of the terms.
+    self_condition: probability that the network takes its own estimate of x0,
+      computed from the same x_t in a first call; None for never.
+    noisy_source: if True, given tokens are x_start at every t, as in the
+      released code of DiffuSeq; if False, they are embeddings.
+    absorb: a position is moved to the origin with a probability of `absorb`
+      times the standard deviation of the noise (soft absorbing state of
+      DiffuSeq v2); 0 for never.
+    multi_level: whether each position has its own time, see `times.walk`.
+    estimand: whether the mean of the loss bounds -log p(x0).
   """
 
   num_steps: int
@@ -91,7 +101,10 @@ class EndToEnd:
   estimand: Estimand = 'surrogate'
 
   def __call__(self, models: Models, key: Key, batch: Batch) -> Loss:
-    """Returns the weighted terms mse, first, prior, rounding, and their sum."""
+    """Returns the sum of the weighted terms mse, first, prior and rounding.
+
+    With a weight of anchor, there is also the term anchor.
+    """
     model, p = models.student, models.student.process
     t, importance = self.times(model, batch)
     embedded = embedder_of(model).embed(batch.ids)
@@ -110,7 +123,8 @@ class EndToEnd:
       xt = jnp.where(batch.is_given[..., None], start, xt)
     inputs = xt
     if self.self_condition is not None:
-      # One coin for all rows: without an estimate a step costs one call.
+      # All rows share one coin, so that a step without an estimate takes only
+      # one network call.
       coin = jax.random.bernoulli(stream(key, 'coin'), self.self_condition)
       inputs = with_estimate(model, xt, t, coin)
     terms = self.terms(model, batch.ids, start, xt, t, inputs)
@@ -121,7 +135,7 @@ class EndToEnd:
     return Loss(jnp.stack(list(terms.values())).sum(0), terms)
 
   def times(self, model: Model, batch: Batch) -> tuple[Array, Array]:
-    """t, [B, 1 or L], and the weights of its losses, [B, 1]."""
+    """Returns times, [B, 1 or L], and the weights of their losses, [B, 1]."""
     u, state = batch.u[:, None], model.facts.method_state
     if isinstance(state, SecondMoment):
       index, weight = state.draw(u)
@@ -141,14 +155,31 @@ class EndToEnd:
     xt: Array,
     t: Time,
   ) -> Array:
-    """[B, L, D] with some positions at the origin."""
+    """Moves some positions to the origin (DiffuSeq v2).
+
+    Args:
+      p: the process.
+      key: random key.
+      rows: [B] indices in the global batch.
+      xt: [B, L, D] noisy embeddings.
+      t: times that broadcast against [B, L].
+
+    Returns:
+      [B, L, D] noisy embeddings.
+    """
     chance = self.absorb * p.marginal(xt, t).std
     draw = lambda key: jax.random.uniform(key, xt.shape[1:2])
     u = jax.vmap(draw)(row_keys(key, rows))
     return jnp.where((u < chance[..., 0])[..., None], 0.0, xt)
 
   def start(self, p: VariancePreserving, clean: Array, noise: Array) -> Array:
-    """Embeddings, standard normal [L, D] -> x_start."""
+    """Returns x_start, embeddings with the noise of the first step.
+
+    Args:
+      p: the process.
+      clean: [L, D] embeddings.
+      noise: [L, D] standard normal draws.
+    """
     return clean + p.marginal(clean, 1 / self.num_steps).std * noise
 
   def terms(
@@ -160,7 +191,19 @@ class EndToEnd:
     t: Time,
     inputs: Array | None = None,
   ) -> dict[str, Array]:
-    """Each [B, L], unweighted. inputs: of the network, x_t if None."""
+    """Computes the terms without their weights.
+
+    Args:
+      model: the student.
+      ids: [B, L] tokens.
+      start: [B, L, D] x_start.
+      xt: [B, L, D] noisy embeddings.
+      t: times that broadcast against [B, L].
+      inputs: what the network takes; None for `xt`.
+
+    Returns:
+      The terms by name, [B, L] each.
+    """
     p, embedder = model.process, embedder_of(model)
     head: Any = model(xt if inputs is None else inputs, t).head
     squares = jnp.square(head.value - target(p, head, start, xt, t).value)
@@ -180,21 +223,32 @@ class EndToEnd:
 
 
 def embedder_of(model: Model) -> Embedder:
-  """The embeddings of a network over features."""
+  """Returns the embeddings of a network that takes features."""
   embedder = model.facts.embedder
   assert embedder is not None and embedder.is_input
   return embedder
 
 
 def at_rest(t: Array, batch: Batch) -> Array:
-  """[B, L] times of each position, 0 of given ones."""
+  """Returns the times with those of given tokens set to 0: [B, L]."""
   return t if batch.is_given is None else jnp.where(batch.is_given, 0.0, t)
 
 
 def target(
   p: VariancePreserving, head: FeatureHead, x0: Array, xt: Array, t: Time
 ) -> FeatureHead:
-  """The head of the same kind that x0 is the target of: [L, D]."""
+  """Returns the exact head of the same type as the prediction.
+
+  Args:
+    p: the process.
+    head: the prediction.
+    x0: [L, D] clean features.
+    xt: [L, D] noisy features.
+    t: time.
+
+  Raises:
+    TypeError: the head is not of a feature type.
+  """
   match head:
     case X0():
       return X0(x0)
@@ -206,9 +260,19 @@ def target(
 
 
 def with_estimate(model: Model, xt: Array, t: Time, is_shown: Array) -> Array:
-  """x_t and the network's estimate of x0 from it, or zeros: [..., 2 D].
+  """Appends the network's estimate of x0 to x_t, for self-conditioning.
 
-  No gradient goes through the estimate (Chen et al. 2023).
+  No gradient flows through the estimate (Chen et al. 2023).
+
+  Args:
+    model: the student.
+    xt: [..., D] noisy features.
+    t: times that broadcast against the leading axes of `xt`.
+    is_shown: [] bool; if False, zeros take the place of the estimate, without
+      a network call.
+
+  Returns:
+    [..., 2 D] inputs.
   """
   blank = jnp.zeros_like(xt)
 

@@ -1,8 +1,9 @@
 """Losses of discrete flow matching (Gat et al. 2024), per token in nats.
 
-Both are least at the posterior p(x_i | z). The model of a flow jumps from z to
-y at the rate kappa' / (1 - kappa) p(y | z), in the notation of `NoiseLevel`
-rate / (1 - alpha); the path that knows x0 jumps to it at that same rate, once.
+The posterior p(x_i | z) minimises both. The model of a flow jumps from z to y
+at the rate kappa' / (1 - kappa) p(y | z), where kappa' / (1 - kappa) is
+rate / (1 - alpha) in the notation of `NoiseLevel`. The path given x0 has one
+jump, to x0, at the rate kappa' / (1 - kappa).
 """
 
 import dataclasses
@@ -23,15 +24,25 @@ from textdiffusion.schedules.times import continuous
 
 
 def flow_bound(p: RankOne, x0: Array, head: Any, z: Array, t: Time) -> Array:
-  """The generalised KL at t: [L] nats per unit of t, for any token head.
+  """Computes the generalised KL at time t.
 
-  The Poisson KL between the rates of the path to x0 and of the model,
-  `MixturePathGeneralizedKL` of the official code. With the ends of `Nelbo` its
-  integral bounds -log p of what the flow generates (`samplers/flow.py`),
-  not of what the reverse bridge does; that is `rate_bound`. Of the absorbing
-  process it is `masked_bound`. Of uniform noise it is not tight even at the
-  exact posterior, as the flow may reach x0 in more than one jump: a token with
-  K equal chances costs 1 - (1 + log K) / K nats too many.
+  This is the Poisson KL between the rates of the path to x0 and of the model,
+  `MixturePathGeneralizedKL` in the official code. With the end terms of `Nelbo`
+  its integral bounds -log p of the samples of the flow (`samplers/flow.py`).
+  The bound of the reverse bridge is `rate_bound`. For the absorbing process
+  both are `masked_bound`. For uniform noise this bound is not tight even with
+  the exact posterior, because the flow may reach x0 in more than one jump: a
+  token that is uniform over K values costs 1 - (1 + log K) / K nats too many.
+
+  Args:
+    p: a rank-one process.
+    x0: [L] clean tokens.
+    head: any token head at x_t.
+    z: [L] noisy tokens.
+    t: time.
+
+  Returns:
+    [L] nats per unit of t.
   """
   level, log_p = p.schedule(t), _log_posterior(p, head, z, t)
   weight = (level.rate * jnp.exp(-level.log_1m_alpha))[..., 0]
@@ -41,13 +52,23 @@ def flow_bound(p: RankOne, x0: Array, head: Any, z: Array, t: Time) -> Array:
   elsewhere = jnp.where(is_end, 0.0, jnp.exp(log_p)).sum(-1)
   chosen = jnp.take_along_axis(log_p, x0[..., None], axis=-1)[..., 0]
   has_moved = z != x0
-  # A token that stands already may have been given no chance to come again.
+  # Where z = x0 there is no jump, and its probability may be 0 there.
   jump = poisson_kl(jnp.zeros(()), jnp.where(has_moved, chosen, 0.0))
   return weight * (elsewhere + jump)
 
 
 def cross_entropy(p: RankOne, x0: Array, head: Any, z: Array, t: Time) -> Array:
-  """-log p(x0 | z), [L] nats: no bound, but every t weighs the same."""
+  """Computes -log p(x0 | z) at time t, [L] nats. It is not a bound.
+
+  All times have the same weight.
+
+  Args:
+    p: a rank-one process.
+    x0: [L] clean tokens.
+    head: any token head at x_t.
+    z: [L] noisy tokens.
+    t: time.
+  """
   log_p = _log_posterior(p, head, z, t)
   chosen = jnp.take_along_axis(log_p, _clean(p, x0)[..., None], axis=-1)
   return -chosen[..., 0]
@@ -55,11 +76,13 @@ def cross_entropy(p: RankOne, x0: Array, head: Any, z: Array, t: Time) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class FlowMatching:
-  """One draw of t per sequence and the loss there; reports no likelihood.
+  """A loss of flow matching at one random time per row.
 
-  loss: `flow_bound` or `cross_entropy`. prompt_rate: the share of rows whose
-  source is coupled to the data, a prefix of any length short of the row
-  standing from t = 1 on, eq. 5 of the paper. A prefix has t = 0 and no loss.
+  Attributes:
+    loss: `flow_bound` or `cross_entropy`.
+    prompt_rate: fraction of rows whose source is coupled to the data: a prefix
+      of random length, shorter than the row, is clean from t = 1 on (equation 5
+      of the paper). The prefix has t = 0 and no loss.
   """
 
   loss: Bound = cross_entropy
@@ -71,11 +94,11 @@ class FlowMatching:
 
   @property
   def estimand(self) -> Estimand:
-    """`Nelbo` with `flow_bound` is the one that bounds."""
+    """A surrogate. `Nelbo` with `flow_bound` is a bound."""
     return 'surrogate'
 
   def __call__(self, models: Models, key: Key, batch: Batch) -> Loss:
-    """Returns the nats, which are the one term."""
+    """Returns the loss; its only term is flow."""
     model, x0 = models.student, batch.ids
     p = model.process
     t = continuous(batch.u[:, None])
@@ -83,14 +106,15 @@ class FlowMatching:
     times = jnp.where(is_given, 0.0, t)
     keys = row_keys(key, batch.rows)
     xt = jax.vmap(p.corrupt)(keys, x0, times)
-    # Weights are those of t: at a prompt's own time they are infinite.
+    # The weights of the loss are those of t, as they are infinite at t = 0, the
+    # time of a prompt.
     loss = lambda head, x0, xt, t: self.loss(p, x0, head, xt, t)
     nats = token_losses(model, loss, xt, times, x0, xt, t)
     nats = jnp.where(is_given, 0.0, nats)
     return Loss(nats, {'flow': nats})
 
   def _prompts(self, key: Key, batch: Batch) -> Array:
-    """[B, L], or [B, 1] of False where no row has a prompt."""
+    """Draws prompts: [B, L] True at their tokens, [B, 1] False without any."""
     rows, length = batch.ids.shape
     if not self.prompt_rate:
       return jnp.zeros((rows, 1), bool)
@@ -105,9 +129,10 @@ class FlowMatching:
 
 
 def _log_posterior(p: RankOne, head: Any, z: Array, t: Time) -> Array:
+  """Returns log p(x_i | z), [L, K], under any token head."""
   return p.clean_log_probs(to_posterior(p, head, z, t).logits)
 
 
 def _clean(p: RankOne, x0: Array) -> Array:
-  """x0, where padding that is the mask, never counted, is some token."""
+  """Returns x0 with masks (padding, never counted) replaced by some token."""
   return jnp.where(p.is_mask(x0), (p.mask_id == 0) * 1, x0)

@@ -1,4 +1,4 @@
-"""The variational bound of diffusion on embeddings, in nats per token."""
+"""The variational bound of diffusion on embeddings, per token in nats."""
 
 import dataclasses
 
@@ -23,24 +23,28 @@ from textdiffusion.schedules.times import discrete, fine_walk, num_fine_steps
 
 @dataclasses.dataclass(frozen=True)
 class LatentBound:
-  """-log p(w) <= prior + steps + rounding, w -> x_start -> x_1/T ... x_1.
+  """-log p(w) <= prior + steps + rounding, for w -> x_start -> x_1/T ... x_1.
 
-  x_start ~ N(Emb(w), std_0^2), std_0 the noise of the first step, as trained by
-  `EndToEnd`. It is integrated out: x_t is N(sqrt(alpha_t) Emb(w), v_t) with
-  v_t = 1 - alpha_t (1 - std_0^2), and q(x_s | x_t, w) is normal. The model's
-  reverse step has the same variance, and as its mean that of the bridge at
-  E(x_start | x_t). A head is that expectation, but at the first step, where it
-  is the embedding, as both are trained.
+  As in `EndToEnd`, x_start ~ N(Emb(w), std_0^2), where std_0 is the noise of
+  the first step. Here x_start is integrated out: x_t is N(sqrt(alpha_t) Emb(w),
+  v_t) with v_t = 1 - alpha_t (1 - std_0^2), and q(x_s | x_t, w) is normal. The
+  reverse step of the model has the same variance, and its mean is that of the
+  bridge at E(x_start | x_t). The head is this expectation, except at the first
+  step, where it is the embedding. `EndToEnd` trains both.
 
-  self_condition: the network takes its estimate from the same x_t: one more
-  call, and still a Markov chain. multi_level: each position has its own times,
-  those of `times.fine_walk`, whose steps move a position by one level or two. A
-  longer step to t = 0 would cost the squared error of the estimate over
-  std_0^2, which grows with T, and the bound of an exact denoiser would not tend
-  to -log p(w).
+  The official bound (Diffusion-LM, `calc_bpd_loop_e2e`) treats x_start and
+  x_1/T as independent given w.
 
-  The official bound (Diffusion-LM, `calc_bpd_loop_e2e`) takes x_start and x_1/T
-  as independent given w.
+  Attributes:
+    num_steps: number of diffusion steps, T.
+    self_condition: whether the network takes its own estimate, computed from
+      the same x_t in a first call. The chain stays Markov.
+    multi_level: whether each position has its own times, those of
+      `times.fine_walk`, whose steps move a position by at most two levels. A
+      longer step to t = 0 would cost the squared error of the estimate over
+      std_0^2, which grows with T. Then the bound of an exact denoiser would not
+      converge to -log p(w).
+    estimand: whether the mean of the loss bounds -log p(x0).
   """
 
   num_steps: int
@@ -49,7 +53,7 @@ class LatentBound:
   estimand: Estimand = 'nelbo'
 
   def __call__(self, models: Models, key: Key, batch: Batch) -> Loss:
-    """Returns the terms diffusion, prior and rounding, and their sum."""
+    """Returns the sum of the terms diffusion, prior and rounding."""
     model, p = models.student, models.student.process
     embedder = embedder_of(model)
     law, clean = Marginals(p, self.num_steps), embedder.embed(batch.ids)
@@ -67,8 +71,9 @@ class LatentBound:
     is_first = (t * self.num_steps < 1.5)[..., None]
     predicted = jnp.where(is_first, law.start(estimate, xt, t), estimate)
     exact = law.start(clean, xt, t)
-    # A position that rests, or whose level does, as a fitted one can, costs
-    # nothing; its own times would be 0 / 0.
+    # A position whose time or noise level does not change in the step costs
+    # nothing (a fitted schedule can have equal levels). Its own times would
+    # give 0 / 0, so they are replaced.
     falls = p.schedule(t).log_alpha < p.schedule(s).log_alpha
     moves = jnp.broadcast_to((s < t) & falls[..., 0], batch.ids.shape)
     begin, end = jnp.where(moves, s, 0.0), jnp.where(moves, t, 1.0)
@@ -86,7 +91,7 @@ class LatentBound:
     return Loss(jnp.stack(list(terms.values())).sum(0), terms)
 
   def step(self, batch: Batch) -> tuple[int, Array, Array]:
-    """How many there are, and s, t of one of them, [B, 1 or L]."""
+    """Returns the number of steps, and s and t of one of them, [B, 1 or L]."""
     size = self.num_steps
     if not self.multi_level:
       s, t = discrete(batch.u[:, None], size)
@@ -94,50 +99,63 @@ class LatentBound:
     length = batch.ids.shape[1]
     num_steps = num_fine_steps(length, size)
     index = jnp.minimum(jnp.floor(batch.u * num_steps), num_steps - 1)
-    at = lambda index: at_rest(fine_walk(index, length, size), batch)
-    return num_steps, at(index), at(index + 1)
+    times = lambda index: at_rest(fine_walk(index, length, size), batch)
+    return num_steps, times(index), times(index + 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Marginals:
-  """The laws of x_t and x_start given the tokens, x_start integrated out.
+  """Distributions of x_t and x_start given the tokens.
 
   Attributes:
-    process: the noise.
-    num_steps: T.
+    process: the forward process.
+    num_steps: number of diffusion steps, T.
   """
 
   process: VariancePreserving
   num_steps: int
 
   def marginal(self, clean: Array, t: Time) -> Normal:
-    """q(x_t | w) of embeddings [L, D]."""
+    """Returns q(x_t | w) for embeddings [L, D], with x_start integrated out."""
     mean = self.process.marginal(clean, t).mean
     return Normal(mean, jnp.sqrt(self._variance(t)))
 
   def start(self, clean: Array, xt: Array, t: Time) -> Array:
-    """E(x_start | x_t, w): [L, D]."""
+    """Returns E(x_start | x_t, w): [L, D].
+
+    Args:
+      clean: [L, D] embeddings of w.
+      xt: [L, D] noisy embeddings.
+      t: time.
+    """
     mean = self.process.marginal(clean, t).mean
     signal = jnp.exp(0.5 * self.process.schedule(t).log_alpha)
     pull = signal * self._first() / self._variance(t)
     return clean + pull * (xt - mean)
 
   def spread(self, xt: Array, s: Time, t: Time) -> Array:
-    """Standard deviation of q(x_s | x_t, w): that of the bridge, and of
-    x_start."""
+    """Returns the standard deviation of q(x_s | x_t, w): [L, D].
+
+    Its variance is that of the bridge plus that of x_start given x_t.
+
+    Args:
+      xt: [L, D] noisy embeddings; only the shape matters.
+      s: end of the step, s < t.
+      t: start of the step.
+    """
     bridge = self.process.bridge(
       X0(jnp.ones_like(xt)), jnp.zeros_like(xt), s, t
     )
     left = jnp.exp(self.process.schedule(t).log_1m_alpha)
-    of_start = self._first() * left / self._variance(t)
-    return jnp.sqrt(bridge.std**2 + bridge.mean**2 * of_start)
+    start_variance = self._first() * left / self._variance(t)
+    return jnp.sqrt(bridge.std**2 + bridge.mean**2 * start_variance)
 
   def _first(self) -> Array:
-    """std_0^2, [1]."""
+    """Returns std_0^2, [1]."""
     return jnp.exp(self.process.schedule(1 / self.num_steps).log_1m_alpha)
 
   def _variance(self, t: Time) -> Array:
-    """v_t, [..., 1]."""
+    """Returns v_t, [..., 1]."""
     level = self.process.schedule(t)
     return (
       jnp.exp(level.log_1m_alpha) + jnp.exp(level.log_alpha) * self._first()

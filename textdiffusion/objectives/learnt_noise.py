@@ -1,9 +1,9 @@
-"""The bound of masking at each token's own rate, and the gradient of the rates.
+"""The bound of masking with one rate per token, and the gradient of the rates.
 
-GenMD4 (Shi et al. 2024, section 6): the schedule is learnt with the network.
-Its draws z are discrete, so the gradient of an expectation over them has a
-part that no differentiation of the loss gives (Williams 1992); two draws are
-each other's baseline (Kool et al. 2019).
+GenMD4 (Shi et al. 2024, section 6) learns the schedule together with the
+network. The draws z are discrete and depend on the rates, so the gradient has a
+part that differentiating the loss does not give (REINFORCE, Williams 1992). Of
+two draws, each is the baseline of the other (Kool et al. 2019).
 """
 
 import dataclasses
@@ -30,11 +30,25 @@ from textdiffusion.schedules.times import continuous
 def vector_bound(
   p: VectorAbsorbing, x0: Array, head: Any, z: Array, t: Time
 ) -> Array:
-  """`rate_bound` of `VectorAbsorbing`, [L] nats per unit of t.
+  """Computes `rate_bound` of `VectorAbsorbing` noise at time t.
 
-  The Poisson KL between the rates h_x at x and h_v mu_v at v of a mask's
-  reveal, h = -alpha' / (1 - alpha) and mu the posterior:
-  -h_x log mu_x + sum_v (h_v - h_x) mu_v. Equal rates leave `masked_bound`.
+  A mask is revealed as x at the rate h_x, and by the model as v at the rate
+  h_v mu_v, where h = -alpha' / (1 - alpha) and mu is the posterior. The Poisson
+  KL between these rates is -h_x log mu_x + sum_v (h_v - h_x) mu_v. With equal
+  rates it is `masked_bound`.
+
+  Args:
+    p: the process.
+    x0: [L] clean tokens.
+    head: `Cavity` or `Posterior` at x_t.
+    z: [L] noisy tokens.
+    t: time.
+
+  Returns:
+    [L] nats per unit of t.
+
+  Raises:
+    TypeError: the head is of another type.
   """
   if not isinstance(head, Cavity | Posterior):
     raise TypeError(
@@ -45,10 +59,12 @@ def vector_bound(
     logits = logits + p.schedule(t).log_1m_alpha
   is_masked = p.is_mask(z)
   is_mask_state = p.is_mask(jnp.arange(p.num_states))
-  # Of visible tokens, which add nothing, a head may be certain: -inf of others.
+  # At visible tokens a head may have logits of -inf. They have no loss, and
+  # zeros there keep the gradient finite.
   logits = jnp.where(is_masked[..., None], logits, 0.0)
   logits = jnp.where(is_mask_state, -jnp.inf, logits)
-  # A mask among the clean tokens (padding, never counted) has no likelihood.
+  # A mask among the clean tokens is padding: it has no likelihood and is never
+  # counted, so any token may replace it.
   safe_x0 = jnp.where(is_masked & ~p.is_mask(x0), x0, (p.mask_id == 0) * 1)
   rate = p.schedule.reveal_rate(t, safe_x0)
   log_mu = jax.nn.log_softmax(logits)
@@ -60,12 +76,17 @@ def vector_bound(
 
 @dataclasses.dataclass(frozen=True)
 class LearntNoise:
-  """One draw of t per sequence in [t1, 1], the bound there, and both ends.
+  """The bound of `VectorAbsorbing` noise at one random time in [t1, 1] per row.
 
-  Of `VectorAbsorbing` noise. t1: where the closed form of the reconstruction
-  takes over; 0 is exact, but the weights power / t then have
-  no finite variance for a power of at most 1. draws: of z at that t. Two give
-  the rates their gradient; the value is the mean bound of the draws.
+  Terms for both ends of time are added.
+
+  Attributes:
+    t1: time below which the closed form of the reconstruction is used. 0 is
+      exact, but then the weights power / t have infinite variance for powers up
+      to 1.
+    draws: number of draws of z at the time. Two draws give an unbiased gradient
+      of the rates. The loss is the mean over the draws.
+    estimand: whether the mean of the loss bounds -log p(x0).
   """
 
   t1: float = 1e-3
@@ -73,13 +94,13 @@ class LearntNoise:
   estimand: Estimand = 'nelbo'
 
   def __call__(self, models: Models, key: Key, batch: Batch) -> Loss:
-    """Returns the terms diffusion, prior and reconstruction, and their sum."""
+    """Returns the sum of the terms diffusion, prior and reconstruction."""
     model, p = models.student, models.student.process
     t = self.t1 + (1 - self.t1) * continuous(batch.u[:, None])
-    of_rows = lambda key: jax.vmap(p.corrupt)(
+    corrupt_rows = lambda key: jax.vmap(p.corrupt)(
       row_keys(key, batch.rows), batch.ids, t
     )
-    draws = jax.vmap(of_rows)(jax.random.split(key, self.draws))
+    draws = jax.vmap(corrupt_rows)(jax.random.split(key, self.draws))
     diffusion = (1 - self.t1) * paired(p, model, batch, t, draws)
     prior = p.prior_nats(batch.ids)
     decoder = p.decoder_nats(batch.ids, jnp.asarray(self.t1))
@@ -94,12 +115,22 @@ def paired(
   t: Array,
   draws: Array,
 ) -> Array:
-  """Mean `vector_bound` of one or two draws z at t, [n, B, L] -> [B, L] nats
-  per unit of t; one call of the network a draw.
+  """Computes the mean `vector_bound` over one or two draws of z.
 
-  With two, the gradient of the row's sum is an unbiased one of its expectation
-  over z: to the differential of the loss it adds (loss_1 - loss_2) / 2 times
-  that of log q_t(z_1 | x) - log q_t(z_2 | x), in a term whose value is 0.
+  With two draws, the gradient of a row's sum is an unbiased gradient of its
+  expectation over z. To the gradient of the loss it adds (loss_1 - loss_2) / 2
+  times the gradient of log q_t(z_1 | x) - log q_t(z_2 | x), by a term whose
+  value is 0.
+
+  Args:
+    p: the process.
+    model: the student. Each draw takes one network call.
+    batch: rows of data.
+    t: [B, 1] times.
+    draws: [n, B, L] noisy tokens, n = 1 or 2.
+
+  Returns:
+    [B, L] nats per unit of t.
   """
   loss = lambda head, x0, z, t: vector_bound(p, x0, head, z, t)
   bound = lambda z: token_losses(model, loss, z, t, batch.ids, z, t)

@@ -1,5 +1,7 @@
-"""The continuous-time bound of noise on embeddings (VDM, Kingma et al. 2021;
-Plaid, Gulrajani & Hashimoto 2023)."""
+"""The continuous-time bound of diffusion on embeddings.
+
+VDM, Kingma et al. 2021; Plaid, Gulrajani & Hashimoto 2023.
+"""
 
 import dataclasses
 
@@ -21,14 +23,18 @@ from textdiffusion.schedules.times import continuous
 
 @dataclasses.dataclass(frozen=True)
 class ContinuousBound:
-  """-log p(w) <= reconstruction + prior + diffusion, nats: [B, L].
+  """-log p(w) <= reconstruction + prior + diffusion, in nats: [B, L].
 
-  diffusion at t is -SNR'(t) / 2 |x - xhat|^2. Tokens are read off x_0, by the
-  network itself, so a draw costs two calls. What is inside of a learnt schedule
-  minimises the variance; its ends, the bound.
+  The diffusion term at t is -SNR'(t) / 2 |x - xhat|^2. The network itself
+  predicts the tokens from x_0 in the reconstruction term, so each draw takes
+  two network calls. In a learnt schedule, the ends are trained to minimise the
+  bound, and the shape between them to minimise its variance.
 
-  self_condition: see `EndToEnd`; evaluation, `always_shown`, makes the estimate
-  at each time.
+  Attributes:
+    self_condition: probability of self-conditioning, see `EndToEnd`.
+    always_shown: if True (evaluation), the network takes its own estimate in
+      every call.
+    estimand: whether the mean of the loss bounds -log p(x0).
   """
 
   self_condition: float | None = None
@@ -36,11 +42,16 @@ class ContinuousBound:
   estimand: Estimand = 'nelbo'
 
   def __call__(self, models: Models, key: Key, batch: Batch) -> Loss:
-    """Returns the terms diffusion, prior and reconstruction, and their sum."""
+    """Returns the sum of the terms diffusion, prior and reconstruction.
+
+    With a learnt schedule, the nats also contain a term of value 0, whose
+    gradient is that of `variance_loss`.
+    """
     model, p = models.student, models.student.process
     embedder, noise = embedder_of(model), p.schedule
     if isinstance(noise, LearntGamma):
-      # The mean does not depend on it: its gradient here would be noise.
+      # The mean of the loss does not depend on the shape of the schedule, so a
+      # gradient from here would only be noise.
       inside = jax.lax.stop_gradient(noise.inside)
       p = VariancePreserving(LearntGamma(noise.ends, inside))
     clean, t = embedder.embed(batch.ids), continuous(batch.u[:, None])
@@ -50,7 +61,7 @@ class ContinuousBound:
     chance = 1.0 if self.always_shown else self.self_condition or 0.0
     coin = jax.random.bernoulli(stream(key, 'coin'), chance)
 
-    def predicted(time: Array, noise: Array):
+    def predict(time: Array, noise: Array):
       q = p.marginal(clean, time)
       xt = q.mean + q.std * noise
       inputs = xt
@@ -59,8 +70,8 @@ class ContinuousBound:
       head = model(inputs, time).head
       return head, estimate_of(p, embedder, head, xt, time).value
 
-    _, estimate = predicted(t, drawn[:, 0])
-    head, _ = predicted(jnp.zeros_like(t), drawn[:, 1])
+    _, estimate = predict(t, drawn[:, 0])
+    head, _ = predict(jnp.zeros_like(t), drawn[:, 1])
     level = p.schedule(t)
     # -SNR' = -alpha' / (1 - alpha)^2.
     weight = (0.5 * level.rate * jnp.exp(-2 * level.log_1m_alpha))[..., 0]

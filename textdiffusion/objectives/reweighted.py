@@ -1,8 +1,8 @@
-"""Surrogates of the rank-one bound: the same divergence, other weights.
+"""Surrogates of the rank-one bound: the same divergence with other weights.
 
-The bound's weights grow without limit at both ends of time, and most of its
-variance is there; GIDD trains on these (von Rütte et al. 2025) and
-reports the bound.
+The weights of the bound grow without limit at both ends of time, where most of
+its variance comes from. GIDD (von Rütte et al. 2025) trains on these surrogates
+and reports the bound.
 """
 
 import dataclasses
@@ -18,15 +18,19 @@ from textdiffusion.processes.rank_one import Hybrid, RankOne
 
 @dataclasses.dataclass(frozen=True)
 class Reweighted:
-  """Other weights than R/q of KL(q(. | x) || q(. | xhat)) + rho - log rho - 1.
+  """KL(q(. | x) || q(. | xhat)) + rho - log rho - 1, times a bounded weight.
 
-  kind: 'clipped' is R/q between the limits. 'dynamic' keeps the ratio of the
-    weights of seen and moved tokens at a time, b / alpha for z = x, 1 for
-    another token, 2 for the mask. 'released' is the dynamic weight as the
-    official code has it, which differs in two things: sigmoid(-t) stands for
-    the log-SNR, with the other sign, and the mask counts among the tokens; it
-    needs the `Hybrid` schedule.
-  least, most: limits of the weight.
+  The bound has the weight R/q.
+
+  Attributes:
+    kind: 'clipped' clips R/q to the limits. 'dynamic' keeps the ratio between
+      the weights of different tokens at the same time: b / alpha for z = x, 1
+      for another token, 2 for the mask. 'released' is the dynamic weight of the
+      official code, which differs in two points: it takes sigmoid(-t) for the
+      log-SNR, with the opposite sign, and it counts the mask as a token. It
+      needs the `Hybrid` schedule.
+    least: lower limit of the weight.
+    most: upper limit of the weight.
   """
 
   kind: Literal['clipped', 'dynamic', 'released']
@@ -40,13 +44,24 @@ class Reweighted:
       )
 
   def weight(self, p: RankOne, x0: Array, z: Array, t: Time) -> Array:
-    """[L], in [least, most], or 0 where the bound counts nothing."""
+    """Computes the weight of the divergence.
+
+    Args:
+      p: a rank-one process.
+      x0: [L] clean tokens.
+      z: [L] noisy tokens.
+      t: time.
+
+    Returns:
+      [L] weights in [least, most], or 0 where the weight of the bound is 0.
+    """
     signal = p.schedule(t).log_alpha[..., 0]
     if self.kind == 'clipped':
       exact = bound_weight(p, x0, z, t)
       weight = exact * jnp.exp(-signal)
       clipped = jnp.clip(weight, self.least, self.most)
-      return jnp.where(exact > 0, clipped, 0.0)  # a visible token costs nothing
+      # Where the bound has no weight (visible tokens), clipping would add some.
+      return jnp.where(exact > 0, clipped, 0.0)
     same = jnp.exp(p.log_noise(x0, t)[..., 0] - signal)
     if self.kind == 'released':
       same = _released(p.schedule, p.num_states, t)
@@ -56,13 +71,22 @@ class Reweighted:
   def __call__(
     self, p: RankOne, x0: Array, head: Any, z: Array, t: Time
   ) -> Array:
-    """A `Bound` in form only: [L]."""
+    """Returns [L] losses; the signature is that of a `Bound`, but it is none.
+
+    Args:
+      p: a rank-one process.
+      x0: [L] clean tokens.
+      head: any token head at x_t.
+      z: [L] noisy tokens.
+      t: time.
+    """
     nats = rank_one_divergence(p, x0, head, z, t)
     signal = jnp.exp(p.schedule(t).log_alpha[..., 0])
     return self.weight(p, x0, z, t) * signal * nats
 
 
 def _released(schedule: Any, num_states: int, t: Time) -> Array:
+  """Returns the official weight of tokens with z = x."""
   if not isinstance(schedule, Hybrid):
     raise TypeError(
       f'released weights are of a Hybrid schedule, not '

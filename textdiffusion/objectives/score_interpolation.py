@@ -1,8 +1,9 @@
-"""Continuous noise, a network that says tokens (Dieleman et al. 2022, CDCD).
+"""Continuous noise with a network that predicts tokens (CDCD, Dieleman et al.
+2022).
 
-The mean embedding under p(w | x_t) is E(x0 | x_t), so that cross-entropy alone
-trains the reverse process; embeddings need a fixed length, or they would grow
-until no noise matters.
+The mean embedding under p(w | x_t) is E(x0 | x_t), so cross-entropy alone
+trains the reverse process. Embeddings need a fixed norm. Otherwise they would
+grow until the noise has no effect.
 """
 
 import dataclasses
@@ -24,9 +25,14 @@ from textdiffusion.schedules.times import continuous, discrete
 
 @dataclasses.dataclass(frozen=True)
 class ScoreInterpolation:
-  """-log p(w | x_t), nats: [B, L]. No bound, as every time counts alike.
+  """-log p(w | x_t) in nats: [B, L].
 
-  num_steps: T, 0 is continuous. self_condition: see `EndToEnd`.
+  It is not a bound, because all times have the same weight.
+
+  Attributes:
+    num_steps: number of noise levels, T; 0 is continuous time.
+    self_condition: probability of self-conditioning, see `EndToEnd`.
+    estimand: whether the mean of the loss bounds -log p(x0).
   """
 
   num_steps: int = 0
@@ -34,7 +40,7 @@ class ScoreInterpolation:
   estimand: Estimand = 'surrogate'
 
   def __call__(self, models: Models, key: Key, batch: Batch) -> Loss:
-    """Returns the nats, whose only term is cross_entropy."""
+    """Returns the loss; its only term is cross_entropy."""
     model, p = models.student, models.student.process
     clean = embedder_of(model).embed(batch.ids)
     u = batch.u[:, None]
@@ -47,11 +53,17 @@ class ScoreInterpolation:
 
 @dataclasses.dataclass(frozen=True)
 class InterpolationBound:
-  """-log p(w) <= prior + steps + reconstruction on T steps, nats: [B, L].
+  """-log p(w) <= prior + steps + reconstruction on T steps, in nats: [B, L].
 
-  w -> x_1/T ... x_1, x_t ~ N(sqrt(alpha) Emb(w), 1 - alpha). The chain ends at
-  the first step, where the network's own p(w | x_1/T) reads off the tokens; so
-  a draw costs two calls. self_condition: see `LatentBound`.
+  The chain is w -> x_1/T ... x_1 with x_t ~ N(sqrt(alpha) Emb(w), 1 - alpha).
+  In the reverse direction it ends at x_1/T, from which the network predicts the
+  tokens by p(w | x_1/T). So each draw takes two network calls.
+
+  Attributes:
+    num_steps: number of steps, T.
+    self_condition: if not None, the network takes its own estimate of x0 in
+      every call.
+    estimand: whether the mean of the loss bounds -log p(x0).
   """
 
   num_steps: int
@@ -59,11 +71,11 @@ class InterpolationBound:
   estimand: Estimand = 'nelbo'
 
   def __call__(self, models: Models, key: Key, batch: Batch) -> Loss:
-    """Returns the terms diffusion, prior and reconstruction, and their sum."""
+    """Returns the sum of the terms diffusion, prior and reconstruction."""
     model, p = models.student, models.student.process
     embedder = embedder_of(model)
     clean = embedder.embed(batch.ids)
-    # Of the steps that begin after the first one.
+    # One of the T - 1 steps after the first one is drawn.
     s, t = (
       (1 + time * (self.num_steps - 1)) / self.num_steps
       for time in discrete(batch.u[:, None], self.num_steps - 1)
@@ -96,8 +108,18 @@ Either = ScoreInterpolation | InterpolationBound
 def _posterior(
   objective: Either, model: Model, xt: Array, t: Time, coin: Array
 ) -> Posterior:
-  """The head at x_t, with an estimate if the coin and the objective are for
-  it."""
+  """Returns the head at x_t, with self-conditioning if the objective has it.
+
+  Args:
+    objective: gives the option.
+    model: the student.
+    xt: [B, L, D] noisy embeddings.
+    t: time.
+    coin: [] bool, whether this call takes an estimate.
+
+  Raises:
+    TypeError: the head is not a Posterior.
+  """
   inputs = xt
   if objective.self_condition is not None:
     inputs = with_estimate(model, xt, t, coin)
@@ -118,5 +140,6 @@ def _cross_entropy(
   t: Time,
   coin: Array,
 ) -> Array:
+  """Returns [B, L] nats of the ids under the head of `_posterior`."""
   head = _posterior(objective, model, xt, t, coin)
   return -Categorical(head.logits).log_prob(ids)

@@ -1,4 +1,4 @@
-"""Gaussian noise on one-hot tokens, seen through its softmax and its argmax."""
+"""Gaussian noise on one-hot tokens, with its softmax and its argmax (Duo)."""
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,15 @@ from textdiffusion.schedules.duality import GaussianArgmax
 class Duality:
   """w = sqrt(sigmoid(-gamma)) x + sqrt(sigmoid(gamma)) eps, x one-hot.
 
-  `argmax(w)` at one time is a draw of `discrete` (Sahoo et al. 2025, eq. 10);
-  its path in time is not, so bridges are those of `discrete`. The mask,
-  if any, takes no part: its coordinate is -inf.
+  At one time, `argmax(w)` is a draw from `discrete` (Sahoo et al. 2025,
+  equation 10). Its path over several times is not, so bridges are those of
+  `discrete`. The coordinate of the mask, if there is one, is -inf.
 
-  schedule: made for `num_states` tokens, less the mask.
+  Attributes:
+    schedule: schedule of gamma, built for the number of tokens without the
+      mask.
+    num_states: number of states of a token, K.
+    mask_id: id of the mask, or None.
   """
 
   schedule: GaussianArgmax
@@ -32,11 +36,17 @@ class Duality:
 
   @property
   def discrete(self) -> RankOne:
-    """The uniform process that the argmax follows."""
+    """The uniform process with the distribution of the argmax."""
     return uniform(self.num_states, self.schedule, self.mask_id)
 
   def latent(self, x0: Array, noise: Array, t: Time) -> Array:
-    """[L] ids, [L, K] standard normal -> w, [L, K]."""
+    """Returns w, [L, K].
+
+    Args:
+      x0: [L] clean tokens.
+      noise: [L, K] standard normal draws.
+      t: time.
+    """
     gamma = self.schedule.gamma(t)[..., None]
     states = jnp.arange(self.num_states)
     signal = jnp.sqrt(jax.nn.sigmoid(-gamma))
@@ -47,7 +57,17 @@ class Duality:
   def corrupt(
     self, key: Key, x0: Array, t: Time, temperature: Array | float
   ) -> tuple[Array, Array]:
-    """[L] -> z = argmax(w), [L], and softmax(w / temperature), [L, K]."""
+    """Draws w and returns its argmax and its softmax.
+
+    Args:
+      key: random key.
+      x0: [L] clean tokens.
+      t: time.
+      temperature: temperature of the softmax.
+
+    Returns:
+      z = argmax(w), [L], and softmax(w / temperature), [L, K].
+    """
     noise = fine_normal(key, (*x0.shape, self.num_states))
     w = self.latent(x0, noise, t)
     return jnp.argmax(w, axis=-1), jax.nn.softmax(w / temperature)
@@ -55,11 +75,21 @@ class Duality:
   def corrupt_largest(
     self, key: Key, x0: Array, t: Time, temperature: Array | float, count: int
   ) -> tuple[Array, Mixture]:
-    """The same of x0's and the `count` largest other coordinates, [L, 1 + k],
-    at a cost that does not grow with K.
+    """Does `corrupt` with the largest coordinates only, at a cost free of K.
 
-    z has the same law. The softmax leaves out the rest: of a temperature of
-    10^-3 nothing that float32 could show, of 10^-1 most.
+    z has the same distribution. The softmax has the coordinate of x0 and the
+    `count` largest others. At a temperature of 10^-3 the rest is 0 in float32;
+    at 10^-1 the rest has most of the weight.
+
+    Args:
+      key: random key.
+      x0: [L] clean tokens.
+      t: time.
+      temperature: temperature of the softmax.
+      count: number k of other coordinates.
+
+    Returns:
+      z = argmax(w), [L], and the softmax as a mixture of [L, 1 + k] tokens.
     """
     others = self.discrete.vocab_size - 1
     key_own, key_order, key_ids = jax.random.split(key, 3)
@@ -71,7 +101,8 @@ class Duality:
     ids, own = distinct(key_ids, x0.shape, count, others), x0[..., None]
     if self.mask_id is None:
       ids += ids >= own
-    else:  # around both, the lower first
+    else:
+      # Ids skip x0 and the mask, the lower of them first.
       ids += ids >= jnp.minimum(own, self.mask_id)
       ids += ids >= jnp.maximum(own, self.mask_id)
     ids = jnp.concatenate([own, ids], -1)

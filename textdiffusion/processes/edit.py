@@ -1,13 +1,13 @@
 """Forward processes that change the length of a sequence.
 
-A row has a fixed capacity L: text packed to the left and padding after it, so
-the length is where the padding begins and all shapes are static. Beside the
-state x_t stands the *aligned* state z, [L], one place for each token of the
-clean text (or each pair with the source text), with padding as the blank where
-nothing is there at t; packing z to the left gives x_t.
+A row has a fixed capacity L: the text is packed to the left and followed by
+padding, so the length is the start of the padding and all shapes are static.
+The *aligned* state z, [L], has one place for each token of the clean text (or
+for each pair of a source token and a clean token). Places that hold no token at
+time t contain padding (blanks). Packing z to the left gives the state x_t.
 
-Each place waits on its own clock for its edit. Looked at from noise to data,
-the hazard of an edit that is still to be made is -alpha' / (1 - alpha).
+Every place has its own random edit time. In the direction from noise to data,
+the hazard of an edit that is still pending is -alpha' / (1 - alpha).
 """
 
 import jax
@@ -24,10 +24,16 @@ from textdiffusion.schedules.noise import Schedule, inverse
 
 
 def pack(z: Array, pad_id: int) -> tuple[Array, Array]:
-  """Aligned [L] -> (x, place), both [L].
+  """Packs an aligned state [L] to the left.
 
-  x: the tokens of z in their order, then padding. place: where each token of
-  z lies in x; of a blank, the position in x before which it would come.
+  Args:
+    z: [L] tokens and blanks.
+    pad_id: id of padding and blanks.
+
+  Returns:
+    x, [L]: the tokens of z in their order, then padding. And place, [L]: the
+    position in x of each token of z; for a blank, the position in x before
+    which its token would be inserted.
   """
   is_there = z != pad_id
   order = jnp.argsort(~is_there, axis=-1, stable=True)
@@ -36,21 +42,30 @@ def pack(z: Array, pad_id: int) -> tuple[Array, Array]:
 
 
 def lengths(x: Array, pad_id: int) -> Array:
-  """Packed [L] -> [1] number of tokens."""
+  """Returns the number of tokens in a packed row [L]: [1]."""
   return (x != pad_id).sum(-1, keepdims=True)
 
 
 def has_gap(x: Array, pad_id: int) -> Array:
-  """Packed [L] -> [L] whether a token may be inserted before a position.
+  """Returns [L] whether a token may be inserted before each position.
 
-  Nowhere in a full row; else before each token and after the last one.
+  This is before each token and after the last one, and nowhere in a full row.
+
+  Args:
+    x: [L] packed row.
+    pad_id: id of padding.
   """
   size, capacity = lengths(x, pad_id), x.shape[-1]
   return (jnp.arange(capacity) <= size) & (size < capacity)
 
 
 def count_at(place: Array, is_counted: Array) -> Array:
-  """[L] places, [L] bool -> [L] float, how many counted ones each place has."""
+  """Returns the number of counted tokens at each place: float [L].
+
+  Args:
+    place: [L] place of each token.
+    is_counted: [L] which tokens to count.
+  """
   count = lambda p, w: jnp.zeros(p.shape, float).at[p].add(w, mode='drop')
   return jnp.vectorize(count, signature='(l),(l)->(l)')(
     place, is_counted.astype(float)
@@ -58,15 +73,23 @@ def count_at(place: Array, is_counted: Array) -> Array:
 
 
 def hazard(schedule: Schedule, t: Time) -> Array:
-  """Rate, towards data, of an edit that is pending at t: shape of t."""
+  """Returns the rate, from noise to data, of an edit that is pending at t.
+
+  The result has the shape of t.
+  """
   level = schedule(t)
   return (level.rate * jnp.exp(-level.log_1m_alpha))[..., 0]
 
 
 def log_chance(schedule: Schedule, s: Time, t: Time) -> Array:
-  """log of the probability that an edit pending at t is made by s < t.
+  """Returns the log probability that an edit pending at t is made by s < t.
 
-  1 - (1 - alpha_s) / (1 - alpha_t), and 1 from s = 0 on.
+  The probability is 1 - (1 - alpha_s) / (1 - alpha_t), and 1 for s = 0.
+
+  Args:
+    schedule: schedule of the edit times.
+    s: end of the step.
+    t: start of the step.
   """
   left = schedule(s).log_1m_alpha - schedule(t).log_1m_alpha
   is_last = jnp.asarray(s)[..., None] <= 0
@@ -75,10 +98,17 @@ def log_chance(schedule: Schedule, s: Time, t: Time) -> Array:
 
 @pytree
 class MaskedInsertion:
-  """FlexMDM: a token is first inserted, as a mask, and later unmasked.
+  """FlexMDM: a token is first inserted as a mask, and later unmasked.
 
-  Kim et al. 2025, section 3. Towards data a missing token is inserted at the
-  hazard of `insert`, and from then on unmasked at that of `unmask`.
+  Kim et al. 2025, section 3. From noise to data, a missing token is inserted at
+  the hazard of `insert`, and then unmasked at the hazard of `unmask`.
+
+  Attributes:
+    insert: schedule of the insertions.
+    unmask: schedule of the unmasking.
+    num_states: number of states of a token, K.
+    mask_id: id of the mask.
+    pad_id: id of the padding.
   """
 
   insert: Schedule
@@ -89,19 +119,29 @@ class MaskedInsertion:
 
   @property
   def special_ids(self) -> tuple[int, ...]:
-    """What is no token of a text."""
+    """The states that are not tokens of a text."""
     return (self.mask_id, self.pad_id)
 
   def refresh(self, facts: Facts) -> 'MaskedInsertion':
-    """Nothing of it is learnt."""
+    """Returns the process itself, as nothing of it is learnt."""
     return self
 
   def corrupt(self, key: Key, x0: Array, t: Time) -> Array:
-    """Clean [L] -> aligned z_t [L]: blank, mask or the token."""
+    """Draws a noisy state, aligned with the clean text.
+
+    Args:
+      key: random key.
+      x0: [L] clean text, packed.
+      t: times that broadcast against [L].
+
+    Returns:
+      [L] blanks, masks and tokens of the text.
+    """
     key_insert, key_unmask = jax.random.split(key)
     log_noise = jnp.log(fine_uniform(key_insert, x0.shape))
     is_missing = log_noise < self.insert(t).log_1m_alpha[..., 0]
-    # Unmasking begins when the token is there, at 1 - alpha(t) = log_noise.
+    # The unmasking time starts when the token is inserted, at the t with
+    # log(1 - alpha(t)) = log_noise.
     since = self.unmask(inverse(self.insert, log_noise)).log_1m_alpha[..., 0]
     left = since + jnp.log(fine_uniform(key_unmask, x0.shape))
     is_masked = left < self.unmask(t).log_1m_alpha[..., 0]
@@ -111,12 +151,20 @@ class MaskedInsertion:
 
 @pytree
 class EditPath:
-  """Edit Flows: pairs of source and clean tokens, each edited at once.
+  """Edit Flows: pairs of source and clean tokens, each changed by one edit.
 
-  Havasi et al. 2025, section 3. The source is empty, or `source_length`
-  uniform tokens; its i-th token is paired with the i-th of the clean text and
-  what is left over with a blank. A pair whose tokens differ is substituted,
-  deleted or inserted at the hazard of `schedule`.
+  Havasi et al. 2025, section 3. The source is empty, or consists of
+  `source_length` uniform tokens. Its i-th token is paired with the i-th token
+  of the clean text; tokens without a partner are paired with a blank. A pair
+  whose tokens differ is substituted, deleted or inserted at the hazard of
+  `schedule`.
+
+  Attributes:
+    schedule: schedule of the edits.
+    num_states: number of states of a token, K.
+    pad_id: id of the padding.
+    mask_id: id of the mask, which never occurs; None for no mask.
+    source_length: tokens of the source.
   """
 
   schedule: Schedule
@@ -127,12 +175,16 @@ class EditPath:
 
   @property
   def special_ids(self) -> tuple[int, ...]:
-    """What is no token of a text."""
+    """The states that are not tokens of a text."""
     ids = (self.mask_id, self.pad_id)
     return tuple(sorted(i for i in ids if i is not None))
 
   def source(self, key: Key, capacity: int) -> Array:
-    """A source text, [L] packed. Raises UserError where it does not fit."""
+    """Draws a packed source text, [L] with L = capacity.
+
+    Raises:
+      UserError: the source is longer than the row.
+    """
     if self.source_length > capacity:
       raise UserError(
         f'method.source_length={self.source_length} is more than the row of '
@@ -146,11 +198,20 @@ class EditPath:
     return jnp.where(is_there, token, self.pad_id)
 
   def refresh(self, facts: Facts) -> 'EditPath':
-    """Nothing of it is learnt."""
+    """Returns the process itself, as nothing of it is learnt."""
     return self
 
   def corrupt(self, key: Key, x0: Array, t: Time) -> Array:
-    """Clean [L], packed -> aligned z_t [L]; a pair is pending where z != x0."""
+    """Draws a noisy state, aligned with the clean text.
+
+    Args:
+      key: random key.
+      x0: [L] clean text, packed.
+      t: times that broadcast against [L].
+
+    Returns:
+      [L] tokens and blanks z. Edits are pending where z differs from x0.
+    """
     key_source, key_time = jax.random.split(key)
     log_noise = jnp.log(fine_uniform(key_time, x0.shape))
     is_pending = log_noise < self.schedule(t).log_1m_alpha[..., 0]

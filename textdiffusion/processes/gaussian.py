@@ -1,16 +1,16 @@
-"""Discretised Gaussian noise over token order, without a matrix.
+"""Discretised Gaussian noise over the order of token ids, without a matrix.
 
-D3PM's Gaussian steps (Austin et al. 2021, A.2.4) have standard deviation
-(V - 1) sqrt(beta / 8) tokens. Here a step that would leave the vocabulary is
-reflected at its end; in the paper it is not taken. Reflection makes the steps
-commute, so that any number of them is one Gaussian of the summed variance v,
+The Gaussian steps of D3PM (Austin et al. 2021, A.2.4) have a standard deviation
+of (V - 1) sqrt(beta / 8) tokens. Here a step that would leave the vocabulary is
+reflected at its end; in the paper it is not taken. With reflection the steps
+commute, so any number of them is one Gaussian of the summed variance v,
 
-  q(y | x) = g_v(y - x) + g_v(y + x + 1),  g_v periodic in 2 V,
+  q(y | x) = g_v(y - x) + g_v(y + x + 1),  g_v periodic in 2 V.
 
-written in closed form (a column costs O(V), in log space) and applied to a
-distribution by one FFT of length 2 V, O(V log V). No array is kept but [T + 1]
-variances. Steps narrower than 3 tokens would see the lattice; for those, and
-the paper's ends, there is `matrix.gaussian_kernels`.
+It has a closed form (a column costs O(V), in log space), and is applied to a
+distribution by one FFT of length 2 V, O(V log V). The only array that is stored
+are the [T + 1] variances. The closed form is inexact for steps narrower than 3
+tokens. `matrix.gaussian_kernels` has such steps, and the paper's ends.
 """
 
 import math
@@ -24,16 +24,21 @@ from textdiffusion.core.numerics import log_add, pytree, static
 from textdiffusion.core.types import Array, Time, UserError
 from textdiffusion.processes.grid import GridProcess, identity
 
-_LEAST_VARIANCE = 9.0  # of a step; sampling on the lattice errs by e^-88
-_IMAGES = 2  # on each side; enough for v <= V^2 / 2
-_WAVES = 4  # enough for v >= V^2 / 2
+_LEAST_VARIANCE = 9.0  # The error of the closed form is then below e^-88.
+_IMAGES = 2  # Number on each side, which is enough for v <= V^2 / 2.
+_WAVES = 4  # Enough for v >= V^2 / 2.
 
 
 @pytree
 class Gaussian(GridProcess):
-  """variances: [T + 1] of x_i given x_0, in squared tokens.
+  """Gaussian noise on the grid i / T.
 
-  mask_id: an unused state among the ids; the order is that of the others.
+  Attributes:
+    variances: [T + 1] variances of x_i given x_0, in squared tokens.
+    num_states: number of states of a token, K.
+    num_steps: number of steps, T.
+    mask_id: id of the mask, which noise never yields and which has no place in
+      the order; None for no mask.
   """
 
   variances: Array
@@ -42,7 +47,7 @@ class Gaussian(GridProcess):
   mask_id: int | None = static()  # ty: ignore[incompatible-attribute-override]
 
   def marginal(self, x0: Array, t: Time) -> Categorical:
-    """ids [L] (exact) or logits [L, K] (by FFT) -> [L, K]."""
+    """Returns q_t(. | x0), [L, K], exactly for ids [L], by FFT for logits."""
     clean, i = self.clean_log_probs(x0), self.place(t)
     if jnp.issubdtype(x0.dtype, jnp.integer):
       logits = self._log_kernel(x0, self.variances[i])
@@ -53,18 +58,18 @@ class Gaussian(GridProcess):
     return Categorical(identity(clean, logits, i == 0))
 
   def column(self, z: Array, s: Time, t: Time) -> Array:
-    """log q_{t|s}(z | y): [L] -> [L, K]; the kernel is symmetric."""
+    """Returns log q_{t|s}(z | y) for every y, [L, K], a symmetric kernel."""
     first, last = self.place(s), self.place(t)
     logits = self._log_kernel(z, self.variances[last] - self.variances[first])
     return identity(z, logits, (first == last) | self.is_mask(z))
 
   def _tokens(self) -> np.ndarray:
-    """[V] ids in order."""
+    """Returns the [V] ids of the tokens, in order."""
     ids = np.arange(self.num_states)
     return ids if self.mask_id is None else np.delete(ids, self.mask_id)
 
   def _with_mask(self, logits: Array) -> Array:
-    """[..., V] -> [..., K]."""
+    """Inserts -inf at the mask: [..., V] -> [..., K]."""
     if self.mask_id is None:
       return logits
     before, after = logits[..., : self.mask_id], logits[..., self.mask_id :]
@@ -72,7 +77,7 @@ class Gaussian(GridProcess):
     return jnp.concatenate([before, none, after], axis=-1)
 
   def _log_kernel(self, ids: Array, variance: Array) -> Array:
-    """log q(id | y) over y, [L] and [L] or [1] -> [L, K]."""
+    """Returns log q(id | y) over y, [L, K], at a variance [L] or [1]."""
     if self.mask_id is not None:
       ids = ids - (ids > self.mask_id)
     there = jnp.arange(self.vocab_size)
@@ -83,17 +88,23 @@ class Gaussian(GridProcess):
 
 
 def _log_wrapped(lag: Array, variance: Array, size: int) -> Array:
-  """log g_v at integer lags, the normal density with period 2 V.
+  """Returns log g_v at integer lags: the normal density with period 2 V.
 
-  Narrow: a sum over images. Wide: its Fourier series, all of whose terms but
-  the first are small there.
+  A narrow density is a sum over images. For a wide one the Fourier series is
+  used, where all terms but the first are small.
+
+  Args:
+    lag: integer differences.
+    variance: v.
+    size: V.
   """
   period = 2 * size
   lag = ((lag + size) % period - size).astype(variance.dtype)
   width = variance / size**2
   is_wide = width > 0.5
   narrow_v = jnp.where(is_wide | (variance <= 0), 1.0, variance)
-  # Elementwise over the image at hand, the largest: nothing is stacked.
+  # Images are summed relative to the nearest, which is the largest, without an
+  # array of all of them.
   nearest = -(lag**2) / (2 * narrow_v)
   others = sum(
     jnp.exp(-2 * size * m * (lag + size * m) / narrow_v)
@@ -111,10 +122,11 @@ def _log_wrapped(lag: Array, variance: Array, size: int) -> Array:
 
 
 def _blur(probs: Array, variance: Array) -> Array:
-  """[..., V] probabilities -> [..., V] log of them after the noise.
+  """Applies the noise to [..., V] probabilities; returns their logs.
 
-  Float precision is that of the largest: what is below eps of it reads as eps
-  of it, in the loss and in sampling alike, so that a bound stays a bound.
+  The FFT is precise relative to the largest probability. Smaller ones than eps
+  times the largest are set to that value. Loss and sampling do the same, so a
+  bound stays a bound.
   """
   size = probs.shape[-1]
   even = jnp.concatenate([probs, probs[..., ::-1]], axis=-1)
@@ -130,19 +142,24 @@ def _blur(probs: Array, variance: Array) -> Array:
 def gaussian(
   num_states: int, betas: np.ndarray, mask_id: int | None = None
 ) -> Gaussian:
-  """Steps of variance (V - 1)^2 beta / 8.
+  """Builds the process whose steps have the variance (V - 1)^2 beta / 8.
 
-  Raises UserError where a step is too narrow for the closed form.
+  Args:
+    num_states: number of states of a token, K.
+    betas: [T] betas.
+    mask_id: id of the mask, or None.
+
+  Raises:
+    UserError: a step is too narrow for the closed form.
   """
   size = num_states - (mask_id is not None)
   steps = (size - 1) ** 2 * np.asarray(betas, np.float64) / 8
   if steps.min() < _LEAST_VARIANCE:
     raise UserError(
       f'a Gaussian step of {steps.min() ** 0.5:.2g} tokens is too narrow for '
-      f'the closed form: give method.schedule betas above '
+      'the closed form: set method.schedule to betas above '
       f'{8 * _LEAST_VARIANCE / (size - 1) ** 2:.2g}, such as '
-      'LinearBetas(beta_min=...), or set '
-      "method.kernel='dense'"
+      "LinearBetas(beta_min=...), or set method.kernel='dense'"
     )
   variances = np.concatenate([[0.0], np.cumsum(steps)])
   return Gaussian(jnp.asarray(variances), num_states, len(steps), mask_id)

@@ -1,8 +1,9 @@
-"""Any process on a grid, whose last step masks every token.
+"""A process on a grid with a last step that masks every token.
 
-Noise that does not mix within T steps leaves a large prior term; the official
-D3PM code ends nearest-neighbour noise so (`override_last_step_to_mask`). Then
-x_1 tells nothing and the prior is exact, whatever the noise before.
+Noise that does not mix within T steps leaves a large prior term. So the
+official D3PM code ends nearest-neighbour noise with a mask
+(`override_last_step_to_mask`). Then x_1 contains no information, and the prior
+is exact whatever the noise before.
 """
 
 import dataclasses
@@ -18,7 +19,14 @@ from textdiffusion.processes.grid import GridProcess, identity
 
 @pytree
 class MaskLast(GridProcess):
-  """inner: what happens before the last step; it has a mask and leaves it."""
+  """A process whose last step turns every token into the mask.
+
+  Attributes:
+    inner: process of the steps before; its noise leaves the mask as it is.
+    num_states: number of states of a token, K.
+    num_steps: number of steps, T.
+    mask_id: id of the mask.
+  """
 
   inner: GridProcess
   num_states: int = static()  # ty: ignore[incompatible-attribute-override]
@@ -26,26 +34,30 @@ class MaskLast(GridProcess):
   mask_id: int = static()  # ty: ignore[incompatible-attribute-override]
 
   def refresh(self, facts: Facts) -> 'MaskLast':
+    """Returns the process with its inner process refreshed."""
     inner: Any = self.inner.refresh(facts)
     return dataclasses.replace(self, inner=inner)
 
   def prior(self) -> Categorical:
-    """The mask, [K]."""
+    """Returns the distribution that is the mask for sure, [K]."""
     return Categorical(self._masks(()))
 
   def marginal(self, x0: Array, t: Time) -> Categorical:
-    """ids [L] or logits [L, K] -> [L, K]."""
+    """Returns q_t(. | x0), [L, K], for ids [L] or clean logits [L, K]."""
     before = self.inner.marginal(x0, self._inner_time(t)).logits
     is_last = self.place(t) == self.num_steps
     return Categorical(jnp.where(is_last[..., None], self._masks(()), before))
 
   def corrupt(self, key: Key, x0: Array, t: Time) -> Array:
-    """[L] -> [L]."""
+    """Draws noisy tokens [L]."""
     before = self.inner.corrupt(key, x0, self._inner_time(t))
     return jnp.where(self.place(t) == self.num_steps, self.mask_id, before)
 
   def column(self, z: Array, s: Time, t: Time) -> Array:
-    """log q_{t|s}(z | y): [L] -> [L, K]; after the last step, of a mask, 0."""
+    """Returns log q_{t|s}(z | y) for every y, [L, K].
+
+    At t = 1 it is 0 for the mask, whatever y.
+    """
     first, last = self.place(s), self.place(t)
     is_mask = self.is_mask(z)
     token = jnp.where(is_mask, (self.mask_id == 0) * 1, z)

@@ -1,7 +1,7 @@
-"""D3PM with its matrices written out: small vocabularies, any kernel.
+"""D3PM with dense transition matrices: any kernel, for small vocabularies.
 
-Austin et al. 2021, appendix A.2. T + T + 1 matrices [K, K] are kept; for text
-of many states see `rank_one`, `gaussian` and `neighbors`, which keep none.
+Austin et al. 2021, appendix A.2. It stores 2 T + 1 matrices [K, K]. For large
+vocabularies use `rank_one`, `gaussian` and `neighbors`, which store none.
 """
 
 from typing import Any
@@ -18,10 +18,17 @@ from textdiffusion.processes.grid import GridProcess, identity, safe_log
 
 @pytree
 class Matrix(GridProcess):
-  """log_kernels: [T, K, K], [i, y, x] = log q(x_{i+1} = y | x_i = x).
-  log_totals: [T + 1, K, K], of their products. log_prior: [K].
+  """A process given by one matrix per step.
 
-  The times of a row are 0 (given tokens) or all the same.
+  All times of a row must be equal, except those that are 0 (given tokens).
+
+  Attributes:
+    log_kernels: [T, K, K] with [i, y, x] = log q(x_{i+1} = y | x_i = x).
+    log_totals: [T + 1, K, K] logs of the products of the first i kernels.
+    log_prior: [K] logs of the prior.
+    num_states: number of states of a token, K.
+    num_steps: number of steps, T.
+    mask_id: id of the mask, or None.
   """
 
   log_kernels: Array
@@ -32,11 +39,11 @@ class Matrix(GridProcess):
   mask_id: int | None = static()  # ty: ignore[incompatible-attribute-override]
 
   def prior(self) -> Categorical:
-    """[K], as given at construction."""
+    """Returns the prior given at construction, [K]."""
     return Categorical(self.log_prior)
 
   def marginal(self, x0: Array, t: Time) -> Categorical:
-    """ids [L] or logits [L, K] -> [L, K]."""
+    """Returns q_t(. | x0), [L, K], for ids [L] or clean logits [L, K]."""
     i = self.place(t)
     total = self.log_totals[_shared(i)]
     clean = self.clean_log_probs(x0)
@@ -53,7 +60,10 @@ class Matrix(GridProcess):
     return Categorical(identity(clean, logits, i == 0))
 
   def column(self, z: Array, s: Time, t: Time) -> Array:
-    """log q_{t|s}(z | y): [L] -> [L, K]; one product per further step."""
+    """Returns log q_{t|s}(z | y) for every y, [L, K].
+
+    It takes one matrix product per step after the first.
+    """
     first, last = self.place(s), self.place(t)
     gap, last_shared = _shared(last) - _shared(first), _shared(last)
     row = _rows(self.log_kernels[jnp.maximum(last_shared - 1, 0)], z)
@@ -68,18 +78,21 @@ class Matrix(GridProcess):
     return identity(z, row, first == last)
 
   def likelihood(self, z: Array, t: Time) -> Array:
-    """log q_t(z | x) of every clean x, [L] -> [L, K]: no loop."""
+    """Returns log q_t(z | x) for every clean x, [L, K], without a loop."""
     i = self.place(t)
     return identity(z, _rows(self.log_totals[_shared(i)], z), i == 0)
 
 
 def _shared(index: Array) -> Array:
-  """The one time of a row, beside zeros: [] or [..., 1 or L] -> [...]."""
+  """Returns the time index that a row shares, ignoring zeros: [...].
+
+  The indices are [] or [..., 1 or L].
+  """
   return index if index.ndim == 0 else index.max(-1)
 
 
 def _rows(matrix: Array, ids: Array) -> Array:
-  """Rows of [K, K], or of one matrix a batch row: [..., L] -> [..., L, K]."""
+  """Returns rows [..., L, K] of one matrix [K, K] or one per batch row."""
   if matrix.ndim == 2:
     return matrix[ids]
   return jnp.take_along_axis(matrix, ids[..., None], axis=-2)
@@ -88,9 +101,12 @@ def _rows(matrix: Array, ids: Array) -> Array:
 def from_kernels(
   kernels: np.ndarray, prior: Any = None, mask_id: int | None = None
 ) -> Matrix:
-  """[T, K, K] probabilities, columns x_i, and [K] -> the process.
+  """Builds the process from its matrices, with products in float64.
 
-  Products are taken in float64. prior: uniform over the tokens if absent.
+  Args:
+    kernels: [T, K, K] probabilities; each column belongs to a state x_i.
+    prior: [K] probabilities; None for uniform over the tokens.
+    mask_id: id of the mask, or None.
   """
   kernels = np.asarray(kernels, np.float64)
   size = kernels.shape[-1]
@@ -108,7 +124,15 @@ def from_kernels(
 
 
 def beside_mask(kernels: np.ndarray, mask_id: int | None) -> np.ndarray:
-  """[T, V, V] -> [T, V + 1, V + 1] with a mask that stays as it is."""
+  """Adds a mask that stays as it is to kernels [T, V, V].
+
+  Args:
+    kernels: probabilities over the tokens.
+    mask_id: id that the mask gets; None adds no mask.
+
+  Returns:
+    [T, V + 1, V + 1] kernels.
+  """
   if mask_id is None:
     return kernels
   steps, size, _ = kernels.shape
@@ -120,23 +144,30 @@ def beside_mask(kernels: np.ndarray, mask_id: int | None) -> np.ndarray:
 
 
 def mixed_kernels(base: np.ndarray, betas: np.ndarray) -> np.ndarray:
-  """(1 - beta) I + beta M for each beta: [V, V], [T] -> [T, V, V]."""
+  """Returns (1 - beta) I + beta M, [T, V, V], for M = base and [T] betas."""
   beta = np.asarray(betas, np.float64)[:, None, None]
   return (1 - beta) * np.eye(len(base)) + beta * np.asarray(base, np.float64)
 
 
 def gaussian_kernels(size: int, betas: np.ndarray) -> np.ndarray:
-  """Discretised Gaussians over token order, A.2.4: [T, V, V].
+  """Returns discretised Gaussians over the order of ids (A.2.4): [T, V, V].
 
-  exp(-4 n^2 / ((V - 1)^2 beta)) at distance n, over its sum for |n| < V; a
-  step out of the vocabulary stays where it is, so columns sum to 1. The
-  official code has distances times V / (V - 1): `lag_kernels` with a stretch.
+  The probability of distance n is exp(-4 n^2 / ((V - 1)^2 beta)), divided by
+  its sum over |n| < V. A step that would leave the vocabulary is not taken, so
+  columns sum to 1. The official code multiplies distances by V / (V - 1), which
+  is `lag_kernels` with that stretch.
   """
   return lag_kernels(size, betas, 1.0)
 
 
 def lag_kernels(size: int, betas: np.ndarray, stretch: float) -> np.ndarray:
-  """`gaussian_kernels` with distances times `stretch`."""
+  """Returns discretised Gaussians of stretched distances, [T, V, V].
+
+  Args:
+    size: number of tokens, V.
+    betas: [T] betas.
+    stretch: factor of the distances; 1 is `gaussian_kernels`.
+  """
   lags = np.arange(-(size - 1), size)
   exponent = -((2 * stretch * lags / (size - 1)) ** 2)
   logits = exponent / np.asarray(betas, np.float64)[:, None]
@@ -151,10 +182,11 @@ def lag_kernels(size: int, betas: np.ndarray, stretch: float) -> np.ndarray:
 
 
 def band_matrix(size: int, width: int) -> np.ndarray:
-  """Even weights on the `width` nearest tokens, itself included, A.2.3.
+  """Returns equal weights on the `width` nearest tokens (A.2.3): [V, V].
 
-  Columns are normalised, so that near the ends it is no symmetric matrix and
-  the uniform law is not quite stationary.
+  The token itself is one of them. Columns are normalised, so the matrix is not
+  symmetric near the ends, and the uniform distribution is only nearly
+  stationary.
   """
   distance = np.abs(np.arange(size)[:, None] - np.arange(size))
   band = (distance <= width // 2).astype(np.float64)
@@ -162,7 +194,7 @@ def band_matrix(size: int, width: int) -> np.ndarray:
 
 
 def sinkhorn(adjacency: np.ndarray, iterations: int) -> np.ndarray:
-  """A doubly stochastic matrix by scaling rows, then columns (A.2.5)."""
+  """Makes a matrix doubly stochastic, scaling rows, then columns (A.2.5)."""
   matrix = np.asarray(adjacency, np.float64)
   for _ in range(iterations):
     matrix = matrix / matrix.sum(1, keepdims=True)

@@ -1,16 +1,18 @@
-"""Noise that walks among the neighbours of a token, by sparse products.
+"""Random-walk noise among the neighbours of a token, by sparse products.
 
-D3PM's nearest-neighbour noise (Austin et al. 2021, A.2.5): with A the k nearest
-neighbours of each embedding, rates R = (A + A') / 2k off the diagonal, columns
-summing to 0, and q_{t|s} = exp((tau_t - tau_s) R). By uniformisation
+The nearest-neighbour noise of D3PM (Austin et al. 2021, A.2.5). Let A be the k
+nearest neighbours of each embedding. The rates are R = (A + A') / 2k off the
+diagonal, with columns that sum to 0, and q_{t|s} = exp((tau_t - tau_s) R). By
+uniformisation
 
   exp(tau R) = sum_j Poisson(j; c tau) P^j,  P = I + R / c,
 
-P a stochastic matrix of 2k entries a column, c the largest rate out of a token.
-All terms are positive, so probabilities keep their relative precision; with
-l = c tau the sum ends at l + 6 sqrt(l) + 12 terms (a tail below 1e-9), each one
-sparse product over [K, tokens]. Only the graph, [K, k] ids and its transpose,
-is kept. A draw walks the jumps of one token and builds nothing.
+where P is a stochastic matrix with 2k entries per column on average, and c is
+the largest rate out of a token. All terms are positive, so probabilities keep
+their relative precision. With l = c tau the sum ends after l + 6 sqrt(l) + 12
+terms (a tail below 1e-9), and each term takes one sparse product over
+[K, tokens]. Only the graph is stored: [K, k] ids and the transpose. A draw
+follows the jumps of each token and builds no array over the vocabulary.
 """
 
 import math
@@ -27,11 +29,13 @@ from textdiffusion.processes.grid import GridProcess, identity, safe_log
 
 
 class Graph(NamedTuple):
-  """Out-neighbours, and the same edges by where they end.
+  """A directed graph of tokens, with its edges sorted by start and by end.
 
-  out: [K, k], a token's neighbours; an isolated token has itself k times.
-  sources: [K k] where the edges come from, in order of where they end.
-  starts: [K + 1] a token's edges are sources[starts[i] : starts[i + 1]].
+  Attributes:
+    out: [K, k] neighbours of each token; an isolated token has itself k times.
+    sources: [K k] starts of the edges, sorted by the ends of the edges.
+    starts: [K + 1] offsets; the edges that end at token i start at
+      sources[starts[i] : starts[i + 1]].
   """
 
   out: Array
@@ -40,13 +44,13 @@ class Graph(NamedTuple):
 
   @property
   def rates(self) -> Array:
-    """[K] out of each token, those that stay included."""
+    """[K] rates out of each token, including edges to itself."""
     count = self.out.shape[1]
     return (count + jnp.diff(self.starts)).astype(float) / (2 * count)
 
 
 def graph_of(out: Array) -> Graph:
-  """[K, k] -> with its transpose."""
+  """Builds the graph of [K, k] neighbours, with its transpose."""
   size, count = out.shape
   ends = out.reshape(-1)
   order = jnp.argsort(ends)
@@ -61,10 +65,18 @@ def graph_of(out: Array) -> Graph:
 def nearest(
   table: Array, count: int, mask_id: int | None = None, chunk: int = 512
 ) -> Array:
-  """[K, D] -> [K, k] the nearest other tokens by angle, the nearest first.
+  """Finds the nearest other tokens by angle, the nearest first.
 
-  The mask is nobody's neighbour and has itself. `chunk` rows of [K, K]
-  similarities are there at a time.
+  The mask is no neighbour of any token, and has only itself as neighbour.
+
+  Args:
+    table: [K, D] token embeddings.
+    count: number of neighbours, k.
+    mask_id: id of the mask, or None.
+    chunk: rows of the [K, K] similarities that are in memory at a time.
+
+  Returns:
+    [K, k] ids.
   """
   table = jax.lax.stop_gradient(table).astype(float)
   norm = jnp.linalg.norm(table, axis=-1, keepdims=True)
@@ -72,7 +84,7 @@ def nearest(
   size = len(table)
   ids = jnp.arange(size)
 
-  def of(start: Array) -> Array:
+  def neighbors_of_rows(start: Array) -> Array:
     rows = jnp.minimum(start + jnp.arange(min(chunk, size)), size - 1)
     near = jnp.matmul(table[rows], table.T, precision='highest')
     is_barred = ids == rows[:, None]
@@ -80,17 +92,27 @@ def nearest(
       is_barred |= ids == mask_id
     return jax.lax.top_k(jnp.where(is_barred, -jnp.inf, near), count)[1]
 
-  found = jax.lax.map(of, jnp.arange(0, size, chunk)).reshape(-1, count)[:size]
+  found = jax.lax.map(neighbors_of_rows, jnp.arange(0, size, chunk))
+  found = found.reshape(-1, count)[:size]
   if mask_id is not None:
     found = jnp.where(ids[:, None] == mask_id, mask_id, found)
   return found.astype(jnp.int32)
 
 
 def band(num_states: int, width: int, mask_id: int | None = None) -> np.ndarray:
-  """[K, width - 1] the tokens around each in id order, reflected at the ends.
+  """Returns the tokens around each token in id order, reflected at the ends.
 
-  With reflection the walk is symmetric and the uniform law stationary, which
-  the paper's column-normalised band is not at its ends.
+  With reflection the walk is symmetric and the uniform distribution is
+  stationary. For the paper's band with normalised columns this does not hold
+  near the ends.
+
+  Args:
+    num_states: number of states of a token, K.
+    width: width of the band, an odd number.
+    mask_id: id of the mask, which has only itself as neighbour; or None.
+
+  Returns:
+    [K, width - 1] ids.
   """
   tokens = np.arange(num_states)
   if mask_id is not None:
@@ -106,10 +128,17 @@ def band(num_states: int, width: int, mask_id: int | None = None) -> np.ndarray:
 
 @pytree
 class Neighbors(GridProcess):
-  """exponents: [T + 1] tau_i, 0 first. graph: None until `refresh`ed.
+  """A random walk on a graph of tokens.
 
-  follows: whether the graph is that of the model's embeddings, k = count
-    nearest each; `refresh` takes it from the method's state, or builds it.
+  Attributes:
+    exponents: [T + 1] tau_i, the first of them 0.
+    graph: the graph; None until `refresh` if `follows`.
+    num_states: number of states of a token, K.
+    num_steps: number of steps, T.
+    mask_id: id of the mask, or None.
+    count: number of neighbours of a token, k, if `follows`.
+    follows: whether the graph is that of the model's nearest embeddings.
+      `refresh` then takes it from the method state, or builds it.
   """
 
   exponents: Array
@@ -121,7 +150,11 @@ class Neighbors(GridProcess):
   follows: bool = static(default=False)
 
   def refresh(self, facts: Facts) -> 'Neighbors':
-    """With the graph of the embeddings as they are, or were last taken."""
+    """Returns the process with the graph of the method state or embeddings.
+
+    Raises:
+      TypeError: the model has no table of embeddings.
+    """
     if not self.follows:
       return self
     graph = facts.method_state
@@ -136,20 +169,20 @@ class Neighbors(GridProcess):
     )
 
   def marginal(self, x0: Array, t: Time) -> Categorical:
-    """ids [L] or logits [L, K] -> [L, K]."""
+    """Returns q_t(. | x0), [L, K], for ids [L] or clean logits [L, K]."""
     clean, i = self.clean_log_probs(x0), self.place(t)
     logits = self._walked(clean, self.exponents[i])
     return Categorical(identity(clean, logits, i == 0))
 
   def column(self, z: Array, s: Time, t: Time) -> Array:
-    """log q_{t|s}(z | y): [L] -> [L, K]; the kernel is symmetric."""
+    """Returns log q_{t|s}(z | y) for every y, [L, K], a symmetric kernel."""
     first, last = self.place(s), self.place(t)
     one_hot = log_one_hot(z, self.num_states).astype(self.exponents.dtype)
     span = self.exponents[last] - self.exponents[first]
     return identity(z, self._walked(one_hot, span), first == last)
 
   def corrupt(self, key: Key, x0: Array, t: Time) -> Array:
-    """[L] -> [L], jump by jump."""
+    """Draws noisy tokens [L], jump by jump."""
     graph = self._graph()
     rates, count = graph.rates, graph.out.shape[1]
     most = rates.max()
@@ -160,7 +193,8 @@ class Neighbors(GridProcess):
 
     def jump(j: Array, x: Array) -> Array:
       u = jax.random.uniform(jax.random.fold_in(key_jumps, j), (2, *x.shape))
-      pick = u[0] * most * 2 * count  # of 2k c places; the others stay
+      # One of 2k c places is drawn; the token stays if no edge has that place.
+      pick = u[0] * most * 2 * count
       place = pick.astype(int)
       start, end = graph.starts[x], graph.starts[x + 1]
       forth = graph.out[x, jnp.minimum(place, count - 1)]
@@ -174,7 +208,7 @@ class Neighbors(GridProcess):
     return x.astype(x0.dtype)
 
   def _walked(self, log_p: Array, exponents: Array) -> Array:
-    """exp(tau R) of [L, K] log probabilities, tau [L], [1] or []."""
+    """Applies exp(tau R) to [L, K] log probabilities; tau is [L], [1] or []."""
     graph = self._graph()
     shape = log_p.shape
     mean = graph.rates.max() * jnp.broadcast_to(exponents, shape[:-1])
@@ -184,15 +218,22 @@ class Neighbors(GridProcess):
 
   def _graph(self) -> Graph:
     if self.graph is None:
-      raise TypeError('this process follows the embeddings: refresh it first')
+      raise TypeError(
+        'this process follows the embeddings: call refresh before using it'
+      )
     return self.graph
 
 
 @jax.custom_vjp
 def _walk(columns: Array, mean: Array, graph: Graph) -> Array:
-  """sum_j Poisson(j; mean) P^j x for every column: [K, N], [N] -> [K, N].
+  """Returns sum_j Poisson(j; mean) P^j x for every column x: [K, N].
 
-  P is symmetric, so the gradient is the same walk of the cotangent.
+  P is symmetric, so the gradient is the same walk applied to the cotangent.
+
+  Args:
+    columns: [K, N] probabilities.
+    mean: [N] mean numbers of jumps.
+    graph: the graph.
   """
   rates, count = graph.rates[:, None].astype(mean.dtype), graph.out.shape[1]
   most = rates.max()
@@ -228,20 +269,23 @@ _walk.defvjp(_walk_forward, _walk_backward)
 
 
 def _num_terms(mean: Array) -> Array:
-  """Where the sum may end; subadditive in the mean, so that what is reached in
-  one walk is reached in two that make it up."""
+  """Returns the number of terms of the sum over jumps.
+
+  It is subadditive in the mean. So tokens reached by one walk are also reached
+  by two walks of the same total length.
+  """
   most = jnp.ceil(mean + 6 * jnp.sqrt(mean) + 12).astype(int)
   return jnp.where(mean > 0, most + 1, 1)
 
 
 def _log_poisson(j: Array, mean: Array) -> Array:
-  """log of the Poisson law at j >= 1, to relative precision (Loader 2000)."""
+  """Returns log Poisson(j; mean), j >= 1, precisely (Loader 2000)."""
   j = jnp.asarray(j, mean.dtype)
   some = jnp.where(mean > 0, mean, 1.0)
   excess = (j - some) / some
   deviance = some * ((1 + excess) * jnp.log1p(excess) - excess)
   inverse = 1 / j
-  # What Stirling's formula leaves of log j!: itself, or its series.
+  # The error of Stirling's formula for log j!, exactly or by its series.
   formula = (j + 0.5) * jnp.log(j) - j + 0.5 * math.log(2 * math.pi)
   series = inverse / 12 - inverse**3 / 360 + inverse**5 / 1260
   series -= inverse**7 / 1680
@@ -256,7 +300,14 @@ def neighbors(
   out: np.ndarray | Array,
   mask_id: int | None = None,
 ) -> Neighbors:
-  """A walk on a given graph [K, k]; step i lasts beta_i."""
+  """Builds a random walk on a given graph.
+
+  Args:
+    num_states: number of states of a token, K.
+    betas: [T] duration of each step.
+    out: [K, k] neighbours of each token.
+    mask_id: id of the mask, or None.
+  """
   exponents = jnp.asarray(np.concatenate([[0.0], np.cumsum(betas)]))
   graph = graph_of(jnp.asarray(out))
   return Neighbors(exponents, graph, num_states, len(betas), mask_id)
@@ -265,7 +316,14 @@ def neighbors(
 def following(
   num_states: int, betas: np.ndarray, count: int, mask_id: int | None = None
 ) -> Neighbors:
-  """A walk among the k = count nearest embeddings of the model."""
+  """Builds a random walk among the nearest embeddings of the model.
+
+  Args:
+    num_states: number of states of a token, K.
+    betas: [T] duration of each step.
+    count: number of neighbours of a token, k.
+    mask_id: id of the mask, or None.
+  """
   exponents = jnp.asarray(np.concatenate([[0.0], np.cumsum(betas)]))
   return Neighbors(
     exponents, None, num_states, len(betas), mask_id, count, follows=True

@@ -1,14 +1,15 @@
 """Token processes q_t(. | x) = alpha_t delta_x + (1 - alpha_t) pi_t.
 
-pi_t puts `share(t)` on the mask and spreads the rest over the vocabulary:
-share = 1 absorbs (MDLM, MD4, SEDD), share = 0 is uniform (UDLM, Duo), a share
-between is a mixture (XDLM), and one that moves is the hybrid of GIDD.
+pi_t gives probability `share(t)` to the mask and spreads the rest evenly over
+the vocabulary. share = 1 is absorbing noise (MDLM, MD4, SEDD), share = 0 is
+uniform noise (UDLM, Duo), a constant share between them is a mixture (XDLM),
+and a share that changes with t is the hybrid of GIDD.
 
-Who is in the vocabulary is decided here and nowhere else. The mask is one of
-the K states, if there is one; clean tokens and the spread noise live on the
-other N = K - 1, so uniform noise never yields the mask and a token's part of it
-is 1 / N. Noise with weight k that is uniform over all K states, as some codes
-have it, is the mixture with weight k N / K here: the same process.
+This module alone decides which states are tokens. The mask, if there is one, is
+one of the K states. Clean tokens and uniform noise use the other N = K - 1
+states. So uniform noise never yields the mask, and gives each token probability
+1 / N. Some codes have noise of weight k that is uniform over all K states. This
+is the mixture with weight k N / K here.
 """
 
 import dataclasses
@@ -41,11 +42,15 @@ Share = Callable[[Array], Array]
 
 @pytree
 class RankOne(TokenProcess):
-  """See the module.
+  """A token process with rank-one noise, see the module.
 
-  share: t -> the mask's part of the noise.
-  mask_id: the state of the mask, None if there is none.
-  rest: t -> 1 - share, where the difference would round near share = 1.
+  Attributes:
+    schedule: noise schedule, alpha_t.
+    share: function of t that returns the probability of the mask in pi_t.
+    num_states: number of states of a token, K, including the mask.
+    mask_id: id of the mask; None for no mask.
+    rest: function of t that returns 1 - share, for shares near 1, where the
+      difference would round; None for the difference.
   """
 
   schedule: Schedule
@@ -62,20 +67,24 @@ class RankOne(TokenProcess):
 
   @property
   def is_absorbing(self) -> bool:
-    """Whether all noise is the mask."""
+    """Whether noise only turns tokens into the mask."""
     return self.share is jnp.ones_like
 
   def prior(self) -> Categorical:
-    """pi_1 of one token, [K], and what signal a schedule leaves at t = 1
-    spread evenly over the tokens; so the prior term is finite."""
+    """Returns the distribution of one token at t = 1, [K].
+
+    Signal that the schedule leaves at t = 1 is spread evenly over the tokens,
+    so that the prior term of the bound is finite.
+    """
     even = jnp.zeros((1, self.num_states))
     return Categorical(self.marginal(even, 1.0).logits[0])
 
   def decoder_bound(self) -> Array:
-    """E -log p(x0 | x at t = 0), [] nats, 0 where no noise is there at t = 0.
+    """Returns the reconstruction term E -log p(x0 | x at t = 0), [] nats.
 
-    The decoder knows the noise and no context, p(x0 | z) ~ q_0(z | x0), so the
-    term is the same for every token: MD4 appendix J.1 for any rank-one noise.
+    It is 0 without noise at t = 0. The decoder p(x0 | z) ~ q_0(z | x0) uses the
+    noise but no context, so the term is the same for every token (MD4,
+    appendix J.1, generalised to rank-one noise).
     """
     level, size = self.schedule(0.0), self.vocab_size
     share = self.share(jnp.zeros(1))
@@ -89,7 +98,10 @@ class RankOne(TokenProcess):
     return nats[0]
 
   def marginal(self, x0: Array, t: Time) -> Categorical:
-    """ids [L] or logits [L, K] -> [L, K]; a logit of the mask is ignored."""
+    """Returns q_t(. | x0), [L, K], for ids [L] or clean logits [L, K].
+
+    The logit of the mask is ignored.
+    """
     level = self.schedule(t)
     log_noise = jnp.log(self._noise(jnp.arange(self.num_states), t))
     return Categorical(
@@ -100,7 +112,7 @@ class RankOne(TokenProcess):
     )
 
   def corrupt(self, key: Key, x0: Array, t: Time) -> Array:
-    """[L] -> [L], three draws per token whatever the vocabulary."""
+    """Draws noisy tokens [L], by three draws per token for any vocabulary."""
     key_move, key_mask, key_token = jax.random.split(key, 3)
     moves = flip(
       key_move,
@@ -115,21 +127,32 @@ class RankOne(TokenProcess):
     return jnp.where(moves, jnp.where(masks, self.mask_id, token), x0)
 
   def column(self, z: Array, s: Time, t: Time) -> Array:
-    """log q_{t|s}(z | y): [L] -> [L, K]."""
+    """Returns log q_{t|s}(z | y) for every y: [L, K]."""
     log_keep = log_transition(self.schedule(s), self.schedule(t))
     noise = self.noise_between(z[..., None], s, t)
     return log_add(log_keep + log_one_hot(z, self.num_states), jnp.log(noise))
 
   def noise_at(self, states: Array, t: Time) -> Array:
-    """b_t = (1 - alpha_t) pi_t of [L, 1] or [K] states -> [L, 1] or [L, K]."""
+    """Returns b_t = (1 - alpha_t) pi_t of states.
+
+    The states are [L, 1] or [K], the result [L, 1] or [L, K].
+    """
     return jnp.exp(self.schedule(t).log_1m_alpha) * self._noise(states, t)
 
   def noise_between(self, states: Array, s: Time, t: Time) -> Array:
-    """q_{t|s}(z | y) of every z other than y, which depends on z only:
-    [L, 1] or [K] states -> [L, 1] or [L, K].
+    """Returns q_{t|s}(z | y) for z other than y, which depends on z only.
 
-    b_t(z) - alpha_{t|s} b_s(z), b = (1 - alpha) pi, without its cancellation:
+    It is b_t(z) - alpha_{t|s} b_s(z) with b = (1 - alpha) pi. To avoid
+    cancellation it is computed as
     (1 - alpha_{t|s}) pi_t + (alpha_{t|s} - alpha_t)(pi_t - pi_s).
+
+    Args:
+      states: [L, 1] or [K] states z.
+      s: start of the noise.
+      t: end of the noise, t > s.
+
+    Returns:
+      [L, 1] or [L, K].
     """
     now, then = self.schedule(s), self.schedule(t)
     log_keep = log_transition(now, then)
@@ -138,19 +161,23 @@ class RankOne(TokenProcess):
     return jnp.exp(log1m_exp(log_keep)) * pi_t + drift
 
   def likelihood(self, z: Array, t: Time) -> Array:
-    """log q_t(z | x), which begins with the noise of t = 0, if any."""
+    """Returns log q_t(z | x) for every clean x, [L, K].
+
+    Unlike `column(z, 0, t)` it includes the noise at t = 0.
+    """
     signal = self.schedule(t).log_alpha + log_one_hot(z, self.num_states)
     return log_add(signal, self.log_noise(z, t))
 
   def rate(self, z: Array, t: Time) -> Array:
-    """Forward rate y -> z, the same from every y: [L] -> [L, 1], per unit t.
+    """Returns the forward rate y -> z per unit of t, [L, 1].
 
+    It is the same for all y:
     R_t(z) = b'_t(z) + beta_t b_t(z) = beta_t pi_t(z) + (1 - alpha_t) pi'_t(z).
     """
     return self.flow(z, t) * jnp.exp(-self.schedule(t).log_alpha)
 
   def flow(self, z: Array, t: Time) -> Array:
-    """alpha_t R_t(z), finite where alpha is 0: [L] -> [L, 1], per unit t."""
+    """Returns alpha_t R_t(z) per unit of t, finite where alpha is 0: [L, 1]."""
     level, t = self.schedule(t), jnp.asarray(t, float)
     pi, drift = jax.jvp(
       lambda t: self._noise(z[..., None], t), (t,), (jnp.ones_like(t),)
@@ -160,14 +187,15 @@ class RankOne(TokenProcess):
     )
 
   def log_noise(self, z: Array, t: Time) -> Array:
-    """log (1 - alpha_t) pi_t(z), what noise gives z: [L] -> [L, 1]."""
+    """Returns log (1 - alpha_t) pi_t(z), the probability from noise: [L, 1]."""
     noise = jnp.log(self._noise(z[..., None], t))
     return self.schedule(t).log_1m_alpha + noise
 
   def unmix(self, log_q: Array, t: Time) -> Array:
-    """Clean logits, unnormalised, of a marginal: q - (1 - alpha) pi, [L, K].
+    """Returns the unnormalised clean logits of a marginal, [L, K].
 
-    Where no noise arrives they are log q itself: no mass is lost to rounding.
+    They are log(q - (1 - alpha) pi), and log q for states without noise, so
+    that no probability is lost to rounding.
     """
     noise = self.noise_at(jnp.arange(self.num_states), t)
     signal = jax.nn.softmax(log_q) - noise
@@ -176,7 +204,7 @@ class RankOne(TokenProcess):
     return jnp.where(noise > 0, left, jax.nn.log_softmax(log_q))
 
   def _noise(self, states: Array, t: Time) -> Array:
-    """pi_t(states): [L, 1] or [K] -> broadcast with the trailing axis of t."""
+    """Returns pi_t of states [L, 1] or [K], broadcast with t[..., None]."""
     t = jnp.asarray(t, float)[..., None]
     share = self.share(t)
     rest = 1 - share if self.rest is None else self.rest(t)
@@ -184,20 +212,36 @@ class RankOne(TokenProcess):
 
 
 def absorbing(num_states: int, mask_id: int, schedule: Schedule) -> RankOne:
-  """Tokens turn into the mask; `num_states` counts the mask."""
+  """Builds absorbing noise: tokens turn into the mask.
+
+  Args:
+    num_states: number of states, including the mask.
+    mask_id: id of the mask.
+    schedule: noise schedule.
+  """
   return RankOne(schedule, jnp.ones_like, num_states, mask_id)
 
 
 def uniform(
   num_states: int, schedule: Schedule, mask_id: int | None = None
 ) -> RankOne:
-  """Tokens are resampled uniformly over all states but the mask, if any."""
+  """Builds uniform noise: tokens are resampled uniformly over the tokens.
+
+  Args:
+    num_states: number of states, including the mask if there is one.
+    schedule: noise schedule.
+    mask_id: id of the mask, which is never drawn; None for no mask.
+  """
   return RankOne(schedule, jnp.zeros_like, num_states, mask_id)
 
 
 @dataclasses.dataclass(frozen=True)
 class Constant:
-  """The share of the mask that does not move, in [0, 1]."""
+  """A share of the mask that is the same at all times.
+
+  Attributes:
+    value: the share, in [0, 1].
+  """
 
   value: float
 
@@ -212,9 +256,13 @@ class Constant:
 def mixture(
   num_states: int, mask_id: int, schedule: Schedule, uniform_share: float
 ) -> RankOne:
-  """Mask and uniform noise in a fixed proportion, XDLM.
+  """Builds a mixture of mask and uniform noise in a fixed proportion (XDLM).
 
-  uniform_share: k in [0, 1], the part of the noise on the tokens.
+  Args:
+    num_states: number of states, including the mask.
+    mask_id: id of the mask.
+    schedule: noise schedule.
+    uniform_share: share of the uniform noise, k in [0, 1].
   """
   if uniform_share == 0:
     return absorbing(num_states, mask_id, schedule)
@@ -224,11 +272,16 @@ def mixture(
 
 @pytree
 class Hybrid:
-  """GIDD's schedule and mask share: alpha = (1 - t) / (1 + c), share =
-  t / (t + c), c = b (t (1 - t))^(gamma / 2), b = 2^gamma p / (1 - p).
+  """The schedule and the mask share of GIDD (von Rütte et al. 2025).
 
-  von Rütte et al. 2025. p_uniform: uniform share of the noise at t = 1/2, in
-  [0, 1). gamma: in (0, 2), how the share moves.
+  alpha = (1 - t) / (1 + c) and share = t / (t + c), where
+  c = b (t (1 - t))^(gamma / 2) and b = 2^gamma p / (1 - p).
+
+  Attributes:
+    p_uniform: p, in [0, 1), the probability that a token is uniform noise at
+      t = 1/2, where it is largest; 0 is masked diffusion.
+    gamma: in (0, 2), the shape of c over time: flat for small gamma, with a
+      peak at t = 1/2 for large gamma.
   """
 
   p_uniform: float = static(default=0.1)
@@ -242,7 +295,8 @@ class Hybrid:
 
   def __call__(self, t: Time) -> NoiseLevel:
     t = jnp.asarray(t, float)[..., None]
-    # The rate of the signal, which unlike the noise's does not cancel at 1.
+    # The rate is the derivative of the signal, as that of the noise cancels at
+    # t = 1.
     signal = lambda t: (1 - t) / (1 + self._c(t))
     alpha, slope = jax.jvp(signal, (t,), (jnp.ones_like(t),))
     noise = (t + self._c(t)) / (1 + self._c(t))
@@ -250,12 +304,15 @@ class Hybrid:
     return NoiseLevel(log_alpha, jnp.log(noise), -slope)
 
   def share(self, t: Array) -> Array:
-    """t / (t + c), both divided by t^(gamma / 2) so that share(0) = 0."""
+    """Returns the share of the mask, t / (t + c).
+
+    Both parts are divided by t^(gamma / 2), so that share(0) = 0.
+    """
     masked, spread = self._parts(t)
     return masked / (masked + spread)
 
   def rest(self, t: Array) -> Array:
-    """1 - share = c / (t + c)."""
+    """Returns 1 - share = c / (t + c)."""
     masked, spread = self._parts(t)
     return spread / (masked + spread)
 
@@ -268,12 +325,18 @@ class Hybrid:
 
   @property
   def odds(self) -> float:
-    """b of the formula."""
+    """The factor b of c."""
     return 2**self.gamma * self.p_uniform / (1 - self.p_uniform)
 
 
 def hybrid(num_states: int, mask_id: int, path: Hybrid) -> RankOne:
-  """Mask and uniform noise in a proportion that moves with t."""
+  """Builds mask and uniform noise in a proportion that changes with t (GIDD).
+
+  Args:
+    num_states: number of states, including the mask.
+    mask_id: id of the mask.
+    path: schedule and share.
+  """
   if path.p_uniform == 0:
     return absorbing(num_states, mask_id, path)
   return RankOne(path, path.share, num_states, mask_id, path.rest)

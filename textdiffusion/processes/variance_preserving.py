@@ -1,4 +1,4 @@
-"""Gaussian noise on embeddings that keeps their variance (Ho et al. 2020)."""
+"""Variance-preserving Gaussian noise on embeddings (Ho et al. 2020)."""
 
 from typing import Any, Literal
 
@@ -23,34 +23,36 @@ from textdiffusion.schedules.noise import Schedule, log_transition
 
 @pytree
 class VariancePreserving:
-  """q_t(. | x0) = N(sqrt(alpha) x0, 1 - alpha); features x: [L, D].
+  """q_t(. | x0) = N(sqrt(alpha) x0, 1 - alpha) for features x0: [L, D].
 
-  schedule: of alpha, the squared signal. One level a position is as good as one
-  for all: every coefficient is of alpha(s) and alpha(t) where it is used.
+  Attributes:
+    schedule: schedule of alpha, the squared signal. It may have one level for
+      all positions or one per position, as coefficients are computed from
+      alpha(s) and alpha(t) at each call.
   """
 
   schedule: Schedule
 
   def refresh(self, facts: Facts) -> 'VariancePreserving':
-    """Nothing of it is learnt."""
+    """Returns the process itself, as nothing of it is learnt."""
     return self
 
   def prior(self) -> Normal:
-    """N(0, 1) of one feature."""
+    """Returns N(0, 1), the distribution of one feature at t = 1."""
     return Normal(jnp.zeros(()), jnp.ones(()))
 
   def marginal(self, x0: Array, t: Time) -> Normal:
-    """[L, D] -> [L, D]."""
+    """Returns q_t(. | x0) for features [L, D]."""
     level = self.schedule(t)
     std = jnp.exp(0.5 * level.log_1m_alpha)
     return Normal(jnp.exp(0.5 * level.log_alpha) * x0, std)
 
   def corrupt(self, key: Key, x0: Array, t: Time) -> Array:
-    """[L, D] -> [L, D]."""
+    """Draws noisy features [L, D]."""
     return self.marginal(x0, t).sample(key)
 
   def clean(self, x0: Array) -> X0:
-    """The head that knows x0."""
+    """Returns the head of a perfect prediction of x0."""
     return X0(x0)
 
   def bridge(
@@ -62,16 +64,22 @@ class VariancePreserving:
     eta: float = 1.0,
     variance: Literal['small', 'large'] = 'small',
   ) -> Normal:
-    """q(x_s | x_t, x0-hat), [L, D], any s < t; a clean x_t stays as it is.
+    """Returns the reverse step q(x_s | x_t, x0-hat), [L, D].
+
+    A clean x_t (t = 0) stays as it is.
 
     Args:
-      eta: 0 is DDIM's deterministic step (Song et al. 2021, equation 12), which
-        also runs from s > t, and 1 the posterior. With f = (1 - alpha_{t|s}) /
-        (1 - alpha_t), the variance is eta^2 (1 - alpha_s) f, and
-        x_t - sqrt(alpha_t) x0-hat is kept by the square root of
-        (1 - alpha_s) / (1 - alpha_t) (1 - eta^2 f).
-      variance: `large` takes 1 - alpha_{t|s} in its place, none at s = 0: right
-        where x0 is a normal draw, as `small` is where it is one point.
+      head: any feature head at x_t, which gives x0-hat.
+      xt: [L, D] noisy features.
+      s: end of the step, s < t.
+      t: start of the step.
+      eta: 1 is the posterior; 0 is the deterministic step of DDIM (Song et al.
+        2021, equation 12), which may also go to s > t. With
+        f = (1 - alpha_{t|s}) / (1 - alpha_t), the variance is
+        eta^2 (1 - alpha_s) f, and x_t - sqrt(alpha_t) x0-hat is multiplied by
+        the square root of (1 - alpha_s) / (1 - alpha_t) (1 - eta^2 f).
+      variance: 'large' uses the variance 1 - alpha_{t|s} (0 at s = 0), which is
+        exact if x0 is normal. 'small' is exact if x0 is a single point.
     """
     now, then = self.schedule(s), self.schedule(t)
     log_keep = log_transition(now, then)
@@ -87,36 +95,53 @@ class VariancePreserving:
       if variance == 'large':
         is_end = jnp.isneginf(now.log_1m_alpha)
         std = jnp.where(is_end, 0.0, jnp.sqrt(jnp.exp(log1m_exp(log_keep))))
-    of_xt = jnp.sqrt(jnp.exp(log_ratio) * kept)
-    of_x0 = jnp.exp(0.5 * now.log_alpha) - of_xt * jnp.exp(0.5 * then.log_alpha)
-    mean = of_xt * xt + of_x0 * to_x0(self, head, xt, t).value
+    weight_xt = jnp.sqrt(jnp.exp(log_ratio) * kept)
+    weight_x0 = jnp.exp(0.5 * now.log_alpha)
+    weight_x0 -= weight_xt * jnp.exp(0.5 * then.log_alpha)
+    mean = weight_xt * xt + weight_x0 * to_x0(self, head, xt, t).value
     return Normal(mean, jnp.broadcast_to(std, mean.shape))
 
 
 @pytree
 class Following(VariancePreserving):
-  """Noise whose schedule is in the method's state, as it follows the training;
-  `schedule` is that of the start."""
+  """Noise whose schedule is fitted in training and kept in the method state.
+
+  Attributes:
+    schedule: the initial schedule.
+  """
 
   def refresh(self, facts: Facts) -> VariancePreserving:
-    """The noise under the schedule of the method's state."""
+    """Returns the process with the schedule of the method state."""
     state = facts.method_state
     return VariancePreserving(state.schedule) if state else self
 
 
 @pytree
 class Learnt(VariancePreserving):
-  """Noise whose schedule is learnt with the network; `schedule` is that of the
-  start."""
+  """Noise whose schedule is learnt together with the network.
+
+  Attributes:
+    schedule: the initial schedule.
+  """
 
   def refresh(self, facts: Facts) -> VariancePreserving:
-    """The noise under the parameter 'noise' of the method."""
+    """Returns the process with the method parameter 'noise' as its schedule."""
     own = facts.method_params
     return VariancePreserving(LearntGamma(**own['noise'])) if own else self
 
 
 def to_x0(p: VariancePreserving, head: Any, xt: Array, t: Time) -> X0:
-  """Any feature head -> X0, [L, D]. Raises TypeError for token heads."""
+  """Converts any feature head to an estimate of x0, [L, D].
+
+  Args:
+    p: the process.
+    head: any feature head at x_t.
+    xt: [L, D] noisy features.
+    t: time.
+
+  Raises:
+    TypeError: the head is not a feature head.
+  """
   level = p.schedule(t)
   signal = jnp.exp(0.5 * level.log_alpha)
   noise = jnp.exp(0.5 * level.log_1m_alpha)
@@ -136,15 +161,34 @@ def to_x0(p: VariancePreserving, head: Any, xt: Array, t: Time) -> X0:
 def estimate_of(
   p: VariancePreserving, embedder: Embedder, head: Any, xt: Array, t: Time
 ) -> X0:
-  """`to_x0`, also of a `Posterior`: the mean embedding under it, which is the
-  posterior mean of x0 (score interpolation, Dieleman et al. 2022)."""
+  """Converts a feature head or a `Posterior` to an estimate of x0, [L, D].
+
+  For a `Posterior` it is the mean embedding, which is the posterior mean of x0
+  (score interpolation, Dieleman et al. 2022).
+
+  Args:
+    p: the process.
+    embedder: the token embeddings.
+    head: the head at x_t.
+    xt: [L, D] noisy features.
+    t: time.
+  """
   if isinstance(head, Posterior):
     return X0(embedder.expected(head.logits))
   return to_x0(p, head, xt, t)
 
 
 def to_eps(p: VariancePreserving, head: Any, xt: Array, t: Time) -> Eps:
-  """Any feature head -> Eps, [L, D]; 0 / 0 at t = 0, where nothing is noise."""
+  """Converts any feature head to an estimate of the noise, [L, D].
+
+  It is 0 / 0 at t = 0, where there is no noise.
+
+  Args:
+    p: the process.
+    head: any feature head at x_t.
+    xt: [L, D] noisy features.
+    t: time.
+  """
   if isinstance(head, Eps):
     return head
   level = p.schedule(t)
@@ -155,7 +199,14 @@ def to_eps(p: VariancePreserving, head: Any, xt: Array, t: Time) -> Eps:
 def to_velocity(
   p: VariancePreserving, head: Any, xt: Array, t: Time
 ) -> Velocity:
-  """Any feature head -> Velocity, [L, D]."""
+  """Converts any feature head to an estimate of the velocity, [L, D].
+
+  Args:
+    p: the process.
+    head: any feature head at x_t.
+    xt: [L, D] noisy features.
+    t: time.
+  """
   if isinstance(head, Velocity):
     return head
   level, x0 = p.schedule(t), to_x0(p, head, xt, t).value

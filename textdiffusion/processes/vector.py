@@ -1,9 +1,9 @@
-"""Masking at a rate of each token's own (GenMD4, Shi et al. 2024, section 6).
+"""Masking with one rate per token (GenMD4, Shi et al. 2024, section 6).
 
-q_t(. | x) = alpha_{t,x} delta_x + (1 - alpha_{t,x}) delta_mask. No rank-one
-noise: that a token is still masked tells something of which it is, so on masks
-p(x_i | z) is (1 - alpha_{t,x}) times p(x_i | z without z_i), and the exact
-denoiser depends on time.
+q_t(. | x) = alpha_{t,x} delta_x + (1 - alpha_{t,x}) delta_mask. This is not
+rank-one noise: a mask contains information about the token behind it. So on
+masks p(x_i | z) is proportional to (1 - alpha_{t,x}) p(x_i | z without z_i),
+and the exact denoiser depends on time.
 """
 
 import dataclasses
@@ -27,16 +27,19 @@ from textdiffusion.schedules.noise import PolynomialPerToken, log_transition
 
 
 def learnable(power: float, num_states: int) -> Array:
-  """Parameters [K] whose softplus is `power`."""
+  """Returns parameters [K] whose softplus is `power`."""
   return jnp.full(num_states, math.log(math.expm1(power)))
 
 
 @pytree
 class VectorAbsorbing(TokenProcess):
-  """schedule: its leaves are [..., K], of each clean token.
+  """A process that masks each token at its own rate.
 
-  Where the method learns 'power', [K], `refresh` sets the schedule's powers to
-  the softplus of it.
+  Attributes:
+    schedule: schedule with one level per clean token, [..., K]. If the method
+      has a parameter 'power', [K], `refresh` sets the powers to its softplus.
+    num_states: number of states of a token, K.
+    mask_id: id of the mask.
   """
 
   schedule: PolynomialPerToken
@@ -44,7 +47,7 @@ class VectorAbsorbing(TokenProcess):
   mask_id: int = static()  # ty: ignore[incompatible-attribute-override]
 
   def refresh(self, facts: Facts) -> 'VectorAbsorbing':
-    """The process with the powers that the method has now."""
+    """Returns the process with the current powers of the method."""
     if not facts.method_params:
       return self
     power = jax.nn.softplus(facts.method_params['power'])
@@ -52,12 +55,18 @@ class VectorAbsorbing(TokenProcess):
     return dataclasses.replace(self, schedule=schedule)
 
   def prior(self) -> Categorical:
-    """The mask, [K], and what signal is left at t = 1 spread evenly."""
+    """Returns the distribution of one token at t = 1, [K].
+
+    It is the mask. Signal left at t = 1 is spread evenly over the tokens.
+    """
     even = jnp.zeros((1, self.num_states))
     return Categorical(self.marginal(even, 1.0).logits[0])
 
   def marginal(self, x0: Array, t: Time) -> Categorical:
-    """ids [L] or logits [L, K] -> [L, K]; a logit of the mask is ignored."""
+    """Returns q_t(. | x0), [L, K], for ids [L] or clean logits [L, K].
+
+    The logit of the mask is ignored.
+    """
     level = self.schedule(t)
     clean = self.clean_log_probs(x0)
     masked = _logsumexp(level.log_1m_alpha + clean)
@@ -66,69 +75,85 @@ class VectorAbsorbing(TokenProcess):
     )
 
   def corrupt(self, key: Key, x0: Array, t: Time) -> Array:
-    """[L] -> [L], one draw per token."""
+    """Draws noisy tokens [L], by one draw per token."""
     log_noise = self.schedule.of(x0, t).log_1m_alpha
     moves = flip(key, jnp.broadcast_to(log_noise, x0.shape))
     return jnp.where(moves, self.mask_id, x0)
 
   def log_q(self, z: Array, x0: Array, t: Time) -> Array:
-    """log q_t(z | x0) of a z that x0 can become, [L]; never builds [L, K]."""
+    """Returns log q_t(z | x0), [L], for z that x0 can become.
+
+    It builds no [L, K] array.
+
+    Args:
+      z: [L] noisy tokens.
+      x0: [L] clean tokens.
+      t: time.
+    """
     level = self.schedule.of(x0, t)
     return jnp.where(self.is_mask(z), level.log_1m_alpha, level.log_alpha)
 
   def column(self, z: Array, s: Time, t: Time) -> Array:
-    """log q_{t|s}(z | y): [L] -> [L, K]."""
+    """Returns log q_{t|s}(z | y) for every y: [L, K]."""
     log_keep = log_transition(self.schedule(s), self.schedule(t))
     moves = jnp.where(self._is_mask_state, 0.0, log1m_exp(log_keep))
     stays = log_keep + log_one_hot(z, self.num_states)
     return jnp.where(self.is_mask(z)[..., None], moves, stays)
 
   def likelihood(self, z: Array, t: Time) -> Array:
-    """log q_t(z | x) for every clean x: [L] -> [L, K]."""
+    """Returns log q_t(z | x) for every clean x: [L, K]."""
     level = self.schedule(t)
     moves = jnp.where(self._is_mask_state, -jnp.inf, level.log_1m_alpha)
     stays = level.log_alpha + log_one_hot(z, self.num_states)
     return jnp.where(self.is_mask(z)[..., None], moves, stays)
 
   def rate(self, z: Array, t: Time) -> Array:
-    """Forward rate y -> z per unit t: [L] -> [L, K], 0 but into the mask."""
+    """Returns the forward rate y -> z per unit of t, [L, K].
+
+    It is 0 unless z is the mask.
+    """
     moves = self.is_mask(z)[..., None] & ~self._is_mask_state
     return jnp.where(moves, self.schedule(t).hazard, 0.0)
 
   def unmix(self, log_q: Array, t: Time) -> Array:
-    """Clean logits of a marginal: q / alpha on the tokens, [L, K]."""
+    """Returns clean logits of a marginal, q / alpha on the tokens: [L, K]."""
     log_alpha = self.schedule(t).log_alpha
     some = (log_alpha > -jnp.inf) & ~self._is_mask_state
     ratio = log_q - jnp.where(some, log_alpha, 0.0)
     return jnp.where(some, ratio, -jnp.inf)
 
   def prior_nats(self, x0: Array) -> Array:
-    """KL(q_1(. | x0) || prior), [L] nats: `prior_bound` without its [L, K]."""
-    level, each = self.schedule.of(x0, 1.0), self.schedule(1.0).log_1m_alpha
-    size = math.log(self.vocab_size)
-    mean = _logsumexp(self._of_tokens(each)) - size
-    return expect(level.log_alpha, size) + expect(
+    """Returns KL(q_1(. | x0) || prior), [L] nats.
+
+    It is `prior_bound`, computed without an [L, K] array.
+    """
+    level, noise = self.schedule.of(x0, 1.0), self.schedule(1.0).log_1m_alpha
+    log_size = math.log(self.vocab_size)
+    mean = _logsumexp(self._of_tokens(noise)) - log_size
+    return expect(level.log_alpha, log_size) + expect(
       level.log_1m_alpha, level.log_1m_alpha - mean
     )
 
   def decoder_nats(self, x0: Array, t: Time) -> Array:
-    """E -log p(x0 | z at t), [L] nats, of the decoder that knows the noise and
-    no context, p(x0 | mask) ~ 1 - alpha_{t,x0}."""
+    """Returns the reconstruction term E -log p(x0 | z at t), [L] nats.
+
+    The decoder p(x0 | mask) ~ 1 - alpha_{t,x0} uses the noise but no context.
+    """
     log_noise = self.schedule.of(x0, t).log_1m_alpha
-    each = _logsumexp(self._of_tokens(self.schedule(t).log_1m_alpha))[..., 0]
-    return expect(log_noise, each - log_noise)
+    total = _logsumexp(self._of_tokens(self.schedule(t).log_1m_alpha))[..., 0]
+    return expect(log_noise, total - log_noise)
 
   @property
   def _is_mask_state(self) -> Array:
     return self.is_mask(jnp.arange(self.num_states))
 
   def _of_tokens(self, value: Array) -> Array:
-    """[..., K] with -inf at the mask."""
+    """Returns values [..., K] with -inf at the mask."""
     return jnp.where(self._is_mask_state, -jnp.inf, value)
 
 
 def _logsumexp(x: Array) -> Array:
-  """[..., K] -> [..., 1]; no NaN gradient where all are -inf."""
+  """Returns log sum exp, [..., 1], without NaN gradients if all are -inf."""
   is_empty = jnp.isneginf(x).all(-1, keepdims=True)
   total = jax.nn.logsumexp(jnp.where(is_empty, 0.0, x), -1, keepdims=True)
   return jnp.where(is_empty, -jnp.inf, total)

@@ -1,9 +1,12 @@
-"""Schedules that follow the loss: a noise level for each position and step
-(SeqDiffuSeq, Yuan et al. 2024), and times drawn where the loss is large
-(Nichol & Dhariwal 2021, section 3.3).
+"""Schedules and training times that are fitted to the loss during training.
 
-Both are states of training: pure functions from state to state, arrays that a
-checkpoint keeps and that no refit compiles anew.
+`Adaptive` is a noise schedule per position (SeqDiffuSeq, Yuan et al. 2024).
+`SecondMoment` draws times more often where the loss is large (Nichol &
+Dhariwal 2021, section 3.3). `LeastNoise` is the smallest useful training time
+(DINOISER, Ye et al. 2023).
+
+All are training states: pytrees of arrays, stored in checkpoints and updated by
+pure functions, so that a new fit compiles nothing.
 """
 
 from typing import NamedTuple
@@ -16,11 +19,16 @@ from textdiffusion.core.types import Array, Time
 from textdiffusion.schedules.noise import NoiseLevel, Schedule, inverse
 from textdiffusion.schedules.times import discrete, place
 
-_RISE = 1e-5  # the least by which the loss grows from bin to bin
+_RISE = 1e-5  # The smallest increase of the fitted loss from bin to bin.
 
 
 class LossHistory(NamedTuple):
-  """Losses since the last refit. total, count: [bins, L], sums over tokens."""
+  """Losses since the last fit.
+
+  Attributes:
+    total: [bins, L] sums of losses over tokens.
+    count: [bins, L] numbers of tokens.
+  """
 
   total: Array
   count: Array
@@ -28,12 +36,12 @@ class LossHistory(NamedTuple):
   def add(
     self, place: Array, losses: Array, is_counted: Array
   ) -> 'LossHistory':
-    """Tokens of a batch at its places in time.
+    """Adds the losses of a batch.
 
     Args:
-      place: [B] in [0, 1), (i - 1) / T of step i.
-      losses: [B, L] mean squared errors.
-      is_counted: [B, L].
+      place: [B] start of the step of each row, (i - 1) / T for step i.
+      losses: [B, L] losses of the tokens.
+      is_counted: [B, L], False for tokens whose loss is ignored.
     """
     bins = jnp.floor(place * len(self.total) + 1e-6).astype(int)
     return LossHistory(
@@ -43,7 +51,7 @@ class LossHistory(NamedTuple):
 
 
 def empty_history(bins: int, length: int) -> LossHistory:
-  """One pseudo-observation a bin, rising from 0 to 0.5."""
+  """Returns a history with one pseudo-observation per bin, from 0 to 0.5."""
   rising = jnp.linspace(0.0, 0.5, bins)[:, None]
   return LossHistory(
     jnp.broadcast_to(rising, (bins, length)), jnp.ones((bins, length))
@@ -51,13 +59,21 @@ def empty_history(bins: int, length: int) -> LossHistory:
 
 
 def refit(alpha: Array, history: LossHistory, keep_first: bool = True) -> Array:
-  """[T, L] signals -> those under which the loss is linear in t: [T, L].
+  """Fits a schedule under which the loss is linear in t.
 
-  Loss as a function of alpha is taken piecewise linear between the means of the
-  bins, and made to rise; alpha is read off it at T equal steps of loss. Beyond
-  the outer bins it goes on for half a bin, to the ends of all alpha.
+  The loss as a function of alpha is interpolated linearly between the means of
+  the bins, after it is made increasing. The new alphas are its values at T
+  equal steps of the loss. Beyond the outer bins, the loss is extrapolated by
+  half a bin, to the smallest and the largest alpha.
 
-  keep_first: position 0, which is always the same token, keeps its own.
+  Args:
+    alpha: [T, L] alphas under which the losses were measured.
+    history: the losses.
+    keep_first: whether position 0 keeps its alphas, for rows that always start
+      with the same token.
+
+  Returns:
+    [T, L] new alphas.
   """
   num_steps, length = alpha.shape
   bins = len(history.total)
@@ -83,17 +99,21 @@ def refit(alpha: Array, history: LossHistory, keep_first: bool = True) -> Array:
 
 @pytree
 class PerPosition:
-  """A level for each position on the grid i / T. alpha: [T, L], of i from 1."""
+  """A noise schedule per position, given on the grid i / T.
+
+  Attributes:
+    alpha: [T, L] alphas at i = 1 ... T.
+  """
 
   alpha: Array
 
   @property
   def num_steps(self) -> int:
-    """T."""
+    """The number of steps, T."""
     return self.alpha.shape[0]
 
   def __call__(self, t: Time) -> NoiseLevel:
-    """t: scalar or broadcasting against [L] -> levels [..., L, 1]."""
+    """Returns levels [..., L, 1] at times that broadcast against [L]."""
     num_steps, length = self.alpha.shape
     i, at = place(t, num_steps), jnp.arange(length)
     read = lambda i: jnp.where(
@@ -107,17 +127,26 @@ class PerPosition:
 
 
 class Adaptive(NamedTuple):
-  """A schedule and the losses under it, of SeqDiffuSeq and CDCD."""
+  """The training state of SeqDiffuSeq and CDCD.
+
+  Attributes:
+    schedule: the current schedule.
+    history: losses under this schedule.
+  """
 
   schedule: PerPosition
   history: LossHistory
 
 
 class Refits(NamedTuple):
-  """When and how a schedule follows the loss.
+  """The rule for when and how a schedule is fitted to the loss.
 
-  alpha: [T, L] of the start, or [T, 1] of all positions alike. bins: of the T
-  steps. every, since: training steps between refits, and before the first.
+  Attributes:
+    alpha: [T, L] initial alphas, or [T, 1] if all positions share one schedule.
+    bins: number of bins of the T steps in which losses are averaged.
+    every: training steps between fits.
+    since: training step of the first fit.
+    keep_first: whether position 0 keeps its alphas.
   """
 
   alpha: Array
@@ -127,11 +156,11 @@ class Refits(NamedTuple):
   keep_first: bool = False
 
   def init(self) -> Adaptive:
-    """Returns the schedule of the start, without losses."""
+    """Returns the initial schedule, without losses."""
     return Adaptive(PerPosition(self.alpha), self._empty())
 
   def before_step(self, old: Adaptive, step: Array) -> Adaptive:
-    """Returns the schedule under which training step `step` is taken."""
+    """Returns the state for training step `step`, fitted anew if it is due."""
     is_due = (step > 0) & (step >= self.since) & (step % self.every == 0)
 
     def fresh() -> Adaptive:
@@ -141,28 +170,39 @@ class Refits(NamedTuple):
     return jax.lax.cond(is_due, fresh, lambda: old)
 
   def observe(
-    self, old: Adaptive, u: Array, losses: Array, is_seen: Array
+    self, old: Adaptive, u: Array, losses: Array, is_counted: Array
   ) -> Adaptive:
-    """u: [B] of the times. losses, is_seen: [B, L]."""
+    """Adds the losses of a batch to the state.
+
+    Args:
+      old: the state.
+      u: [B] numbers in (0, 1) that the times were drawn from.
+      losses: [B, L] losses of the tokens.
+      is_counted: [B, L], False for tokens whose loss is ignored.
+    """
     place, _ = discrete(u, len(self.alpha))
-    return old._replace(history=old.history.add(place, losses, is_seen))
+    return old._replace(history=old.history.add(place, losses, is_counted))
 
   def _empty(self) -> LossHistory:
     return empty_history(self.bins, self.alpha.shape[1])
 
 
 class SecondMoment(NamedTuple):
-  """The last losses at each of T steps. losses: [T, H], the newest last.
-  count: [T], how many of them are."""
+  """The last H losses at each of T steps.
+
+  Attributes:
+    losses: [T, H] losses, the newest last.
+    count: [T] number of losses recorded so far, at most H.
+  """
 
   losses: Array
   count: Array
 
   def add(self, index: Array, losses: Array) -> 'SecondMoment':
-    """Losses [N] of steps [N] in 0 ... T - 1, one after another."""
+    """Records losses [N] at steps `index` [N] in 0 ... T - 1, in order."""
 
-    def one(state: 'SecondMoment', seen: tuple[Array, Array]):
-      i, loss = seen
+    def one(state: 'SecondMoment', item: tuple[Array, Array]):
+      i, loss = item
       row = jnp.roll(state.losses[i], -1).at[-1].set(loss)
       most = state.losses.shape[1]
       return SecondMoment(
@@ -173,8 +213,12 @@ class SecondMoment(NamedTuple):
     return jax.lax.scan(one, self, (index, losses))[0]
 
   def probs(self, uniform: float = 1e-3) -> Array:
-    """[T] in proportion to the root of the mean squared loss, mixed with the
-    even law by `uniform`; even until every step has its H losses."""
+    """Returns the probabilities of the steps, [T].
+
+    They are proportional to the root of the mean squared loss, mixed with the
+    uniform distribution with weight `uniform`. Until every step has H losses,
+    they are uniform.
+    """
     num_steps, most = self.losses.shape
     root = jnp.sqrt(jnp.square(self.losses).mean(-1))
     even = jnp.full(num_steps, 1 / num_steps)
@@ -184,9 +228,15 @@ class SecondMoment(NamedTuple):
     return jnp.where((self.count == most).all(), mixed, even)
 
   def draw(self, u: Array, uniform: float = 1e-3) -> tuple[Array, Array]:
-    """Stratified u in (0, 1), any shape -> (steps in 0 ... T - 1, weights).
+    """Draws steps, and importance weights that make the loss unbiased.
 
-    A loss times its weight, 1 / (T p), has the mean of even steps.
+    Args:
+      u: stratified numbers in (0, 1), any shape.
+      uniform: see `probs`.
+
+    Returns:
+      Steps in 0 ... T - 1 and weights 1 / (T p), in the shape of u. The mean of
+      a loss times its weight is the mean over uniform steps.
     """
     p = self.probs(uniform)
     index = jnp.searchsorted(jnp.cumsum(p), u, side='right')
@@ -195,21 +245,31 @@ class SecondMoment(NamedTuple):
 
 
 class LeastNoise(NamedTuple):
-  """Training times from `time` on: [] in [0, 1]."""
+  """The smallest training time.
+
+  Attributes:
+    time: [] in [0, 1].
+  """
 
   time: Array
 
 
 def nearest_noise(schedule: Schedule, table: Array) -> LeastNoise:
-  """Where noise begins to reach from an embedding to its neighbours (DINOISER,
-  Ye et al. 2023): 1 - alpha = v / (1 + v), v the mean over [K, D] embeddings of
-  the squared distance to the nearest other one, by dimension.
+  """Computes the time at which noise reaches the nearest other embedding.
 
-  Below it a network learns little: the tokens can be read off x_t.
+  It is the time with 1 - alpha = v / (1 + v), where v is the mean, over
+  embeddings, of the squared distance to the nearest other embedding, per
+  dimension (DINOISER, Ye et al. 2023). At smaller times a network learns
+  little, because x_t determines the tokens.
+
+  Args:
+    schedule: noise schedule.
+    table: [K, D] token embeddings.
   """
   half = 0.5 * jnp.square(table).sum(-1)
 
-  def nearest(rows: Array) -> Array:  # [n, D + 1], the last one the row's place
+  def nearest(rows: Array) -> Array:
+    # rows: [n, D + 1], embeddings and, in the last column, their token ids.
     x, place = rows[:, :-1], rows[:, -1:]
     gap = half + 0.5 * jnp.square(x).sum(-1, keepdims=True) - x @ table.T
     is_itself = jnp.arange(len(table)) == place
@@ -222,7 +282,7 @@ def nearest_noise(schedule: Schedule, table: Array) -> LeastNoise:
 
 
 def no_losses(num_steps: int, kept: int = 10) -> SecondMoment:
-  """Nothing seen yet."""
+  """Returns a state of T steps without losses, which keeps `kept` per step."""
   return SecondMoment(
     jnp.zeros((num_steps, kept)), jnp.zeros(num_steps, jnp.int32)
   )

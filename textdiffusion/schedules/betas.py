@@ -1,8 +1,9 @@
-"""Discrete-time schedules: the noise beta_i of step i = 1 ... T, on t = i / T.
+"""Discrete-time schedules: the noise beta_i of step i = 1 ... T, at t = i / T.
 
-Betas are computed once, in NumPy float64; what they mean is up to the process
-(Austin et al. 2021, section 3.1 and appendix A.2): the chance of resampling a
-token, the width of a Gaussian step, the length of a walk among neighbours.
+Betas are computed once, in NumPy float64. Each process interprets them (Austin
+et al. 2021, section 3.1 and appendix A.2): as the probability of resampling a
+token, the width of a Gaussian step, or the length of a random walk among
+neighbours.
 """
 
 import dataclasses
@@ -18,17 +19,19 @@ from textdiffusion.schedules.times import place
 
 
 class BetaSchedule(Protocol):
-  """A frozen dataclass of choices."""
+  """The contract of a discrete-time schedule: a frozen dataclass of options."""
 
   def betas(self, num_steps: int) -> np.ndarray:
-    """[T] in (0, 1], float64."""
+    """Returns float64 [T] betas in (0, 1]."""
     ...
 
 
 @dataclasses.dataclass(frozen=True)
 class InverseTime:
-  """beta_i = 1 / (T - i + 1), so that alpha = 1 - t: Sohl-Dickstein et al.
-  2015, and D3PM's choice for absorbing noise."""
+  """beta_i = 1 / (T - i + 1), so that alpha = 1 - t.
+
+  Sohl-Dickstein et al. 2015; D3PM uses it for absorbing noise.
+  """
 
   def betas(self, num_steps: int) -> np.ndarray:
     return 1 / (num_steps - np.arange(num_steps, dtype=np.float64))
@@ -36,7 +39,12 @@ class InverseTime:
 
 @dataclasses.dataclass(frozen=True)
 class LinearBetas:
-  """beta_i from beta_min in equal steps up to, not including, beta_max."""
+  """Betas in equal steps from beta_min up to, but not including, beta_max.
+
+  Attributes:
+    beta_min: the first beta.
+    beta_max: upper limit of the betas.
+  """
 
   beta_min: float = 1e-3
   beta_max: float = 0.1
@@ -57,13 +65,13 @@ class LinearBetas:
 class CosineBetas:
   """alpha = f(t) / f(0), f = cos(pi / 2 (t + s) / (1 + s)), s = 0.008.
 
-  After Nichol & Dhariwal 2021, without their square. The last beta is 1; the
-  official code clips it to 0.999.
+  As in Nichol & Dhariwal 2021, but without their square. The last beta is 1;
+  the official code clips it to 0.999.
   """
 
   def betas(self, num_steps: int) -> np.ndarray:
     shifted = (np.arange(num_steps + 1) / num_steps + 0.008) / 1.008
-    # The sine of what is left, exactly 0 at the end.
+    # The cosine as a sine of the complement, so that f is exactly 0 at t = 1.
     f = np.sin(np.pi / 2 * (1 - shifted))
     f[-1] = 0.0
     return 1 - f[1:] / f[:-1]
@@ -71,19 +79,25 @@ class CosineBetas:
 
 @dataclasses.dataclass(frozen=True)
 class MutualInformation:
-  """Each step removes 1 / T of what x_t tells of x_0 (Austin et al. 2021,
-  appendix A.7), where tokens have the frequencies of the training split.
+  """Each step removes 1 / T of the mutual information of x_t and x_0.
 
-  Of absorbing noise that is `InverseTime`, whatever the frequencies.
+  Austin et al. 2021, appendix A.7. Tokens have the frequencies of the training
+  split. For absorbing noise this is `InverseTime`, whatever the frequencies.
   """
 
   def exponents(self, frequencies: np.ndarray, num_steps: int) -> np.ndarray:
-    """[T + 1] cumulative -log alpha of uniform noise; the last is inf."""
+    """Returns [T + 1] cumulative -log alpha of uniform noise; the last is inf.
+
+    Args:
+      frequencies: [V] probabilities of the clean tokens.
+      num_steps: number of steps, T.
+    """
     return fit_exponents(
       lambda exponent: uniform_removal(exponent, frequencies), num_steps
     )
 
   def betas(self, num_steps: int) -> np.ndarray:
+    """Raises UserError, as only `exponents` are defined."""
     raise UserError(
       'the mutual information schedule is for uniform and absorbing noise: '
       'choose another method.schedule'
@@ -96,14 +110,17 @@ Betas = InverseTime | LinearBetas | CosineBetas | MutualInformation
 def uniform_removal(
   exponents: np.ndarray, frequencies: np.ndarray
 ) -> np.ndarray:
-  """1 - I(x_t; x_0) / H(x_0) of uniform noise, alpha = exp(-exponent).
+  """Computes 1 - I(x_t; x_0) / H(x_0), the information uniform noise removes.
 
   Args:
-    exponents: [N].
+    exponents: [N] values of -log alpha.
     frequencies: [V] probabilities of the clean tokens.
 
   Returns:
-    [N], 0 at exponent 0 and 1 at infinity.
+    [N] shares, 0 at exponent 0 and 1 at infinity.
+
+  Raises:
+    UserError: the clean tokens have no entropy.
   """
   alpha = np.exp(-np.asarray(exponents, np.float64))[:, None]
   size = len(frequencies)
@@ -120,36 +137,55 @@ def uniform_removal(
 
 
 def matrix_removal(matrix: np.ndarray, frequencies: np.ndarray) -> float:
-  """`uniform_removal` of any [V, V] transition, columns x_0."""
+  """Computes 1 - I(x_t; x_0) / H(x_0), the information a transition removes.
+
+  Args:
+    matrix: [V, V] probabilities q(x_t | x_0); each column belongs to an x_0.
+    frequencies: [V] probabilities of the clean tokens.
+  """
   joint = matrix * frequencies
   clean = _entropy(np.asarray(frequencies, np.float64)).sum()
   return float((_entropy(joint).sum() - _entropy(joint.sum(1)).sum()) / clean)
 
 
 def fit_exponents(removal, num_steps: int, largest: float = 1e5) -> np.ndarray:
-  """[T + 1] exponents at which `removal` ([N] -> [N], increasing) is i / T.
+  """Finds the exponents at which `removal` is i / T, by bisection.
 
-  By bisection of the function itself; the official code interpolates a table
-  of 128 of its values. 0 first, inf last: the last step removes what is left.
+  The official code interpolates a table of 128 values of the function.
+
+  Args:
+    removal: increasing function [N] -> [N].
+    num_steps: number of steps, T.
+    largest: upper limit of the search.
+
+  Returns:
+    [T + 1] exponents for i = 0 ... T. The first is 0. The last is inf: the last
+    step removes all information that is left.
   """
-  wanted = np.arange(1, num_steps) / num_steps
-  low, high = np.full_like(wanted, -40.0), np.full_like(wanted, np.log(largest))
+  targets = np.arange(1, num_steps) / num_steps
+  low, high = (np.full_like(targets, end) for end in (-40.0, np.log(largest)))
   for _ in range(60):
     middle = (low + high) / 2
-    is_past = removal(np.exp(middle)) > wanted
+    is_past = removal(np.exp(middle)) > targets
     low, high = np.where(is_past, low, middle), np.where(is_past, middle, high)
   return np.concatenate([[0.0], np.exp(high), [np.inf]])
 
 
 def _entropy(p: np.ndarray) -> np.ndarray:
+  """Returns -p log p, elementwise."""
   return -p * np.log(np.where(p > 0, p, 1.0))
 
 
 @pytree
 class Tabulated:
-  """A schedule given on the grid i / T; other times take the nearest.
+  """A schedule given on the grid i / T; other times take the nearest value.
 
-  log_alpha, log_1m_alpha: [T + 1]. `rate` is that of the step that ends at t.
+  The rate at t is that of the step that ends at t.
+
+  Attributes:
+    log_alpha: [T + 1] logs of alpha.
+    log_1m_alpha: [T + 1] logs of 1 - alpha.
+    num_steps: number of steps, T.
   """
 
   log_alpha: Array
@@ -164,17 +200,17 @@ class Tabulated:
 
 
 def from_betas(betas: np.ndarray) -> Tabulated:
-  """[T] -> the schedule alpha_i = prod_{j <= i} (1 - beta_j)."""
+  """Returns the schedule alpha_i = prod_{j <= i} (1 - beta_j) of [T] betas."""
   with np.errstate(divide='ignore'):
     return from_exponents(np.cumsum([0.0, *-np.log1p(-np.asarray(betas))]))
 
 
 def from_exponents(exponents: np.ndarray) -> Tabulated:
-  """[T + 1] cumulative -log alpha, the first 0 -> the schedule."""
+  """Returns the schedule of [T + 1] cumulative -log alpha, the first one 0."""
   log_alpha = -np.asarray(exponents, np.float64)
   with np.errstate(divide='ignore'):
     log_1m_alpha = np.log(-np.expm1(log_alpha))
-  # + 0.0: no negative zero.
+  # Adding 0.0 turns a negative zero into a positive one.
   return Tabulated(
     jnp.asarray(log_alpha + 0.0), jnp.asarray(log_1m_alpha), len(log_alpha) - 1
   )
@@ -182,10 +218,13 @@ def from_exponents(exponents: np.ndarray) -> Tabulated:
 
 @pytree
 class LeftToRight:
-  """Autoregression as absorbing noise: step i masks position L - i for sure.
+  """Autoregression as absorbing noise: step i masks position L - i.
 
-  Austin et al. 2021, section 4: with T = L steps the finite bound is the exact
-  left-to-right likelihood. length: L. The levels are [L, 1], one a position.
+  With T = L steps the finite bound is the exact left-to-right likelihood
+  (Austin et al. 2021, section 4). The levels are [L, 1], one per position.
+
+  Attributes:
+    length: tokens in a row, L.
   """
 
   length: int = static()

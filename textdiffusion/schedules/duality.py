@@ -1,14 +1,14 @@
-"""The uniform noise that Gaussian noise turns into under argmax.
+"""The uniform-state schedule of the argmax of Gaussian noise.
 
-A one-hot token under Gaussian noise, w = sqrt(sigmoid(-gamma)) x +
-sqrt(sigmoid(gamma)) eps, has a largest coordinate, and that coordinate follows
-a uniform-state process whose signal depends on gamma and on the number of
-tokens alone (Sahoo et al. 2025, eq. 10; their operator T):
+Gaussian noise is added to a one-hot token: w = sqrt(sigmoid(-gamma)) x +
+sqrt(sigmoid(gamma)) eps. The index of the largest coordinate of w follows a
+uniform-state process. Its alpha depends only on gamma and on the number of
+tokens K (Sahoo et al. 2025, equation 10; their operator T):
 
   alpha(gamma) = (K P - 1) / (K - 1),  P = int phi(v - s) Phi(v)^(K - 1) dv,
 
-with s = exp(-gamma / 2) the Gaussian signal over noise. Everything here is
-computed from K when a schedule is made; nothing is read from a file.
+where s = exp(-gamma / 2) is the ratio of the amplitudes of signal and noise.
+All values are computed from K when a schedule is built; no file is read.
 """
 
 import math
@@ -21,20 +21,25 @@ from textdiffusion.core.numerics import pytree, static
 from textdiffusion.core.types import Array, Time, UserError
 from textdiffusion.schedules.noise import NoiseLevel
 
-_KNOTS = 64  # per unit of gamma
+_KNOTS = 64  # Number of knots per unit of gamma.
 # At these ends 1 - alpha is below 1e-190, and alpha below 1e-8.
 _LOWEST, _HIGHEST = -7.5, 40.0
 
 
 @pytree
 class GaussianArgmax:
-  """alpha(t) of the argmax where gamma runs evenly from gamma_min to gamma_max.
+  """alpha(t) of the argmax, with gamma linear in t.
 
-  A table of log alpha / (1 - alpha), which is smooth and nearly straight where
-  alpha itself is flat. coefficients: [N, 4] of the cubics of place * N between
-  knots that have the value and slope of the quadrature (monotone, as the knots
-  are close); `rate` is the derivative of the very alpha that is given, so a
-  bound stays a bound whatever the error of the table.
+  It interpolates log alpha / (1 - alpha), which is smooth and nearly straight
+  where alpha itself is flat, by cubics with the values and slopes of the
+  quadrature. The knots are so close that the cubics are monotone. `rate` is the
+  exact derivative of the interpolated alpha, so a bound stays a bound whatever
+  the error of the table.
+
+  Attributes:
+    coefficients: [N, 4] coefficients of the cubics on N equal intervals.
+    gamma_min: gamma at t = 0.
+    gamma_max: gamma at t = 1.
   """
 
   coefficients: Array
@@ -42,7 +47,7 @@ class GaussianArgmax:
   gamma_max: float = static()
 
   def gamma(self, t: Time) -> Array:
-    """Log noise over signal of the latent, shape of t."""
+    """Returns the log of noise over signal of the latent, in the shape of t."""
     return self.gamma_min + jnp.asarray(t) * (self.gamma_max - self.gamma_min)
 
   def __call__(self, t: Time) -> NoiseLevel:
@@ -64,9 +69,15 @@ class GaussianArgmax:
 def gaussian_argmax(
   vocab_size: int, gamma_min: float, gamma_max: float
 ) -> GaussianArgmax:
-  """Tabulates the schedule of `vocab_size` tokens: 64 knots a unit of gamma.
+  """Tabulates the schedule, with 64 knots per unit of gamma.
 
-  Raises UserError for a window that is empty or out of reach.
+  Args:
+    vocab_size: number of tokens, K.
+    gamma_min: gamma at t = 0.
+    gamma_max: gamma at t = 1.
+
+  Raises:
+    UserError: the window is empty or outside the supported range.
   """
   if not _LOWEST <= gamma_min < gamma_max <= _HIGHEST:
     raise UserError(
@@ -78,16 +89,21 @@ def gaussian_argmax(
     np.linspace(gamma_min, gamma_max, num + 1), vocab_size
   )
   slope *= (gamma_max - gamma_min) / num
-  # In float64 here: differences of float32 knots would spoil the slope.
+  # In float64, as differences of float32 values would make the slope inexact.
   rise, a, b = np.diff(logit), slope[:-1], slope[1:]
   cubic = [logit[:-1], a, 3 * rise - 2 * a - b, a + b - 2 * rise]
   return GaussianArgmax(np.stack(cubic, -1), gamma_min, gamma_max)  # ty: ignore[invalid-argument-type]
 
 
 def gamma_of_signal(alpha: float, vocab_size: int) -> float:
-  """The gamma at which `alpha` of the signal of `vocab_size` tokens is left.
+  """Returns the gamma at which the argmax of K tokens has the given alpha.
 
-  alpha from 0.01 to 0.99; to 1e-6.
+  Args:
+    alpha: from 0.01 to 0.99.
+    vocab_size: number of tokens, K.
+
+  Returns:
+    gamma, with an error of at most 1e-6.
   """
   gamma = np.linspace(-5, 10, 3001)
   logit, _ = argmax_logit(gamma, vocab_size)
@@ -97,32 +113,41 @@ def gamma_of_signal(alpha: float, vocab_size: int) -> float:
 def argmax_logit(
   gamma: np.ndarray, vocab_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """log alpha / (1 - alpha) and its derivative by gamma, float64 [N].
+  """Computes log alpha / (1 - alpha) and its derivative by gamma.
 
-  The trapezoidal rule on the line, whose error for such integrands falls
-  exponentially (here below 1e-13). Nothing cancels: 1 - alpha, alpha and
-  alpha' each come from an integral of their own,
+  It uses the trapezoidal rule on the whole line, whose error falls
+  exponentially for such integrands (below 1e-13 here). Nothing cancels, because
+  1 - alpha, alpha and alpha' are computed by separate integrals:
 
     1 - alpha = K / (K - 1) int phi(v - s) [1 - Phi(v)^(K - 1)] dv
         alpha = K / (K - 1) int phi(v) Phi(v)^(K - 1) expm1(s v - s^2 / 2) dv
   d alpha / ds = K int phi(v - s) phi(v) Phi(v)^(K - 2) dv.
 
-  Raises UserError where there are fewer than two tokens.
+  Args:
+    gamma: [N] values.
+    vocab_size: number of tokens, K.
+
+  Returns:
+    The value and the derivative, float64 [N] each.
+
+  Raises:
+    UserError: there are fewer than two tokens.
   """
   if vocab_size < 2:
     raise UserError(f'vocab_size={vocab_size}: noise needs 2 tokens')
   size, others = float(vocab_size), float(vocab_size - 1)
   s = np.exp(-np.asarray(gamma, np.float64) / 2)[:, None]
   step = 1 / 32
-  # All mass is near s / 2, where the noise overtakes, or, s small, near 0.
+  # The integrands are concentrated near s / 2, and for small s near 0.
   v = s / 2 + np.arange(-12, 12 + step, step)
   log_cdf, log_pdf = _log_cdf(v), _log_pdf(v)
-  with np.errstate(divide='ignore'):  # no other token is larger: log 0
+  # Where no other coordinate can be larger, this takes log 0 = -inf.
+  with np.errstate(divide='ignore'):
     lost = _log_pdf(v - s) + np.log(-np.expm1(others * log_cdf))
   log_noise = _log_sum(lost) + math.log(step * size / others)
   tilt = np.expm1(np.minimum(s * v - s**2 / 2, 100.0))
   kept = np.exp(log_pdf + others * log_cdf) * tilt
-  # Where alpha > 1/2 the other form is precise, and this one may overflow.
+  # For alpha > 1/2 the integral of 1 - alpha is used, as this one may overflow.
   signal = np.maximum(kept.sum(-1) * step * size / others, 1e-300)
   log_alpha = np.where(
     log_noise < math.log(0.5),
@@ -136,7 +161,7 @@ def argmax_logit(
 
 
 def series_coefficients(vocab_size: int, num_terms: int) -> np.ndarray:
-  """c_n = int v^n / n! phi(v) Phi(v)^(K - 1) dv for n < num_terms, float64."""
+  """Returns c_n = int v^n / n! phi(v) Phi(v)^(K - 1) dv, n < num_terms."""
   v = np.arange(-40, 40 + 1 / 32, 1 / 32)
   n = np.arange(num_terms)[:, None]
   with np.errstate(divide='ignore', invalid='ignore'):
@@ -151,11 +176,19 @@ def series_coefficients(vocab_size: int, num_terms: int) -> np.ndarray:
 def series(
   gamma: np.ndarray, vocab_size: int, num_terms: int = 150
 ) -> tuple[np.ndarray, np.ndarray]:
-  """alpha and d alpha / d gamma by P = exp(-s^2 / 2) sum_n c_n s^n, [N] each.
+  """Computes alpha and d alpha / d gamma by P = exp(-s^2 / 2) sum_n c_n s^n.
 
-  The power series of Duo's code. A check of the quadrature and no more: it
-  needs more terms than s times the largest of K normal draws (40 terms are
-  wrong by 0.24 at gamma = -3.5 and K = 8), and 1 - alpha is a difference.
+  This power series is used by Duo's code. Here it only checks the quadrature:
+  it needs more terms than s times the largest of K normal draws (with 40 terms
+  the error is 0.24 at gamma = -3.5 and K = 8), and 1 - alpha cancels.
+
+  Args:
+    gamma: [N] values.
+    vocab_size: number of tokens, K.
+    num_terms: terms of the series.
+
+  Returns:
+    alpha and its derivative, [N] each.
   """
   s = np.exp(-np.asarray(gamma, np.float64) / 2)[:, None]
   c = series_coefficients(vocab_size, num_terms + 1)
@@ -168,17 +201,18 @@ def series(
 
 
 def _log_pdf(v: np.ndarray) -> np.ndarray:
+  """Returns the log of the standard normal density."""
   return -(v**2) / 2 - math.log(2 * math.pi) / 2
 
 
 def _log_cdf(v: np.ndarray) -> np.ndarray:
-  """log Phi to full relative precision, v > -37."""
+  """Returns log Phi(v) to full relative precision, for v > -37."""
   tail = np.vectorize(math.erfc)(abs(v) / math.sqrt(2)) / 2
   with np.errstate(divide='ignore'):
     return np.where(v < 0, np.log(tail), np.log1p(-tail))
 
 
 def _log_sum(x: np.ndarray) -> np.ndarray:
-  """log sum exp over the last axis."""
+  """Returns log sum exp over the last axis."""
   most = x.max(-1, keepdims=True)
   return np.log(np.exp(x - most).sum(-1)) + most[..., 0]

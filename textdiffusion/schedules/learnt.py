@@ -1,5 +1,7 @@
-"""Noise that is learnt: gamma = log (1 - alpha) / alpha rises with t (VDM,
-Kingma et al. 2021; for text Plaid, Gulrajani & Hashimoto 2023)."""
+"""A learnt noise schedule: gamma = log (1 - alpha) / alpha increases with t.
+
+VDM, Kingma et al. 2021; for text Plaid, Gulrajani & Hashimoto 2023.
+"""
 
 import math
 
@@ -13,24 +15,26 @@ from textdiffusion.schedules.noise import NoiseLevel
 
 @pytree
 class LearntGamma:
-  """gamma(t) = low + (high - low) g(t), g rising from 0 to 1.
+  """gamma(t) = low + (high - low) g(t), where g increases from 0 to 1.
 
-  ends: [2], low and high. inside: of g, what t is bent by: positive multiples
-  of tanh of t at positive rates, and of t itself.
+  Attributes:
+    ends: [2], low and high.
+    inside: parameters of g, which is a sum of t and of tanh of increasing
+      linear functions of t, with positive weights.
   """
 
   ends: Array
   inside: PyTree
 
   def gamma(self, t: Time) -> Array:
-    """[...] -> [...]."""
-    raw = lambda t: _rising(self.inside, t)
+    """Returns gamma(t), in the shape of t."""
+    raw = lambda t: _increasing(self.inside, t)
     first, last = raw(jnp.zeros(())), raw(jnp.ones(()))
     share = (raw(jnp.asarray(t, float)) - first) / (last - first)
     return self.ends[0] + (self.ends[1] - self.ends[0]) * share
 
   def slope(self, t: Time) -> Array:
-    """d gamma / dt, [...] -> [...]."""
+    """Returns d gamma / dt, in the shape of t."""
     t = jnp.asarray(t, float)
     return jax.jvp(self.gamma, (t,), (jnp.ones_like(t),))[1]
 
@@ -43,37 +47,57 @@ class LearntGamma:
 
 
 def learnable(key: Key, low: float, high: float, units: int = 64) -> PyTree:
-  """Parameters of a gamma that is all but straight: {'ends', 'inside'}."""
-  inverse = lambda x: math.log(math.expm1(x))  # of the softplus
+  """Returns initial parameters of a nearly linear gamma.
+
+  Args:
+    key: random key.
+    low: gamma at t = 0.
+    high: gamma at t = 1.
+    units: number of tanh units.
+
+  Returns:
+    The fields of `LearntGamma`: {'ends', 'inside'}.
+  """
+  inverse_softplus = lambda x: math.log(math.expm1(x))
   return {
     'ends': jnp.asarray([low, high]),
     'inside': {
-      'straight': jnp.full((), inverse(1.0)),
-      'weight': jnp.full(units, inverse(0.1 / units)),
-      'rate': jnp.full(units, inverse(4.0)),
+      'straight': jnp.full((), inverse_softplus(1.0)),
+      'weight': jnp.full(units, inverse_softplus(0.1 / units)),
+      'rate': jnp.full(units, inverse_softplus(4.0)),
       'shift': jax.random.uniform(key, (units,), minval=-4.0, maxval=0.0),
     },
   }
 
 
-def _rising(inside: PyTree, t: Array) -> Array:
+def _increasing(inside: PyTree, t: Array) -> Array:
+  """Returns g(t) up to shift and scale, in the shape of t."""
   positive = lambda name: jax.nn.softplus(inside[name])
   bent = jnp.tanh(positive('rate') * t[..., None] + inside['shift'])
   return positive('straight') * t + (positive('weight') * bent).sum(-1)
 
 
 def variance_loss(noise: LearntGamma, t: Array, loss: Array) -> Array:
-  """[B] times and losses -> [B], 0 in value: in `inside` its gradient is that
-  of the variance of the loss over even t, without a call of the network.
+  """Returns a term of value 0 whose gradient lowers the variance of the loss.
 
-  A loss in continuous time is gamma' h(gamma), whose mean does not depend on
-  what is inside. Its mean square is the integral of h^2 / t'(gamma), so what
-  moves is 1 / t' at a fixed gamma: d gamma' - gamma'' / gamma' d gamma. (Plaid
-  differentiates the squared loss through the network.)
+  The gradient, which is in `inside` only, is that of the variance of the loss
+  over uniform t. It needs no network call: a loss in continuous time is
+  gamma' h(gamma), whose mean does not depend on the shape of gamma. Its mean
+  square is the integral of h^2 / t'(gamma), so only 1 / t' at a fixed gamma
+  changes, by d gamma' - gamma'' / gamma' d gamma. (Plaid differentiates the
+  squared loss through the network.)
+
+  Args:
+    noise: the schedule.
+    t: [B] times.
+    loss: [B] losses at these times.
+
+  Returns:
+    [B] zeros with a gradient.
   """
-  still = jax.lax.stop_gradient
-  noise = LearntGamma(still(noise.ends), noise.inside)
+  stop = jax.lax.stop_gradient
+  noise = LearntGamma(stop(noise.ends), noise.inside)
   slope, bend = jax.jvp(noise.slope, (t,), (jnp.ones_like(t),))
-  moved = noise.slope(t) - still(bend / slope) * noise.gamma(t)
-  value = still(jnp.square(loss) / slope) * moved
-  return value - still(value)
+  slope_at_gamma = noise.slope(t) - stop(bend / slope) * noise.gamma(t)
+  value = stop(jnp.square(loss) / slope) * slope_at_gamma
+  return value - stop(value)

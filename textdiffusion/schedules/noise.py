@@ -1,8 +1,8 @@
-"""Noise schedules: t in [0, 1] -> how much signal is left.
+"""Noise schedules: functions of t in [0, 1] that return the noise level.
 
-`alpha` is the probability of keeping a token, or the squared signal amplitude
-of a Gaussian process. A coefficient carries a trailing axis of size 1 (or K,
-one per clean token), so that it broadcasts against [L, K] and [L, D] as it is.
+`alpha` is the probability that a token is kept, or the squared amplitude of the
+signal in a Gaussian process. Coefficients have a trailing axis of size 1 (or K,
+one per clean token), so that they broadcast against [L, K] and [L, D].
 """
 
 import math
@@ -17,7 +17,13 @@ from textdiffusion.core.types import Array, Time, UserError
 
 
 class NoiseLevel(NamedTuple):
-  """Each [..., 1]. `rate` is -d alpha / dt >= 0, finite where alpha is 0."""
+  """The noise level at a time.
+
+  Attributes:
+    log_alpha: [..., 1] log of alpha.
+    log_1m_alpha: [..., 1] log of 1 - alpha.
+    rate: [..., 1] -d alpha / dt >= 0, which is finite where alpha is 0.
+  """
 
   log_alpha: Array
   log_1m_alpha: Array
@@ -25,20 +31,26 @@ class NoiseLevel(NamedTuple):
 
   @property
   def hazard(self) -> Array:
-    """beta = -d log(alpha) / dt, infinite where alpha is 0."""
+    """The hazard beta = -d log(alpha) / dt, infinite where alpha is 0."""
     return self.rate * jnp.exp(-self.log_alpha)
 
 
 class Schedule(Protocol):
-  """A pytree; leaves may be learnt or tabulated."""
+  """The contract of a noise schedule.
 
-  def __call__(self, t: Time) -> NoiseLevel: ...
+  A schedule is a pytree; its leaves may be learnt or tabulated.
+  """
+
+  def __call__(self, t: Time) -> NoiseLevel:
+    """Returns the noise level at t, with a trailing axis."""
+    ...
 
 
 def log_transition(now: NoiseLevel, then: NoiseLevel) -> Array:
-  """log alpha_{t|s} = log(alpha_t / alpha_s), now = s, then = t; [..., 1].
+  """Returns log alpha_{t|s} = log(alpha_t / alpha_s): [..., 1].
 
-  0 where no signal is left at s: what is noise already stays as it is.
+  `now` is the level at s, `then` the level at t > s. The result is 0 where no
+  signal is left at s, as noise stays as it is.
   """
   is_over = jnp.isneginf(now.log_alpha)
   kept = then.log_alpha - jnp.where(is_over, 0.0, now.log_alpha)
@@ -46,9 +58,15 @@ def log_transition(now: NoiseLevel, then: NoiseLevel) -> Array:
 
 
 def inverse(schedule: Schedule, log_1m_alpha: Array, steps: int = 40) -> Array:
-  """The t with the given log(1 - alpha), any shape, by bisection.
+  """Finds the times with the given log(1 - alpha) by bisection.
 
-  40 halvings exhaust float32; schedules are monotone.
+  Args:
+    schedule: noise schedule; alpha must be monotone in t.
+    log_1m_alpha: values of log(1 - alpha), any shape.
+    steps: number of bisections; 40 reach the precision of float32.
+
+  Returns:
+    Times in the shape of `log_1m_alpha`.
   """
 
   def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -67,9 +85,13 @@ def from_noise(
   t: Time,
   signal: Callable[[Array], Array] | None = None,
 ) -> NoiseLevel:
-  """The level of alpha = 1 - noise(t), with noise precise near 0.
+  """Returns the level of alpha = 1 - noise(t).
 
-  signal: alpha itself, where 1 - noise would round near t = 1.
+  Args:
+    noise: function of t, precise near 0.
+    t: times.
+    signal: alpha as a function of t, for schedules where 1 - noise(t) would
+      round near t = 1.
   """
   t = jnp.asarray(t, float)[..., None]
   level, rate = jax.jvp(noise, (t,), (jnp.ones_like(t),))
@@ -80,20 +102,25 @@ def from_noise(
 
 
 def from_sigma(sigma: Callable[[Array], Array], t: Time) -> NoiseLevel:
-  """The level of alpha = exp(-sigma(t)), sigma the total noise."""
+  """Returns the level of alpha = exp(-sigma(t)) for the total noise sigma."""
   t = jnp.asarray(t, float)[..., None]
   total, rate = jax.jvp(sigma, (t,), (jnp.ones_like(t),))
   return NoiseLevel(-total, log1m_exp(-total), rate * jnp.exp(-total))
 
 
 def _check_eps(eps: float) -> None:
+  """Raises UserError if eps, the signal left at t = 1, is not in [0, 1)."""
   if not 0 <= eps < 1:
     raise UserError(f'eps={eps}: must be in [0, 1)')
 
 
 @pytree
 class Linear:
-  """alpha = 1 - (1 - eps) t; MDLM, Duo and SEDD call it log-linear."""
+  """alpha = 1 - (1 - eps) t; MDLM, Duo and SEDD call it log-linear.
+
+  Attributes:
+    eps: alpha at t = 1.
+  """
 
   eps: float = static(default=0.0)
 
@@ -108,10 +135,11 @@ class Linear:
 
 @pytree
 class LinearPath:
-  """x0 and noise mixed in the shares 1 - t and t, at unit variance: alpha is
-  (1 - t)^2 / ((1 - t)^2 + t^2), the path of flow matching (Lipman et al. 2023).
+  """alpha = (1 - t)^2 / ((1 - t)^2 + t^2), the path of flow matching.
 
-  Euler's step of the flow is DDIM's, for both hold x0-hat and noise fixed.
+  Lipman et al. 2023: x_t = (1 - t) x0 + t noise, scaled to unit variance. A
+  step of Euler's method for the flow equals a step of DDIM, because both keep
+  the estimates of x0 and of the noise constant in the step.
   """
 
   def __call__(self, t: Time) -> NoiseLevel:
@@ -123,7 +151,11 @@ class LinearPath:
 
 @pytree
 class Cosine:
-  """alpha = eps + (1 - eps) cos(pi t / 2), MDLM `CosineNoise`."""
+  """alpha = eps + (1 - eps) cos(pi t / 2), `CosineNoise` in MDLM.
+
+  Attributes:
+    eps: alpha at t = 1.
+  """
 
   eps: float = static(default=0.0)
 
@@ -140,8 +172,14 @@ class Cosine:
 
 @pytree
 class Sine:
-  """alpha = eps + (1 - eps) (1 - sin(pi t / 2)): MD4 `cosine`, as its
-  1 - cos(pi / 2 (1 - t)); fast at first, where `Cosine` is slow."""
+  """alpha = eps + (1 - eps) (1 - sin(pi t / 2)), `cosine` in MD4.
+
+  MD4 writes it as 1 - cos(pi / 2 (1 - t)). Alpha falls fast near t = 0, where
+  that of `Cosine` falls slowly.
+
+  Attributes:
+    eps: alpha at t = 1.
+  """
 
   eps: float = static(default=0.0)
 
@@ -160,7 +198,11 @@ class Sine:
 
 @pytree
 class CosineSquared:
-  """alpha = eps + (1 - eps) cos(pi t / 2)^2, MDLM `CosineSqrNoise`."""
+  """alpha = eps + (1 - eps) cos(pi t / 2)^2, `CosineSqrNoise` in MDLM.
+
+  Attributes:
+    eps: alpha at t = 1.
+  """
 
   eps: float = static(default=0.0)
 
@@ -177,7 +219,12 @@ class CosineSquared:
 
 @pytree
 class Polynomial:
-  """alpha = 1 - (1 - eps) t^power, MD4 `poly`."""
+  """alpha = 1 - (1 - eps) t^power, `poly` in MD4.
+
+  Attributes:
+    power: exponent of t, above 0.
+    eps: alpha at t = 1.
+  """
 
   power: float = static(default=2.0)
   eps: float = static(default=0.0)
@@ -193,10 +240,15 @@ class Polynomial:
 
 @pytree
 class Power:
-  """alpha = eps + (1 - eps) (1 - t)^power, DFM `PolynomialConvexScheduler`.
+  """alpha = eps + (1 - eps) (1 - t)^power, as in discrete flow matching.
 
-  Signal grows as a power of the time from noise; `Polynomial` is the same of
-  the noise. Below power 1 the rate is infinite at t = 1.
+  The official code calls it `PolynomialConvexScheduler`. Here the signal is a
+  power of 1 - t; in `Polynomial` the noise is a power of t. For powers below 1
+  the rate is infinite at t = 1.
+
+  Attributes:
+    power: exponent of 1 - t, above 0.
+    eps: alpha at t = 1.
   """
 
   power: float = static(default=2.0)
@@ -221,10 +273,14 @@ class Power:
 
 @pytree
 class Geometric:
-  """sigma = sigma_min^(1 - t) sigma_max^t, SEDD and MDLM.
+  """sigma = sigma_min^(1 - t) sigma_max^t, as in SEDD and MDLM.
 
-  Some noise is there at t = 0 and some signal at t = 1: a bound needs its
+  There is noise at t = 0 and signal at t = 1, so a bound needs its
   reconstruction and prior terms.
+
+  Attributes:
+    sigma_min: total noise at t = 0.
+    sigma_max: total noise at t = 1.
   """
 
   sigma_min: float = static(default=1e-4)
@@ -244,7 +300,12 @@ class Geometric:
 
 @pytree
 class LinearSigma:
-  """sigma = sigma_min + t (sigma_max - sigma_min), MDLM `Linear`."""
+  """sigma = sigma_min + t (sigma_max - sigma_min), `Linear` in MDLM.
+
+  Attributes:
+    sigma_min: total noise at t = 0.
+    sigma_max: total noise at t = 1.
+  """
 
   sigma_min: float = static(default=0.0)
   sigma_max: float = static(default=10.0)
@@ -263,10 +324,15 @@ class LinearSigma:
 
 @pytree
 class Squeezed:
-  """alpha = (1 - 2 eps) alpha' + eps of another schedule's alpha': in
-  [eps, 1 - eps], as MD4 has all of its schedules.
+  """alpha = (1 - 2 eps) alpha' + eps, where alpha' is that of another schedule.
 
-  Noise at t = 0 and signal at t = 1: a bound needs both of its ends.
+  Alpha is then in [eps, 1 - eps], as for all schedules of MD4. There is noise
+  at t = 0 and signal at t = 1, so a bound needs the terms for both ends of
+  time.
+
+  Attributes:
+    schedule: the schedule that is squeezed.
+    eps: distance of alpha from 0 and 1.
   """
 
   schedule: Schedule
@@ -282,8 +348,8 @@ class Squeezed:
     floor = math.log(self.eps) if self.eps else -math.inf
     squeeze = lambda x: log_add(math.log(scale) + x, jnp.full_like(x, floor))
     signal, noise = squeeze(level.log_alpha), squeeze(level.log_1m_alpha)
-    # Of alpha and 1 - alpha the larger is taken from the smaller, whose
-    # logarithm is not rounded to the eps of 1.
+    # The larger of alpha and 1 - alpha is computed from the smaller, as the log
+    # of a number near 1 would be rounded.
     is_clean = noise < signal
     return NoiseLevel(
       jnp.where(is_clean, log1m_exp(noise), signal),
@@ -294,9 +360,11 @@ class Squeezed:
 
 @pytree
 class PolynomialPerToken:
-  """alpha_v = 1 - (1 - eps) t^power_v of each clean token v, GenMD4.
+  """alpha_v = 1 - (1 - eps) t^power_v for each clean token v (GenMD4).
 
-  power: [K] > 0, learnt or fixed; the mask's own is not used.
+  Attributes:
+    power: [K] exponents above 0, learnt or fixed. That of the mask is not used.
+    eps: alpha at t = 1.
   """
 
   power: Array
@@ -306,17 +374,19 @@ class PolynomialPerToken:
     _check_eps(self.eps)
 
   def __call__(self, t: Time) -> NoiseLevel:
-    """Of every token: leaves [..., K]."""
+    """Returns the levels of every token: leaves [..., K]."""
     return self._level(self.power, jnp.asarray(t, float)[..., None])
 
   def of(self, x0: Array, t: Time) -> NoiseLevel:
-    """Of the tokens that are there: [L] ids -> leaves [L]."""
+    """Returns the levels of the tokens x0, [L] ids: leaves [L]."""
     return self._level(self.power[x0], jnp.asarray(t, float))
 
   def reveal_rate(self, t: Time, x0: Array | None = None) -> Array:
-    """-alpha' / (1 - alpha) = power / t, the rate at which a mask turns into
-    the token it hides: [..., K], or [L] of the tokens x0. It does not
-    underflow with t^power."""
+    """Returns the rate at which a mask is revealed, -alpha' / (1 - alpha).
+
+    It is [L] for the masked tokens x0, and [..., K] for all tokens if x0 is
+    None. As power / t it does not underflow with t^power.
+    """
     t = jnp.asarray(t, float)
     return self.power / t[..., None] if x0 is None else self.power[x0] / t
 

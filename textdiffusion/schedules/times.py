@@ -1,4 +1,4 @@
-"""Training times: maps of the stratified u in (0, 1) of a `Batch` to t."""
+"""Training times, computed from the stratified u in (0, 1) of a `Batch`."""
 
 import jax
 import jax.numpy as jnp
@@ -7,22 +7,34 @@ from textdiffusion.core.types import Array
 
 
 def continuous(u: Array) -> Array:
-  """u -> t = u, below 1 where float32 rounds u up; a hazard may be inf at 1."""
+  """Returns t = u, kept below 1, as a hazard may be infinite at t = 1.
+
+  float32 may have rounded u up to 1.
+  """
   return jnp.minimum(u, 1 - 2.0**-24)
 
 
 def discrete(u: Array, num_steps: int) -> tuple[Array, Array]:
-  """u -> (s, t) = ((i - 1) / T, i / T), i uniform on 1 ... T."""
+  """Returns (s, t) = ((i - 1) / T, i / T), where i is uniform on 1 ... T."""
   index = jnp.minimum(jnp.floor(u * num_steps), num_steps - 1)
   return index / num_steps, (index + 1) / num_steps
 
 
 def multi_level(u: Array | float, length: int, num_steps: int) -> Array:
-  """u in [0, 1] -> t of each position, [..., L]: left ones are ahead of right
-  ones (AR-Diffusion, Wu et al. 2023, algorithm 1).
+  """Returns the time of each position; left positions have smaller times.
 
-  A point moves from (L - 1, 0) to (0, 0) and on to (0, T - 1), and t lies on
-  the line from it to (2 L, T - 1): 0 left of it. In units of T - 1 steps.
+  AR-Diffusion (Wu et al. 2023, algorithm 1): a point (position, step) moves
+  from (L - 1, 0) to (0, 0) and on to (0, T - 1). Times are on the line from
+  this point to (2 L, T - 1), in units of T - 1 steps, and 0 to the left of the
+  point.
+
+  Args:
+    u: how far the point has moved, in [0, 1].
+    length: tokens in a row, L.
+    num_steps: number of steps, T.
+
+  Returns:
+    [..., L] times.
   """
   last = num_steps - 1
   moved = jnp.asarray(u)[..., None] * (length - 1 + last)
@@ -34,29 +46,45 @@ def multi_level(u: Array | float, length: int, num_steps: int) -> Array:
 
 
 def place(t: Array | float, num_steps: int) -> Array:
-  """t -> the nearest i of the grid i / T, any shape of int."""
+  """Returns the index i of the nearest time i / T, in the shape of t."""
   nearest = jnp.round(jnp.asarray(t) * num_steps)
   return jnp.clip(nearest, 0, num_steps).astype(int)
 
 
 def walk(u: Array | float, length: int, num_steps: int) -> Array:
-  """`multi_level` on the grid i / T."""
+  """Returns `multi_level` times, rounded to the grid i / T.
+
+  Args:
+    u: how far the point has moved, in [0, 1].
+    length: tokens in a row, L.
+    num_steps: number of steps, T.
+
+  Returns:
+    [..., L] times.
+  """
   return place(multi_level(u, length, num_steps), num_steps) / num_steps
 
 
 def num_fine_steps(length: int, num_steps: int) -> int:
-  """The number of steps of `fine_walk`."""
+  """Returns the number of steps of `fine_walk`."""
   return (length - 1) * _fine_parts(length, num_steps) + num_steps - 1
 
 
 def fine_walk(index: Array, length: int, num_steps: int) -> Array:
-  """Times of each position, [..., L], after `index` of N = `num_fine_steps`
-  steps of a walk from no noise to all noise, in which no step is long.
+  """Returns the times after some of the steps of a walk from t = 0 to t = 1.
 
-  While the point of `multi_level` moves from (L - 1, 0) to (0, 0), one unit of
-  its way moves a position by up to (T - 1) / (L + 1) levels, so each unit is
-  split into ceil(T / (L + 1)) equal steps. From (0, 0) to (0, T - 1) a unit is
-  one step. No step moves a position by more than two levels.
+  No step of the walk moves a position by more than two levels. While the point
+  of `multi_level` moves from (L - 1, 0) to (0, 0), one unit of its way moves a
+  position by up to (T - 1) / (L + 1) levels, so each unit is split into
+  ceil(T / (L + 1)) equal steps. From (0, 0) to (0, T - 1) a unit is one step.
+
+  Args:
+    index: number of steps taken, out of `num_fine_steps`.
+    length: tokens in a row, L.
+    num_steps: number of steps, T.
+
+  Returns:
+    [..., L] times of the positions.
   """
   parts = _fine_parts(length, num_steps)
   begin = (length - 1) * parts
@@ -66,18 +94,21 @@ def fine_walk(index: Array, length: int, num_steps: int) -> Array:
 
 
 def _fine_parts(length: int, num_steps: int) -> int:
-  """The number of steps into which `fine_walk` splits a unit."""
+  """Returns the number of steps into which `fine_walk` splits a unit."""
   return -(-num_steps // (length + 1))
 
 
 def snapped(grid: Array, num_steps: int) -> Array:
-  """Descending times from 1 to 0 -> each on the grid i / T, none twice.
+  """Moves descending times from 1 to 0 to distinct points of the grid i / T.
 
-  A grid of at most T steps that is finer than 1 / T somewhere is pushed apart.
+  Args:
+    grid: at most T + 1 times. Where they are closer than 1 / T, they are moved
+      apart.
+    num_steps: number of steps, T.
   """
   i = place(grid, num_steps)
   rest = jnp.arange(len(grid))[::-1]
-  # At least as many places as steps are left, then none that was taken.
+  # First leave room for the steps that follow, then avoid points already used.
   i = jnp.maximum(i, rest)
   i = jax.lax.cummin(i + jnp.arange(len(grid))) - jnp.arange(len(grid))
   return i / num_steps

@@ -1,8 +1,8 @@
-"""Schedules of Gaussian noise: beta_i, the variance that step i of T adds.
+"""Schedules of Gaussian noise: beta_i is the variance that step i of T adds.
 
-Each is a squared signal alpha as a function of t in [0, 1], or a formula for
-the betas, in NumPy float64; T only sets the grid. The tables are those of
-Nichol & Dhariwal 2021 and of Diffusion-LM (Li et al. 2022), in whose code
+Each schedule is a squared signal alpha as a function of t in [0, 1], or a
+formula for the betas, in NumPy float64. T only sets the grid. They are the
+schedules of Nichol & Dhariwal 2021 and of Diffusion-LM (Li et al. 2022), whose
 index i is t = (i + 1) / T here.
 """
 
@@ -15,19 +15,23 @@ import numpy as np
 from textdiffusion.core.types import UserError
 from textdiffusion.schedules.betas import Tabulated, from_betas
 
-_LARGEST = 0.999  # the official cap: some signal is left at t = 1
+_LARGEST = 0.999  # The official cap of betas; it leaves some signal at t = 1.
 
 
 class Variances(Protocol):
-  """A frozen dataclass of choices."""
+  """The contract of a Gaussian schedule: a frozen dataclass of options."""
 
   def betas(self, num_steps: int) -> np.ndarray:
-    """[T] in (0, 1), float64."""
+    """Returns float64 [T] betas in (0, 1)."""
     ...
 
 
 def tabulated(variances: Variances, num_steps: int) -> Tabulated:
-  """The schedule on the grid i / T, no noise at t = 0."""
+  """Returns the schedule on the grid i / T, without noise at t = 0.
+
+  Raises:
+    UserError: there is no step.
+  """
   if num_steps < 1:
     raise UserError(f'num_steps={num_steps}: must be at least 1')
   return from_betas(variances.betas(num_steps))
@@ -36,10 +40,13 @@ def tabulated(variances: Variances, num_steps: int) -> Tabulated:
 def _ratios(
   alpha: Callable[[np.ndarray], np.ndarray], num_steps: int, shifted: bool
 ) -> np.ndarray:
-  """[T] betas of consecutive values of alpha, capped.
+  """Returns [T] betas from the ratios of consecutive alphas, capped.
 
-  shifted: by one step to the left, so that the first beta is 1 - alpha(0), and
-  no step ends at alpha(1).
+  Args:
+    alpha: function of t.
+    num_steps: number of steps, T.
+    shifted: whether alphas are shifted by one step. Then the first beta is
+      1 - alpha(0), and no step ends at alpha(1).
   """
   values = alpha(np.arange(num_steps + 1) / num_steps)
   betas = 1 - values[1:] / values[:-1]
@@ -50,8 +57,11 @@ def _ratios(
 
 @dataclasses.dataclass(frozen=True)
 class SquareRoot:
-  """alpha = 1 - sqrt(t + 1e-4) over its value at t = 0: noise rises fast at
-  first, where a token is still nearest to its embedding. Diffusion-LM."""
+  """alpha = 1 - sqrt(t + 1e-4), divided by its value at t = 0 (Diffusion-LM).
+
+  The noise increases fast near t = 0, where the nearest embedding is still that
+  of the token.
+  """
 
   def betas(self, num_steps: int) -> np.ndarray:
     return _ratios(lambda t: 1 - np.sqrt(t + 1e-4), num_steps, shifted=False)
@@ -59,9 +69,14 @@ class SquareRoot:
 
 @dataclasses.dataclass(frozen=True)
 class SquaredCosine:
-  """alpha = cos^2(pi / 2 (t + offset) / (1 + offset)) over its value at 0.
+  """alpha = cos^2(pi / 2 (t + offset) / (1 + offset)), divided by alpha(0).
 
-  Nichol & Dhariwal 2021. offset=0.1 with shifted is `trunc_cos`.
+  Nichol & Dhariwal 2021. With offset=0.1 and shifted=True it is `trunc_cos` of
+  Diffusion-LM.
+
+  Attributes:
+    offset: shift of the cosine, which keeps the first betas away from 0.
+    shifted: whether alphas are shifted by one step, see `_ratios`.
   """
 
   offset: float = 0.008
@@ -74,9 +89,16 @@ class SquaredCosine:
 
 @dataclasses.dataclass(frozen=True)
 class Rescaled:
-  """Noise of F times the standard deviation on the same signal, at unit
-  variance: alpha / (F^2 - (F^2 - 1) alpha), so that near embeddings are harder
-  to tell apart (Difformer, Gao et al. 2024, F = 4)."""
+  """Another schedule with the standard deviation of the noise scaled by F.
+
+  At unit variance, alpha becomes alpha / (F^2 - (F^2 - 1) alpha). More noise
+  makes similar embeddings harder to distinguish (Difformer, Gao et al. 2024,
+  F = 4).
+
+  Attributes:
+    base: the schedule that is scaled.
+    factor: F.
+  """
 
   base: Variances = SquareRoot()
   factor: float = 4.0
@@ -94,10 +116,14 @@ class Rescaled:
 
 @dataclasses.dataclass(frozen=True)
 class LinearVariances:
-  """1000 / T times 1e-4 up to 0.02, in equal steps (Ho et al. 2020).
+  """Betas in equal steps, 1000 / T times 1e-4 to 0.02 (Ho et al. 2020).
 
-  first: added to all of them, or, with `bent` steps, falling to 0 over those:
-  first=0.01 is `trunc_lin`, and with bent=10 `pw_lin`, which rises afterwards.
+  first=0.01 is `trunc_lin` of Diffusion-LM, and with bent=10 it is `pw_lin`.
+
+  Attributes:
+    first: number added to all betas; with `bent` > 0, only to the first ones.
+    bent: number of steps in which the added number falls from `first` to 0,
+      before the betas increase.
   """
 
   first: float = 0.0
