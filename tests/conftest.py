@@ -1,5 +1,6 @@
 """What every test shares."""
 
+import contextlib
 import gc
 import os
 
@@ -28,12 +29,33 @@ def x64():
     yield
 
 
+# Folders whose programs are each run once or twice, in fixtures as well.
+QUICK = ('api', 'fuzz', 'golden', 'launch', 'training')
+
+
+@contextlib.contextmanager
+def few_optimizations():
+  before = jax.config.read('jax_disable_most_optimizations')
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', before)
+
+
 @pytest.fixture
 def quick_compile():
   """For many small graphs that are each run once."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
+  with few_optimizations():
+    yield
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick_folder(request):
+  """`quick_compile` for all that a module of some folders does."""
+  if request.path.parent.name not in QUICK:
+    yield
+    return
+  with few_optimizations():
+    yield
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -2,10 +2,10 @@
 
 import dataclasses
 
-import jax
 import pytest
 
 import textdiffusion as td
+from tests.conftest import few_optimizations
 
 TINY = td.TransformerConfig(num_layers=1, d_model=16, num_heads=2)
 CONFIG = td.Config(
@@ -49,16 +49,10 @@ PAIRS = dataclasses.replace(
 )
 
 
-@pytest.fixture(scope='module', autouse=True)
-def quick_programs():
-  """Programs of these tests run once or twice."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
-
-
 def trained(tmp_path_factory, config):
-  return td.train(config, tmp_path_factory.mktemp('run') / 'run')
+  # Fixtures of a session come before those of a module.
+  with few_optimizations():
+    return td.train(config, tmp_path_factory.mktemp('run') / 'run')
 
 
 @pytest.fixture(scope='session')

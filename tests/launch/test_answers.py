@@ -5,11 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.launch.test_launch import (  # noqa: F401 a fixture
-  launch,
-  quick_programs,
-  refused,
-)
+from tests.launch.test_launch import launch, refused
 
 SETS = [
   f'--set={item}'

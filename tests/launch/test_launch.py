@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import pytest
 
 from tests.fuzz import launchers
@@ -70,14 +69,6 @@ def only_error(error):
 def refused(name, *args):
   """The one line of a mistake: exit code 2, no traceback."""
   return only_error(launch(name, *args, code=2).stderr)
-
-
-@pytest.fixture(scope='module', autouse=True)
-def quick_programs():
-  """Programs of these tests run once or twice."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
 
 
 @pytest.fixture(scope='module')

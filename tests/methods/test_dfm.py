@@ -18,6 +18,7 @@ from textdiffusion.methods.dfm import DFM
 from textdiffusion.objectives.flow_matching import FlowMatching, flow_bound
 from textdiffusion.objectives.nelbo import masked_bound, rank_one_bound
 
+pytestmark = pytest.mark.usefixtures('quick_compile')
 KEY = jax.random.key(0)
 VOCAB = Vocab(6, mask_id=2)
 

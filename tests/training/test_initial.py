@@ -27,14 +27,6 @@ TOKENIZER = Bytes(['mask']).to_json()
 RUN = Run({'data': {'source': 'a'}}, TOKENIZER, {'fingerprint': 'x'})
 
 
-@pytest.fixture(scope='module', autouse=True)
-def quick():
-  """As `quick_compile`, for the run of the module as well."""
-  jax.config.update('jax_disable_most_optimizations', True)
-  yield
-  jax.config.update('jax_disable_most_optimizations', False)
-
-
 @pytest.fixture(scope='module')
 def parent(tmp_path_factory):
   """A run with checkpoints of steps 3 and 6, whose method counts its calls."""
