@@ -20,7 +20,7 @@ from textdiffusion.aot.printing import print_report, print_table
 from textdiffusion.aot.run import compile_step
 from textdiffusion.aot.sweep import sweep
 from textdiffusion.core.types import UserError
-from textdiffusion.training.chips import slice_of
+from textdiffusion.training.chips import tpu_slice
 from textdiffusion.training.mesh import MeshConfig
 
 from . import common, conflicts
@@ -40,7 +40,7 @@ def main() -> None:
   path, topology = common.needed(topology='v5p:8x8x8')
   jax.config.update('jax_enable_compilation_cache', False)  # else no warning
   config = config_lib.load(path, common.SET.value)
-  chip, devices = slice_of(topology)
+  chip, devices = tpu_slice(topology)
   if MESH.value:
     config = dataclasses.replace(config, mesh=_mesh(MESH.value))
   compiled = lambda config: compile_step(

@@ -1,4 +1,4 @@
-"""Reports of steps compiled ahead of time, as lines and as a table."""
+"""Prints reports of compiled steps, as lines or as a table."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,11 +8,12 @@ from rich.table import Table
 
 
 def _mesh(report: dict[str, Any]) -> str:
+  """Formats the axes of a mesh that are longer than 1."""
   return ' '.join(f'{k}={n}' for k, n in report['mesh'].items() if n > 1) or '1'
 
 
 def print_report(report: dict[str, Any]) -> None:
-  """One report, as lines."""
+  """Prints one report as lines."""
   write = Console(highlight=False, soft_wrap=True).print
   write(
     f'{report["parameters"] / 1e9:.2f} billion parameters on {report["chips"]} '
@@ -50,16 +51,16 @@ def print_report(report: dict[str, Any]) -> None:
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
-  """Many reports, the fastest first."""
-  made = Table('mesh', 'rows', 'GiB a chip', 'GB sent', 'bound by', 'step s')
-  made.add_column('MFU')
-  made.add_column('tokens/s a chip')
+  """Prints many reports as a table, in the given order."""
+  table = Table('mesh', 'rows', 'GiB a chip', 'GB sent', 'bound by', 'step s')
+  table.add_column('MFU')
+  table.add_column('tokens/s a chip')
   for report in rows:
     start = _mesh(report), str(report['rows'])
     if not report['fits']:
-      made.add_row(*start, report['reason'])
+      table.add_row(*start, report['reason'])
       continue
-    made.add_row(
+    table.add_row(
       *start,
       f'{report["bytes_per_chip"] / 2**30:.1f}',
       f'{report["collective_bytes"] / 1e9:.1f}',
@@ -68,4 +69,4 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
       f'{report["predicted_mfu"]:.2f}',
       f'{report["tokens_per_s_per_chip"]:,.0f}',
     )
-  Console().print(made)
+  Console().print(table)

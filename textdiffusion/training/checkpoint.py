@@ -26,7 +26,7 @@ from jax.experimental import multihost_utils
 from textdiffusion.core.paths import expand
 from textdiffusion.core.types import Interrupted, PyTree, UserError
 from textdiffusion.training.checksums import array_checksums, json_checksum
-from textdiffusion.training.mesh import laid
+from textdiffusion.training.mesh import with_shardings
 from textdiffusion.training.plain_path import has_descriptors, plain_path
 from textdiffusion.training.state import TrainState
 from textdiffusion.training.workdir import (
@@ -130,7 +130,7 @@ class Checkpointer:
     ended two starts is skipped in the third.
 
     Args:
-      like: arrays, or shapes with shardings, as the state is to be laid out.
+      like: arrays, or shapes with shardings, in the layout of the state.
 
     Returns:
       The state of training and the state of the data iterator.
@@ -468,7 +468,7 @@ def _load_step(
   if shardings is None:
     one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shardings = jax.tree.map(lambda _: one, shapes)
-  args = {'ema': ocp.args.StandardRestore(laid(shapes, shardings))}
+  args = {'ema': ocp.args.StandardRestore(with_shardings(shapes, shardings))}
   restored = _restore_items(item, path, args, ('run',))
   return Loaded(restored['ema'], step, Run(**restored['run']), folder.parent)
 

@@ -83,7 +83,7 @@ def compiler_options(device: Any) -> dict[str, Any]:
   return dict(CHIPS[name].options) if name else {}
 
 
-def slice_of(topology: str) -> tuple[Chip, list[Any]]:
+def tpu_slice(topology: str) -> tuple[Chip, list[Any]]:
   """Returns the chip and the devices of a slice such as `v5p:8x8x8`.
 
   The slice need not exist: its devices serve as targets of the compiler.

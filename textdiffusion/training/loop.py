@@ -27,7 +27,7 @@ from textdiffusion.training.optim import build_optimizer
 from textdiffusion.training.ownership import Owner, claim, no_owner
 from textdiffusion.training.profile import Profiler, Steps
 from textdiffusion.training.state import TrainConfig, TrainState
-from textdiffusion.training.step import placed_step
+from textdiffusion.training.step import jit_train_step
 from textdiffusion.training.watchdog import Watchdog
 from textdiffusion.training.workdir import Run
 
@@ -107,7 +107,7 @@ def train(
     is_stopped = stack.enter_context(_stop_signals())
     stack.enter_context(jax.set_mesh(mesh))
     optimizer = build_optimizer(config.optimizer, config.steps)
-    step_fn, init, _ = placed_step(method, network, optimizer, config, mesh)
+    step_fn, init, _ = jit_train_step(method, network, optimizer, config, mesh)
     state = init(stream(jax.random.key(config.seed), 'init'))
     saver, start = None, 0
     watchdog = Watchdog(config.patience)

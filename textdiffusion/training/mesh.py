@@ -180,7 +180,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
-def laid(shapes: PyTree, shardings: PyTree) -> PyTree:
+def with_shardings(shapes: PyTree, shardings: PyTree) -> PyTree:
   """Returns the shapes of arrays (or of shapes) with the given shardings."""
   return jax.tree.map(
     lambda x, sharding: jax.ShapeDtypeStruct(

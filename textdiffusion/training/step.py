@@ -22,7 +22,11 @@ from textdiffusion.model import (
 from textdiffusion.nn.network import Network
 from textdiffusion.objectives.base import Models
 from textdiffusion.training.chips import compiler_options
-from textdiffusion.training.mesh import laid, replicated, state_shardings
+from textdiffusion.training.mesh import (
+  replicated,
+  state_shardings,
+  with_shardings,
+)
 from textdiffusion.training.optim import Optimizer
 from textdiffusion.training.state import TrainConfig, TrainState, init_state
 
@@ -153,7 +157,7 @@ class Placed(NamedTuple):
   state: TrainState
 
 
-def placed_step(
+def jit_train_step(
   method: Method,
   network: Network,
   optimizer: Optimizer,
@@ -189,7 +193,7 @@ def placed_step(
       compiler_options=compiler_options(mesh.devices.flat[0]),
     ),
     jax.jit(init, out_shardings=shardings),
-    laid(shapes, shardings),
+    with_shardings(shapes, shardings),
   )
 
 
