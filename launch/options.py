@@ -54,6 +54,11 @@ def sampler_of(
 ) -> Sampler:
   """Returns the sampler of a model with --steps and --temperature applied.
 
+  Args:
+    model: the model.
+    steps: value of --steps, None if it is not given.
+    temperature: value of --temperature, None if it is not given.
+
   Raises:
     UserError: the sampler does not have such an option.
   """

@@ -82,7 +82,13 @@ def coerce(hint: Any, value: Any) -> Any:
 
 
 def unexpected(hint: Any, value: Any, name: str) -> UserError:
-  """Returns the error for a value that does not fit its field."""
+  """Returns the error for a value that does not fit its field.
+
+  Args:
+    hint: type of the field.
+    value: the value.
+    name: dotted name of the field.
+  """
   choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
   allowed = ' or '.join(map(repr, choices)) or _type_name(hint)
   near = nearest(str(value), [str(choice) for choice in choices])

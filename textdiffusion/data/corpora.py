@@ -97,11 +97,11 @@ def library_files() -> list[Path]:
 def python_docs() -> Iterator[tuple[str, str]]:
   """Yields (name, text) of reference topics, then docstrings, no text twice."""
   topics = importlib.import_module('pydoc_data.topics').topics
-  seen = set()
+  texts = set()
   for name in sorted(topics):
     text = topics[name].strip()
-    if text not in seen:  # `if` and `else` have the same topic.
-      seen.add(text)
+    if text not in texts:  # `if` and `else` have the same topic.
+      texts.add(text)
       yield f'topics/{name}', text
   for name, source in _sources():
     for node in ast.walk(ast.parse(source)):
@@ -110,8 +110,8 @@ def python_docs() -> Iterator[tuple[str, str]]:
       ):
         continue
       text = inspect.cleandoc(ast.get_docstring(node) or '').strip()
-      if len(text) >= _SHORTEST and text not in seen:
-        seen.add(text)
+      if len(text) >= _SHORTEST and text not in texts:
+        texts.add(text)
         yield f'{name}/{getattr(node, "name", "")}', text
 
 

@@ -84,7 +84,13 @@ def warn_unknown(tokenizer: Tokenizer, texts: Iterable[str], name: str) -> None:
 
 
 def warn(coverage: Coverage, tokenizer: Tokenizer, name: str) -> None:
-  """Prints `Coverage.describe` to stderr, unless it is empty."""
+  """Prints `Coverage.describe` to stderr, unless it is empty.
+
+  Args:
+    coverage: the counts.
+    tokenizer: the tokenizer.
+    name: name of the texts, for the message.
+  """
   message = coverage.describe(name, tokenizer.kind)
   if message:
     print(message, file=sys.stderr)

@@ -80,7 +80,13 @@ def fingerprint(path: str, options: dict[str, str]) -> str:
 
 
 def named_split(path: str, options: dict[str, str], split: Split) -> str:
-  """Returns `path` with {split} replaced by the name of the split."""
+  """Replaces {split} in a path by the name of the split.
+
+  Args:
+    path: the path or pattern.
+    options: options of `data.source`, which may name the splits.
+    split: the split.
+  """
   usual = {'train': 'train', 'heldout': 'valid'}
   return path.replace('{split}', options.get(split, usual[split]))
 

@@ -355,6 +355,11 @@ def data_fingerprint(
   """Returns a hash of everything that the set of rows depends on.
 
   The order of the rows does not change it.
+
+  Args:
+    config: settings of the data.
+    source: the source of the texts.
+    tokenizer: the tokenizer.
   """
   settings = dataclasses.asdict(config)
   pair_fields: tuple[str, ...] = ()

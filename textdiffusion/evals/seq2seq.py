@@ -60,7 +60,13 @@ def report(
 def corpus_bleu(
   texts: Sequence[str], references: Sequence[Sequence[str]], tokenize: str
 ) -> tuple[float, str]:
-  """Returns the sacreBLEU of a corpus, 0 to 100, and its signature."""
+  """Returns the sacreBLEU of a corpus, 0 to 100, and its signature.
+
+  Args:
+    texts: one text per source.
+    references: the references of each source.
+    tokenize: tokenizer of sacreBLEU.
+  """
   from sacrebleu.metrics import BLEU
 
   metric = BLEU(tokenize=tokenize)

@@ -62,7 +62,11 @@ class Causal(Structure):
 
 @pytree
 class BlockCausal(Structure):
-  """A token attends to its own block of `size` tokens and to earlier blocks."""
+  """A token attends to its own block and to earlier blocks.
+
+  Attributes:
+    size: tokens in a block.
+  """
 
   size: int = static()
 
@@ -78,8 +82,8 @@ class CleanNoisy(Structure):
   tokens attend block-causally to clean tokens (BD3-LM, Arriola et al. 2025).
 
   Attributes:
-    size: tokens of a block.
-    length: tokens of the text; a row has 2 * length positions.
+    size: tokens in a block.
+    length: tokens in the text; a row has 2 * length positions.
   """
 
   size: int = static()
@@ -319,9 +323,12 @@ def empty_cache(
 
 
 def write_at(old: Array, new: Array, places: Array) -> Array:
-  """Writes `new` [B, n, ...] into `old` [B, S, ...] at `places` [B, n].
+  """Writes values into an array at given places; returns the new array.
 
-  Places beyond S are dropped.
+  Args:
+    old: [B, S, ...] the array.
+    new: [B, n, ...] the values.
+    places: [B, n] indices along S; values beyond S are dropped.
   """
   put = lambda old, new, places: old.at[places].set(new, mode='drop')
   return jax.vmap(put)(old, new.astype(old.dtype), places)
@@ -346,10 +353,15 @@ def commit(cache: PyTree, places: Array, keep: Array) -> PyTree:
 
 
 def cache_mask(cache: Cache, structure: Structure, places: Array) -> Array:
-  """Returns the mask [B, n, S] of a call with tokens at `places` [B, n].
+  """Returns the attention mask [B, n, S] of a call with a cache.
 
-  The tokens attend to valid places of the cache and to each other, as far as
-  the structure allows.
+  The tokens of the call attend to valid places of the cache and to each other,
+  as far as the structure allows.
+
+  Args:
+    cache: the cache.
+    structure: which tokens attend to which.
+    places: [B, n] positions of the tokens of the call.
   """
   q = places[:, :, None]
   held = jnp.arange(cache.is_valid.shape[1])[None, None]

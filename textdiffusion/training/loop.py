@@ -271,7 +271,7 @@ class _Watch:
     self._tokens, self._first_tokens, self._away = 0, 0, 0.0
     self._to_first: float | None = None
     if start:
-      self._bar.say(f'resumed from step {start}')
+      self._bar.print_line(f'resumed from step {start}')
 
   def first(self, metrics: dict[str, Any]) -> None:
     """Waits for the first step, once, to time it apart from the others."""
@@ -280,7 +280,13 @@ class _Watch:
     self._to_first, self._since = now - self._since, now
 
   def report(self, step: int, values: dict[str, float], tokens: int) -> None:
-    """Counts a finished step; logs every `log_every` steps and at the end."""
+    """Counts a finished step; logs every `log_every` steps and at the end.
+
+    Args:
+      step: the step.
+      values: its metrics.
+      tokens: tokens in its batch.
+    """
     if step > self._start + 1:
       self._tokens += tokens
     else:
@@ -298,14 +304,16 @@ class _Watch:
     if self._log is not None:
       self._log.write(step, {f'eval/{k}': v for k, v in figures.items()})
     text = '  '.join(f'{k} {v:.4f}' for k, v in figures.items())
-    self._bar.say(f'step {step}  {text}')
+    self._bar.print_line(f'step {step}  {text}')
 
   def stopped(self, step: int) -> None:
     """Prints that the run has stopped, and how to resume it."""
     kept = 'no workdir, so nothing is kept'
     if self._workdir:
       kept = f'saved in {self._workdir}; the same command with --resume goes on'
-    self._bar.say(f'stopped after step {step} of {self._config.steps}: {kept}')
+    self._bar.print_line(
+      f'stopped after step {step} of {self._config.steps}: {kept}'
+    )
 
   @contextlib.contextmanager
   def paused(self) -> Generator[None, None, None]:

@@ -138,7 +138,7 @@ def build_optimizer(config: OptimizerConfig, total_steps: int) -> Optimizer:
 
 
 def is_decayed(params: PyTree) -> PyTree:
-  """True for the kernels of dense layers."""
+  """Returns a tree that is True for the kernels of dense layers."""
   return jax.tree_util.tree_map_with_path(
     lambda path, _: path[-1].key == 'kernel', params
   )

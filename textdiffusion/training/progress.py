@@ -16,7 +16,7 @@ class Progress(Protocol):
     """Shows the figures of a logged step."""
     ...
 
-  def say(self, line: str) -> None:
+  def print_line(self, line: str) -> None:
     """Prints a line of text."""
     ...
 
@@ -41,7 +41,7 @@ class Lines:
     ]
     print('  '.join(parts), flush=True)
 
-  def say(self, line: str) -> None:
+  def print_line(self, line: str) -> None:
     print(line, flush=True)
 
   def close(self) -> None:
@@ -71,7 +71,7 @@ class Bar:
       self._task, completed=step, description='  '.join(in_words(values))
     )
 
-  def say(self, line: str) -> None:
+  def print_line(self, line: str) -> None:
     self._progress.console.print(line, highlight=False, markup=False)
 
   def close(self) -> None:
@@ -96,7 +96,7 @@ class Cell:
     words = [*in_words(values), f'left {clock(left)}']
     self._handle.update(self._html(step, words))
 
-  def say(self, line: str) -> None:
+  def print_line(self, line: str) -> None:
     print(line, flush=True)
 
   def close(self) -> None:
@@ -129,7 +129,7 @@ class Silent:
   def update(self, step: int, values: Mapping[str, float]) -> None:
     pass
 
-  def say(self, line: str) -> None:
+  def print_line(self, line: str) -> None:
     pass
 
   def close(self) -> None:
@@ -149,9 +149,9 @@ class Outlasting:
     with self._silent_if_gone():
       self._shown.update(step, values)
 
-  def say(self, line: str) -> None:
+  def print_line(self, line: str) -> None:
     with self._silent_if_gone():
-      self._shown.say(line)
+      self._shown.print_line(line)
 
   def close(self) -> None:
     with self._silent_if_gone():

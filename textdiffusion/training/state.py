@@ -104,7 +104,14 @@ class TrainState(NamedTuple):
 def init_state(
   method: Method, network: Network, optimizer: Optimizer, key: Key
 ) -> TrainState:
-  """Returns fresh parameters, method state and optimiser state."""
+  """Returns a fresh training state.
+
+  Args:
+    method: the method.
+    network: a network that meets `method.needs`.
+    optimizer: the optimiser.
+    key: key of the initial parameters.
+  """
   # Weakly typed parameters (jnp.full of a Python number) would compile the
   # step a second time, since its outputs are strongly typed.
   strict = lambda x: jax.lax.convert_element_type(x, x.dtype)

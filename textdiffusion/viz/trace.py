@@ -193,7 +193,13 @@ def write_trace(
   traces: Sequence[Trace],
   title: str = 'Denoising trace',
 ) -> None:
-  """Writes the page of `trace_html` to a file, atomically."""
+  """Writes the page of `trace_html` to a file, atomically.
+
+  Args:
+    path: the file.
+    traces: the traces.
+    title: heading of the page.
+  """
   write(path, trace_html(traces, title))
 
 
