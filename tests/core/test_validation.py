@@ -37,3 +37,19 @@ def test_a_bad_value_is_named_with_its_range(changes, message):
 def test_the_ends_of_a_range():
   assert Options('two', 1, 1.0).share == 1.0
   assert Options(count=10**9, share=1e-9).count == 10**9
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+  config_group = 'some.group'
+
+  count: int | None = None
+
+  def __post_init__(self):
+    check_fields(self, count='[1, inf)')
+
+
+def test_a_section_of_a_config_is_named_as_on_the_command_line():
+  assert Section().count is None
+  with pytest.raises(UserError, match=r'^some\.group\.count=0: must be at'):
+    Section(0)

@@ -1,4 +1,4 @@
-"""One check for the fields of frozen dataclasses."""
+"""Checks of the fields of frozen dataclasses, with one form of message."""
 
 import dataclasses
 import functools
@@ -10,12 +10,18 @@ from textdiffusion.core.types import UserError
 
 
 def check_fields(owner: Any, **intervals: str) -> None:
-  """Raises UserError for a field out of its interval or its `Literal` type.
+  """Checks numbers against intervals, and `Literal` fields against their types.
 
   Args:
-    owner: a dataclass instance; call this in its `__post_init__`.
-    **intervals: of fields that are numbers, such as `steps='[1, inf)'` or
-      `top_p='(0, 1]'`.
+    owner: a dataclass instance; call this function in its `__post_init__`. Its
+      class may have an attribute `config_group`, the dotted name of its fields
+      in a config, such as `train.optimizer`; messages then use that name.
+    **intervals: the interval of each numeric field, such as
+      `steps='[1, inf)'` or `top_p='(0, 1]'`. A field that is None passes.
+
+  Raises:
+    UserError: a number is outside its interval, or a `Literal` field has a
+      value that its type does not list.
   """
   for name, choices in _choices(type(owner)).items():
     value = getattr(owner, name)
@@ -23,6 +29,8 @@ def check_fields(owner: Any, **intervals: str) -> None:
       _refuse(owner, name, 'one of ' + ', '.join(map(str, choices)))
   for name, interval in intervals.items():
     value = getattr(owner, name)
+    if value is None:
+      continue
     low, high = (float(end) for end in interval[1:-1].split(','))
     is_above = value >= low if interval[0] == '[' else value > low
     is_below = value <= high if interval[-1] == ']' else value < high
@@ -35,12 +43,15 @@ def check_fields(owner: Any, **intervals: str) -> None:
 
 
 def refuse_unused_fields(owner: Any, *names: str, needs: str) -> None:
-  """Raises UserError for a field that is not its default.
+  """Checks that fields without an effect have their default values.
 
   Args:
     owner: a dataclass instance.
-    *names: fields that have no effect beside the others.
-    needs: what they need, for the message.
+    *names: fields that have no effect with the values of the other fields.
+    needs: the setting that would give them an effect, for the message.
+
+  Raises:
+    UserError: one of the fields differs from its default.
   """
   for field in dataclasses.fields(owner):
     value = getattr(owner, field.name)
@@ -52,13 +63,16 @@ def refuse_unused_fields(owner: Any, *names: str, needs: str) -> None:
 
 
 def _refuse(owner: Any, name: str, rule: str) -> None:
-  value = getattr(owner, name)
-  raise UserError(f'{type(owner).__name__}({name}={value!r}): must be {rule}')
+  """Raises UserError with the field, its value and the rule."""
+  setting = f'{name}={getattr(owner, name)!r}'
+  if group := getattr(type(owner), 'config_group', ''):
+    raise UserError(f'{group}.{setting}: must be {rule}')
+  raise UserError(f'{type(owner).__name__}({setting}): must be {rule}')
 
 
 @functools.cache
 def _choices(cls: type) -> dict[str, tuple]:
-  """The values that the `Literal` fields of a class may take."""
+  """Returns the allowed values of each `Literal` field of a class, by name."""
   hints = typing.get_type_hints(cls)
   return {
     name: typing.get_args(hint)

@@ -20,6 +20,7 @@ import numpy as np
 
 from textdiffusion.core.keys import check_seed
 from textdiffusion.core.types import UserError
+from textdiffusion.core.validation import check_fields
 from textdiffusion.data.corpora import cache_dir, writing_cache
 from textdiffusion.data.files import Files
 from textdiffusion.data.packing import PairRows, Rows, Tokens, tokenize
@@ -67,6 +68,8 @@ class DataConfig:
       targets without a source, for guidance (Ho & Salimans 2022).
   """
 
+  config_group = 'data'
+
   source: str = 'python_docs'
   tokenizer: TokenizerConfig = TokenizerConfig()
   length: int = 128
@@ -86,22 +89,17 @@ class DataConfig:
     source: Any = self.source
     if isinstance(source, Files):
       object.__setattr__(self, 'source', str(source))
-    for name, least in (('length', 2), ('batch_size', 1)):
-      if getattr(self, name) < least:
-        raise UserError(
-          f'data.{name}={getattr(self, name)}: must be at least {least}'
-        )
-    kinds = ('packed', 'document', 'joined', 'separate')
-    if self.rows not in kinds:
-      raise UserError(f'data.rows={self.rows!r}: must be {" or ".join(kinds)}')
+    check_fields(
+      self,
+      length='[2, inf)',
+      batch_size='[1, inf)',
+      source_dropout='[0, 1]',
+      max_unknown='[0, 1]',
+    )
     if (self.rows == 'separate') != (self.source_length >= 2):
       raise UserError(
         f'data.source_length={self.source_length} with data.rows={self.rows}: '
         'separate rows need a length of sources of at least 2, the others 0'
-      )
-    if not 0 <= self.source_dropout <= 1:
-      raise UserError(
-        f'data.source_dropout={self.source_dropout}: must be in [0, 1]'
       )
     check_seed('data.seed', self.seed)
     if self.batch_size * (self.length + self.source_length) >= 2**31:
@@ -109,10 +107,6 @@ class DataConfig:
         f'data.length={self.length}, data.source_length={self.source_length} '
         f'with data.batch_size={self.batch_size}: a batch must have fewer than '
         '2**31 tokens'
-      )
-    if not 0 <= self.max_unknown <= 1:
-      raise UserError(
-        f'data.max_unknown={self.max_unknown}: must be a share, in [0, 1]'
       )
     if self.model_padding and self.rows == 'packed':
       raise UserError(

@@ -13,12 +13,13 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
 from textdiffusion.core.paths import expand
 from textdiffusion.core.types import UserError
+from textdiffusion.core.validation import check_fields
 from textdiffusion.data.tokenizer import (
   SPECIALS,
   SPELLINGS,
@@ -54,6 +55,8 @@ class TokenizerConfig:
       restores the text, see `data/words.py`.
   """
 
+  config_group = 'data.tokenizer'
+
   kind: Kind = 'bytes'
   path: str = ''
   vocab_size: int = 0
@@ -63,19 +66,7 @@ class TokenizerConfig:
   split: Split = 'spaces'
 
   def __post_init__(self) -> None:
-    if self.multiple < 1:
-      raise UserError(
-        f'data.tokenizer.multiple={self.multiple}: must be at least 1'
-      )
-    kinds = get_args(Kind)
-    if self.kind not in kinds:
-      raise UserError(
-        f'data.tokenizer.kind={self.kind!r}: must be one of {", ".join(kinds)}'
-      )
-    if self.split not in get_args(Split):
-      raise UserError(
-        f'data.tokenizer.split={self.split!r}: must be spaces or punctuation'
-      )
+    check_fields(self, multiple='[1, inf)')
     for name in self.specials:
       if name not in SPECIALS:
         raise UserError(

@@ -23,6 +23,7 @@ from textdiffusion.core.types import (
   UserError,
   is_counted,
 )
+from textdiffusion.core.validation import check_fields
 from textdiffusion.data.packing import PairRows, Rows
 from textdiffusion.data.pipeline import eval_batches, eval_rows
 from textdiffusion.evals.statistics import (
@@ -49,17 +50,15 @@ class EvaluateConfig:
       and methods with equal seeds on the same ones.
   """
 
+  config_group = 'evaluate'
+
   rows: int = 0
   draws: int = 8
   batch_size: int = 16
   seed: int | None = None
 
   def __post_init__(self) -> None:
-    for name, least in (('rows', 0), ('draws', 1), ('batch_size', 1)):
-      if getattr(self, name) < least:
-        raise UserError(
-          f'evaluate.{name}={getattr(self, name)}: must be at least {least}'
-        )
+    check_fields(self, rows='[0, inf)', draws='[1, inf)', batch_size='[1, inf)')
     if self.seed is not None:
       check_seed('evaluate.seed', self.seed)
 

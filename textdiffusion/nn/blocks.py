@@ -5,7 +5,6 @@ time is added to the input or enters by adaLN-zero (Peebles & Xie 2023).
 """
 
 import dataclasses
-import math
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 
 from textdiffusion.core.numerics import pytree, static
 from textdiffusion.core.types import Array, UserError
+from textdiffusion.core.validation import check_fields
 from textdiffusion.nn import layout
 from textdiffusion.nn.attention import (
   Implementation,
@@ -74,6 +74,8 @@ class TransformerConfig:
       places of a row that consists of masks.
   """
 
+  config_group = 'model'
+
   num_layers: int = 6
   d_model: int = 256
   num_heads: int = 8
@@ -98,11 +100,19 @@ class TransformerConfig:
   max_positions: int = 0
 
   def __post_init__(self) -> None:
-    for name in ('num_layers', 'd_model', 'num_heads'):
-      if getattr(self, name) < 1:
-        raise UserError(
-          f'model.{name}={getattr(self, name)}: must be at least 1'
-        )
+    check_fields(
+      self,
+      num_layers='[1, inf)',
+      d_model='[1, inf)',
+      num_heads='[1, inf)',
+      d_ff='[1, inf)',
+      dropout='[0, 1)',
+      rope_base='(0, inf)',
+      encoder_layers='[0, inf)',
+      loss_chunk='[0, inf)',
+      time_size='[1, inf)',
+      max_positions='[0, inf)',
+    )
     if self.d_model % (2 * self.num_heads):
       raise UserError(
         f'model.d_model={self.d_model} must be a multiple of twice '
@@ -113,19 +123,6 @@ class TransformerConfig:
         f'model.num_kv_heads={self.num_kv_heads} must divide '
         f'model.num_heads={self.num_heads}'
       )
-    if not 0 <= self.dropout < 1:
-      raise UserError(f'model.dropout={self.dropout}: must be in [0, 1)')
-    if self.d_ff is not None and self.d_ff < 1:
-      raise UserError(f'model.d_ff={self.d_ff}: must be at least 1, or None')
-    if not 0 < self.rope_base < math.inf:
-      raise UserError(f'model.rope_base={self.rope_base}: must be above 0')
-    for name in ('encoder_layers', 'loss_chunk', 'max_positions'):
-      if getattr(self, name) < 0:
-        raise UserError(
-          f'model.{name}={getattr(self, name)}: must be at least 0'
-        )
-    if self.time_size is not None and self.time_size < 1:
-      raise UserError(f'model.time_size={self.time_size}: must be at least 1')
     if self.time_size is not None and self.time != 'adaln':
       raise UserError(
         f'model.time_size={self.time_size} with model.time={self.time}: only '

@@ -9,6 +9,7 @@ import jax
 import optax
 
 from textdiffusion.core.types import PyTree, UserError
+from textdiffusion.core.validation import check_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +70,8 @@ class OptimizerConfig:
     groups: settings for some parameters; the first group that matches counts.
   """
 
+  config_group = 'train.optimizer'
+
   peak_lr: float = 1e-3
   warmup_steps: int = 100
   schedule: Literal['cosine', 'linear', 'wsd', 'constant'] = 'cosine'
@@ -83,24 +86,18 @@ class OptimizerConfig:
   groups: tuple[ParameterGroup, ...] = ()
 
   def __post_init__(self) -> None:
-    is_positive = lambda x: 0 <= x < math.inf
-    is_share = lambda x: 0 <= x < 1
-    checks = (
-      ('peak_lr', is_positive, 'a number that is not negative'),
-      ('warmup_steps', is_positive, 'a number that is not negative'),
-      ('decay_steps', is_positive, 'a number that is not negative'),
-      ('weight_decay', is_positive, 'a number that is not negative'),
-      ('clip', is_positive, 'a number that is not negative'),
-      ('final_lr_ratio', lambda x: 0 <= x <= 1, 'in [0, 1]'),
-      ('b1', is_share, 'in [0, 1)'),
-      ('b2', is_share, 'in [0, 1)'),
-      ('eps', lambda x: 0 < x < math.inf, 'above 0'),
+    check_fields(
+      self,
+      peak_lr='[0, inf)',
+      warmup_steps='[0, inf)',
+      final_lr_ratio='[0, 1]',
+      decay_steps='[0, inf)',
+      b1='[0, 1)',
+      b2='[0, 1)',
+      eps='(0, inf)',
+      weight_decay='[0, inf)',
+      clip='[0, inf)',
     )
-    for name, is_fine, must in checks:
-      if not is_fine(getattr(self, name)):
-        raise UserError(
-          f'train.optimizer.{name}={getattr(self, name)}: must be {must}'
-        )
     if self.decay_all and not self.weight_decay:
       raise UserError(
         'train.optimizer.decay_all=True with weight_decay=0.0: nothing decays; '

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from textdiffusion.core.keys import check_seed
 from textdiffusion.core.types import Array, Key, PyTree, UserError
+from textdiffusion.core.validation import check_fields
 from textdiffusion.methods.method import Method
 from textdiffusion.model import Trained, facts_of
 from textdiffusion.nn.network import Network
@@ -36,6 +37,8 @@ class TrainConfig:
       must end; otherwise the run exits. 0 waits for ever.
   """
 
+  config_group = 'train'
+
   steps: int = 1000
   seed: int = 0
   optimizer: OptimizerConfig = OptimizerConfig()
@@ -50,28 +53,24 @@ class TrainConfig:
   patience: int = 3600
 
   def __post_init__(self) -> None:
-    for name, least in (
-      ('steps', 1),
-      ('accumulate', 1),
-      ('log_every', 1),
-      ('keep', 1),
-      ('eval_every', 0),
-      ('checkpoint_every', 0),
-      ('max_bad_steps', 0),
-      ('patience', 0),
-    ):
-      if getattr(self, name) < least:
-        raise UserError(
-          f'train.{name}={getattr(self, name)}: must be at least {least}'
-        )
+    check_fields(
+      self,
+      steps='[1, inf)',
+      ema='[0, 1)',
+      accumulate='[1, inf)',
+      log_every='[1, inf)',
+      eval_every='[0, inf)',
+      checkpoint_every='[0, inf)',
+      keep='[1, inf)',
+      max_bad_steps='[0, inf)',
+      patience='[0, inf)',
+    )
     if self.steps >= 2**31:
       raise UserError(
         f'train.steps={self.steps}: must be below 2**31, as steps are counted '
         'in 32 bits'
       )
     check_seed('train.seed', self.seed)
-    if not 0 <= self.ema < 1:
-      raise UserError(f'train.ema={self.ema}: must be in [0, 1)')
 
 
 class TrainState(NamedTuple):
