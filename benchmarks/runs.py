@@ -424,7 +424,7 @@ def _pool(
     for number, handler in old.items():
       signal.signal(number, handler)
   if waiting or stopped:
-    print(f'{len(waiting)} runs not started; repeat the command to go on')
+    print(f'{len(waiting)} runs not started; repeat the command to continue')
     raise SystemExit(os.EX_TEMPFAIL)
   if failed:
     raise SystemExit(1)

@@ -157,7 +157,7 @@ def _opened(file: str) -> Generator[Mapping[str, Any]]:
     raise UserError(
       f'config file {file} is JSON, as a run saves it, and a config is a '
       'Python file with RECIPES or get_config(): name the .py file that the '
-      'run was started with; --resume and its --workdir go on with the run'
+      'run was started with; --resume and its --workdir continue the run'
     )
   with _reported_errors(file):
     names = runpy.run_path(file)

@@ -101,8 +101,8 @@ def refuse_unused(config: Any, names: Collection[str] | None = None) -> None:
   Args:
     config: a whole config.
     names: the settings to check, where a group stands for its fields; None for
-      all. For --set only its own names are checked, because a --set may rob
-      another field of the config file of its effect.
+      all. With --set only its own names are checked, because it may leave
+      other fields of the config file without effect.
   """
   for rule in RULES:
     if rule.is_used(config):

@@ -49,7 +49,7 @@ def test_what_is_too_large_says_by_how_much():
   tiny = dataclasses.replace(CHIP, memory=1000.0)
   config = small('mdlm.py:toy_grammar')
   found = run.compile_step(config, tiny, jax.devices()[:1], 310, 'train')
-  assert not found['fits'] and 'GiB a chip, which has 0' in found['reason']
+  assert not found['fits'] and 'GiB per chip, which has 0' in found['reason']
   assert 'tokens_per_s_per_chip' not in found
 
 

@@ -285,7 +285,7 @@ def report(
   }
   if total > chip.memory:
     result['reason'] = (
-      f'{total / 2**30:.1f} GiB a chip, which has {chip.memory / 2**30:.0f}'
+      f'{total / 2**30:.1f} GiB per chip, which has {chip.memory / 2**30:.0f}'
     )
   sent = hlo.collectives(compiled.as_text() or '')
   warnings = _warnings(sent, step, messages(), width)

@@ -182,8 +182,8 @@ def _divided(line: str, options: dict[str, str], place: str) -> Pair:
   sep = '\t' if sep == 'tab' else sep
   if not sep:
     raise UserError(
-      f'{place}: where does the source end? Name what divides a line with '
-      '?sep=, such as ?sep=|| or ?sep=tab'
+      f'{place}: no separator of source and target: name it with ?sep=, '
+      'such as ?sep=|| or ?sep=tab'
     )
   source, found, target = line.partition(sep)
   if not found:

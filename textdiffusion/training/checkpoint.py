@@ -181,7 +181,8 @@ class Checkpointer:
       for skipped in steps[:count]:
         print(
           f'warning: the checkpoint {self._folder / str(skipped)} ended '
-          f'{_TRIES} starts: it is damaged; going on from step {step}',
+          f'{_TRIES} starts, so it counts as damaged; continuing from step '
+          f'{step}',
           file=sys.stderr,
         )
     count = int(multihost_utils.broadcast_one_to_all(np.asarray(count)))
@@ -302,7 +303,7 @@ def _newest_readable(
       errors.append(error)
       continue
     for error in errors:
-      print(f'warning: {error}; going on from step {step}', file=sys.stderr)
+      print(f'warning: {error}; continuing from step {step}', file=sys.stderr)
     return result, steps[: len(errors)]
   raise errors[0]
 

@@ -157,7 +157,7 @@ def _resumed(path: Path, init_from: str | None) -> Start:
     if not began or given not in (began, *began.parents):
       raise UserError(
         f'--init_from={init_from}: the run in --workdir={path} started from '
-        f'{began or "fresh parameters"}: leave --init_from out to go on with it'
+        f'{began or "fresh parameters"}: leave --init_from out to resume it'
       )
   saved = read_json(path / 'tokenizer.json')
   return Start(

@@ -189,7 +189,7 @@ def train(
         # a restart may help.
         raise (UserError if is_alone else Interrupted)(
           f'the last checkpoint was not written ({saver.failed}): make room in '
-          f'{workdir}, and go on from step {saver.latest_step() or 0} by the '
+          f'{workdir}, and resume from step {saver.latest_step() or 0} by the '
           'same command with --resume'
         )
   return state
@@ -310,7 +310,9 @@ class _Watch:
     """Prints that the run has stopped, and how to resume it."""
     kept = 'no workdir, so nothing is kept'
     if self._workdir:
-      kept = f'saved in {self._workdir}; the same command with --resume goes on'
+      kept = (
+        f'saved in {self._workdir}; resume by the same command with --resume'
+      )
     self._bar.print_line(
       f'stopped after step {step} of {self._config.steps}: {kept}'
     )

@@ -59,8 +59,8 @@ class Owner:
       return
     raise UserError(
       f'the folder of this run, {self.path}, was moved, removed or replaced '
-      f'while the run went on{self._place()}: the run has stopped and wrote '
-      'nothing into the new folder; to go on, give --resume and the folder of '
+      f'during the run{self._place()}: the run has stopped and wrote '
+      'nothing into the new folder; to resume, give --resume and the folder of '
       'its checkpoints as --workdir'
     )
 

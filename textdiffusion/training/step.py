@@ -142,7 +142,7 @@ def make_train_step(
   return step
 
 
-class Placed(NamedTuple):
+class JittedStep(NamedTuple):
   """A training step on a mesh.
 
   Attributes:
@@ -163,7 +163,7 @@ def jit_train_step(
   optimizer: Optimizer,
   config: TrainConfig,
   mesh: Mesh,
-) -> Placed:
+) -> JittedStep:
   """Builds the jitted training step for a mesh.
 
   Args:
@@ -185,7 +185,7 @@ def jit_train_step(
     state, metrics = pure(state, batch)
     return state, {**metrics, 'stop': batch['stop'].max()}
 
-  return Placed(
+  return JittedStep(
     jax.jit(
       step,
       donate_argnums=0,

@@ -36,8 +36,8 @@ class Watchdog:
   def _exit(self) -> None:
     """Exits at once, as the main thread may wait for a device for ever."""
     print(
-      f'error: nothing went on for {self._seconds:g} s after step {self._step}'
-      ': a host, its data or its disk hangs; mend that and go on with '
+      f'error: no progress for {self._seconds:g} s after step {self._step}'
+      ': a host, its data or its disk hangs; fix that and continue with '
       '--resume, or raise train.patience',
       file=sys.stderr,
       flush=True,

@@ -49,7 +49,7 @@ _FREE = (
 _PATHS = ('data.source', 'data.tokenizer.path')
 # The reason why other fields may not change, by the first part of their names.
 _REASONS = {
-  'data': 'the run would go on with other rows or in another order',
+  'data': 'the run would continue with other rows or in another order',
   'method': 'the checkpoints belong to another method',
   'model': 'the checkpoints hold the parameters of another network',
   'train': 'the steps already taken would not be those of this config',
@@ -197,7 +197,7 @@ def _prepare(
     )
   if saved.exists() and not resume:
     raise UserError(
-      f'--workdir={workdir} holds this run already: --resume goes on with '
+      f'--workdir={workdir} holds this run already: --resume continues '
       'it, --overwrite moves it aside'
     )
   for name, value in run._asdict().items():
