@@ -27,7 +27,7 @@ LENGTH = flags.DEFINE_integer('length', None, 'Tokens in a row.', lower_bound=1)
 SEED = flags.DEFINE_integer(
   'seed', 0, 'Equal seeds give equal samples.', 0, 2**32 - 1
 )
-TRACE = flags.DEFINE_string('trace', '', 'File for a page that plays them.')
+TRACE = flags.DEFINE_string('trace', '', 'HTML file that plays the samples.')
 FORMAT = flags.DEFINE_enum(
   'format', 'text', ['text', 'jsonl'], 'Format of the output.'
 )
