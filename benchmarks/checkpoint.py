@@ -1,4 +1,4 @@
-"""How long saving a checkpoint blocks training, of the time between saves."""
+"""Measures which share of the training time a checkpoint save blocks."""
 
 import statistics
 import tempfile
@@ -28,7 +28,7 @@ def measure() -> dict[str, object]:
       for _ in range(STEPS):
         state, metrics = step(state, batch)
         jax.block_until_ready(metrics)
-      # A save also waits for the one before, if that is still being written.
+      # A save also waits for the previous one, if that is still being written.
       blocked.append(common.seconds(lambda: saver.save(state, {}, run)))  # noqa: B023
       between.append(time.perf_counter() - began)
       began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the model, the matrix peak, one line of JSON."""
+"""Common parts of the benchmarks: the model, the matrix peak, the output."""
 
 import argparse
 import json
@@ -17,15 +17,19 @@ import jax.numpy as jnp
 from textdiffusion.core.types import Vocab
 from textdiffusion.nn.transformer import TransformerConfig
 
-# The size that the figures in benchmarks/results are about; the MLP is that of
-# the official implementations that they are compared with.
+# The size behind the figures in benchmarks/results. The MLP is that of the
+# official implementations that they are compared with.
 VOCAB = Vocab(256, mask_id=255, bos_id=0, eos_id=1)
 LENGTH, BATCH = 128, 16
 MODEL = TransformerConfig(num_layers=6, d_model=256, num_heads=8, mlp='gelu')
 
 
 def matmul_peak(size: int = 2048) -> Callable[[], float]:
-  """A call -> FLOP/s of one float32 product of size x size."""
+  """Returns a function that measures the FLOP/s of a float32 matrix product.
+
+  Args:
+    size: rows and columns of the matrices.
+  """
   a = jax.random.normal(jax.random.key(0), (size, size), jnp.float32)
   product = jax.jit(lambda a: a @ a)
   product(a).block_until_ready()
@@ -33,18 +37,26 @@ def matmul_peak(size: int = 2048) -> Callable[[], float]:
 
 
 def seconds(run: Callable[[], Any]) -> float:
-  """Wall time of one call, until its arrays are there."""
+  """Returns the wall time of one call, until its arrays are computed."""
   began = time.perf_counter()
   jax.block_until_ready(run())
   return time.perf_counter() - began
 
 
 def paired(run: Callable[[], Any], rounds: int) -> tuple[float, float]:
-  """(median seconds of `run`, median of its time over that of a product).
+  """Measures a function next to matrix products.
 
-  The machine's speed drifts, so that each call is set against a matrix product
-  right before and right after it: the second figure is seconds times the
-  FLOP/s of its own moment, that is FLOPs the peak would have done meanwhile.
+  The speed of a machine drifts, so each call is compared with matrix products
+  directly before and after it.
+
+  Args:
+    run: the function.
+    rounds: number of calls.
+
+  Returns:
+    The median seconds of a call, and the median of its seconds times the FLOP/s
+    measured around it: the FLOPs that matrix products would have done in the
+    same time.
   """
   peak = matmul_peak()
   jax.block_until_ready(run())
@@ -62,9 +74,12 @@ def main(
   measure: Callable[..., dict[str, Any]],
   lists: Mapping[str, Iterable[str]] | None = None,
 ) -> None:
-  """Runs a benchmark and prints its figures, with --json on one line.
+  """Runs a benchmark and prints its figures as JSON.
 
-  lists: flag -> what it may name, all by default; `measure` takes the chosen.
+  Args:
+    name: name of the module.
+    measure: returns the figures; takes the chosen items of each flag.
+    lists: the items that each flag may name; by default all are chosen.
   """
   parser = argparse.ArgumentParser(prog=f'python -m benchmarks.{name}')
   parser.add_argument('--json', action='store_true', help='one line of JSON')
@@ -86,7 +101,7 @@ def main(
 
 
 def facts() -> dict[str, Any]:
-  """Where and with what a figure was made."""
+  """Returns the device, the versions and the commit of a measurement."""
   return {
     'device': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
     'cpu_cores': _cores(),
@@ -101,7 +116,7 @@ def _cores() -> int:
 
 
 def _commit() -> str:
-  """The commit, also of a copy without a repository, by the environment."""
+  """Returns the commit; TEXTDIFFUSION_COMMIT sets it outside a repository."""
   if given := os.environ.get('TEXTDIFFUSION_COMMIT'):
     return given
   done = subprocess.run(

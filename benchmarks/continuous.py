@@ -1,10 +1,10 @@
-"""Diffusion on embeddings: the compiled chain beside Python loops.
+"""Compares compiled sampling of embedding diffusion with Python loops.
 
-50 sequences of 64 tokens in 200 of 2,000 steps with the clamping trick, as
-Diffusion-LM samples E2E. Both loops are of the sampler's own step: one calls
-the compiled network and does the rest op by op, as the official code drives a
-GPU; one does the network op by op too, as the official code is on a CPU. The
-three take turns, and figures are medians of their ratios.
+Samples 50 sequences of 64 tokens in 200 of 2,000 steps with the clamping trick,
+as Diffusion-LM does on E2E. Both loops call the sampler's own step. One uses a
+compiled network and runs the rest op by op, like the official code on a GPU.
+The other runs the network op by op as well, like the official code on a CPU.
+The three alternate, and the figures are medians of their ratios.
 """
 
 import dataclasses
@@ -28,14 +28,14 @@ from textdiffusion.samplers.latent import Clamp, GaussianAncestral
 from textdiffusion.samplers.prompts import blank
 
 ROWS, LENGTH, STEPS, ROUNDS = 50, 64, 200, 3
-VOCAB = common.VOCAB._replace(size=821)  # E2E's words
-EAGER_STEPS = 20  # of the slowest loop, whose steps cost alike
+VOCAB = common.VOCAB._replace(size=821)  # The words of E2E.
+EAGER_STEPS = 20  # The slowest loop runs this many steps; all cost the same.
 MODEL = dataclasses.replace(common.MODEL, time='adaln')
 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled(Wrapper):
-  """A network that compiles itself, where its caller does not."""
+  """A network that is compiled even if its caller is not."""
 
   @functools.cached_property
   def _call(self) -> Callable[..., Any]:
@@ -67,7 +67,7 @@ def measure() -> dict[str, Any]:
   jitted = Compiled(network)
 
   def looped(net: Any, steps: int) -> Any:
-    """The steps of the sampler, driven from Python."""
+    """Runs the steps of the sampler in a Python loop."""
     model = bind(method, net, Trained(params))
     times = sampler.times(model, canvas)[:, None, None]
     times = jnp.broadcast_to(times, (len(times), ROWS, LENGTH))
@@ -108,6 +108,7 @@ def measure() -> dict[str, Any]:
 
 
 def _ratios(times: dict[str, list[float]]) -> Iterator[tuple[str, float]]:
+  """Yields the median time of each variant relative to the compiled one."""
   base = np.asarray(times['compiled'])
   for name, each in times.items():
     if name != 'compiled':

@@ -1,8 +1,9 @@
-"""One training step of every discrete method, relative to MDLM's.
+"""Measures one training step of every discrete method, relative to MDLM's.
 
-The network is the same for all, with adaLN of time, which masked diffusion
-does not need: so that the ratio is of corruption and loss alone. Steps of a
-method and of MDLM alternate within one process and each pair gives one ratio.
+All methods use the same network, with adaLN of the time even though masked
+diffusion does not need it, so that the ratio depends only on corruption and
+loss. Steps of a method and of MDLM alternate in one process, and each pair
+gives one ratio.
 """
 
 import statistics
@@ -30,7 +31,7 @@ from textdiffusion.training.optim import build_optimizer
 from textdiffusion.training.state import TrainConfig, init_state
 from textdiffusion.training.step import make_train_step
 
-# A method more is a line more.
+# Add a line for a new method.
 METHODS: dict[str, MethodConfig] = {
   'md4': MD4(),
   'radd': RADD('k_DCE'),
@@ -57,7 +58,14 @@ SIZES = {
 def stepper(
   config: MethodConfig, states: int, rows: int, layers: int
 ) -> Callable[[], Any]:
-  """A call -> one more training step of a method."""
+  """Returns a function that runs one more training step of a method.
+
+  Args:
+    config: the method.
+    states: size of the vocabulary.
+    rows: rows in a batch.
+    layers: layers of the network.
+  """
   train = TrainConfig()
   method = config.build(Vocab(states, mask_id=states - 1, bos_id=0, eos_id=1))
   model = TransformerConfig(
@@ -83,14 +91,22 @@ def stepper(
     state, metrics = step(state, batch)
     return metrics
 
-  common.seconds(run)  # compiles
+  common.seconds(run)  # Compiles.
   return run
 
 
 def ratios(
   names: list[str], states: int, rows: int, layers: int, pairs: int
 ) -> dict[str, float]:
-  """Seconds of an MDLM step, and of the others' in its units: medians."""
+  """Returns the median seconds of an MDLM step, and of others relative to it.
+
+  Args:
+    names: methods to measure.
+    states: size of the vocabulary.
+    rows: rows in a batch.
+    layers: layers of the network.
+    pairs: number of pairs of steps.
+  """
   masked = stepper(MDLM(), states, rows, layers)
   figures, seconds = {}, []
   for name in names:
@@ -106,12 +122,12 @@ def ratios(
 
 
 def measure(sizes: list[str], methods: list[str]) -> dict[str, object]:
-  ratios_of = {}
+  figures = {}
   for size in sizes:
     states, rows, layers, pairs = SIZES[size]
     name = f'{size} V={states - 1} L={common.LENGTH} B={rows} layers={layers}'
-    ratios_of[name] = ratios(methods, states, rows, layers, pairs)
-  return ratios_of
+    figures[name] = ratios(methods, states, rows, layers, pairs)
+  return figures
 
 
 if __name__ == '__main__':

@@ -1,13 +1,13 @@
-"""Every discrete method at equal compute: one network, the same work.
+"""Compares every discrete method at equal compute, with the same network.
 
   python -m benchmarks.discrete_methods --workdir=runs/discrete
   python -m benchmarks.discrete_methods --workdir=runs/discrete \
     --corpus=enwiki27 --dump=enwiki.xml.bz2 --seeds=0
 
 Each run trains, evaluates the held-out bound, samples, and adds a line to the
-results; finished runs are skipped and a broken one resumes, so that the command
-may be repeated until all is there. The table beside the lines is drawn anew
-after each run.
+results. Finished runs are skipped and an interrupted one resumes, so the
+command may be repeated until all runs are finished. The table next to the
+results is written again after each run.
 """
 
 import argparse
@@ -53,7 +53,7 @@ from textdiffusion.training.state import TrainConfig
 
 RESULTS = Path(__file__).parent / 'results' / 'discrete_methods.jsonl'
 STEPS, BATCH_TOKENS, SAMPLES = 400, 2048, 64
-KEPT = (  # of the report of a bound
+KEPT = (  # Keys of the report of a bound that are kept in a line.
   'bits_per_byte',
   'bits_per_byte_se',
   'bits_per_byte_monte_carlo_se',
@@ -64,12 +64,17 @@ KEPT = (  # of the report of a bound
   'rows',
   'heldout_rows',
 )
-JUDGE = 'judge'  # an autoregressive model trained four times as long
+JUDGE = 'judge'  # An autoregressive model that is trained four times as long.
 
 
 class Entry(NamedTuple):
-  """A method of the table. cost: of a step in units of MDLM's; its batch is
-  cut by that, so that all methods do the same work."""
+  """A method of the table.
+
+  Attributes:
+    method: the config of the method.
+    cost: cost of a step relative to MDLM's. The batch is divided by it, so that
+      all methods use the same compute.
+  """
 
   method: Any
   cost: int = 1
@@ -85,7 +90,7 @@ METHODS: dict[str, Entry] = {
   'sedd_uniform': Entry(SEDD('uniform')),
   'd3pm_absorbing': Entry(D3PM('absorbing')),
   'd3pm_uniform': Entry(D3PM('uniform', CosineBetas())),
-  # What the hybrid term is worth; in continuous time these are MDLM and UDLM.
+  # Without the hybrid term; in continuous time these are MDLM and UDLM.
   'd3pm_absorbing_bound': Entry(D3PM('absorbing', hybrid=0.0)),
   'd3pm_uniform_bound': Entry(D3PM('uniform', CosineBetas(), hybrid=0.0)),
   'udlm': Entry(UDLM()),
@@ -98,7 +103,14 @@ METHODS: dict[str, Entry] = {
 
 
 def config_of(name: str, corpus: str, seed: int, text: str = '') -> Config:
-  """The whole run: only method, corpus and seed differ."""
+  """Returns the config of a run; only method, corpus and seed differ.
+
+  Args:
+    name: a name in METHODS, or JUDGE.
+    corpus: `python_docs` or `enwiki27`.
+    seed: seed of data order, parameters and noise.
+    text: path of the text of `enwiki27`.
+  """
   entry = METHODS['autoregressive' if name == JUDGE else name]
   data = {
     'python_docs': DataConfig(
@@ -142,7 +154,15 @@ def config_of(name: str, corpus: str, seed: int, text: str = '') -> Config:
 
 
 def run(name: str, corpus: str, seed: int, root: Path, text: str) -> dict:
-  """One line of the results."""
+  """Trains, evaluates and samples; returns a line of the results.
+
+  Args:
+    name: a name in METHODS.
+    corpus: `python_docs` or `enwiki27`.
+    seed: seed of data order, parameters and noise.
+    root: folder of the workdirs.
+    text: path of the text of `enwiki27`.
+  """
   config = config_of(name, corpus, seed, text)
   workdir = root / f'{corpus}-{name}-{seed}'
   trained = runs.train(config, workdir)
@@ -187,7 +207,7 @@ def run(name: str, corpus: str, seed: int, root: Path, text: str) -> dict:
 
 
 def real_rows(config: Config, data: Data) -> tuple[np.ndarray, np.ndarray]:
-  """(ids, documents), [SAMPLES, L] each, of full rows that are evaluated."""
+  """Returns (ids, documents) of full held-out rows, [SAMPLES, L] each."""
   settings = dataclasses.replace(config.evaluation, rows=2 * SAMPLES)
   batches = list(settings.batches(data.heldout))
   ids, documents, segments = (
@@ -199,10 +219,10 @@ def real_rows(config: Config, data: Data) -> tuple[np.ndarray, np.ndarray]:
 
 
 def errors(rows: list[dict[str, Any]]) -> Combined:
-  """The bound of a method over its seeds, see `combine_seeds`.
+  """Combines the bound of a method over its seeds, see `combine_seeds`.
 
-  Older lines have no number of held-out rows: all seeds had the same 512 rows
-  and draws, and an error over these.
+  Older lines lack the number of held-out rows: there all seeds were evaluated
+  on the same 512 rows and draws.
   """
   first = rows[0]
   share = min(1.0, first['rows'] / first.get('heldout_rows', first['rows']))
@@ -215,10 +235,13 @@ def errors(rows: list[dict[str, Any]]) -> Combined:
 
 
 def compared(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> str:
-  """Bits per byte of `rows` minus those of `others` at equal seeds, with the
-  half-width of the interval; bold where that leaves out 0."""
-  of = lambda lines: {row['seed']: row['bits_per_byte'] for row in lines}
-  ours, theirs = of(rows), of(others)
+  """Formats bits per byte of `rows` minus those of `others` at equal seeds.
+
+  It is followed by the half-width of the interval, and bold if the interval
+  excludes 0.
+  """
+  by_seed = lambda lines: {row['seed']: row['bits_per_byte'] for row in lines}
+  ours, theirs = by_seed(rows), by_seed(others)
   seeds = sorted(set(ours) & set(theirs))
   if len(seeds) < 2 or ours == theirs:
     return ''
@@ -228,11 +251,11 @@ def compared(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> str:
 
 
 def table(lines: list[dict[str, Any]]) -> str:
-  """One line a method, in Markdown, the best bound first.
+  """Returns a Markdown table with one line per method, best bound first.
 
-  Bounds have a 95 % interval (Student's t over seeds) and the standard errors
-  over seeds, documents and draws by themselves. The unigram and bigram of the
-  same tokens stand among the methods.
+  Bounds have a 95 % interval (Student's t over seeds), and the standard errors
+  over seeds, documents and draws separately. A unigram and a bigram of the same
+  tokens are listed among the methods.
   """
   out = []
   for corpus in sorted({line['corpus'] for line in lines}):
@@ -257,22 +280,23 @@ HEADER = (
   '| draws | minus MDLM, 95 % | generative perplexity | entropy | calls '
   '| training s | million tokens | seeds |\n' + '|---' * 12 + '|'
 )
-# What lines of before evaluations differed by seed do not hold.
+# Values of older lines, in which all seeds were evaluated on the same rows.
 FORMER = {'bits_per_byte_monte_carlo_se': None, 'documents': 512, 'rows': 512}
 
 
 def table_row(
   name: str, rows: list[dict[str, Any]], masked: list[dict[str, Any]]
 ) -> str:
+  """Formats the line of a method, with its difference from MDLM."""
   mean = lambda key: float(np.mean([row[key] for row in rows]))
-  got = errors(rows)
-  half = '' if got.high != got.high else f' ± {got.high - got.mean:.3f}'
-  seed_error = '' if got.seeds < 2 else f'{got.seed_se:.3f}'
-  draw_error = f'{got.monte_carlo_se:.3f}' if got.monte_carlo_se else ''
+  bound = errors(rows)
+  half = '' if bound.high != bound.high else f' ± {bound.high - bound.mean:.3f}'
+  seed_error = '' if bound.seeds < 2 else f'{bound.seed_se:.3f}'
+  draw_error = f'{bound.monte_carlo_se:.3f}' if bound.monte_carlo_se else ''
   error = float(np.mean([perplexity_error(row) for row in rows]))
   spread = f' ± {error:.1f}' if error else ''
   return (
-    f'| {name} | {got.mean:.3f}{half} | {seed_error} | {got.row_se:.3f} '
+    f'| {name} | {bound.mean:.3f}{half} | {seed_error} | {bound.row_se:.3f} '
     f'| {draw_error} | {compared(rows, masked)} '
     f'| {mean("generative_perplexity"):.1f}{spread} '
     f'| {mean("entropy"):.2f} | {rows[0]["network_calls"]} '
@@ -282,15 +306,17 @@ def table_row(
 
 
 def perplexity_error(row: dict[str, Any]) -> float:
-  """Standard error of a line's generative perplexity over its samples; older
-  lines have it in nats. 0 where there is none."""
+  """Returns the standard error of a line's generative perplexity.
+
+  It is over samples, and 0 if the line has none. Older lines have it in nats.
+  """
   nats = row.get('generative_nats_per_token_se', 0.0)
   given = row.get('generative_perplexity_se')
   return row['generative_perplexity'] * nats if given is None else given
 
 
 def baseline_rows(lines: list[dict[str, Any]]) -> list[tuple[float, str]]:
-  """(bits per byte, line) of the unigram and the bigram, mean over seeds."""
+  """Returns (bits per byte, line) of unigram and bigram, mean over seeds."""
   by_seed = {
     line['seed']: line['baselines'] for line in lines if 'baselines' in line
   }
@@ -306,7 +332,7 @@ def baseline_rows(lines: list[dict[str, Any]]) -> list[tuple[float, str]]:
 
 
 def judge_note(lines: list[dict[str, Any]]) -> list[str]:
-  """The judge of generative perplexity and what it gives real text."""
+  """Describes the judge of generative perplexity and its score of real text."""
   found = [line for line in lines if 'judge' in line]
   if not found:
     return []

@@ -2,9 +2,9 @@
 
   python -m benchmarks.e2e_corpus FOLDER
 
-FOLDER holds `src1_train.txt.gz`, `src1_valid.txt` and `src1_test.txt`: one
-`attributes||description` a line, tokenised, as Diffusion-LM reads them. The
-result is `textdiffusion/data/assets/e2e.txt.gz`, the same bytes every time.
+FOLDER holds `src1_train.txt.gz`, `src1_valid.txt` and `src1_test.txt`, the
+tokenised files of Diffusion-LM with one `attributes||description` per line. The
+result is `textdiffusion/data/assets/e2e.txt.gz`, with the same bytes each time.
 """
 
 import gzip
@@ -21,7 +21,7 @@ FILES = {
   'valid': 'src1_valid.txt',
   'test': 'src1_test.txt',
 }
-LONGEST = 40  # tokens of a description, as the files count them
+LONGEST = 40  # Longest description, in space-separated tokens of the files.
 # The names of the attributes in the files, in the order of `KEYS`.
 NAMES = (
   'name',
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
 
 
 def read(path: Path) -> Iterator[tuple[str, str]]:
-  """(attributes, description) of each line that is not too long."""
+  """Yields (attributes, description) for each line that is not too long."""
   opened = gzip.open if path.suffix == '.gz' else open
   with opened(path, 'rt', encoding='utf-8') as file:
     for line in file:
@@ -62,7 +62,7 @@ def read(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-  """Attributes -> their descriptions, both sorted, without repetitions."""
+  """Groups descriptions by attributes, both sorted, without repetitions."""
   found: dict[str, set[str]] = {}
   for attributes, text in pairs:
     found.setdefault(attributes, set()).add(text)
@@ -70,7 +70,7 @@ def grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
 
 
 def linearize(attributes: str) -> str:
-  """`name : Blue Spice | Type : pub` -> `name=Blue_Spice type=pub`."""
+  """Converts `name : Blue Spice | Type : pub` to `name=Blue_Spice type=pub`."""
   keys, words = dict(zip(NAMES, KEYS)), []
   for field in attributes.split('|'):
     name, _, value = field.strip().partition(' : ')
@@ -79,11 +79,10 @@ def linearize(attributes: str) -> str:
 
 
 def detokenize(text: str) -> str:
-  """Text as it is written, from tokens between spaces.
+  """Restores the text from tokens between spaces.
 
-  Of the 4,672 descriptions whose originals are known (`devset.csv`), 98% come
-  out as they were, and 99.7% but for spaces that the originals have in odd
-  places.
+  Of the 4,672 descriptions with known originals (`devset.csv`), 98% are
+  restored exactly, and 99.7% up to misplaced spaces in the originals.
   """
   text = ' '.join(text.split())
   text = re.sub(r' ([.,;:!?%)\]])', r'\1', text)

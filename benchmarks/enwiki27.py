@@ -1,13 +1,13 @@
-"""A Wikipedia sample in 27 characters: five methods, long enough to compare.
+"""Compares five methods on a Wikipedia sample in 27 characters.
 
   python -m benchmarks.enwiki27 --workdir=runs/enwiki27 --prepare \
     --dump=enwiki.xml.bz2 --text=enwiki27.txt.gz
   python -m benchmarks.enwiki27 --workdir=runs/enwiki27 --scale=gpu \
     --text=enwiki27.txt.gz --parallel=5
 
-The text has one article a line and is split by article. It is not text8: that
-has 100 million characters of another dump, and another cleaning. See `runs`
-for the flags and benchmarks/results/enwiki27.md for the results.
+The text has one article per line and is split by article. It is not text8,
+which has 100 million characters of another dump, cleaned in another way. See
+`runs` for the flags and benchmarks/results/enwiki27.md for the results.
 """
 
 import argparse
@@ -32,21 +32,24 @@ METHODS = {
   for name in ('autoregressive', 'mdlm', 'd3pm_absorbing_bound', 'udlm', 'duo')
 }
 LENGTH = 128
-HOLDOUT = 0.1  # of the articles: 14 of 106, with 4,233 rows to evaluate
-SHORT = 10  # a short run for the learning rate has 1 / SHORT of the steps
+HOLDOUT = 0.1  # Share of the articles: 14 of 106, with 4,233 rows to evaluate.
+SHORT = 10  # A short run for the learning rate has 1 / SHORT of the steps.
 
 
 class Scale(NamedTuple):
   """A preset.
 
   Attributes:
-    layers, width, heads: of the network.
-    dtype: of its computation.
+    layers: layers of the network.
+    width: width of the network.
+    heads: attention heads of the network.
+    dtype: type of the computation.
     steps: training steps.
     batch: rows in a batch.
-    rates: learning rates that are tried.
-    rows, draws: of the held-out evaluation.
-    eval_batch: rows in a call of the evaluation.
+    rates: learning rates to try.
+    rows: rows of the held-out evaluation.
+    draws: draws of the held-out evaluation.
+    eval_batch: rows per call of the evaluation.
   """
 
   layers: int
@@ -61,8 +64,8 @@ class Scale(NamedTuple):
   eval_batch: int
 
 
-# 6,000 x 16 rows of 128 are 12.3 million characters, 2,000 x 64 are 16.4, of a
-# training split of 2.4 million.
+# 6,000 x 16 rows of 128 are 12.3 million characters, and 2,000 x 64 rows are
+# 16.4 million. The training split has 2.4 million.
 SCALES = {
   'smoke': Scale(1, 32, 2, 'float32', 20, 4, (2e-3,), 8, 4, 8),
   'cpu': Scale(
@@ -82,15 +85,15 @@ def config_of(
   rate: float,
   steps: int | None = None,
 ) -> Config:
-  """A whole run; only the method and what it needs differ between runs.
+  """Returns the config of a run; runs differ only in the method and its needs.
 
   Args:
-    name: in METHODS.
+    name: a name in METHODS.
     scale: the preset.
-    seed: of data order, parameters and noise.
-    text: path of the text, one article a line.
+    seed: seed of data order, parameters and noise.
+    text: path of the text, one article per line.
     rate: peak learning rate.
-    steps: in place of the preset's, for short runs.
+    steps: training steps of a short run; None uses those of the preset.
   """
   method, total = METHODS[name], steps or scale.steps
   if isinstance(method, Duo):
@@ -148,7 +151,7 @@ def prepare(options: argparse.Namespace) -> None:
 
 
 def run(job: runs.Job) -> dict[str, Any]:
-  """One line of the results."""
+  """Runs a job; returns its line of the results."""
   scale, text = SCALES[job.scale], str(job.options.text)
   short = max(scale.steps // SHORT, 4)
   nats = runs.pick_rate(
@@ -178,7 +181,7 @@ def run(job: runs.Job) -> dict[str, Any]:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-  """The text, and the dump that it is written from."""
+  """Adds the flags of the text and of the dump that it is written from."""
   parser.add_argument('--text', type=expand, required=True, help='.txt.gz')
   parser.add_argument('--dump', type=expand, help='MediaWiki .xml.bz2')
 

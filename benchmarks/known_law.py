@@ -1,14 +1,15 @@
-"""Every method on a grammar whose law is known exactly.
+"""Compares every method on a grammar with a known distribution.
 
   python -m benchmarks.known_law --workdir=runs/known_law --scale=cpu
   python -m benchmarks.known_law --workdir=runs/known_law --scale=gpu \
     --parallel=12 --minutes=8
   python -m benchmarks.known_law --table
 
-A row is one sentence of `toy_grammar`, a token a word, padding modelled. A run
-reports the bound beside -log p of the same sentences, and samples whose
-validity and -log p come from the grammar, by number of steps. See `runs` for
-the flags and benchmarks/results/known_law.md for the results.
+A row is one sentence of `toy_grammar` with a token per word; padding is
+modelled. A run reports the bound next to the true -log p of the same sentences.
+It also reports samples by number of steps, with their validity and -log p under
+the grammar. See `runs` for the flags and benchmarks/results/known_law.md for
+the results.
 """
 
 import argparse
@@ -60,22 +61,25 @@ from textdiffusion.samplers.remask import Remask
 from textdiffusion.training.optim import OptimizerConfig
 from textdiffusion.training.state import TrainConfig
 
-LENGTH = 12  # the longest sentence has 11 words, and an end follows
-SHORT = 8  # a short run for the learning rate has 1 / SHORT of the steps
+LENGTH = 12  # The longest sentence has 11 words, followed by eos.
+SHORT = 8  # A short run for the learning rate has 1 / SHORT of the steps.
 
 
 class Scale(NamedTuple):
   """A preset.
 
   Attributes:
-    layers, width, heads: of the network.
+    layers: layers of the network.
+    width: width of the network.
+    heads: attention heads of the network.
     steps: training steps.
     batch: sentences in a batch.
-    sentences: training sentences that are drawn.
-    rows, draws: of the held-out evaluation.
-    eval_batch: rows in a call of the evaluation.
-    rates: learning rates that are tried.
-    samples: sentences sampled by each sampler.
+    sentences: number of training sentences.
+    rows: rows of the held-out evaluation.
+    draws: draws of the held-out evaluation.
+    eval_batch: rows per call of the evaluation.
+    rates: learning rates to try.
+    samples: sentences that each sampler draws.
     grids: numbers of sampling steps.
   """
 
@@ -98,7 +102,7 @@ GRIDS = (4, 8, 16, 32, 64, 128, 256)
 SCALES = {
   'smoke': Scale(1, 32, 2, 16, 16, 400, 32, 4, 16, (2e-3,), 16, (4, 8)),
   'cpu': Scale(3, 128, 4, 6000, 128, 200_000, 4096, 64, 64, RATES, 2048, GRIDS),
-  # Reading 128 short rows takes as long as a step: more would wait for data.
+  # Reading 128 short rows takes as long as a step; more would wait for data.
   'gpu': Scale(
     3, 128, 4, 6000, 128, 200_000, 4096, 64, 512, RATES, 2048, GRIDS
   ),
@@ -106,7 +110,7 @@ SCALES = {
 
 _CLAMPED = GaussianAncestral(grid='uniform', clamp=Clamp())
 _DDIM = DDIM(grid='uniform')
-# Methods whose noise is continuous, and how their configs sample.
+# Methods with continuous noise, and the samplers of their configs.
 LATENT: dict[str, tuple[Any, Sampler]] = {
   'diffusion_lm': (DiffusionLM(size=32, num_steps=500), _CLAMPED),
   'diffusion_lm, bound': (
@@ -139,7 +143,7 @@ SAMPLERS: dict[str, Sampler] = {
   'psi': Psi(kind='constant', eta=0.1),
   'euler': Euler(),
 }
-# By method; all others have the one sampler of their config.
+# The samplers of some methods; all others use the sampler of their config.
 SWEEPS = {
   'mdlm': tuple(SAMPLERS),
   'udlm': ('ancestral', 'psi', 'euler'),
@@ -154,15 +158,15 @@ def config_of(
   rate: float,
   steps: int | None = None,
 ) -> Config:
-  """A whole run; only the method, and what it needs, differ between runs.
+  """Returns the config of a run; runs differ only in the method and its needs.
 
   Args:
-    name: in METHODS.
+    name: a name in METHODS.
     scale: the preset.
-    seed: of data order, parameters and noise.
+    seed: seed of data order, parameters and noise.
     words: path of the list of the grammar's words.
     rate: peak learning rate.
-    steps: in place of the preset's, for short runs.
+    steps: training steps of a short run; None uses those of the preset.
   """
   method, total = METHODS[name], steps or scale.steps
   if isinstance(method, Duo):
@@ -193,7 +197,7 @@ def config_of(
       ),
       ema=0.998 if total > 1000 else 0.99,
       log_every=max(total // 50, 1),
-      # Quarters of the run show whether the bound still falls.
+      # Evaluated at each quarter, to see whether the bound still decreases.
       eval_every=max(total // 4, 1),
       checkpoint_every=max(total // 4, 1),
       keep=1,
@@ -207,12 +211,12 @@ def config_of(
 
 
 def words_file(options: argparse.Namespace) -> str:
-  """Path of the grammar's words, one a line, in alphabetical order."""
+  """Returns the path of the grammar's words, one per line, sorted."""
   return str(options.workdir / 'words.txt')
 
 
 def write_words(options: argparse.Namespace) -> None:
-  """Writes `words_file`, unless it is there."""
+  """Writes `words_file`, unless it exists."""
   path = Path(words_file(options))
   if path.exists():
     return
@@ -226,14 +230,14 @@ def write_words(options: argparse.Namespace) -> None:
       if symbol not in grammar.rules
     }
   )
-  # Several processes may write it at once.
+  # Several processes may write it at the same time.
   scratch = path.with_suffix(f'.{os.getpid()}.tmp')
   scratch.write_text('\n'.join(words))
   scratch.replace(path)
 
 
 def prepare(options: argparse.Namespace) -> None:
-  """Writes the words; with --prepare also tokenises, which is cached."""
+  """Writes the words; with --prepare also tokenises, and caches the tokens."""
   write_words(options)
   if options.prepare:
     scale = SCALES[options.scale]
@@ -244,10 +248,10 @@ def prepare(options: argparse.Namespace) -> None:
 def chain(
   trained: runs.TrainedRun, rows: int, sampler: Sampler, seed: int
 ) -> Any:
-  """A function: number of steps -> (ids [rows, L], network calls).
+  """Returns a function from a number of steps to (ids [rows, L], calls).
 
-  The samples are those of `generate`. One step is compiled and called from
-  Python, so that all numbers of steps share one program.
+  The samples of `rows` rows are equal to those of `generate`. Only one step is
+  compiled, and called in a Python loop, so that all numbers of steps share it.
   """
   learnt, length = trained.trained, trained.config.data.length
   canvas, places = blank(rows, length), jnp.arange(rows)
@@ -283,7 +287,7 @@ def chain(
 
 
 def sentences(ids: np.ndarray, tokenizer: Tokenizer) -> Iterator[str]:
-  """The text of each row, '' where it is no text, an end and padding."""
+  """Yields the text of each row, '' unless it is text, eos and padding."""
   vocab = tokenizer.vocab
   for row in ids:
     ends = np.flatnonzero(row == vocab.eos_id)
@@ -296,13 +300,14 @@ def sentences(ids: np.ndarray, tokenizer: Tokenizer) -> Iterator[str]:
 
 
 def under_the_law(texts: list[str]) -> dict[str, float]:
-  """What the grammar says of sentences.
+  """Scores sentences under the grammar.
 
   Returns:
-    valid, valid_se: share of sentences with a positive probability.
-    nats, nats_se: mean of -log p of the valid ones; the entropy of the grammar
-      for samples of its own law.
-    distinct: share of different sentences.
+    A dict with
+      valid, valid_se: share of sentences with a positive probability.
+      nats, nats_se: mean -log p of the valid ones; it equals the entropy of the
+        grammar if they are drawn from its distribution.
+      distinct: share of distinct sentences.
   """
   grammar = toy_grammar()
   known = {text: grammar.log_prob(text) for text in set(texts)}
@@ -321,7 +326,7 @@ def under_the_law(texts: list[str]) -> dict[str, float]:
 
 
 def sampled(job: runs.Job, trained: runs.TrainedRun) -> list[dict[str, Any]]:
-  """Validity and -log p of samples by sampler and number of steps."""
+  """Returns validity and -log p of samples by sampler and number of steps."""
   scale, name = SCALES[job.scale], job.method
   seed = runs.sample_seed(job)
   own = LATENT[name][1] if name in LATENT else trained.method.sampler
@@ -330,7 +335,7 @@ def sampled(job: runs.Job, trained: runs.TrainedRun) -> list[dict[str, Any]]:
   lines = []
   for label, sampler in chosen.items():
     run = chain(trained, scale.samples, sampler, seed)
-    # Left to right and first hitting walk no grid.
+    # Left-to-right and first-hitting samplers have no grid of times.
     is_fixed = isinstance(sampler, LeftToRight | FirstHitting)
     for steps in (None,) if is_fixed else scale.grids:
       ids, calls = run(steps)
@@ -348,7 +353,7 @@ def sampled(job: runs.Job, trained: runs.TrainedRun) -> list[dict[str, Any]]:
 
 
 def run(job: runs.Job) -> dict[str, Any]:
-  """One line of the results."""
+  """Runs a job; returns its line of the results."""
   scale, words = SCALES[job.scale], words_file(job.options)
   short = max(scale.steps // SHORT, 4)
   nats = runs.pick_rate(

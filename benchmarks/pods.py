@@ -1,9 +1,9 @@
-"""What `launch.compile` tells of the real sizes on real slices.
+"""Compiles the recipes of real sizes for real TPU slices (`launch.compile`).
 
   python -m benchmarks.pods
 
-Each line of the results is one slice, compiled in a process of its own;
-finished ones are skipped. --table prints them as the page has them.
+Each line of the results is one slice, compiled in its own process; finished
+ones are skipped. --table prints the results as Markdown.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from textdiffusion.core.paths import expand
 from textdiffusion.training.chips import CHIPS
 
 RESULTS = Path(__file__).parent / 'results' / 'pods.jsonl'
-# config, slice, rows of a device
+# (config, slice, rows per device)
 SLICES = (
   ('llada/c4_162m', 'v5e:2x2', 8),
   ('llada/c4_1650m', 'v5e:4x4', 1),
@@ -28,7 +28,7 @@ SLICES = (
   ('llada/c4_8b', 'v6e:16x16', 1),
   ('llada/c4_8b', 'tpu7x:4x4x4', 1),
   ('autoregressive/c4_8b', 'v5p:4x4x4', 2),
-  # Weak scaling: the same rows on every chip.
+  # Weak scaling: the same number of rows on every chip.
   ('llada/c4_8b', 'v5p:2x2x4', 2),
   ('llada/c4_8b', 'v5p:2x4x4', 2),
   ('llada/c4_8b', 'v5p:4x4x8', 2),
@@ -37,12 +37,13 @@ SLICES = (
 
 
 def devices(topology: str) -> int:
+  """Returns the number of devices of a slice."""
   kind, _, shape = topology.partition(':')
   return CHIPS[kind].devices * math.prod(map(int, shape.split('x')))
 
 
 def compiled(config: str, topology: str, rows: int) -> dict[str, Any]:
-  """One line of the results."""
+  """Compiles a config for a slice; returns a line of the results."""
   command = [
     *(sys.executable, '-m', 'launch.compile', '--json'),
     f'--config=configs/{config.replace("/", ".py:")}',
@@ -57,6 +58,7 @@ def compiled(config: str, topology: str, rows: int) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> None:
+  """Prints the results as a Markdown table."""
   print(
     '| config | slice | chips | rows | GiB a chip | GB sent / expected | '
     'compute, memory, network s | bound by | step s | MFU | '

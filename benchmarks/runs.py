@@ -1,19 +1,20 @@
-"""What the drivers of experiments share: one line of JSON a run, runs that
-resume, learning rates picked on short runs, and several processes at once.
+"""Common driver of experiments.
 
-A driver describes itself by an `Experiment` and calls `main`. Its flags:
+Each run is one line of JSON and can be resumed, learning rates are chosen by
+short runs, and several processes may run at once. A driver defines an
+`Experiment` and calls `main`. Its flags:
 
-  --scale=smoke|cpu|gpu   sizes and steps, fixed by name
-  --methods=a;b           which methods, all by default
-  --seeds=0,1             which seeds; all methods of the first seed run first
-  --workdir=FOLDER        checkpoints, logs and learning rates
-  --results=FILE.jsonl    where finished runs are written
+  --scale=smoke|cpu|gpu   preset of sizes and steps
+  --methods=a;b           the methods to run, all by default
+  --seeds=0,1             the seeds; all methods of the first seed run first
+  --workdir=FOLDER        folder of checkpoints, logs and learning rates
+  --results=FILE.jsonl    file of finished runs
   --parallel=N            N processes at once, one run each
   --minutes=M             start no run after M minutes
 
-Lines of finished runs are skipped and a broken run resumes from its last
-checkpoint, so the same command may be repeated until all is there. SIGTERM
-saves every training under way and ends the command with exit code 75.
+Finished runs are skipped and an interrupted run resumes from its last
+checkpoint, so the same command may be repeated until all runs are finished.
+SIGTERM saves every run in progress and ends the command with exit code 75.
 """
 
 import argparse
@@ -76,22 +77,22 @@ class Job(NamedTuple):
 
   @property
   def folder(self) -> Path:
-    """Workdir of this run's training."""
+    """The workdir of this run."""
     return self.workdir / f'{self.scale}-{slug(self.method)}-{self.seed}'
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """A driver.
+  """The definition of an experiment.
 
   Attributes:
-    module: name below `benchmarks`, as in `python -m benchmarks.MODULE`.
-    methods: names, in the order in which they run.
-    run: computes the line of a job.
+    module: name of the module, as in `python -m benchmarks.MODULE`.
+    methods: names of the methods, in the order in which they run.
+    run: runs a job and returns its line of the results.
     seeds: default of --seeds.
-    prepare: writes the data files that all jobs share, before the first one.
-    add_flags: declares the driver's own flags.
-    forward: names of those flags, which are handed on to child processes.
+    prepare: writes the data files that all jobs share, before the first job.
+    add_flags: declares the flags of this experiment.
+    forward: names of flags that are passed on to child processes.
   """
 
   module: str
@@ -109,12 +110,12 @@ class TrainedRun(NamedTuple):
   Attributes:
     config: the config of the run.
     data: the opened data.
-    method: the wiring.
+    method: the method.
     network: the network that was trained.
-    trained: averaged parameters and the state of the method.
+    trained: averaged parameters and method state.
     seconds: training time, without compilation and evaluation.
     loss: training loss of the last logged step.
-    curve: (step, held-out nats per token) of the evaluations while training.
+    curve: (step, held-out nats per token) of the evaluations during training.
   """
 
   config: Config
@@ -128,26 +129,26 @@ class TrainedRun(NamedTuple):
 
   @property
   def model(self) -> tuple[Method, Network, Trained]:
-    """What `evals` takes."""
+    """Method, network and parameters, as the functions of `evals` take them."""
     return self.method, self.network, self.trained
 
   @property
   def num_params(self) -> int:
-    """Learnt numbers."""
+    """Number of parameters."""
     return sum(x.size for x in jax.tree.leaves(self.trained.params))
 
 
 def slug(name: str) -> str:
-  """A method's name as part of a file name."""
+  """Returns a method's name in a form that fits into a file name."""
   return name.replace(', ', '_').replace(' ', '_')
 
 
 def train(config: Config, workdir: Path) -> TrainedRun:
-  """Trains a config in a workdir, from its last checkpoint if it has one.
+  """Trains a config in a workdir, from its last checkpoint if there is one.
 
   Raises:
-    SystemExit: with code 75, where a signal ended the training early. The
-      state is saved.
+    SystemExit: with code 75, if a signal ended the training early. The state
+      is saved.
   """
   is_old = (workdir / 'config.json').exists()
   data = td.train(config, workdir, resume=is_old).data
@@ -181,16 +182,16 @@ def train(config: Config, workdir: Path) -> TrainedRun:
 
 
 def held_out(run: TrainedRun, settings: EvaluateConfig) -> dict[str, Any]:
-  """Held-out report of a finished training.
+  """Evaluates a finished training on held-out data.
 
-  The evaluations while training may use fewer rows and draws. Without a seed
-  in `settings`, rows and draws are those of the training seed: methods are
-  compared on the same ones, and seeds differ.
+  The evaluations during training may use fewer rows and draws. Without a seed
+  in `settings`, the training seed chooses rows and draws: methods are compared
+  on the same ones, and different seeds use different ones.
 
   Returns:
     The report of `evals.likelihood`, with `baselines` (a unigram and a bigram
-    of the same tokens on the same rows) and, where the law of the data is
-    known, `true_nats_per_token` and `gap_nats_per_token`.
+    of the same tokens on the same rows). If the distribution of the data is
+    known, also `true_nats_per_token` and `gap_nats_per_token`.
   """
   config = dataclasses.replace(run.config, evaluate=settings)
   mesh = make_mesh(config.mesh)
@@ -205,18 +206,26 @@ def held_out(run: TrainedRun, settings: EvaluateConfig) -> dict[str, Any]:
 
 
 def sample_seed(job: Job) -> int:
-  """Seed of a run's samples, another one for each method and seed."""
+  """Returns the seed of a run's samples, different for each method and seed."""
   return zlib.crc32(f'{job.method}/{job.seed}'.encode())
 
 
 def pick_rate(
   job: Job, rates: Sequence[float], short_run: Callable[[float], Config]
 ) -> dict[str, float]:
-  """Held-out nats per token of a short run by learning rate, {rate: nats}.
+  """Measures the held-out nats per token of short runs by learning rate.
 
-  All seeds of a method share the short runs: one process trains them and
-  writes WORKDIR/rates, the others wait for it. A rate whose run diverges
-  counts as infinite.
+  All seeds of a method share the short runs: one process trains them and writes
+  WORKDIR/rates, and the others wait for it. The nats of a diverged run are
+  infinite.
+
+  Args:
+    job: the job.
+    rates: learning rates to try.
+    short_run: returns the config of a short run for a learning rate.
+
+  Returns:
+    The nats by learning rate.
   """
   folder = job.workdir / 'rates'
   folder.mkdir(parents=True, exist_ok=True)
@@ -238,24 +247,24 @@ def pick_rate(
 
 
 def best_rate(nats: Mapping[str, float]) -> float:
-  """The learning rate with the least held-out nats."""
+  """Returns the learning rate with the lowest held-out nats."""
   return float(min(nats, key=lambda rate: nats[rate]))
 
 
 def nats_by_rate(nats: Mapping[str, float]) -> dict[str, float | None]:
-  """`pick_rate`'s result for a line of JSON, which has no infinity."""
+  """Replaces infinity in the result of `pick_rate` by None, for JSON."""
   return {k: v if math.isfinite(v) else None for k, v in nats.items()}
 
 
 def finished(results: Path) -> list[dict[str, Any]]:
-  """All lines of a results file, [] where there is none."""
+  """Reads all lines of a results file, [] if it does not exist."""
   if not results.exists():
     return []
   return [json.loads(line) for line in results.read_text().splitlines()]
 
 
 def append(results: Path, line: dict[str, Any]) -> None:
-  """Adds a line under a lock; several processes may write one file."""
+  """Appends a line under a lock, as several processes may write the file."""
   results.parent.mkdir(parents=True, exist_ok=True)
   with results.open('a') as file:
     fcntl.flock(file, fcntl.LOCK_EX)
@@ -264,7 +273,7 @@ def append(results: Path, line: dict[str, Any]) -> None:
 
 
 def start(experiment: Experiment) -> None:
-  """`main` as a program: a user's mistake is one line and exit code 2."""
+  """Runs `main` as a program: a UserError is one line and exit code 2."""
   try:
     main(experiment)
   except UserError as error:
@@ -273,7 +282,16 @@ def start(experiment: Experiment) -> None:
 
 
 def main(experiment: Experiment, argv: Sequence[str] | None = None) -> None:
-  """Parses the flags and runs what is not finished yet."""
+  """Parses the flags and runs all jobs that are not finished.
+
+  Args:
+    experiment: the experiment.
+    argv: the arguments; None uses those of this program.
+
+  Raises:
+    UserError: a flag has a wrong value.
+    SystemExit: with code 75, if jobs are left.
+  """
   options = _parser(experiment).parse_args(argv)
   options.workdir.mkdir(parents=True, exist_ok=True)
   methods, seeds = options.methods.split(';'), options.seeds.split(',')
@@ -282,7 +300,7 @@ def main(experiment: Experiment, argv: Sequence[str] | None = None) -> None:
       f'--methods: no {", ".join(sorted(unknown))}; there are '
       + ';'.join(experiment.methods)
     )
-  if argv is None:  # of this program only, not of a caller's other work
+  if argv is None:  # A caller in another program keeps its own cache.
     cache = str(options.workdir / 'compiled')
     jax.config.update('jax_compilation_cache_dir', cache)
   experiment.prepare(options)
@@ -352,10 +370,18 @@ def _pool(
   options: argparse.Namespace,
   deadline: float,
 ) -> None:
-  """Runs each job in a process of its own, `options.parallel` at once.
+  """Runs each job in its own process, `options.parallel` at once.
 
-  SIGTERM and SIGINT are handed on to the processes under way, which save their
-  state. Raises SystemExit where a job failed (1) or is left to do (75).
+  SIGTERM and SIGINT stop the running processes, which save their state.
+
+  Args:
+    experiment: the experiment.
+    jobs: the jobs; finished ones are skipped.
+    options: the flags.
+    deadline: no job starts after this monotonic time.
+
+  Raises:
+    SystemExit: with code 1 if a job failed, or 75 if jobs are left.
   """
   waiting = [job for job in jobs if not _is_finished(job)]
   running: dict[subprocess.Popen, Job] = {}
@@ -367,7 +393,7 @@ def _pool(
     for process in running:
       process.send_signal(signal.SIGTERM)
 
-  # Processes on one accelerator must not each reserve most of its memory.
+  # By default each process would reserve most of the accelerator's memory.
   environment = {**os.environ, 'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}
   logs = options.workdir / 'logs'
   logs.mkdir(exist_ok=True)
@@ -398,14 +424,14 @@ def _pool(
     for number, handler in old.items():
       signal.signal(number, handler)
   if waiting or stopped:
-    print(f'{len(waiting)} runs not started; repeat the command to go on')
+    print(f'{len(waiting)} runs not started; repeat the command to continue')
     raise SystemExit(os.EX_TEMPFAIL)
   if failed:
     raise SystemExit(1)
 
 
 def _command(experiment: Experiment, job: Job) -> list[str]:
-  """The command of one job, for a process of its own."""
+  """Returns the command that runs one job in its own process."""
   options = job.options
   own = {name: getattr(options, name) for name in experiment.forward}
   flags = {
@@ -423,7 +449,7 @@ def _command(experiment: Experiment, job: Job) -> list[str]:
 
 
 def _reported(experiment: Experiment, job: Job) -> str:
-  """The command of a job for its line, without the folders of a machine."""
+  """Returns the command of a job for its line, without paths of a machine."""
   own = ''.join(
     f' --{name}={Path(getattr(job.options, name)).name}'
     for name in experiment.forward
@@ -436,13 +462,14 @@ def _reported(experiment: Experiment, job: Job) -> str:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Generator[None, None, None]:
+  """Holds the lock of a file."""
   with path.open('w') as file:
     fcntl.flock(file, fcntl.LOCK_EX)
     yield
 
 
 def _plain(value: Any) -> Any:
-  """JSON has no arrays of NumPy and no infinity."""
+  """Converts arrays to numbers and infinity to None, for JSON."""
   if isinstance(value, dict):
     return {key: _plain(item) for key, item in value.items()}
   if isinstance(value, list | tuple):

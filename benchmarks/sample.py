@@ -1,4 +1,4 @@
-"""Sampling with every sampler: seconds a network call, tokens a second."""
+"""Measures samplers: seconds per network call and tokens per second."""
 
 from typing import Any
 
@@ -20,12 +20,12 @@ SAMPLERS = {
   'ancestral': Ancestral(STEPS),
   'skipping': Ancestral(STEPS, skip=True),
   'first_hitting': FirstHitting(),
-  'autoregressive': None,  # the method's own
+  'autoregressive': None,  # Uses the sampler of the method.
 }
 
 
 def timed(name: Any, rounds: int) -> dict[str, float]:
-  """One sampler's figures."""
+  """Returns the figures of one sampler."""
   is_causal = name == 'autoregressive'
   method = (Autoregressive() if is_causal else MDLM()).build(common.VOCAB)
   network = build_network(method, common.MODEL)

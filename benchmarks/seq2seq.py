@@ -1,13 +1,14 @@
-"""Sequence to sequence at equal compute: diffusion of three kinds and
-autoregression, one size, the same training FLOPs.
+"""Compares sequence-to-sequence methods at equal size and training FLOPs.
+
+Three kinds of diffusion and autoregression are compared.
 
   python -m benchmarks.seq2seq --data=FOLDER --workdir=runs/seq2seq
 
-FOLDER has squad_question_generation, small_parallel_enja and e2e_nlg. Each run
-trains, answers the first held-out sources with one sample and ten candidates,
-and adds a line to the results; finished runs are skipped and a broken one
-resumes. --curve adds the lines of DiffuSeq in 5 to 2,000 steps, with the right
-stride and with the published one.
+FOLDER contains squad_question_generation, small_parallel_enja and e2e_nlg. Each
+run trains, answers the first held-out sources with one sample and with ten
+candidates, and adds a line to the results. Finished runs are skipped and an
+interrupted one resumes. --curve adds lines of DiffuSeq with 5 to 2,000 steps,
+with the corrected stride and with the published one.
 """
 
 import argparse
@@ -49,13 +50,13 @@ from textdiffusion.training.optim import OptimizerConfig
 from textdiffusion.training.state import TrainConfig
 
 RESULTS = Path(__file__).parent / 'results' / 'seq2seq.jsonl'
-BUDGET = 1.5e13  # training FLOPs a run: some minutes of a core
-BATCH, HALF, STEPS = 16, 40, 50  # HALF: tokens of a source, and of a target
-SOURCES, CANDIDATES, TIMED = 100, 10, 20  # TIMED: sources, for seconds
+BUDGET = 1.5e13  # Training FLOPs per run: a few minutes on one core.
+BATCH, HALF, STEPS = 16, 40, 50  # HALF: tokens in a source, and in a target.
+SOURCES, CANDIDATES, TIMED = 100, 10, 20  # TIMED: sources in a timed batch.
 CURVE = (5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 CURVE_SOURCES = 20
 
-# source, what sacreBLEU splits at, size of the vocabulary
+# (source, tokenizer of sacreBLEU, size of the vocabulary)
 TASKS = {
   'questions': (
     'squad_question_generation/src-{split}.txt,'
@@ -74,14 +75,14 @@ TASKS = {
 
 
 def variants(size: int, length: int, num_steps: int = 2000) -> dict[str, Any]:
-  """The methods that are compared, by name.
+  """Returns the methods that are compared, by name.
 
-  The refits of SeqDiffuSeq are at thirds of its run, see `config_of`.
+  SeqDiffuSeq refits its schedule at thirds of its run, see `config_of`.
 
   Args:
-    size: features of an embedding.
-    length: tokens of a target.
-    num_steps: T of the embeddings' noise.
+    size: width of the embeddings.
+    length: tokens in a target.
+    num_steps: diffusion steps of the embedding noise, T.
   """
 
   def seqdiffuseq(**kwargs: Any) -> SeqDiffuSeq:
@@ -101,12 +102,12 @@ def variants(size: int, length: int, num_steps: int = 2000) -> dict[str, Any]:
 
 
 def is_joined(name: str) -> bool:
-  """Whether source and target share a row."""
+  """Returns whether source and target are in one row."""
   return name in ('mdlm', 'diffuseq')
 
 
 def is_causal(name: str) -> bool:
-  """Whether the network attends to the left only."""
+  """Returns whether the network is causal."""
   return name == 'autoregressive'
 
 
@@ -114,7 +115,7 @@ METHODS = variants(size=64, length=HALF)
 
 
 def answer_sampler(method: Any, steps: int) -> Sampler:
-  """How a method answers; autoregression takes a step for each token."""
+  """Returns the sampler of a method; left-to-right sampling ignores `steps`."""
   if isinstance(method, Autoregressive):
     return LeftToRight(stop_at_eos=True)
   if hasattr(method, 'size'):
@@ -123,7 +124,17 @@ def answer_sampler(method: Any, steps: int) -> Sampler:
 
 
 def config_of(name: str, task: str, root: str, budget: float) -> Config:
-  """One size: four layers for joined rows, two and two with an encoder."""
+  """Returns the config of a run.
+
+  All networks have one size: four layers for joined rows, or two layers and an
+  encoder of two layers for separate rows.
+
+  Args:
+    name: a name in METHODS.
+    task: a name in TASKS.
+    root: folder of the tasks.
+    budget: training FLOPs.
+  """
   method = METHODS[name]
   joined, causal = is_joined(name), is_causal(name)
   source, _, vocab_size = TASKS[task]
@@ -150,9 +161,9 @@ def config_of(name: str, task: str, root: str, budget: float) -> Config:
   cost = flops_per_token(
     model, width, data.length, source_length=data.source_length
   )
-  if features:  # tokens are read off x_start
+  if features:  # Logits are computed from x_start.
     cost += 2 * features * vocab_size
-  # Half of the steps with an estimate have one more forward pass.
+  # Self-conditioned steps, usually half of all, have one more forward pass.
   passes = 3 + (getattr(method, 'self_condition', None) or 0)
   steps = round(budget / (passes * cost * BATCH * data.length))
   if getattr(method, 'adaptive', False):
@@ -179,7 +190,7 @@ def config_of(name: str, task: str, root: str, budget: float) -> Config:
 def heldout(
   config: Config, tokenizer: Any, limit: int
 ) -> tuple[list[str], list[list[str]]]:
-  """The first sources that fit, and all references of each."""
+  """Returns the first `limit` sources that fit, and all their references."""
   pairs = open_source(config.data.source, 0.0).pairs
   assert pairs is not None
   grouped: dict[str, list[str]] = {}
@@ -191,7 +202,7 @@ def heldout(
 
 
 def run(name: str, task: str, options: argparse.Namespace) -> dict[str, Any]:
-  """One line of the results."""
+  """Trains a method on a task and answers; returns a line of the results."""
   config = config_of(name, task, options.data, options.budget)
   workdir = (
     options.workdir / f'{task}-{name.replace(", ", "_").replace(" ", "_")}'
@@ -200,7 +211,7 @@ def run(name: str, task: str, options: argparse.Namespace) -> dict[str, Any]:
   tokenizer = trained.data.tokenizer
   sources, references = heldout(config, tokenizer, options.sources)
 
-  def ask(sources: list[str], count: int = 1) -> Iterator[list[str]]:
+  def answer(sources: list[str], count: int = 1) -> Iterator[list[str]]:
     return answers(
       *trained.model,
       tokenizer,
@@ -211,12 +222,12 @@ def run(name: str, task: str, options: argparse.Namespace) -> dict[str, Any]:
       batch_size=TIMED,
     )
 
-  one = ask(sources[: 2 * TIMED])
-  list(itertools.islice(one, TIMED))  # compiles
+  one = answer(sources[: 2 * TIMED])
+  list(itertools.islice(one, TIMED))  # Compiles.
   began = time.perf_counter()
   timed = len(list(one))
   spent = time.perf_counter() - began
-  candidates = list(ask(sources, CANDIDATES))
+  candidates = list(answer(sources, CANDIDATES))
   return {
     'task': task,
     'method': name,
@@ -237,8 +248,11 @@ def run(name: str, task: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 class Published(LatentSampler):
-  """DDIM as DiffuSeq strides: times of the coarse grid, coefficients of one
-  step of the fine one."""
+  """DDIM with the stride published with DiffuSeq.
+
+  It uses the times of the coarse grid but the coefficients of one step of the
+  fine grid.
+  """
 
   def reverse(self, process: Any, x0: Any, carry: Any, s: Any, t: Any) -> Any:
     before = t - 1 / process.schedule.num_steps * (t > 0)
@@ -246,7 +260,7 @@ class Published(LatentSampler):
 
 
 def curve(options: argparse.Namespace) -> list[dict[str, Any]]:
-  """DiffuSeq on questions: BLEU of one sample by number of steps."""
+  """Measures DiffuSeq on questions: quality of a sample by number of steps."""
   config = config_of('diffuseq', 'questions', options.data, options.budget)
   workdir = options.workdir / 'questions-diffuseq'
   trained = runs.train(config, workdir)
@@ -254,12 +268,12 @@ def curve(options: argparse.Namespace) -> list[dict[str, Any]]:
   sources, references = heldout(config, tokenizer, CURVE_SOURCES)
   lines = []
   for steps in CURVE:
-    # At the full number of steps a stride is one: both are the same chain.
+    # With all steps the stride is one, and both kinds are the same chain.
     is_full = steps == method.process.schedule.num_steps
     kinds = {'ddim': DDIM, 'published': Published}
     for name in ('ddim',) if is_full else kinds:
       sampler = kinds[name](steps, 'uniform', clamp=Clamp())
-      made = answers(
+      given = answers(
         method,
         trained.network,
         trained.trained,
@@ -269,7 +283,7 @@ def curve(options: argparse.Namespace) -> list[dict[str, Any]]:
         sources,
         batch_size=len(sources),
       )
-      figures = report(list(made), references)['first']
+      figures = report(list(given), references)['first']
       lines.append(
         {'steps': steps, 'sampler': name, **figures, **common.facts()}
       )
@@ -279,7 +293,7 @@ def curve(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def table(lines: list[dict[str, Any]]) -> None:
-  """The results as the page has them: one sample, and the best of ten."""
+  """Prints Markdown tables of the results, for one sample and best of ten."""
   runs = [line for line in lines if 'method' in line]
   for task in TASKS:
     print(f'\n**{task}**\n')
@@ -322,7 +336,7 @@ def table(lines: list[dict[str, Any]]) -> None:
 
 
 def picture(lines: list[dict[str, Any]], path: str) -> None:
-  """ROUGE-L by number of steps, of the right stride and the published one."""
+  """Plots ROUGE-L by number of steps, for both strides of DiffuSeq."""
   import matplotlib
 
   matplotlib.use('Agg')

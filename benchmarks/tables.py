@@ -1,9 +1,9 @@
-"""Tables and pictures of the experiments, from their lines.
+"""Writes tables and pictures of the experiments from their results.
 
   python -m benchmarks.tables known_law
   python -m benchmarks.tables enwiki27 --scale=gpu --results=FILE.jsonl
 
-Writes NAME.table.md beside the lines, and pictures into notes/assets.
+Writes NAME.table.md next to the results, and pictures to notes/assets.
 """
 
 import argparse
@@ -26,7 +26,7 @@ Lines = list[dict[str, Any]]
 
 
 def by_method(lines: Lines) -> dict[str, Lines]:
-  """The lines of each method, by seed."""
+  """Groups lines by method, sorted by seed."""
   groups: dict[str, Lines] = {}
   for line in sorted(lines, key=lambda line: line['seed']):
     groups.setdefault(line['method'], []).append(line)
@@ -36,12 +36,12 @@ def by_method(lines: Lines) -> dict[str, Lines]:
 def combined(
   rows: Lines, figure: Callable[[dict[str, Any]], float], unit: str
 ) -> Combined:
-  """A figure of the bounds over seeds with its errors apart.
+  """Combines a figure of the bound over seeds, with separate errors.
 
   Args:
     rows: lines of one method.
-    figure: line -> the figure.
-    unit: `bits_per_byte` or `nats_per_token`, whose errors the figure has.
+    figure: returns the figure of a line.
+    unit: `bits_per_byte` or `nats_per_token`; the figure has its errors.
   """
   bounds = [row['bound'] for row in rows]
   draws = {
@@ -58,7 +58,7 @@ def combined(
 
 
 def interval(found: Combined) -> str:
-  """Mean and half-width of the 95% interval."""
+  """Formats the mean and the half-width of the 95% interval."""
   half = found.high - found.mean
   return f'{found.mean:.3f}' + (f' ± {half:.3f}' if half == half else '')
 
@@ -66,7 +66,13 @@ def interval(found: Combined) -> str:
 def difference(
   rows: Lines, others: Lines, figure: Callable[[dict[str, Any]], float]
 ) -> str:
-  """`rows` minus `others` at equal seeds, bold where it is significant."""
+  """Formats `rows` minus `others` at equal seeds, bold if significant.
+
+  Args:
+    rows: lines of one method.
+    others: lines of another method.
+    figure: returns the figure of a line.
+  """
   ours, theirs = (
     {row['seed']: figure(row) for row in lines} for lines in (rows, others)
   )
@@ -79,7 +85,7 @@ def difference(
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-  """A table."""
+  """Returns a Markdown table."""
   lines = [header, ['---'] * len(header), *rows]
   return ''.join(
     '| ' + ' | '.join(str(cell) for cell in line) + ' |\n' for line in lines
@@ -87,7 +93,10 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def mean(rows: Lines, *path: str) -> float:
-  """Mean over lines of a number at a path of keys; NaN where one has none."""
+  """Returns the mean over lines of a number at a path of keys.
+
+  It is NaN if the number is missing in a line.
+  """
   values = []
   for row in rows:
     value: Any = row
@@ -98,13 +107,13 @@ def mean(rows: Lines, *path: str) -> float:
 
 
 def bound_errors(found: Combined) -> list[str]:
-  """Standard errors over seeds, documents and draws."""
+  """Formats the standard errors over seeds, documents and draws."""
   parts = (found.seed_se, found.row_se, found.monte_carlo_se)
   return ['' if part != part else f'{part:.4f}' for part in parts]
 
 
 def baseline_rows(lines: Lines, unit: str, width: int) -> list[list[str]]:
-  """Unigram and bigram of the same tokens, as rows of `width` cells."""
+  """Returns rows of `width` cells for unigram and bigram of the same tokens."""
   rows = []
   for name in ('unigram', 'bigram'):
     value = mean(lines, 'bound', 'baselines', name, unit)
@@ -113,7 +122,7 @@ def baseline_rows(lines: Lines, unit: str, width: int) -> list[list[str]]:
 
 
 def enwiki27(lines: Lines) -> str:
-  """Bits per character with errors, baselines and differences."""
+  """Returns a table of bits per character with baselines and differences."""
   groups = by_method(lines)
   figure = lambda row: row['bound']['bits_per_byte']
   header = (
@@ -151,7 +160,7 @@ def enwiki27(lines: Lines) -> str:
 
 
 def known_law(lines: Lines) -> str:
-  """Gaps to the truth, then samples by number of steps."""
+  """Returns tables of gaps to the true value, and of samples by steps."""
   groups = by_method(lines)
   figure = lambda row: row['bound']['gap_nats_per_token']
   header = (
@@ -169,7 +178,7 @@ def known_law(lines: Lines) -> str:
   rows = []
   for name, own in groups.items():
     found = combined(own, figure, 'nats_per_token')
-    # All evaluations while training have the same sentences and draws.
+    # All evaluations during training use the same sentences and draws.
     middle = [
       np.mean([row['curve'][i][1] - row['curve'][-1][1] for row in own])
       for i in range(3)
@@ -195,7 +204,10 @@ def known_law(lines: Lines) -> str:
 
 
 def sample_table(lines: Lines) -> str:
-  """Validity and -log p by sampler and steps, seeds taken together."""
+  """Returns a table of validity and -log p by sampler and steps.
+
+  The figures are means over seeds.
+  """
   header = ('method', 'sampler', 'steps', 'invalid, %', '-log p', 'distinct, %')
   rows: list[list[str]] = []
   for name, own in by_method(lines).items():
@@ -230,7 +242,7 @@ def sample_table(lines: Lines) -> str:
 
 
 def toy_pairs(lines: Lines) -> str:
-  """Exact matches with an interval over seeds."""
+  """Returns a table of exact matches with an interval over seeds."""
   header = (
     'method',
     'exact matches, %, 95 %',
@@ -264,7 +276,7 @@ def toy_pairs(lines: Lines) -> str:
 
 
 def steps_picture(lines: Lines, path: Path) -> None:
-  """Share of invalid samples by number of steps, of the methods with sweeps."""
+  """Plots the share of invalid samples by steps, for methods with sweeps."""
   import matplotlib
 
   matplotlib.use('Agg')

@@ -1,13 +1,13 @@
-"""Sequence to sequence on a task that can be solved: reversing sentences.
+"""Compares sequence-to-sequence methods on a solvable task: reversal.
 
   python -m benchmarks.toy_pairs --workdir=runs/toy_pairs --scale=cpu
   python -m benchmarks.toy_pairs --workdir=runs/toy_pairs --scale=gpu \
     --parallel=12
 
-DiffuSeq, the four variants of SeqDiffuSeq, MDLM with a source, and
-autoregression write the words of held-out sentences of `toy_pairs` in the
-opposite order; the figure is the share of exact matches. See `runs` for the
-flags and benchmarks/results/seq2seq.md for the results.
+DiffuSeq, four variants of SeqDiffuSeq, MDLM with a source, and autoregression
+write the words of held-out sentences of `toy_pairs` in reverse order. The
+figure is the share of exact matches. See `runs` for the flags and
+benchmarks/results/seq2seq.md for the results.
 """
 
 import argparse
@@ -33,26 +33,29 @@ from textdiffusion.nn.transformer import TransformerConfig
 from textdiffusion.training.optim import OptimizerConfig
 from textdiffusion.training.state import TrainConfig
 
-HALF = 12  # tokens of a source, and of a target; an end is one of them
+HALF = 12  # Tokens in a source, and in a target, eos included.
 METHODS = variants(size=32, length=HALF, num_steps=500)
 RATES = (5e-4, 1e-3, 2e-3)
-SHORT = 8  # a short run for the learning rate has 1 / SHORT of the steps
+SHORT = 8  # A short run for the learning rate has 1 / SHORT of the steps.
 
 
 class Scale(NamedTuple):
   """A preset.
 
   Attributes:
-    layers, width, heads: of the network; half of the layers are an encoder
-      where source and target are separate rows.
+    layers: layers of the network; with separate rows, half of them are an
+      encoder.
+    width: width of the network.
+    heads: attention heads of the network.
     steps: training steps.
     batch: pairs in a batch.
-    pairs: training pairs that are drawn.
-    rows, draws: of the held-out evaluation.
-    eval_batch: rows in a call of the evaluation.
-    rates: learning rates that are tried.
+    pairs: number of training pairs.
+    rows: rows of the held-out evaluation.
+    draws: draws of the held-out evaluation.
+    eval_batch: rows per call of the evaluation.
+    rates: learning rates to try.
     sources: held-out sources that are answered, with one sample each.
-    answer_steps: sampling steps; autoregression has none.
+    answer_steps: sampling steps, except for autoregression.
   """
 
   layers: int
@@ -84,7 +87,7 @@ def config_of(
   rate: float,
   steps: int | None = None,
 ) -> Config:
-  """A whole run; see `known_law.config_of` for the arguments."""
+  """Returns the config of a run; the arguments are as in `known_law`."""
   method, total = METHODS[name], steps or scale.steps
   joined, causal = is_joined(name), is_causal(name)
   if getattr(method, 'adaptive', False):
@@ -132,7 +135,7 @@ def config_of(
 
 
 def prepare(options: argparse.Namespace) -> None:
-  """Writes the words; with --prepare also tokenises, which is cached."""
+  """Writes the words; with --prepare also tokenises, and caches the tokens."""
   write_words(options)
   if options.prepare:
     scale = SCALES[options.scale]
@@ -143,8 +146,12 @@ def prepare(options: argparse.Namespace) -> None:
 def exact_matches(
   job: runs.Job, trained: runs.TrainedRun, count: int
 ) -> dict[str, Any]:
-  """One answer for each of `count` held-out sources, and the share that is
-  the reference, word for word, with its binomial standard error."""
+  """Answers `count` held-out sources and counts exact matches.
+
+  Returns:
+    The share of answers that equal their reference word for word, its binomial
+    standard error, the number of sources, and some examples.
+  """
   assert trained.data.source.pairs is not None
   pairs = list(itertools.islice(trained.data.source.pairs('heldout'), count))
   given = answers(
@@ -170,7 +177,7 @@ def exact_matches(
 
 
 def run(job: runs.Job) -> dict[str, Any]:
-  """One line of the results."""
+  """Runs a job; returns its line of the results."""
   scale, words = SCALES[job.scale], words_file(job.options)
   short = max(scale.steps // SHORT, 4)
   nats = runs.pick_rate(

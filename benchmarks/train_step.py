@@ -1,4 +1,4 @@
-"""One MDLM training step: AdamW, clipping and EMA, in float32."""
+"""Measures one MDLM training step: AdamW, clipping and EMA, in float32."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ from textdiffusion.training.step import make_train_step
 
 
 def prepared() -> tuple[Callable[..., Any], Any, dict[str, Any]]:
-  """(compiled step that takes its state's place, state, batch)."""
+  """Returns (jitted step that donates its state, state, batch)."""
   config = TrainConfig()
   method = MDLM().build(common.VOCAB)
   network = build_network(method, common.MODEL)

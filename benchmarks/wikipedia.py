@@ -1,8 +1,9 @@
-"""A MediaWiki dump (.xml.bz2) -> `enwiki27`, text in text8's 27 characters.
+"""Converts a MediaWiki dump (.xml.bz2) to `enwiki27`, text in 27 characters.
 
-Articles only, markup removed, digits spelt out. An article is a line, so that
-a split by line (`files:...?split=line`) is a split by article. This is not
-text8, which has 100 million characters of another dump and another cleaning.
+The characters are those of text8. Only articles are kept; markup is removed and
+digits are spelt out. Each article is a line, so that `files:...?split=line`
+splits by article. This is not text8, which has 100 million characters of
+another dump, cleaned in another way.
 """
 
 import bz2
@@ -21,22 +22,22 @@ _LINKS = (
   (re.compile(r'\[\[(?:file|image|category):[^\[\]]*\]\]', re.IGNORECASE), ' '),
   (re.compile(r'\[\[(?:[^|\[\]]*\|)?([^|\[\]]*)\]\]'), r'\1'),
 )
-# In this order: what stands inside is removed before what stands around it.
+# The order matters: inner markup is removed before the markup around it.
 _MARKUP = (
   (re.compile(r'<!--.*?-->|<ref[^>]*/>|<ref.*?</ref>', re.DOTALL), ' '),
   (re.compile(r'<math.*?</math>|<gallery.*?</gallery>', re.DOTALL), ' '),
   (re.compile(r'<[^>]+>'), ' '),
   *_LINKS,
-  *_LINKS,  # of a caption that held links
+  *_LINKS,  # Again, for captions that contained links.
   (re.compile(r'\[?https?://\S+'), ' '),
 )
 _TEMPLATE = re.compile(r'\{\{[^{}]*\}\}|\{\|.*?\|\}', re.DOTALL)
 
 
 def plain(markup: str) -> str:
-  """Wiki markup -> lower-case letters and single spaces."""
+  """Converts wiki markup to lower-case letters and single spaces."""
   text = html.unescape(markup)
-  for _ in range(8):  # templates nest
+  for _ in range(8):  # Templates may be nested.
     text, count = _TEMPLATE.subn(' ', text)
     if not count:
       break
@@ -49,7 +50,7 @@ def plain(markup: str) -> str:
 
 
 def articles(dump: Path) -> Iterator[str]:
-  """The articles of a dump that are no redirects."""
+  """Yields the articles of a dump, without redirects."""
   with bz2.open(dump) as file:
     for _, node in ElementTree.iterparse(file):
       if not node.tag.endswith('}page'):
@@ -63,9 +64,9 @@ def articles(dump: Path) -> Iterator[str]:
 
 
 def prepare(dump: Path, out: Path) -> Path:
-  """Writes the articles of a dump to `out`, one a line, if it is not there.
+  """Writes the articles of a dump to `out`, one per line, unless it exists.
 
-  A name that ends in .gz is compressed; equal dumps give equal bytes.
+  A file whose name ends in .gz is compressed. Equal dumps give equal bytes.
   """
   if not out.exists():
     out.parent.mkdir(parents=True, exist_ok=True)

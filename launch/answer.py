@@ -1,4 +1,4 @@
-"""Sources of a file, one a line, to answers: for launch.sample --source."""
+"""Answers the sources of a file, one per line: launch.sample --source."""
 
 import json
 import sys
@@ -17,15 +17,15 @@ from textdiffusion.data.tokenizers import Words
 from textdiffusion.evals.risk import gains, ranked
 from textdiffusion.samplers.base import Sampler
 
-SOURCE = flags.DEFINE_string('source', '', 'A file, a source a line.')
+SOURCE = flags.DEFINE_string('source', '', 'A file with one source per line.')
 CANDIDATES = flags.DEFINE_integer(
-  'candidates', 1, 'Drawn for each source; the least risky one is printed.', 1
+  'candidates', 1, 'Answers drawn per source; the best (MBR) is printed.', 1
 )
-KEEP = flags.DEFINE_integer('keep', 1, 'Candidates a line, the best first.', 1)
+KEEP = flags.DEFINE_integer('keep', 1, 'Answers printed per source.', 1)
 
 
 def run(model: TextModel, sampler: Sampler, seed: int, form: str) -> None:
-  """Writes the answers of a source on a line, or as JSON."""
+  """Prints the answers of each source on a line, as text or as JSON."""
   if KEEP.value > CANDIDATES.value:
     raise UserError(
       f'--keep={KEEP.value} of --candidates={CANDIDATES.value}: draw more'
@@ -54,7 +54,7 @@ def _read(path: str) -> list[str]:
 
 
 def _warn_unknown_words(tokenizer: Any, sources: list[str]) -> None:
-  """Prints which words are read as <unk>, or which share of other tokens."""
+  """Prints which words, or which share of other tokens, are unknown."""
   if not isinstance(tokenizer, Words):
     return warn_unknown(tokenizer, sources, 'the sources')
   unknown = [word for text in sources for word in tokenizer.unknown(text)]

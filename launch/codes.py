@@ -1,10 +1,13 @@
-"""Exit codes: 0 is done, 1 a defect, 2 a user's mistake, and 75 (EX_TEMPFAIL)
-what the same command with --resume may get past: a lost host, a hang.
+"""Exit codes of launchers.
 
-From the environment, for clusters that start again what failed: the code of a
-run that a signal ended after it saved its state (TEXTDIFFUSION_STOPPED_CODE,
-0), and how often one may start from the same checkpoint (TEXTDIFFUSION_TRIES, 0
-for ever).
+0: done. 1: a defect of this package. 2: a mistake of the user. 75
+(EX_TEMPFAIL): an error that the same command with --resume may fix, such as a
+lost host or a hang.
+
+Two environment variables serve clusters that restart failed jobs.
+TEXTDIFFUSION_STOPPED_CODE (0) is the code of a run that a signal ended after it
+saved its state. TEXTDIFFUSION_TRIES (0: no limit) is how often a run may start
+from the same checkpoint.
 """
 
 import os
@@ -15,25 +18,28 @@ import jax
 from textdiffusion.core.types import Interrupted, UserError
 
 
-def stopped() -> int:
-  """Of a run that a signal ended."""
+def stopped_code() -> int:
+  """Returns the exit code of a run that a signal ended."""
   return _number('TEXTDIFFUSION_STOPPED_CODE')
 
 
 def tries() -> int:
-  """Starts from one checkpoint; 0 for ever."""
+  """Returns how often a run may start from a checkpoint; 0 has no limit."""
   return _number('TEXTDIFFUSION_TRIES')
 
 
-def ended(is_early: bool) -> None:
-  """Exits, where a run ended early and not with 0."""
-  if is_early and stopped():
-    sys.exit(stopped())
+def exit_if_stopped(is_early: bool) -> None:
+  """Exits if a run ended early and the code of such a run is not 0."""
+  if is_early and stopped_code():
+    sys.exit(stopped_code())
 
 
-def of(error: Exception) -> int:
-  """Where there are many processes, the death of one may be to another but an
-  exchange that failed."""
+def exit_code(error: Exception) -> int:
+  """Returns the exit code for an error.
+
+  When one of several processes dies, the others get a JaxRuntimeError from a
+  failed exchange, so such an error counts as a lost host.
+  """
   if isinstance(error, UserError):
     return os.EX_TEMPFAIL if isinstance(error, Interrupted) else 2
   is_exchange = isinstance(error, jax.errors.JaxRuntimeError)

@@ -1,4 +1,4 @@
-"""What launchers share: flags, and errors as one line."""
+"""Flags that launchers share, and errors as one line."""
 
 import contextlib
 import os
@@ -21,43 +21,43 @@ CONFIG = flags.DEFINE_string(
   'config', None, 'A config file, FILE.py:RECIPE; FILE.py lists its recipes.'
 )
 SET = flags.DEFINE_multi_string('set', [], 'a.b=value; may be repeated.')
-WORKDIR = flags.DEFINE_string('workdir', None, 'The folder of a run.')
+WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
 
 
-def needed(**example: str) -> tuple[str, str]:
-  """Returns --config and the other flag that a launcher needs."""
+def required_flags(**example: str) -> tuple[str, str]:
+  """Returns --config and the other flag that a launcher requires."""
   ((name, like),) = example.items() or [('workdir', 'FOLDER')]
   config, other = CONFIG.value, flags.FLAGS[name].value
   if config and not other:
-    config_lib.load(config)  # lists the recipes where the flag names none
+    config_lib.load(config)  # Lists the recipes if the flag names none.
   if not config or not other:
     raise UserError(f'--config=FILE and --{name}={like} are both needed')
   return config, other
 
 
 def run(main: Callable[[], None]) -> None:
-  """Runs main; a user's error is one line on stderr, and a code of `codes`."""
+  """Runs `main`; prints errors of the user as one line and exits."""
 
   def guarded(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     printing.allow_any_text()
-    _remember_compiled()
+    _use_compilation_cache()
     try:
       if len(argv) > 1:
         raise UserError(f'unexpected argument {argv[1]!r}: flags begin with --')
-      codes.stopped(), codes.tries()  # fails now if wrong, not after hours
+      codes.stopped_code(), codes.tries()  # Raises now, not after hours.
       hosts.join()
       check_platforms()
       main()
       sys.stdout.flush()
     except UserError as error:
-      code = printing.report(error, codes.of(error))
+      code = printing.report(error, codes.exit_code(error))
     except BrokenPipeError:
       code = printing.close_stdout()
     except Exception as error:
       if jax.distributed.is_initialized():
         traceback.print_exc()
-        code = codes.of(error)
+        code = codes.exit_code(error)
       elif is_exhausted(error):
         code = printing.report_memory(error)
       else:
@@ -71,9 +71,9 @@ def run(main: Callable[[], None]) -> None:
   app.run(guarded, flags_parser=parsing.parse_flags)
 
 
-def _remember_compiled() -> None:
-  """The second start of a program compiles nothing."""
+def _use_compilation_cache() -> None:
+  """Caches compiled programs on disk, so that later starts are fast."""
   name = 'jax_compilation_cache_dir'
-  with contextlib.suppress(UserError):  # a folder that cannot be written
+  with contextlib.suppress(UserError):  # If the folder cannot be written.
     if not getattr(jax.config, name) and os.access(cache_dir(), os.W_OK):
       jax.config.update(name, str(cache_dir() / 'compiled'))

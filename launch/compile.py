@@ -1,10 +1,10 @@
-"""Compiles a step for a slice of TPUs that is not at hand.
+"""Compiles a step for a TPU slice that need not be present.
 
   python -m launch.compile --config=configs/llada.py:c4_8b \
     --topology=v5p:8x8x8 --mesh=fsdp=512
 
-Needs the compiler, `pip install -e .[tpu]`, and no TPU. Exits with 3 where the
-step does not fit into the memory of a chip. --sweep tries meshes and batches.
+Needs the TPU compiler, `pip install -e .[tpu]`, but no TPU. Exits with code 3
+if the step does not fit into memory. --sweep tries meshes and batch sizes.
 """
 
 import dataclasses
@@ -20,16 +20,16 @@ from textdiffusion.aot.printing import print_report, print_table
 from textdiffusion.aot.run import compile_step
 from textdiffusion.aot.sweep import sweep
 from textdiffusion.core.types import UserError
-from textdiffusion.training.chips import slice_of
+from textdiffusion.training.chips import tpu_slice
 from textdiffusion.training.mesh import MeshConfig
 
 from . import common, conflicts
 
-flags.DEFINE_string('topology', None, 'Such as v5p:8x8x8.')
-MESH = flags.DEFINE_string('mesh', '', 'Such as fsdp=256,tensor=2.')
+flags.DEFINE_string('topology', None, 'The slice, such as v5p:8x8x8.')
+MESH = flags.DEFINE_string('mesh', '', 'The mesh, such as fsdp=256,tensor=2.')
 VOCAB = flags.DEFINE_integer('vocab_size', 0, 'Tokens, without specials.')
 WHAT = flags.DEFINE_enum(
-  'what', 'train', ['train', 'sample'], 'A step of which.'
+  'what', 'train', ['train', 'sample'], 'The step to compile.'
 )
 JSON = flags.DEFINE_bool('json', False, 'Print JSON.')
 SWEEP = flags.DEFINE_bool('sweep', False, 'Try meshes and batch sizes.')
@@ -37,10 +37,11 @@ SWEEP = flags.DEFINE_bool('sweep', False, 'Try meshes and batch sizes.')
 
 def main() -> None:
   conflicts.check_compile()
-  path, topology = common.needed(topology='v5p:8x8x8')
-  jax.config.update('jax_enable_compilation_cache', False)  # else no warning
+  path, topology = common.required_flags(topology='v5p:8x8x8')
+  # A cached program would be loaded without the compiler's warnings.
+  jax.config.update('jax_enable_compilation_cache', False)
   config = config_lib.load(path, common.SET.value)
-  chip, devices = slice_of(topology)
+  chip, devices = tpu_slice(topology)
   if MESH.value:
     config = dataclasses.replace(config, mesh=_mesh(MESH.value))
   compiled = lambda config: compile_step(
@@ -63,7 +64,7 @@ def main() -> None:
 
 
 def _mesh(text: str) -> MeshConfig:
-  """`fsdp=256,tensor=2`; axes that are not named are 1."""
+  """Parses `fsdp=256,tensor=2`; axes that are not named have size 1."""
   sizes: dict[str, Any] = {'data': 1}
   for part in text.split(','):
     name, _, size = part.partition('=')

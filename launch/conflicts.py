@@ -1,4 +1,4 @@
-"""Which flags of a launcher cannot take effect beside which others."""
+"""Refuses combinations of flags in which one would have no effect."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ from .options import (
   refuse_settings,
 )
 
-# Settings that a launcher never reads.
+# Settings that some launchers do not use.
 _TRAINING = 'train.', 'evaluate.'
 _SAMPLING = 'sampler=', 'sampler.', 'sample.'
 _NAMES = 'batch_size', 'seed', 'buckets', 'source_dropout'
@@ -23,7 +23,7 @@ _TEXTS = ('data.source=', 'data.holdout=', 'data.long=')
 
 
 def check_sample() -> None:
-  """The flags of `launch.sample`."""
+  """Checks the flags of `launch.sample`."""
   check_checkpoint()
   refuse_empty('source', 'trace', 'infill')
   refuse_settings((*_TRAINING, *_ORDER, *_TEXTS), 'sampling does not read it')
@@ -44,7 +44,7 @@ def check_sample() -> None:
 
 
 def check_compile() -> None:
-  """The flags of `launch.compile`."""
+  """Checks the flags of `launch.compile`."""
   refuse_empty('mesh', 'config', 'topology')
   refuse(['workdir'], 'compiling writes no run')
   training = FLAGS['what'].value == 'train'
@@ -60,10 +60,10 @@ def check_compile() -> None:
 
 
 def check_evaluate() -> None:
-  """The flags of `launch.evaluate`."""
+  """Checks the flags of `launch.evaluate`."""
   check_checkpoint()
   refuse_empty('out')
-  # Of train, the seed may decide which rows and draws are taken.
+  # The only field of `train` in use is the seed, which may select the rows.
   names = {f.name for f in dataclasses.fields(TrainConfig)} - {'seed'}
   unread = [f'train.{name}' for name in sorted(names)]
   refuse_settings((*_SAMPLING, *_ORDER, *unread), 'evaluation does not read it')

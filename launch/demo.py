@@ -1,4 +1,4 @@
-"""The demo: trains on bundled text, shows what the model writes, and reports.
+"""The demo: trains on bundled text, prints samples and writes a report.
 
 python -m launch.demo --config=configs/mdlm.py:e2e_demo --workdir=W
 """
@@ -21,7 +21,7 @@ from . import common, train
 
 
 def main() -> None:
-  path, workdir = common.needed()
+  path, workdir = common.required_flags()
   config = config_lib.load(path, common.SET.value)
   if not config.data.holdout:
     raise UserError('data.holdout=0: the demo compares on held-out text')
@@ -33,7 +33,7 @@ def main() -> None:
   resume = train.RESUME.value and Path(workdir, 'config.json').exists()
   data = train.run(config, workdir, resume).data
   model = load(workdir)
-  if model.step < config.train.steps:  # stopped; the loop printed how to go on
+  if model.step < config.train.steps:  # Stopped; the loop has printed a note.
     return
   likelihood = compare(model, data, config.evaluation)
   print(f'\n# Held-out text\n{likelihood.text()}', flush=True)

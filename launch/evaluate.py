@@ -1,9 +1,10 @@
-"""Held-out likelihood of a checkpoint, printed and written as JSON.
+"""Evaluates the held-out likelihood of a checkpoint; prints JSON.
 
   python -m launch.evaluate --workdir=runs/demo --set=evaluate.draws=32
   python -m launch.evaluate --workdir=runs/demo --set=data.source=files:a.txt
 
-Another source than that of training is evaluated whole (zero-shot).
+All documents of a source that was not used for training are evaluated
+(zero-shot).
 """
 
 import json
@@ -13,16 +14,16 @@ from absl import flags
 from textdiffusion.api.evaluation import evaluate_restored
 
 from . import common, conflicts
-from .restored import restored
+from .restored import load_checkpoint
 
 CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'A workdir or a step.')
-OUT = flags.DEFINE_string('out', None, 'Where the JSON goes.')
+OUT = flags.DEFINE_string('out', None, 'File to write the JSON to.')
 
 
 def main() -> None:
   conflicts.check_evaluate()
-  made = restored(CHECKPOINT.value)
-  report = evaluate_restored(made, common.SET.value, OUT.value)
+  loaded = load_checkpoint(CHECKPOINT.value)
+  report = evaluate_restored(loaded, common.SET.value, OUT.value)
   print(json.dumps(report, indent=2))
 
 

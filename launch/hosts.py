@@ -1,7 +1,7 @@
-"""Several processes as one program, on one machine or many.
+"""Connects several processes to one program, on one machine or many.
 
-GKE, SLURM and Open MPI tell a process of the others; JAX finds those of another
-Cloud TPU slice (--coordinator=auto, or TEXTDIFFUSION_COORDINATOR); else flags:
+GKE, SLURM and Open MPI list the processes in the environment. JAX finds those
+of a Cloud TPU slice (--coordinator=auto or TEXTDIFFUSION_COORDINATOR). Else:
 
   python -m launch.train ... --coordinator=HOST:PORT --processes=4 --process=0
 """
@@ -20,17 +20,17 @@ COORDINATOR = flags.DEFINE_string(
   os.environ.get('TEXTDIFFUSION_COORDINATOR', ''),
   'HOST:PORT of the first process, or auto.',
 )
-PROCESSES = flags.DEFINE_integer('processes', 0, 'How many there are.')
-PROCESS = flags.DEFINE_integer('process', -1, 'Which of them this is, from 0.')
+PROCESSES = flags.DEFINE_integer('processes', 0, 'Number of processes.')
+PROCESS = flags.DEFINE_integer('process', -1, 'Index of this process, from 0.')
 PATIENCE = flags.DEFINE_integer(
-  'patience', 60, 'Seconds without a word until a process is dead.', 10
+  'patience', 60, 'Heartbeat timeout in seconds, then a process is dead.', 10
 )
 
 
 def join() -> None:
-  """Finds the other processes, if there are any; before any device is used.
+  """Connects to the other processes, if any. Call it before using a device.
 
-  From then on all of them end within --patience of the death of one.
+  If one process dies, all others end within --patience seconds.
   """
   address = COORDINATOR.value
   is_auto = address == 'auto'
@@ -40,7 +40,7 @@ def join() -> None:
       '--coordinator=HOST:PORT, --processes=N and --process=I belong together'
     )
   if not any(given) and not is_auto and not _are_many(os.environ):
-    return  # --patience is allowed: a script passes it to any number of them
+    return  # --patience alone is allowed, as scripts always pass it.
   if PROCESS.value >= PROCESSES.value > 0:
     raise UserError(
       f'--process={PROCESS.value}: must be below --processes='
@@ -64,7 +64,7 @@ def join() -> None:
 
 
 def _are_many(environment: os._Environ | dict[str, str]) -> bool:
-  """Whether a launcher started more than this process."""
+  """Returns whether the environment lists more than one process."""
   count = lambda name: int(environment.get(name) or 1)
   hosts = environment.get('TPU_WORKER_HOSTNAMES', '').split(',')
   names = 'SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE', 'MEGASCALE_NUM_SLICES'
@@ -72,7 +72,9 @@ def _are_many(environment: os._Environ | dict[str, str]) -> bool:
 
 
 def leave(code: int) -> NoReturn:
-  """Ends at once: the others, who may wait for this process, learn of it from
-  its silence, and not from a farewell that waits for them."""
+  """Exits at once, without an orderly shutdown, which waits for all processes.
+
+  The others detect the missing heartbeat.
+  """
   sys.stdout.flush(), sys.stderr.flush()
   os._exit(code)

@@ -1,4 +1,4 @@
-"""Flags and settings that cannot take effect beside others are refused."""
+"""Checks of flags and settings: refuses those that would have no effect."""
 
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -16,19 +16,18 @@ FLAGS = flags.FLAGS
 
 
 def refuse(names: Iterable[str], reason: str) -> None:
-  """Raises UserError for the first of these flags that was given."""
+  """Raises UserError if one of these flags is given."""
   for name in names:
     if FLAGS[name].present:
       raise UserError(f'--{name}={FLAGS[name].value}: {reason}; leave it out')
 
 
 def refuse_settings(prefixes: Collection[str], reason: str) -> None:
-  """Raises UserError for the first --set of a field with such a prefix.
+  """Raises UserError if a --set changes a field with one of these prefixes.
 
   Args:
-    prefixes: `train.` is a whole group, also where it is replaced as one;
-      `train.steps=` is one field.
-    reason: why it has no effect.
+    prefixes: `train.` stands for a whole group, `train.steps=` for one field.
+    reason: why the setting has no effect.
   """
   for setting in common.SET.value:
     name = setting.partition('=')[0]
@@ -37,14 +36,14 @@ def refuse_settings(prefixes: Collection[str], reason: str) -> None:
 
 
 def refuse_empty(*names: str) -> None:
-  """Raises UserError for a flag that names nothing, such as `--out=`."""
+  """Raises UserError if a flag has an empty value, such as `--out=`."""
   for name in names:
     if FLAGS[name].present and not FLAGS[name].value:
       raise UserError(f'--{name}= names nothing: give a value, or leave it out')
 
 
 def check_checkpoint() -> None:
-  """The flags that name a checkpoint."""
+  """Checks the flags that name a checkpoint."""
   refuse_empty('checkpoint', 'workdir', 'config')
   if FLAGS['checkpoint'].present:
     refuse(['workdir'], '--checkpoint is given too, and is what is read')
@@ -53,8 +52,16 @@ def check_checkpoint() -> None:
 def sampler_of(
   model: TextModel, steps: int | None, temperature: float | None
 ) -> Sampler:
-  """Returns the sampler of a model with the options of --steps and
-  --temperature, or raises UserError where it has none."""
+  """Returns the sampler of a model with --steps and --temperature applied.
+
+  Args:
+    model: the model.
+    steps: value of --steps, None if it is not given.
+    temperature: value of --temperature, None if it is not given.
+
+  Raises:
+    UserError: the sampler does not have such an option.
+  """
   sampler = model.parts.method.sampler
   changes: dict[str, Any] = {'steps': steps, 'temperature': temperature}
   for name, value in changes.items():

@@ -1,4 +1,4 @@
-"""Flags of the command line, and what is wrong with them in one line."""
+"""Parses the command line; prints errors of flags as one line."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,20 +15,20 @@ def parse_flags(argv: list[str]) -> list[str]:
   printing.allow_any_text()
   try:
     ''.join(argv).encode()
-    args = flags.FLAGS.read_flags_from_files(argv[1:])  # of --flagfile
+    args = flags.FLAGS.read_flags_from_files(argv[1:])  # For --flagfile.
     rest = flags.FLAGS([*argv[:1], *replace_synonyms(args)])
     paths.expand_flags(flags.FLAGS)
     return rest
-  except UnicodeError as error:  # of a --flagfile too
+  except UnicodeError as error:  # In arguments or in a --flagfile.
     sys.exit(printing.report(f'flags must be UTF-8 ({error})'))
   except (flags.Error, UserError) as error:
     sys.exit(printing.report(' '.join(str(error).split())))
 
 
 def replace_synonyms(args: Sequence[str]) -> Iterator[str]:
-  """Yields arguments with --config.a.b=value written as --set=a.b=value.
+  """Yields arguments with --config.a.b=value replaced by --set=a.b=value.
 
-  The value may also be the next argument, as ml_collections has it.
+  The value may also be the next argument, as in ml_collections.
 
   Raises:
     UserError: a value is missing.
@@ -36,7 +36,7 @@ def replace_synonyms(args: Sequence[str]) -> Iterator[str]:
   rest = iter(args)
   for arg in rest:
     name, equals, value = arg.lstrip('-').partition('=')
-    if arg == '--':  # no flags follow
+    if arg == '--':  # No flags follow.
       yield arg
       yield from rest
     elif arg.startswith('-') and name.startswith('config.'):

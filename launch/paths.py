@@ -1,4 +1,4 @@
-"""Paths in flags: a shell does not expand the `~` of --workdir=~/run."""
+"""Expands `~` in flags, which a shell does not do in --workdir=~/run."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from absl import flags
 from textdiffusion.core.paths import expand
 from textdiffusion.core.types import UserError
 
-# Flags of all launchers that name a file or a folder; others hold text.
+# The flags of all launchers that name a file or a folder.
 _FLAGS = (
   'config',
   'workdir',
@@ -26,7 +26,7 @@ def expand_flags(values: flags.FlagValues) -> None:
   """Replaces `~` in the parsed flags.
 
   Raises:
-    UserError: the home folder is not known, or a name is too long for a file.
+    UserError: the home folder is unknown, or a file name is too long.
   """
   for name in _FLAGS:
     if name in values and values[name].value:
@@ -42,7 +42,7 @@ def expand_flags(values: flags.FlagValues) -> None:
 
 
 def expand_settings(settings: Sequence[str]) -> list[str]:
-  """`data.source=files:~/a.txt` -> `data.source=files:/home/me/a.txt`."""
+  """Expands `~` in settings such as `data.source=files:~/a.txt`."""
   expanded = []
   for setting in settings:
     name, equals, value = setting.partition('=')

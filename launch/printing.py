@@ -1,4 +1,4 @@
-"""What launchers print: text in any encoding, and errors as one line."""
+"""Output of launchers: text in any encoding, and errors as one line."""
 
 import io
 import os
@@ -13,16 +13,16 @@ _SMALLER = (
 
 
 def allow_any_text() -> None:
-  """Escapes, in what is printed, characters that the encoding lacks."""
+  """Makes print escape characters that the output encoding lacks."""
   for file in (sys.stdout, sys.stderr):
     if isinstance(file, io.TextIOWrapper):
       file.reconfigure(errors='backslashreplace')
 
 
 def report(error: object, code: int = 2) -> int:
-  """Prints an error as one line, whatever it quotes; returns `code`.
+  """Prints an error as one line to stderr; returns `code`.
 
-  Below the line stands the table of recipes where one is to be chosen.
+  If a recipe has to be chosen, the table of recipes follows.
   """
   print(f'error: {_escaped(str(error))}', file=sys.stderr)
   if isinstance(error, RecipeNeeded):
@@ -44,6 +44,6 @@ def report_memory(error: BaseException) -> int:
 
 
 def close_stdout() -> int:
-  """Ends the printing to a reader that left, as `head` does; returns 0."""
+  """Discards further output after a broken pipe (`| head`); returns 0."""
   os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   return 0

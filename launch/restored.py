@@ -1,4 +1,4 @@
-"""The checkpoint that the flags of a launcher name."""
+"""Loads the checkpoint that the flags of a launcher name."""
 
 from textdiffusion import config as config_lib
 from textdiffusion.api.restore import Restored, restore
@@ -7,8 +7,8 @@ from textdiffusion.core.types import UserError
 from . import common
 
 
-def restored(path: str | None) -> Restored:
-  """Loads it; --config replaces its config, and --set changes that."""
+def load_checkpoint(path: str | None) -> Restored:
+  """Loads a checkpoint; --config and --set replace parts of its config."""
   path = path or common.WORKDIR.value
   if not path:
     raise UserError('--checkpoint is missing: name a workdir of launch.train')

@@ -14,23 +14,23 @@ from textdiffusion.training import profile
 
 from . import codes, common
 
-RESUME = flags.DEFINE_bool('resume', False, 'Go on in a workdir.')
+RESUME = flags.DEFINE_bool('resume', False, 'Resume the run in the workdir.')
 PROFILE = flags.DEFINE_string('profile', '', 'START:STOP, steps to trace.')
-OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Move an old run aside.')
+OVERWRITE = flags.DEFINE_bool('overwrite', False, 'Rename an old workdir.')
 INIT_FROM = flags.DEFINE_string(
-  'init_from', None, 'A run or a checkpoint: start from its parameters.'
+  'init_from', None, 'A run or checkpoint whose parameters to start from.'
 )
 
 
 def main() -> None:
-  path, workdir = common.needed()
+  path, workdir = common.required_flags()
   config = config_lib.load(path, common.SET.value)
   run(config, workdir, RESUME.value)
 
 
 def run(config: config_lib.Config, workdir: str, resume: bool) -> TrainingRun:
-  """Trains as the other flags say; exits where a signal ended it."""
-  made = train(
+  """Trains with the options of the flags; exits if a signal ended the run."""
+  result = train(
     config,
     workdir,
     resume=resume,
@@ -39,8 +39,8 @@ def run(config: config_lib.Config, workdir: str, resume: bool) -> TrainingRun:
     profile=profile.parse(PROFILE.value),
     tries=codes.tries(),
   )
-  codes.ended(not made.is_finished)
-  return made
+  codes.exit_if_stopped(not result.is_finished)
+  return result
 
 
 if __name__ == '__main__':

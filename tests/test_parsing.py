@@ -132,7 +132,7 @@ def test_fields_of_a_replaced_node_may_be_set():
     ),
     ('method.schedule=Linear(1, 2)', 'too many positional arguments'),
     ('method.schedule=Linear(0.1, eps=0.1)', "multiple values for .*'eps'"),
-    ('method.schedule=Linear(eps=0.1, eps=0.2)', 'an argument stands twice'),
+    ('method.schedule=Linear(eps=0.1, eps=0.2)', 'an argument is given twice'),
     ('method.schedule=Linear(**{})', 'Linear has eps'),
     ('method.schedule=Linear(*[0.1])', 'eps=.*: expected float'),
     ('method.schedule=Squeezed()', "missing a required argument: 'schedule'"),

@@ -1,12 +1,12 @@
-"""Config files: recipes by name, or a single config.
+"""Reads config files, which hold recipes by name or a single config.
 
-`FILE.py:RECIPE` names a recipe of a file. The file defines
+`FILE.py:RECIPE` names a recipe of a file. The file defines one of
 
-  RECIPES: names -> configs, or functions that return one. The comment above an
-    entry, or the docstring of the function, describes it.
-  get_config(): the config, where there is only one.
+  RECIPES: a dict from names to configs, or to functions that return one. The
+    comment above an entry, or the docstring of the function, describes it.
+  get_config(): a function that returns the only config.
 
-The bundled files are found from any folder, as `configs/mdlm.py:lm1b` or
+The bundled files can be named from any folder, as `configs/mdlm.py:lm1b` or
 `mdlm:lm1b`, and imported by `from textdiffusion.recipes import mdlm, presets`.
 """
 
@@ -29,15 +29,15 @@ from textdiffusion.core.types import UserError
 from textdiffusion.parsing import nearest
 
 _BUNDLED_NAME = re.compile(r'(?:configs/)?([a-z0-9_]+?)(?:\.py)?')
-# Before there were recipes: configs/mdlm/python_docs_tiny.py.
+# Names of earlier versions, without recipes: configs/mdlm/python_docs_tiny.py.
 _FORMER_NAME = re.compile(r'configs/([a-z0-9_]+)/([a-z0-9_]+)\.py')
 
 
 class RecipeNeeded(UserError):
-  """A file of several recipes was named without one.
+  """A file with several recipes was named without a recipe.
 
   Attributes:
-    table: one line a recipe, for people to choose from.
+    table: one line per recipe, to choose from.
   """
 
   def __init__(self, message: str, table: list[str]):
@@ -46,14 +46,19 @@ class RecipeNeeded(UserError):
 
 
 class Location(NamedTuple):
-  """A config file that exists, and the name of a recipe or ''."""
+  """An existing config file and a recipe.
+
+  Attributes:
+    file: path of the file.
+    recipe: name of the recipe, '' if none is named.
+  """
 
   file: str
   recipe: str
 
 
 def bundled_files() -> dict[str, Path]:
-  """The files with bundled recipes, by method."""
+  """Returns the files of bundled recipes by method."""
   return {
     path.stem: path
     for folder in recipes.__path__
@@ -87,7 +92,7 @@ def _former(path: str) -> Location | None:
   file = bundled_files().get(found[1]) if found else None
   if found is None or file is None:
     return None
-  # Names ended in a size that they no longer have: lm1b_132m, toy_pairs_tiny.
+  # Former names ended in a size: lm1b_132m, toy_pairs_tiny.
   for name in (found[2], found[2].rpartition('_')[0]):
     if name in descriptions(str(file)):
       print(f'{path} is now configs/{found[1]}.py:{name}', file=sys.stderr)
@@ -107,7 +112,7 @@ def read(path: str, kind: type) -> Any:
 
   Raises:
     RecipeNeeded: the file has several recipes, and the path names none.
-    UserError: the file is no config, or raises an error.
+    UserError: the file is not a config file, or raises an error.
   """
   file, name = locate(path)
   with _opened(file) as values:
@@ -140,19 +145,19 @@ def read(path: str, kind: type) -> Any:
 
 
 def read_all(file: str, kind: type) -> dict[str, Any]:
-  """Returns all configs of a file by name, '' where it has get_config()."""
+  """Returns all configs of a file by name; that of get_config() is ''."""
   with _opened(file) as values:
     return {name: _built(x, kind, name, file) for name, x in values.items()}
 
 
 @contextlib.contextmanager
 def _opened(file: str) -> Generator[Mapping[str, Any]]:
-  """Runs a file; gives its RECIPES, or its get_config under ''."""
+  """Runs a file; yields its RECIPES, or its get_config under ''."""
   if file.endswith('.json'):
     raise UserError(
       f'config file {file} is JSON, as a run saves it, and a config is a '
       'Python file with RECIPES or get_config(): name the .py file that the '
-      'run was started with; --resume and its --workdir go on with the run'
+      'run was started with; --resume and its --workdir continue the run'
     )
   with _reported_errors(file):
     names = runpy.run_path(file)
@@ -176,8 +181,8 @@ def _opened(file: str) -> Generator[Mapping[str, Any]]:
 
 
 def descriptions(file: str) -> dict[str, str]:
-  """Returns the comment above each entry of RECIPES, '' for none."""
-  with tokenize.open(file) as opened:  # in the encoding that it declares
+  """Returns the comment above each entry of RECIPES, '' if there is none."""
+  with tokenize.open(file) as opened:  # Uses the encoding the file declares.
     source = opened.read()
   lines, found = source.splitlines(), {}
   for key in _recipe_keys(source):
@@ -191,7 +196,7 @@ def descriptions(file: str) -> dict[str, str]:
 
 
 def _recipe_keys(source: str) -> Iterator[Any]:
-  """The keys of the dict that is assigned to RECIPES, as syntax."""
+  """Yields the syntax nodes of the keys of RECIPES."""
   for node in ast.parse(source).body:
     match node:
       case ast.Assign(targets=[ast.Name(id='RECIPES')], value=ast.Dict() as d):
@@ -201,7 +206,7 @@ def _recipe_keys(source: str) -> Iterator[Any]:
 
 
 def _built(value: Any, kind: type, name: str, file: str) -> Any:
-  """A config, or what the function in its place returns."""
+  """Returns a config, or the config that a function returns."""
   if callable(value) and not isinstance(value, kind):
     value = value()
   if not isinstance(value, kind):
@@ -211,6 +216,7 @@ def _built(value: Any, kind: type, name: str, file: str) -> Any:
 
 
 def _table(configs: dict[str, Any], texts: dict[str, str]) -> list[str]:
+  """Returns the lines of a table of recipes with sizes and descriptions."""
   rows = [('recipe', 'network', 'batch', '')]
   for name, config in configs.items():
     model, data = config.model, config.data
@@ -230,16 +236,16 @@ def _table(configs: dict[str, Any], texts: dict[str, str]) -> list[str]:
 
 @contextlib.contextmanager
 def _reported_errors(path: str) -> Generator[None]:
-  """Turns whatever a config file raises into a UserError with its line."""
+  """Turns any error of a config file into a UserError with its line."""
   try:
     yield
   except (UserError, KeyboardInterrupt):
     raise
   except SyntaxError as error:
     line = f', line {error.lineno}' if error.lineno else ''
-    file = error.filename or path  # it may be one that is imported
+    file = error.filename or path  # It may be a file that is imported.
     raise UserError(f'config file {file}{line}: {error.msg}') from None
-  except BaseException as error:  # the file is a program: also sys.exit()
+  except BaseException as error:  # The file may even call sys.exit().
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == path]
     line = f', line {lines[-1]}' if lines else ''

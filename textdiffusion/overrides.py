@@ -1,4 +1,4 @@
-"""Dotted settings, `a.b=value`, applied to a tree of frozen dataclasses."""
+"""Applies dotted settings, `a.b=value`, to a tree of frozen dataclasses."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from textdiffusion.parsing import classes_of, field_types, nearest, parse
 
 @dataclasses.dataclass
 class _Change:
-  """What is set below one name: the whole field, and fields of what it holds.
+  """The changes of a field and of the fields below it.
 
   Attributes:
-    text: the new value of the field, None to keep the present one.
-    fields: changes of its fields, by name.
+    text: the new value of the field, None to keep its value.
+    fields: changes of the fields below it, by name.
   """
 
   text: str | None = None
@@ -22,15 +22,16 @@ class _Change:
 
 
 def apply_overrides(config: Any, overrides: Sequence[str]) -> Any:
-  """Returns a new tree with the fields that `a.b=value` name.
+  """Returns a copy of a config with the settings `a.b=value` applied.
 
   The value of a field that holds a dataclass is a call, such as
-  `method.schedule=Cosine()`. Fields of one group change together, so that their
-  order does not matter where one value is allowed beside another only; those of
-  a replaced dataclass change after it is replaced. The last of equals counts.
+  `method.schedule=Cosine()`. The fields of a group are changed at the same
+  time, so that the order of settings does not matter even if one value is valid
+  only in combination with another. The fields of a replaced dataclass are
+  changed after the replacement. If a name is given twice, the last one counts.
 
   Raises:
-    UserError: for a bad name or value.
+    UserError: a name is unknown or a value is invalid.
   """
   root = _Change()
   for override in overrides:
@@ -45,7 +46,13 @@ def apply_overrides(config: Any, overrides: Sequence[str]) -> Any:
 
 
 def _changed(node: Any, change: _Change, above: str) -> Any:
-  """`node` with changed fields; `above`: its dotted name and a dot, or ''."""
+  """Returns `node` with its changes applied.
+
+  Args:
+    node: a dataclass of the tree.
+    change: the changes of its fields.
+    above: its dotted name followed by a dot, or '' at the root.
+  """
   types = field_types(type(node))
   fresh = {}
   for name, below in change.fields.items():
@@ -79,7 +86,7 @@ def _changed(node: Any, change: _Change, above: str) -> Any:
 
 
 def _check_call(group: Any, text: str, name: str) -> None:
-  """Raises UserError for `train=5`, which is neither a call nor None."""
+  """Raises UserError if `text` is neither a call nor None, as in `train=5`."""
   if '(' not in text and text != 'None':
     fields = ', '.join(f'{name}.{f.name}' for f in dataclasses.fields(group))
     raise UserError(

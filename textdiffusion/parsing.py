@@ -1,8 +1,8 @@
-"""Text and Python values as the types that config fields declare.
+"""Converts text and Python values to the types of config fields.
 
 A field that holds a dataclass takes a call, `Squeezed(Cosine(), eps=1e-3)`. It
-is read from the syntax tree, so no text runs code, and its arguments are
-checked against their types before the class is called.
+is parsed from the syntax tree, so that no text is executed as code, and the
+arguments are checked against their types before the class is called.
 """
 
 import ast
@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 from textdiffusion.core.types import UserError
 
-REFUSED = object()  # a value that does not fit its type
-_LONGEST = 80  # characters of a value in a message
+REFUSED = object()  # Stands for a value that does not fit its type.
+_LONGEST = 80  # Longest value in a message, in characters.
 _PACKAGE = 'textdiffusion.'
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -36,7 +36,7 @@ def parse(hint: Any, text: str, name: str) -> Any:
 
   Args:
     hint: type of the field.
-    text: a literal, a bare word or, for a field that holds a dataclass, a call.
+    text: a literal, a bare word or, if the field holds a dataclass, a call.
     name: dotted name of the field, for messages.
 
   Returns:
@@ -82,7 +82,13 @@ def coerce(hint: Any, value: Any) -> Any:
 
 
 def unexpected(hint: Any, value: Any, name: str) -> UserError:
-  """The error for a value that does not fit its field."""
+  """Returns the error for a value that does not fit its field.
+
+  Args:
+    hint: type of the field.
+    value: the value.
+    name: dotted name of the field.
+  """
   choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
   allowed = ' or '.join(map(repr, choices)) or _type_name(hint)
   near = nearest(str(value), [str(choice) for choice in choices])
@@ -90,12 +96,12 @@ def unexpected(hint: Any, value: Any, name: str) -> UserError:
 
 
 def is_plain(value: Any) -> bool:
-  """Whether a value is a number, a text, None or a tuple."""
+  """Returns whether a value is a number, a string, None or a tuple."""
   return isinstance(value, (*_PLAIN, tuple))
 
 
 def takes_nodes(hint: Any) -> bool:
-  """Whether a field of this type holds dataclasses of this package."""
+  """Returns whether a field of this type holds dataclasses of this package."""
   if args := typing.get_args(hint):
     return any(takes_nodes(arg) for arg in args)
   if not isinstance(hint, type) or not hint.__module__.startswith(_PACKAGE):
@@ -106,9 +112,9 @@ def takes_nodes(hint: Any) -> bool:
 def classes_of(hint: Any) -> dict[str, type]:
   """Returns the dataclasses that a field of this type takes, by name.
 
-  They are those of the type itself; for a protocol or an abstract class, those
-  that implement it in its folder of the package. Classes that need an array
-  are left out.
+  These are the type itself and its subclasses. For a protocol or an abstract
+  class, they are the classes in the same folder that implement it. Classes with
+  a required array are left out.
   """
   if args := typing.get_args(hint):
     return {k: cls for arg in args for k, cls in classes_of(arg).items()}
@@ -120,12 +126,14 @@ def classes_of(hint: Any) -> dict[str, type]:
 
 
 def _with_subclasses(cls: type) -> list[type]:
+  """Returns a class and all its subclasses."""
   below = [_with_subclasses(inner) for inner in cls.__subclasses__()]
   return [cls, *(inner for part in below for inner in part)]
 
 
 @functools.cache
 def _implementations(hint: type) -> tuple[type, ...]:
+  """Returns the dataclasses in the folder of `hint` that implement it."""
   folder = hint.__module__.rpartition('.')[0]
   package = importlib.import_module(folder)
   modules = [
@@ -153,7 +161,7 @@ def _is_interface(hint: type) -> bool:
 
 
 def _is_subclass(cls: type, hint: type) -> bool:
-  """Whether a class derives from `hint`, or has its protocol's methods."""
+  """Returns whether a class derives from `hint` or satisfies its protocol."""
   if not _is_protocol(hint):
     return issubclass(cls, hint)
   defined = {name for base in cls.__mro__[:-1] for name in vars(base)}
@@ -165,7 +173,7 @@ def _is_subclass(cls: type, hint: type) -> bool:
 
 
 class _Empty(typing.Protocol):
-  """Has only what every protocol has."""
+  """A protocol that has only the attributes of every protocol."""
 
 
 def _is_instance(value: Any, hint: Any) -> bool:
@@ -175,7 +183,7 @@ def _is_instance(value: Any, hint: Any) -> bool:
 
 
 def _is_writable(cls: type) -> bool:
-  """Whether text can give every field, at least those without a default."""
+  """Returns whether all required fields can be written as text."""
   return all(
     hint in _PLAIN or typing.get_origin(hint) or takes_nodes(hint)
     for name, hint in field_types(cls).items()
@@ -184,6 +192,7 @@ def _is_writable(cls: type) -> bool:
 
 
 def _required(cls: type) -> set[str]:
+  """Returns the names of the fields without a default."""
   return {
     name
     for name, parameter in inspect.signature(cls).parameters.items()
@@ -198,6 +207,7 @@ def field_types(cls: Any) -> dict[str, Any]:
 
 
 def _parse_node(hint: Any, text: str, name: str) -> Any:
+  """Parses the text of a field that holds dataclasses."""
   try:
     tree = ast.parse(text.strip(), mode='eval').body
     return _value(hint, tree, name)
@@ -208,7 +218,7 @@ def _parse_node(hint: Any, text: str, name: str) -> Any:
 
 
 def _value(hint: Any, tree: ast.expr, name: str) -> Any:
-  """The value of an expression where a field has the type `hint`."""
+  """Returns the value of an expression for a field of type `hint`."""
   classes = classes_of(hint)
   match tree:
     case ast.Call(func=ast.Name(id=called)) if classes:
@@ -243,7 +253,7 @@ def _build(cls: type, call: ast.Call, name: str) -> Any:
   given = [str(keyword.arg) for keyword in call.keywords]
   try:
     if len(set(given)) < len(given):
-      raise TypeError('an argument stands twice')
+      raise TypeError('an argument is given twice')
     named = {key: word.value for key, word in zip(given, call.keywords)}
     bound = inspect.signature(cls).bind(*call.args, **named).arguments
   except TypeError as error:
@@ -258,6 +268,7 @@ def _build(cls: type, call: ast.Call, name: str) -> Any:
 
 
 def _no_node(hint: Any, text: str, name: str) -> UserError:
+  """Returns the error for a text that is not a call of a fitting class."""
   classes = sorted(classes_of(hint))
   return UserError(
     f'{name}={_shortened(text)}: expected {_type_name(hint)}, written as a '
@@ -266,6 +277,7 @@ def _no_node(hint: Any, text: str, name: str) -> UserError:
 
 
 def _word(text: str) -> Any:
+  """Returns the value of a bare word: a bool for true and false."""
   return {'true': True, 'false': False}.get(text.lower(), text)
 
 

@@ -1,7 +1,7 @@
-"""Settings that have no effect beside others: refused, not dropped in silence.
+"""Refuses settings that have no effect in combination with others.
 
-`RULES` is the whole list. What needs the method that is built (a network, a
-sampler) is checked where it is built.
+`RULES` lists all of them. Settings whose effect depends on the built method (a
+network, a sampler) are checked when it is built.
 """
 
 import dataclasses
@@ -15,12 +15,12 @@ from textdiffusion.methods.autoregressive import Autoregressive
 
 
 class Rule(NamedTuple):
-  """When fields of a config have an effect.
+  """The condition under which fields of a config have an effect.
 
   Attributes:
-    fields: dotted names from the config on; a group stands for its fields.
-    is_used: config -> whether they have an effect.
-    needs: what they need, for the message.
+    fields: dotted names of the fields; a group stands for all its fields.
+    is_used: returns whether the fields have an effect in a config.
+    needs: the condition in words, for the message.
   """
 
   fields: tuple[str, ...]
@@ -96,14 +96,13 @@ RULES = (
 
 
 def refuse_unused(config: Any, names: Collection[str] | None = None) -> None:
-  """Raises UserError for a setting that is not its default and has no effect.
+  """Raises UserError if a setting differs from its default without effect.
 
   Args:
     config: a whole config.
-    names: the settings to look at, such as those of --set, where a group stands
-      for its fields; None for all. What
-      a config file sets for its tokenizer, say, may lose its effect by a --set
-      of another field.
+    names: the settings to check, where a group stands for its fields; None for
+      all. With --set only its own names are checked, because it may leave
+      other fields of the config file without effect.
   """
   for rule in RULES:
     if rule.is_used(config):
@@ -118,14 +117,14 @@ def refuse_unused(config: Any, names: Collection[str] | None = None) -> None:
 
 
 def _is_within(leaf: str, names: Collection[str] | None) -> bool:
-  """Whether a field is among the names, or in a group that is."""
+  """Returns whether a field is among the names, or in one of their groups."""
   if names is None:
     return True
   return any(f'{leaf}.'.startswith(f'{name}.') for name in names)
 
 
 def _leaves(config: Any, name: str) -> list[tuple[str, Any, Any]]:
-  """(name, value, default) of the fields that a dotted name stands for."""
+  """Returns (name, value, default) for all fields below a dotted name."""
   group, _, last = name.rpartition('.')
   value = operator.attrgetter(name)(config)
   if dataclasses.is_dataclass(value):

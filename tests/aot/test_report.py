@@ -49,7 +49,7 @@ def test_what_is_too_large_says_by_how_much():
   tiny = dataclasses.replace(CHIP, memory=1000.0)
   config = small('mdlm.py:toy_grammar')
   found = run.compile_step(config, tiny, jax.devices()[:1], 310, 'train')
-  assert not found['fits'] and 'GiB a chip, which has 0' in found['reason']
+  assert not found['fits'] and 'GiB per chip, which has 0' in found['reason']
   assert 'tokens_per_s_per_chip' not in found
 
 
@@ -66,7 +66,7 @@ def test_what_is_too_large_says_by_how_much():
 def test_what_no_layout_expects_is_warned_of(kind, sizes, where, words):
   step = report.Work(1.0, 1.0, 1.0, sent=4e9)
   one = Collective(kind, (('bf16', sizes),), 4, 1, where, 4e9)
-  warnings = report._warned([one], step, '', 90)['warnings']
+  warnings = report._warnings([one], step, '', 90)
   assert [words in warning for warning in warnings] == [True] * bool(words)
 
 
@@ -74,6 +74,6 @@ def test_too_much_and_what_the_compiler_says():
   step = report.Work(1.0, 1.0, 1.0, sent=1e9)
   one = Collective('all-gather', (('bf16', (8,)),), 4, 1, 'x', 2e9)
   line = '[SPMD] Involuntary full rematerialization. The compiler cannot'
-  warnings = report._warned([one], step, line, 90)['warnings']
+  warnings = report._warnings([one], step, line, 90)
   assert '2.0 times the 1.00' in warnings[0]
   assert warnings[1] == '1 involuntary full rematerialization(s)'

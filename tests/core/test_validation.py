@@ -41,3 +41,19 @@ def test_the_ends_of_a_range():
 
 def test_none_is_no_number():
   assert Options(share=None).share is None
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+  config_group = 'some.group'
+
+  count: int | None = None
+
+  def __post_init__(self):
+    check_fields(self, count='[1, inf)')
+
+
+def test_a_section_of_a_config_is_named_as_on_the_command_line():
+  assert Section().count is None
+  with pytest.raises(UserError, match=r'^some\.group\.count=0: must be at'):
+    Section(0)

@@ -106,7 +106,7 @@ def test_contents_make_the_fingerprint(files):
     ('absent.jsonl', 'matches no file'),
     ('{split}.jsonl', r'matches no file \(train\)'),
     ('named.jsonl', "named.jsonl:1: no text in the field 'src'.*question"),
-    ('tabs.tsv', 'where does the source end'),
+    ('tabs.tsv', 'no separator of source'),
     ('tabs.tsv?sep=@@', "tabs.tsv:1: no '@@' in the line"),
     ('all.jsonl,train.src,train.trg', 'names 3 patterns'),
     ('train.src,valid.trg', 'valid.trg ends after 1 lines and .*train.src'),

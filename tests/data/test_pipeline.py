@@ -258,7 +258,7 @@ def test_tokenizers_do_not_share_cached_tokens(source, data_folder):
     ({'length': 100}, 'is too small'),
     ({'rows': 'document'}, 'document 2 has 7 tokens.*row 5.*data.long=cut'),
     ({'model_padding': True}, 'data.rows=document'),
-    ({'rows': 'lines'}, "data.rows='lines': must be packed or document or"),
+    ({'rows': 'lines'}, "data.rows='lines': must be one of packed, document"),
     ({'seed': -1}, 'data.seed=-1'),
     ({'holdout': 0.999}, 'lower data.holdout'),
     (

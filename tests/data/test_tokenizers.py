@@ -263,5 +263,5 @@ def test_a_text_after_another_has_no_space_before_it():
 
 
 def test_an_unknown_way_to_split_is_refused():
-  with pytest.raises(UserError, match="split='x': must be spaces or punct"):
+  with pytest.raises(UserError, match="split='x': must be one of spaces, p"):
     TokenizerConfig('words', split='x')

@@ -189,7 +189,7 @@ def test_memory(capsys):
   assert 'error: memory ran out (RESOURCE_EXHAUSTED: 5 GiB)' in (
     capsys.readouterr().err
   )
-  assert codes.of(error) == 1  # of many processes
+  assert codes.exit_code(error) == 1  # of many processes
 
 
 def test_another_source_is_evaluated_whole(place):

@@ -16,7 +16,7 @@ from textdiffusion.nn.transformer import TransformerConfig
 from textdiffusion.training.mesh import MeshConfig, make_mesh
 from textdiffusion.training.optim import OptimizerConfig, build_optimizer
 from textdiffusion.training.state import TrainConfig
-from textdiffusion.training.step import placed_step
+from textdiffusion.training.step import jit_train_step
 
 # Sizes that no other dimension has, so that a shape names what is sent.
 VOCAB, ROWS, LENGTH, WIDTH, HIDDEN = 44, 8, 6, 32, 80
@@ -45,7 +45,7 @@ def report(settings):
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=split), batch
   )
   with jax.set_mesh(mesh):
-    placed = placed_step(method, network, optimizer, train, mesh)
+    placed = jit_train_step(method, network, optimizer, train, mesh)
     text = placed.step.lower(placed.state, batch).compile().as_text()
   return {
     'collectives': [

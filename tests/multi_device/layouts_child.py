@@ -26,7 +26,7 @@ from textdiffusion.samplers.prompts import blank
 from textdiffusion.training.mesh import MeshConfig, make_mesh, put_batch
 from textdiffusion.training.optim import Optimizer
 from textdiffusion.training.state import TrainConfig
-from textdiffusion.training.step import placed_step
+from textdiffusion.training.step import jit_train_step
 
 ROWS, LENGTH = 8, 8
 MESHES = {
@@ -102,7 +102,7 @@ def results(name, mesh, state):
   config = TrainConfig(steps=1)
   before = state.params
   with jax.set_mesh(mesh):
-    placed = placed_step(method, net, PLAIN, config, mesh)
+    placed = jit_train_step(method, net, PLAIN, config, mesh)
     laid = jax.tree.map(lambda x: x.sharding, placed.state)
     # Of copies: what is donated may lie where numpy has it.
     state = jax.device_put(jax.tree.map(np.array, state), laid)

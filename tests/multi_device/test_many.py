@@ -186,7 +186,7 @@ def test_a_damaged_part_of_four_ends_two_starts(start, whole, killed, tmp_path):
   processes = start(workdir, 2, resume=True)
   errors = [p.communicate(timeout=300)[1] for p in processes]
   assert not any(p.returncode for p in processes), errors[0][-3000:]
-  assert f'going on from step {steps[-2]}' in errors[0]
+  assert f'continuing from step {steps[-2]}' in errors[0]
   assert (workdir / 'checkpoints' / f'damaged-{steps[-1]}.0').exists()
   np.testing.assert_allclose(losses(workdir), whole[4], rtol=1e-5)
 

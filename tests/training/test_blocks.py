@@ -32,7 +32,7 @@ from textdiffusion.nn.transformer import TransformerConfig
 from textdiffusion.objectives.base import Models
 from textdiffusion.objectives.nelbo import Nelbo
 from textdiffusion.samplers import Ancestral, Renoise, SemiAutoregressive
-from textdiffusion.training.step import _some_block
+from textdiffusion.training.step import _random_block
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 SIZE = 2
@@ -96,7 +96,7 @@ def test_blocks_begin_anywhere_between_prompt_and_padding():
     jnp.zeros(rows),
     is_given=jnp.broadcast_to(places < 1, ids.shape),
   )
-  part = _some_block(KEY, batch, 2)
+  part = _random_block(KEY, batch, 2)
   start = np.asarray(part.is_given.sum(-1))
   found = np.bincount(start, minlength=LENGTH)
   assert (np.abs(found[1:7] - 1000) < 150).all() and found.sum() == 6_000
@@ -106,7 +106,7 @@ def test_blocks_begin_anywhere_between_prompt_and_padding():
   np.testing.assert_array_equal(seen, np.minimum(start + 2, 7))
   # A row that is all prompt has nothing to make, and breaks nothing.
   whole = batch._replace(is_given=jnp.ones_like(batch.is_given))
-  assert not _some_block(KEY, whole, 2).is_counted.any()
+  assert not _random_block(KEY, whole, 2).is_counted.any()
 
 
 def test_a_block_sees_what_is_before_it():

@@ -192,7 +192,7 @@ def test_a_checkpoint_that_vanishes_is_not_damaged(
 ):
   """Twice while it is read; then the newest is taken, without a warning."""
   toy.run(workdir=tmp_path, keep=1)
-  folder, read_one = tmp_path / 'checkpoints', checkpoint._loaded
+  folder, read_one = tmp_path / 'checkpoints', checkpoint._load_step
   numbers = [7, 8]
 
   def vanishing(item, folder, step, shardings):
@@ -200,7 +200,7 @@ def test_a_checkpoint_that_vanishes_is_not_damaged(
       replace_newest(folder, numbers.pop(0))
     return read_one(item, folder, step, shardings)
 
-  monkeypatch.setattr(checkpoint, '_loaded', vanishing)
+  monkeypatch.setattr(checkpoint, '_load_step', vanishing)
   assert load(str(tmp_path)).step == 8
   assert 'damaged' not in capsys.readouterr().err
   numbers.append(9)

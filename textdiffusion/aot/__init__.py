@@ -1,1 +1,1 @@
-"""A step compiled ahead of time, for accelerators that are not at hand."""
+"""Ahead-of-time compilation of steps for accelerators that are not present."""

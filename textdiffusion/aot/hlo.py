@@ -1,8 +1,8 @@
-"""What a compiled program sends between devices, read off its text.
+"""The communication of a compiled program, read from its HLO text.
 
-XLA's own count takes the body of a loop once. Here each collective counts as
-often as it runs: by the trip counts of the loops around it. Of a condition all
-branches count, as if each were taken.
+XLA's own cost analysis counts the body of a loop once. Here each collective
+counts as often as it runs, by the trip counts of the loops around it. All
+branches of a condition count as if each were taken.
 """
 
 import collections
@@ -24,9 +24,11 @@ _BYTES = {
 _ARRAY = re.compile(r'(\w+)\[([\d,]*)\]')
 _HEAD = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\{$')
 _COLLECTIVE = re.compile(rf'= (.*?) ({"|".join(KINDS)})(-start)?\(')
-# A gather that runs beside arithmetic stands in three fusions: where it starts,
-# where it goes on and where it ends.
-_GOES_ON = re.compile(r'%async-collective-done|calls=%async_collective_fusion')
+# An asynchronous all-gather appears in three fusions: its start, its
+# continuation and its end. Only the start is counted; this matches the others.
+_CONTINUATION = re.compile(
+  r'%async-collective-done|calls=%async_collective_fusion'
+)
 _CALLED = re.compile(
   r'(?:calls|to_apply|body|called_computations|branch_computations'
   r'|true_computation|false_computation)=\{?((?:%?[\w.\-]+(?:, )?)+)'
@@ -34,9 +36,16 @@ _CALLED = re.compile(
 
 
 class Collective(NamedTuple):
-  """kind: of KINDS. shapes: what a device gets, as (dtype, sizes). group: how
-  many devices take part. count: how often it runs. where: the operation in the
-  program that it comes of. bytes: that reach a device, in all."""
+  """A collective operation of a compiled program.
+
+  Attributes:
+    kind: one of KINDS.
+    shapes: the arrays that a device receives, as (dtype, sizes).
+    group: number of devices that take part.
+    count: how often the operation runs.
+    where: name of the operation in the source program.
+    bytes: total bytes that one device receives.
+  """
 
   kind: str
   shapes: tuple[tuple[str, tuple[int, ...]], ...]
@@ -47,21 +56,25 @@ class Collective(NamedTuple):
 
 
 def collectives(text: str) -> list[Collective]:
-  """Of a compiled module's `as_text()`, those that send most first."""
+  """Returns the collectives of a compiled module, most bytes first.
+
+  Args:
+    text: the result of the module's `as_text()`.
+  """
   bodies, entry = _computations(text)
   times: collections.Counter = collections.Counter()
   _visit(bodies, entry, 1, times)
   found = []
   for name, count in times.items():
     for line in bodies[name]:
-      made = _COLLECTIVE.search(line)
-      if made:
-        found.append(_collective(line, made, count))
+      match = _COLLECTIVE.search(line)
+      if match:
+        found.append(_collective(line, match, count))
   return sorted((c for c in found if c.bytes), key=lambda c: -c.bytes)
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-  """Name -> lines, and the name of the entry."""
+  """Returns the lines of each computation by name, and the entry's name."""
   bodies: dict[str, list[str]] = {}
   entry, now = '', None
   for line in text.splitlines():
@@ -69,7 +82,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     if head:
       now = bodies.setdefault(head[2], [])
       entry = head[2] if head[1] else entry
-    elif re.match(r'\}($|, execution_thread)', line):  # kernels span lines
+    elif re.match(r'\}($|, execution_thread)', line):  # Kernels span lines.
       now = None
     elif now is not None:
       now.append(line)
@@ -82,10 +95,17 @@ def _visit(
   count: int,
   times: collections.Counter,
 ) -> None:
-  """Adds how often each computation runs."""
+  """Adds to `times` how often a computation and those it calls run.
+
+  Args:
+    bodies: lines of each computation.
+    name: the computation.
+    count: how often it runs.
+    times: how often each computation runs, updated in place.
+  """
   times[name] += count
   for line in bodies[name]:
-    if _GOES_ON.search(line):
+    if _CONTINUATION.search(line):
       continue
     here = count
     if ' while(' in line:
@@ -97,8 +117,11 @@ def _visit(
 
 
 def _trips(bodies: dict[str, list[str]], line: str) -> int:
-  """Of a loop: what the compiler knows, or the bound its condition tests over
-  what its body adds to the counter, which begins at 0."""
+  """Returns the trip count of a `while` loop.
+
+  It is the count known to the compiler, or else the bound in the condition
+  divided by the step that the body adds to the counter, which begins at 0.
+  """
   known = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
   if known:
     return int(known[1])
@@ -119,29 +142,34 @@ def _trips(bodies: dict[str, list[str]], line: str) -> int:
 
 
 def _added(body: list[str], place: int) -> int:
-  """What a loop's body adds to one of its values; 1 where it is unknown. Of
-  shards that rotate around a product XLA does two turns at a time."""
-  made = dict(re.findall(r'%([\w.\-]+) = (.*)', '\n'.join(body)))
+  """Returns the number that a loop's body adds to one of its values.
+
+  It is 1 if unknown. It is 2 where XLA unrolls a loop that rotates shards
+  through a matrix product.
+  """
+  lines = dict(re.findall(r'%([\w.\-]+) = (.*)', '\n'.join(body)))
   root = next((text for text in body if 'ROOT' in text), '')
   values = re.findall(r'%([\w.\-]+)', root.rpartition(' tuple(')[2])
   if place >= len(values):
     return 1
-  sum_of = re.search(r'add\((.*?)\)', made.get(values[place], ''))
-  for name in re.findall(r'%([\w.\-]+)', sum_of[1] if sum_of else ''):
-    number = re.search(r'constant\((\d+)\)', made.get(name, ''))
+  addition = re.search(r'add\((.*?)\)', lines.get(values[place], ''))
+  for name in re.findall(r'%([\w.\-]+)', addition[1] if addition else ''):
+    number = re.search(r'constant\((\d+)\)', lines.get(name, ''))
     if number:
       return max(int(number[1]), 1)
   return 1
 
 
-def _collective(line: str, made: re.Match, count: int) -> Collective:
+def _collective(line: str, match: re.Match, count: int) -> Collective:
+  """Parses a collective from its line, the match of it, and its count."""
   shapes = [
     (dtype, tuple(int(n) for n in sizes.split(',') if n))
-    for dtype, sizes in _ARRAY.findall(made[1])
+    for dtype, sizes in _ARRAY.findall(match[1])
     if dtype in _BYTES
   ]
-  kind, group = made[2], _group(line)
-  if made[3] and kind != 'all-reduce':  # (operands, results, flags)
+  kind, group = match[2], _group(line)
+  # The shape of an asynchronous start is (operands, results, flags).
+  if match[3] and kind != 'all-reduce':
     shapes = [(dtype, sizes) for dtype, sizes in shapes if sizes]
     shapes = shapes[len(shapes) // 2 :]
   size = sum(_BYTES[dtype] * math.prod(sizes) for dtype, sizes in shapes)
@@ -149,7 +177,7 @@ def _collective(line: str, made: re.Match, count: int) -> Collective:
   sent = {
     'all-gather': size * share,
     'all-reduce': 2 * size * share,
-    'reduce-scatter': size * (group - 1),  # of what every device has
+    'reduce-scatter': size * (group - 1),  # `size` is that of one shard.
     'all-to-all': size * share,
     'collective-permute': size,
   }[kind]
@@ -165,7 +193,7 @@ def _collective(line: str, made: re.Match, count: int) -> Collective:
 
 
 def _group(line: str) -> int:
-  """Devices in the first group of a collective."""
+  """Returns the number of devices in the first group of a collective."""
   named = re.search(r'replica_groups=mesh\[(.*?)\] \{(.*?)\}', line)
   if named:
     sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))

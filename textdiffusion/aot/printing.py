@@ -1,4 +1,4 @@
-"""Reports of steps compiled ahead of time, as lines and as a table."""
+"""Prints reports of compiled steps, as lines or as a table."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,11 +8,12 @@ from rich.table import Table
 
 
 def _mesh(report: dict[str, Any]) -> str:
+  """Formats the axes of a mesh that are longer than 1."""
   return ' '.join(f'{k}={n}' for k, n in report['mesh'].items() if n > 1) or '1'
 
 
 def print_report(report: dict[str, Any]) -> None:
-  """One report, as lines."""
+  """Prints one report as lines."""
   write = Console(highlight=False, soft_wrap=True).print
   write(
     f'{report["parameters"] / 1e9:.2f} billion parameters on {report["chips"]} '
@@ -23,15 +24,15 @@ def print_report(report: dict[str, Any]) -> None:
   gib = lambda size: f'{size / 2**30:.2f}'
   parts = report['bytes_by_kind'].items()
   write(
-    f'memory a chip: {gib(report["bytes_per_chip"])} of '
+    f'memory per chip: {gib(report["bytes_per_chip"])} of '
     f'{gib(report["chip_bytes"])} GiB ('
     + ', '.join(f'{name} {gib(size)}' for name, size in parts)
     + ')'
   )
-  write(f'arithmetic a chip: {report["flops_per_chip"] / 1e12:.1f} TFLOP')
+  write(f'arithmetic per chip: {report["flops_per_chip"] / 1e12:.1f} TFLOP')
   kinds = report['collective_bytes_by_kind'].items()
   write(
-    f'reaching a chip: {report["collective_bytes"] / 1e9:.2f} GB, expected '
+    f'received per chip: {report["collective_bytes"] / 1e9:.2f} GB, expected '
     f'{report["collective_bytes_expected"] / 1e9:.2f} ('
     + ', '.join(f'{kind} {size / 1e9:.2f}' for kind, size in kinds)
     + ')'
@@ -39,7 +40,7 @@ def print_report(report: dict[str, Any]) -> None:
   seconds = ', '.join(f'{k} {s:.3f} s' for k, s in report['seconds'].items())
   write(f'at published peaks: {seconds}')
   write(
-    f'a step: {report["predicted_step_s"]:.3f} s, '
+    f'step time: {report["predicted_step_s"]:.3f} s, '
     f'bound by {report["bound_by"]}, '
     f'{report["predicted_mfu"]:.2f} of the peak, if all of it overlaps; '
     f'{report["serial_step_s"]:.3f} s, {report["serial_mfu"]:.2f}, '
@@ -50,16 +51,16 @@ def print_report(report: dict[str, Any]) -> None:
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
-  """Many reports, the fastest first."""
-  made = Table('mesh', 'rows', 'GiB a chip', 'GB sent', 'bound by', 'step s')
-  made.add_column('MFU')
-  made.add_column('tokens/s a chip')
+  """Prints many reports as a table, in the given order."""
+  table = Table('mesh', 'rows', 'GiB per chip', 'GB sent', 'bound by', 'step s')
+  table.add_column('MFU')
+  table.add_column('tokens/s per chip')
   for report in rows:
     start = _mesh(report), str(report['rows'])
     if not report['fits']:
-      made.add_row(*start, report['reason'])
+      table.add_row(*start, report['reason'])
       continue
-    made.add_row(
+    table.add_row(
       *start,
       f'{report["bytes_per_chip"] / 2**30:.1f}',
       f'{report["collective_bytes"] / 1e9:.1f}',
@@ -68,4 +69,4 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
       f'{report["predicted_mfu"]:.2f}',
       f'{report["tokens_per_s_per_chip"]:,.0f}',
     )
-  Console().print(made)
+  Console().print(table)

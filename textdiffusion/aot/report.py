@@ -1,9 +1,10 @@
-"""A program compiled for a slice of TPUs that is not at hand: whether it fits,
-what it computes and sends, how fast it is at best.
+"""Reports on a step compiled for a TPU slice that need not be present.
 
-Arithmetic and memory traffic are counted from the sizes of the network: XLA
-counts the body of a loop once and nothing of a kernel. What is sent is read off
-the compiled program.
+A report states whether the step fits into memory, how much it computes and
+communicates, and a lower bound on its time. Arithmetic and memory traffic are
+computed from the sizes of the network, because XLA's own counts take the body
+of a loop once and skip kernels. Communication is read from the compiled
+program.
 """
 
 import collections
@@ -30,20 +31,29 @@ from textdiffusion.training.chips import (
   compiler_messages,
   compiler_options,
 )
-from textdiffusion.training.mesh import laid, param_shardings, replicated
+from textdiffusion.training.mesh import (
+  param_shardings,
+  replicated,
+  with_shardings,
+)
 from textdiffusion.training.optim import build_optimizer
 from textdiffusion.training.state import TrainConfig, init_method_state
-from textdiffusion.training.step import placed_step
+from textdiffusion.training.step import jit_train_step
 
-_MUCH = 1.3  # times what the layout expects, and a warning is given
-_SOME = 0.05  # of all that is sent, and a collective is worth a warning
+# Communication over this many times the expected bytes gives a warning.
+_MUCH = 1.3
+# An all-reduce over this share of all communication gives a warning.
+_SOME = 0.05
 
 
 class Work(NamedTuple):
-  """What a step has to do, of all devices together but for the last two.
+  """The work of one step.
 
-  model_flops: without what is computed again. flops: with it. memory: bytes
-  to and from the memory of one device. sent: bytes that must reach one.
+  Attributes:
+    model_flops: FLOPs of all devices, without recomputation.
+    flops: FLOPs of all devices, with recomputation.
+    memory: bytes between one device and its memory.
+    sent: bytes that one device must receive.
   """
 
   model_flops: float
@@ -59,7 +69,15 @@ def lower_train(
   mesh: Mesh,
   data: DataConfig,
 ) -> jax.stages.Lowered:
-  """The true training step, of the batches that `data` would give."""
+  """Lowers the real training step for batches of the shapes of `data`.
+
+  Args:
+    method: the method.
+    network: the network.
+    config: settings of training.
+    mesh: the mesh of the slice.
+    data: settings of the data.
+  """
   rows, length = data.batch_size, data.length
   names = 'ids', 'segments', 'positions'
   shapes: dict[str, tuple[int, ...]] = dict.fromkeys(names, (rows, length))
@@ -67,12 +85,12 @@ def lower_train(
   if data.rows == 'joined':
     shapes['is_given'] = rows, length
   if data.rows == 'separate':
-    read = rows, data.source_length
-    shapes |= dict.fromkeys(('source', 'source_segments'), read)
+    source_shape = rows, data.source_length
+    shapes |= dict.fromkeys(('source', 'source_segments'), source_shape)
   optimizer = build_optimizer(config.optimizer, config.steps)
   sharding = NamedSharding(mesh, PartitionSpec(BATCH))
   with jax.set_mesh(mesh):
-    placed = placed_step(method, network, optimizer, config, mesh)
+    placed = jit_train_step(method, network, optimizer, config, mesh)
     batch = {
       name: jax.ShapeDtypeStruct(
         shape, bool if name == 'is_given' else jnp.int32, sharding=sharding
@@ -88,7 +106,14 @@ def lower_sample(
   mesh: Mesh,
   data: DataConfig,
 ) -> jax.stages.Lowered:
-  """One step of sampling, of a batch of rows without prompt or source."""
+  """Lowers one sampling step for a batch of rows without prompt or source.
+
+  Args:
+    method: the method, whose default sampler is used.
+    network: the network.
+    mesh: the mesh of the slice.
+    data: settings of the data, for the shape of the batch.
+  """
   sampler = method.sampler
   canvas = blank(data.batch_size, data.length)
 
@@ -104,12 +129,13 @@ def lower_sample(
 
   with jax.set_mesh(mesh):
     shapes = jax.eval_shape(lambda: network.init(jax.random.key(0)))
-    params = laid(shapes, param_shardings(mesh, shapes))
+    params = with_shardings(shapes, param_shardings(mesh, shapes))
     state = jax.eval_shape(
       lambda params: init_method_state(method, network, params), shapes
     )
     trained = Trained(
-      params, laid(state, jax.tree.map(lambda _: replicated(mesh), state))
+      params,
+      with_shardings(state, jax.tree.map(lambda _: replicated(mesh), state)),
     )
     seed = jax.ShapeDtypeStruct((), jnp.int32, sharding=replicated(mesh))
     options = compiler_options(mesh.devices.flat[0])
@@ -124,14 +150,22 @@ def work(
   data: DataConfig,
   is_training: bool = True,
 ) -> Work:
-  """Of a step of training, or of sampling, of a batch. A network that is also
-  shown its own estimate is called more often than is counted here.
+  """Computes the work of one training or sampling step on a batch.
 
-  Memory: every use of a gathered kernel writes and reads it once, a product
-  reads its input and writes its output, logits are passed over six times, and
-  the optimiser reads five and writes five numbers a parameter. It is a floor
-  of what a compiler makes, not a measurement. What goes to the host's memory
-  and back (remat `offload`) is not counted.
+  The memory traffic is a lower bound, not a measurement. Every use of a
+  gathered kernel writes and reads it once, a product reads its input and writes
+  its output, logits are passed over six times, and the optimiser reads five and
+  writes five numbers per parameter. Not counted are transfers to the host's
+  memory (remat `offload`) and the additional calls of a self-conditioned
+  network.
+
+  Args:
+    model: sizes of the network.
+    method: the method.
+    num_params: number of parameters.
+    mesh: the mesh of the slice.
+    data: settings of the data, for the shape of the batch.
+    is_training: whether the step is one of training, or of sampling.
   """
   axes = mesh.shape
   needs, structure = method.needs, method.structure
@@ -146,11 +180,11 @@ def work(
     structure,
   )
   head = 2 * model.d_model * width
-  seen = data.length / (2 if isinstance(structure, Causal) else 1)
+  attended = data.length / (2 if isinstance(structure, Causal) else 1)
   again = {
     'none': 0.0,
     'full': each - head,
-  }.get(model.remat, model.num_layers * 4 * model.d_model * seen)
+  }.get(model.remat, model.num_layers * 4 * model.d_model * attended)
   again += head if model.loss_chunk else 0.0
   again = again if is_training else 0.0
   is_again = is_training and model.remat != 'none'
@@ -168,7 +202,8 @@ def work(
   gathers = passes * kernels * share('fsdp')
   own_params = num_params / (axes['fsdp'] * axes['tensor'])
   sums = is_training * 2 * 4 * own_params * share('data')
-  # Two sums of activations a layer forward, two backward, and those again.
+  # Tensor parallelism sums activations twice per layer in the forward pass,
+  # twice in the backward pass, and again when the forward pass is recomputed.
   states = 2 * own * d * 2 * share('tensor')
   partial = model.num_layers * states * (4 if is_training else 2)
   partial *= 1 + is_again / 2
@@ -193,25 +228,27 @@ def report(
   """Compiles a step and reports on it.
 
   Args:
-    lower: traces the step.
-    chip: of the slice.
-    mesh: of its devices.
-    step: what the step has to do.
-    width: numbers that the network returns for a token.
+    lower: function that lowers the step.
+    chip: the chip of the slice.
+    mesh: the mesh of its devices.
+    step: the work of the step.
+    width: numbers that the network returns per token.
 
   Returns:
-    A dict that JSON takes:
-      fits, reason: whether a chip's memory holds it.
-      chips: how many.
-      bytes_per_chip: in all, and by argument, temporary, program.
-      flops_per_chip, model_flops: of a step.
-      collective_bytes: that reach a chip, in all, by kind, as the layout
-        expects, and the largest.
-      seconds: of each of compute, memory and network at published peaks.
-      bound_by: the longest of them.
-      predicted_step_s, predicted_mfu: where they overlap whole.
-      serial_step_s, serial_mfu: where they do not overlap.
-      warnings: what is not as the layout expects.
+    A JSON dict with these keys:
+      fits, reason: whether the step fits into the memory of a chip, and the
+        reason if it does not.
+      chips: number of chips.
+      bytes_per_chip, bytes_by_kind: memory of a chip in total, and split into
+        arguments, outputs, temporaries and program.
+      flops_per_chip, model_flops: FLOPs of a step.
+      collective_bytes*, collectives: bytes that a chip receives in total, by
+        kind, and as expected from the layout; and the largest collectives.
+      seconds: time of compute, memory and network at published peak rates.
+      bound_by: which of the three takes longest.
+      predicted_step_s, predicted_mfu: step time and MFU if all three overlap.
+      serial_step_s, serial_mfu: the same if nothing overlaps.
+      warnings: deviations from what the layout expects.
   """
   chips = mesh.size // chip.devices
   result: dict[str, Any] = {
@@ -248,16 +285,17 @@ def report(
   }
   if total > chip.memory:
     result['reason'] = (
-      f'{total / 2**30:.1f} GiB a chip, which has {chip.memory / 2**30:.0f}'
+      f'{total / 2**30:.1f} GiB per chip, which has {chip.memory / 2**30:.0f}'
     )
   sent = hlo.collectives(compiled.as_text() or '')
-  warned = _warned(sent, step, messages(), width)
-  return result | _times(sent, chip, chips, step) | warned
+  warnings = _warnings(sent, step, messages(), width)
+  return result | _times(sent, chip, chips, step) | {'warnings': warnings}
 
 
 def _times(
   sent: list[hlo.Collective], chip: Chip, chips: int, step: Work
 ) -> dict[str, Any]:
+  """Returns the part of a report about communication and time."""
   by_kind: dict[str, float] = collections.defaultdict(float)
   for one in sent:
     by_kind[one.kind] += one.bytes * chip.devices
@@ -285,9 +323,17 @@ def _times(
   }
 
 
-def _warned(
+def _warnings(
   sent: list[hlo.Collective], step: Work, messages: str, width: int
-) -> dict[str, list[str]]:
+) -> list[str]:
+  """Returns warnings about collectives that the layout does not need.
+
+  Args:
+    sent: the collectives of the program.
+    step: the work of the step.
+    messages: what the compiler wrote to stderr.
+    width: numbers that the network returns per token.
+  """
   warnings = []
   total = sum(one.bytes for one in sent)
   if total > _MUCH * step.sent and total > 1e6:
@@ -301,14 +347,15 @@ def _warned(
         f'{one.bytes / 1e9:.2f} GB by an all-reduce of {one.shapes[0]}, run '
         f'{one.count} times, of {one.where or "no named operation"}'
       )
-    # A kernel's gather follows its cast, or what says where a table lies.
+    # Gathers of kernels are expected. They follow a cast, or a sharding
+    # constraint on an embedding table.
     is_kernel = one.where.endswith(('convert_element_type', 'constraint'))
     has_all = any(sizes and sizes[-1] >= width for _, sizes in one.shapes)
     if one.kind == 'all-gather' and has_all and not is_kernel:
       warnings.append(
         f'{one.bytes / 1e9:.2f} GB gathered over the vocabulary, of {one.where}'
       )
-  remade = messages.count('nvoluntary full rematerialization')
-  if remade:
-    warnings.append(f'{remade} involuntary full rematerialization(s)')
-  return {'warnings': warnings}
+  count = messages.count('nvoluntary full rematerialization')
+  if count:
+    warnings.append(f'{count} involuntary full rematerialization(s)')
+  return warnings

@@ -1,4 +1,4 @@
-"""A config and a slice of accelerators -> a report."""
+"""Compiles the step of a config for a slice and reports on it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ _SIZES = {'bytes': 256, 'characters': 27}
 
 
 class _Tokenizer:
-  """Stands for one of a size: no file of it is needed."""
+  """A stand-in for a tokenizer of a given size, which needs no model file."""
 
   def __init__(self, size: int, multiple: int):
     size += -(size + 4) % multiple
@@ -31,11 +31,11 @@ def compile_step(
   """Compiles a step and reports on it, see `report.report`.
 
   Args:
-    config: of the run.
-    chip: of the slice.
-    devices: of the slice, which need not exist.
-    size: tokens of the vocabulary, without specials; 0 takes the config's.
-    what: 'train' or 'sample'.
+    config: the config of the run.
+    chip: the chip of the slice.
+    devices: the devices of the slice, which need not exist.
+    size: tokens in the vocabulary, without specials; 0 uses the config's.
+    what: the step to compile, 'train' or 'sample'.
 
   Raises:
     UserError: the size is unknown, or the config does not fit the slice.
@@ -47,8 +47,8 @@ def compile_step(
   mesh = make_mesh(config.mesh, devices)
   data, train = config.data, config.train
   check_batch(mesh, data.batch_size, train.accumulate)
-  made: Any = _Tokenizer(size, tokenizer.multiple)
-  method, network = config_lib.build(config, made)
+  stand_in: Any = _Tokenizer(size, tokenizer.multiple)
+  method, network = config_lib.build(config, stand_in)
   count, is_training = num_params(network), what == 'train'
   step = report.work(config.model, method, count, mesh, data, is_training)
 
@@ -58,7 +58,7 @@ def compile_step(
     return report.lower_sample(method, network, mesh, data)
 
   found = report.report(lower, chip, mesh, step, method.needs.width)
-  tokens = made.vocab.size
+  tokens = stand_in.vocab.size
   if 'warnings' in found and tokens % 128 and tokens > 1024:
     found['warnings'].append(
       f'a vocabulary of {tokens:,} divides badly among chips: '

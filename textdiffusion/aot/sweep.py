@@ -1,4 +1,4 @@
-"""Many meshes and batches, one report each."""
+"""Compiles a step for many meshes and batch sizes."""
 
 import dataclasses
 import sys
@@ -16,9 +16,21 @@ def sweep(
   count: int,
   compile_step: Callable[..., dict[str, Any]],
 ) -> list[dict[str, Any]]:
-  """Returns reports of meshes of `count` devices with 1, 2 and 4 rows for each,
-  the most tokens a second first. Each is printed on stderr when it is done.
-  More rows than what does not fit are not tried.
+  """Reports on meshes of `count` devices with 1, 2 and 4 rows per device.
+
+  Prints a line to stderr for each report. Once a number of rows does not fit on
+  a mesh, larger numbers are not tried.
+
+  Args:
+    config: the config of the run.
+    count: number of devices.
+    compile_step: maps a config to its report.
+
+  Returns:
+    The reports, sorted by tokens per second, highest first.
+
+  Raises:
+    UserError: no mesh is valid for this config.
   """
   found = []
   meshes = list(candidates(count))
@@ -30,7 +42,7 @@ def sweep(
       one: dict[str, Any]
       try:
         one = compile_step(dataclasses.replace(config, mesh=mesh, data=data))
-      except UserError as error:  # this mesh cannot hold this network
+      except UserError as error:  # The mesh is not valid for this network.
         one = {'mesh': dataclasses.asdict(mesh), 'rows': rows, 'fits': False}
         one['reason'] = str(error)
       found.append(one)
@@ -42,8 +54,8 @@ def sweep(
       )
       if not one['fits']:
         break
-  if all('chips' not in one for one in found):  # no fault of the meshes
+  if all('chips' not in one for one in found):  # The config is at fault.
     raise UserError(found[0]['reason'])
-  # Of equals, the one that would be faster if nothing overlapped.
+  # Ties are sorted by the time of a step in which nothing overlaps.
   rate = lambda one: -one.get('tokens_per_s_per_chip', 0.0)
   return sorted(found, key=lambda one: (rate(one), one.get('serial_step_s', 0)))

@@ -13,7 +13,9 @@ def check_fields(owner: Any, **intervals: str) -> None:
   """Checks numbers against intervals, and `Literal` fields against their types.
 
   Args:
-    owner: a dataclass instance; call this function in its `__post_init__`.
+    owner: a dataclass instance; call this function in its `__post_init__`. Its
+      class may have an attribute `config_group`, the dotted name of its fields
+      in a config, such as `train.optimizer`; messages then use that name.
     **intervals: the interval of each numeric field, such as
       `steps='[1, inf)'` or `top_p='(0, 1]'`. A field that is None passes.
 
@@ -61,9 +63,11 @@ def refuse_unused_fields(owner: Any, *names: str, needs: str) -> None:
 
 
 def _refuse(owner: Any, name: str, rule: str) -> None:
-  """Raises UserError with the class, the field, its value and the rule."""
-  value = getattr(owner, name)
-  raise UserError(f'{type(owner).__name__}({name}={value!r}): must be {rule}')
+  """Raises UserError with the field, its value and the rule."""
+  setting = f'{name}={getattr(owner, name)!r}'
+  if group := getattr(type(owner), 'config_group', ''):
+    raise UserError(f'{group}.{setting}: must be {rule}')
+  raise UserError(f'{type(owner).__name__}({setting}): must be {rule}')
 
 
 @functools.cache

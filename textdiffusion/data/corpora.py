@@ -1,8 +1,9 @@
-"""Bundled text, read from the running interpreter: nothing is downloaded.
+"""Bundled corpora, read from the running Python; nothing is downloaded.
 
-`python_docs` is the language reference and the docstrings of the standard
-library; `python_source` is the library's own code, tests left out. Each is
-built once as a TFDS dataset of ArrayRecord files, without TensorFlow.
+`python_docs` holds the language reference and the docstrings of the standard
+library. `python_source` holds the source of the standard library without its
+tests. Each is built once as a TFDS dataset of ArrayRecord files, without
+TensorFlow.
 """
 
 import ast
@@ -26,7 +27,7 @@ from typing import Any
 from textdiffusion.core.types import UserError
 
 BUNDLED = ('python_docs', 'python_source')
-VERSION = '1.0.1'  # raise it with any change of what the corpora hold
+VERSION = '1.0.1'  # Raise it with any change of the contents of the corpora.
 _SKIPPED = {
   'site-packages',
   'dist-packages',
@@ -37,11 +38,17 @@ _SKIPPED = {
   'turtledemo',
   '__pycache__',
 }
-_SHORTEST = 40  # characters; below, a docstring says next to nothing
+_SHORTEST = 40  # Characters; shorter docstrings hold little text to learn.
 
 
 def cache_dir() -> Path:
-  """Where built data lie: TEXTDIFFUSION_DATA, or the user's cache."""
+  """Returns the folder of built data, and creates it.
+
+  It is TEXTDIFFUSION_DATA if that is set, and else in the user's cache.
+
+  Raises:
+    UserError: the folder cannot be created.
+  """
   given = os.environ.get('TEXTDIFFUSION_DATA')
   try:
     path = Path(given or '~/.cache/textdiffusion').expanduser()
@@ -56,10 +63,10 @@ def cache_dir() -> Path:
 
 @contextlib.contextmanager
 def writing_cache(folder: Path) -> Generator[None]:
-  """Makes a folder for built data, and reports what cannot be written there.
+  """Creates a folder for built data, and turns OSErrors into UserErrors.
 
   Raises:
-    UserError: an OSError within the context.
+    UserError: an OSError was raised within the `with` block.
   """
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +74,7 @@ def writing_cache(folder: Path) -> Generator[None]:
   except OSError as error:
     name = Path(error.filename or folder)
     is_cache = name.is_relative_to(folder) or folder.is_relative_to(name)
-    if not is_cache:  # a text that is being read
+    if not is_cache:  # The error is about a text file that is being read.
       raise UserError(
         f'{name} cannot be read ({error.strerror}): mend or leave it out'
       ) from None
@@ -78,7 +85,7 @@ def writing_cache(folder: Path) -> Generator[None]:
 
 
 def library_files() -> list[Path]:
-  """The standard library's modules in a fixed order, tests left out."""
+  """Returns the modules of the standard library, sorted, without tests."""
   root = Path(sysconfig.get_paths()['stdlib'])
   return sorted(
     path
@@ -88,13 +95,13 @@ def library_files() -> list[Path]:
 
 
 def python_docs() -> Iterator[tuple[str, str]]:
-  """(name, text): reference topics, then docstrings, none twice."""
+  """Yields (name, text) of reference topics, then docstrings, no text twice."""
   topics = importlib.import_module('pydoc_data.topics').topics
-  seen = set()
+  texts = set()
   for name in sorted(topics):
     text = topics[name].strip()
-    if text not in seen:  # `if` and `else` are one topic
-      seen.add(text)
+    if text not in texts:  # `if` and `else` have the same topic.
+      texts.add(text)
       yield f'topics/{name}', text
   for name, source in _sources():
     for node in ast.walk(ast.parse(source)):
@@ -103,17 +110,18 @@ def python_docs() -> Iterator[tuple[str, str]]:
       ):
         continue
       text = inspect.cleandoc(ast.get_docstring(node) or '').strip()
-      if len(text) >= _SHORTEST and text not in seen:
-        seen.add(text)
+      if len(text) >= _SHORTEST and text not in texts:
+        texts.add(text)
         yield f'{name}/{getattr(node, "name", "")}', text
 
 
 def python_source() -> Iterator[tuple[str, str]]:
-  """(name, text): every module of the standard library."""
+  """Yields (name, source) of every module of the standard library."""
   yield from _sources()
 
 
 def _sources() -> Iterator[tuple[str, str]]:
+  """Yields (path, source) of the modules that can be parsed."""
   root = Path(sysconfig.get_paths()['stdlib'])
   for path in library_files():
     with contextlib.suppress(SyntaxError, UnicodeDecodeError):
@@ -125,16 +133,16 @@ def _sources() -> Iterator[tuple[str, str]]:
 
 
 def bundled_fingerprint(name: str) -> str:
-  """Changes with what a bundled corpus holds."""
+  """Returns a string that identifies the contents of a bundled corpus."""
   return f'{name}/{VERSION}/{platform.python_version()}'
 
 
 @functools.cache
 def library_digest() -> str:
-  """Changes with the modules of the standard library.
+  """Returns a hash of the names and sizes of the standard library's modules.
 
-  Two builds of the same version, a distribution's and another, differ in what
-  they include.
+  Two builds of the same Python version, such as that of a Linux distribution
+  and that of python.org, can contain different modules.
   """
   root = Path(sysconfig.get_paths()['stdlib'])
   sizes = [
@@ -145,12 +153,19 @@ def library_digest() -> str:
 
 
 def bundled(name: str) -> Sequence[dict[str, Any]]:
-  """The dataset's documents as {'name', 'text'} of bytes, built if needed."""
+  """Returns the documents of a bundled corpus, which is built if needed.
+
+  Each document is a dict of `name` and `text`, both bytes.
+
+  Raises:
+    UserError: there is no such corpus, or it cannot be written to the cache.
+  """
   interpreter = f'python-{platform.python_version()}-{library_digest()}'
   data_dir = cache_dir() / 'tfds' / interpreter
   builder = _builder(name, data_dir)
   if not builder.is_prepared():
-    # Built aside and renamed, so that two processes cannot meet in it.
+    # Built in a temporary folder and renamed, so that processes that build it
+    # at the same time do not write to the same files.
     with (
       writing_cache(data_dir),
       tempfile.TemporaryDirectory(dir=data_dir) as scratch,
@@ -165,22 +180,22 @@ def bundled(name: str) -> Sequence[dict[str, Any]]:
       except OSError:
         if not final.exists():
           raise
-        shutil.rmtree(built)  # another process was first
+        shutil.rmtree(built)  # Another process has built it first.
     builder = _builder(name, data_dir)
   return builder.as_data_source(split='train')
 
 
 def quiet_tfds() -> Any:
-  """TFDS without progress bars and without a look at the network.
+  """Imports TFDS without progress bars and without access to Google Cloud.
 
-  Imported here, as it takes seconds and most uses of this package need none.
+  The import takes seconds, and most uses of this package do not need TFDS.
   """
   import tensorflow_datasets as tfds
 
   logging.getLogger('absl').setLevel(logging.ERROR)
   tfds.disable_progress_bar()
   tfds.core.utils.gcs_utils._is_gcs_disabled = True
-  # Ten tries wait for three minutes in all where there is no network.
+  # The default of ten retries takes three minutes if there is no network.
   name = 'tensorflow_datasets.core.download.downloader'
   vars(importlib.import_module(name))['MAX_RETRIES'] = 5
   logging.getLogger('urllib3').setLevel(logging.ERROR)
@@ -188,7 +203,7 @@ def quiet_tfds() -> Any:
 
 
 def _builder(name: str, data_dir: Path) -> Any:
-  """The TFDS builder of a bundled corpus in `data_dir`."""
+  """Returns the TFDS builder of a bundled corpus in `data_dir`."""
   tfds = quiet_tfds()
   documents = {'python_docs': python_docs, 'python_source': python_source}
   if name not in documents:
@@ -206,7 +221,7 @@ def _builder(name: str, data_dir: Path) -> Any:
       )
 
     def _split_generators(self, dl_manager: Any) -> Any:
-      del dl_manager  # nothing to download
+      del dl_manager  # Nothing is downloaded.
       return {'train': self._generate_examples()}
 
     def _generate_examples(self) -> Any:

@@ -1,4 +1,4 @@
-"""How much of a text a tokenizer knows: shares of unknown and lost text."""
+"""Coverage of texts by a tokenizer: shares of unknown and of lost text."""
 
 import sys
 from collections.abc import Iterable
@@ -10,13 +10,13 @@ from textdiffusion.data.tokenizers import Tokenizer, Words
 
 
 class Coverage(NamedTuple):
-  """Counts over texts.
+  """Counts of unknown tokens and lost bytes.
 
   Attributes:
-    tokens: ids of the texts, without the ends of documents.
-    unknown: how many of them stand for unknown text.
-    solid: bytes of the texts, without blanks.
-    lost: how many of them no id stands for.
+    tokens: number of tokens, without end-of-document tokens.
+    unknown: number of these that are the unknown token.
+    solid: number of UTF-8 bytes, without whitespace.
+    lost: number of these that no token represents.
   """
 
   tokens: int = 0
@@ -25,21 +25,21 @@ class Coverage(NamedTuple):
   lost: int = 0
 
   def plus(self, other: 'Coverage') -> 'Coverage':
-    """The counts of both together."""
+    """Returns the sums of both counts."""
     return Coverage(*(a + b for a, b in zip(self, other)))
 
   @property
   def share(self) -> float:
-    """The larger of the shares of unknown tokens and of lost bytes."""
+    """The share of unknown tokens or of lost bytes, whichever is larger."""
     unknown = self.unknown / max(self.tokens, 1)
     return max(unknown, self.lost / max(self.solid, 1))
 
   def describe(self, name: str, kind: str) -> str:
-    """The shares that are not 0, in words; '' where both are.
+    """Describes the shares that are not 0 in a sentence, '' if both are 0.
 
     Args:
-      name: of the texts.
-      kind: of the tokenizer.
+      name: name of the texts.
+      kind: kind of the tokenizer.
     """
     parts = []
     if self.unknown:
@@ -52,24 +52,30 @@ class Coverage(NamedTuple):
 
 
 def measure(tokenizer: Tokenizer, text: str, ids: np.ndarray) -> Coverage:
-  """The coverage of a text by the ids that it encodes to."""
+  """Returns the coverage of a text.
+
+  Args:
+    tokenizer: the tokenizer.
+    text: the text.
+    ids: the token ids of the text.
+  """
   unknown = 0
   if tokenizer.unknown_id is not None:
     unknown = int((ids == tokenizer.unknown_id).sum())
   solid = len(''.join(text.split()).encode('utf-8', 'surrogatepass'))
   lost = max(solid - int(tokenizer.solid_lengths[ids].sum()), 0)
   if isinstance(tokenizer, Words):
-    lost = 0  # a word that is not known leaves an unknown token
+    lost = 0  # Every unknown word is counted as an unknown token.
   return Coverage(len(ids), unknown, solid, lost)
 
 
 def warn_unknown(tokenizer: Tokenizer, texts: Iterable[str], name: str) -> None:
-  """Prints on stderr which share of the texts the tokenizer does not know.
+  """Prints to stderr which share of the texts the tokenizer cannot represent.
 
   Args:
-    tokenizer: what encodes them.
+    tokenizer: the tokenizer that encodes the texts.
     texts: prompts or sources.
-    name: of the texts, for the message.
+    name: name of the texts, for the message.
   """
   total = Coverage()
   for text in texts:
@@ -78,7 +84,13 @@ def warn_unknown(tokenizer: Tokenizer, texts: Iterable[str], name: str) -> None:
 
 
 def warn(coverage: Coverage, tokenizer: Tokenizer, name: str) -> None:
-  """Prints the shares of `Coverage.describe` on stderr, if there are any."""
+  """Prints `Coverage.describe` to stderr, unless it is empty.
+
+  Args:
+    coverage: the counts.
+    tokenizer: the tokenizer.
+    name: name of the texts, for the message.
+  """
   message = coverage.describe(name, tokenizer.kind)
   if message:
     print(message, file=sys.stderr)

@@ -1,12 +1,12 @@
-"""The bundled corpus `e2e`: restaurants, by their attributes and in prose.
+"""The bundled corpus `e2e`: attributes of restaurants and descriptions.
 
 Novikova, Dušek & Rieser, "The E2E Dataset: New Challenges for End-to-End
 Generation", SIGDIAL 2017 (arXiv:1706.09254), under CC BY-SA 4.0; the notice is
-in `assets/E2E_NOTICE.txt`. The splits are those of the authors, who made no
-two of them share a set of attributes.
+in `assets/E2E_NOTICE.txt`. The splits are the official ones: no set of
+attributes occurs in two of them.
 
-Attributes are words `key=value` in the order of `KEYS`; most descriptions share
-theirs with some others:
+Attributes are words `key=value` in the order of `KEYS`. Most sets of attributes
+have several descriptions:
 
   name=Blue_Spice type=pub area=riverside
       Blue Spice is a pub by the river.
@@ -27,7 +27,7 @@ NOTICE = PATH.with_name('E2E_NOTICE.txt')
 
 
 def e2e_pairs(part: Part) -> Iterator[tuple[str, str]]:
-  """Yields (attributes, description), those of equal attributes together."""
+  """Yields (attributes, description), ordered by attributes."""
   current, attributes = '', ''
   for line in _text().splitlines():
     if line.startswith('# '):
@@ -41,7 +41,7 @@ def e2e_pairs(part: Part) -> Iterator[tuple[str, str]]:
 
 
 def e2e_fingerprint() -> str:
-  """Changes with the contents of the corpus."""
+  """Returns a string that identifies the contents of the corpus."""
   return f'e2e/{hashlib.sha256(_text().encode()).hexdigest()[:16]}'
 
 

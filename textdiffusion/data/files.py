@@ -1,4 +1,4 @@
-"""A user's own text files as a source."""
+"""The user's own text files as a data source."""
 
 import dataclasses
 import os
@@ -9,17 +9,19 @@ from textdiffusion.core.types import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-  """Text files; the same as `data.source=files:PATTERN?...`.
+  """Text files as a source; equal to `data.source=files:PATTERN?...`.
 
-    Files('books/*.txt')                      a file is a document
-    Files('lines.txt', split='line')          a line is
-    Files('stories.txt', split='blank')       what stands between blank lines is
-    Files('records/*.jsonl', key='body')      a line is, its text in `body`
+    Files('books/*.txt')                    each file is a document
+    Files('lines.txt', split='line')        each line is a document
+    Files('stories.txt', split='blank')     blank lines separate documents
+    Files('records/*.jsonl', key='body')    each line is a document, with its
+                                            text in the field `body`
 
   Attributes:
-    pattern: a path or a glob of .txt, .txt.gz and .jsonl files.
-    split: what a document of a .txt file is.
-    key: the field of a .jsonl line that holds its text; `text` if None.
+    pattern: path or glob of .txt, .txt.gz and .jsonl files.
+    split: how a .txt file is divided into documents: `file` (one document),
+      `line` (a document per line) or `blank` (separated by blank lines).
+    key: field of a .jsonl line that holds the text; `text` if None.
   """
 
   pattern: str | os.PathLike
@@ -33,7 +35,7 @@ class Files:
       raise UserError("key='': name the field of a line that holds its text")
 
   def __str__(self) -> str:
-    """The value of `data.source`."""
+    """Returns the value of `data.source`."""
     options = [] if self.split == 'file' else [f'split={self.split}']
     options += [] if self.key is None else [f'key={self.key}']
     ending = f'?{"&".join(options)}' if options else ''

@@ -1,6 +1,7 @@
-"""A probabilistic context-free grammar whose law is known exactly.
+"""A probabilistic context-free grammar whose distribution is known exactly.
 
-The entropy of its sentences is the least bound that a model of them can have.
+The entropy of its sentences is the lowest negative log-likelihood that a model
+can reach.
 """
 
 import bisect
@@ -17,7 +18,13 @@ Rules = Mapping[str, tuple[tuple[float, Symbols], ...]]
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-  """A labelled node of a parse: words[start:end] is a `label`."""
+  """A labelled node of a parse: words[start:end] is a `label`.
+
+  Attributes:
+    label: the symbol, such as `NP-sg`.
+    start: index of the first word.
+    end: index after the last word.
+  """
 
   label: str
   start: int
@@ -26,9 +33,16 @@ class Span:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Grammar:
-  """rules: symbol -> ((probability, symbols), ...); a symbol without rules is
-  a word. Must be unambiguous and without recursion: then entropy and
-  log-probability of a sentence are those of its one derivation."""
+  """A probabilistic context-free grammar.
+
+  The grammar must be unambiguous and without recursion. Then the probability of
+  a sentence is that of its only derivation, and the entropy is a finite sum.
+
+  Attributes:
+    rules: maps each symbol to ((probability, symbols), ...). A symbol without
+      rules is a word.
+    start: the start symbol.
+  """
 
   rules: Rules
   start: str = 'S'
@@ -39,7 +53,7 @@ class Grammar:
         raise ValueError(f'the rules of {symbol} do not sum to 1')
 
   def sample(self, rng: np.random.Generator) -> tuple[str, list[Span]]:
-    """A sentence and its parse."""
+    """Draws a sentence and returns it with its parse."""
     words, spans = [], []
 
     def expand(symbol: str) -> None:
@@ -47,7 +61,7 @@ class Grammar:
         words.append(symbol)
         return
       rules, first = self.rules[symbol], len(words)
-      # As rng.choice(p=...), without its checks of p at every node.
+      # Equal to rng.choice(p=...), without its checks of p at every node.
       choice = bisect.bisect_right(self._cumulative[symbol], rng.random())
       for child in rules[choice][1]:
         expand(child)
@@ -58,7 +72,7 @@ class Grammar:
 
   @functools.cached_property
   def _cumulative(self) -> dict[str, list[float]]:
-    """The sums of the probabilities of a symbol's rules, up to each of them."""
+    """Cumulative probabilities of the rules of each symbol."""
     sums = {}
     for symbol, rules in self.rules.items():
       total = np.cumsum([p for p, _ in rules])
@@ -66,13 +80,19 @@ class Grammar:
     return sums
 
   def log_prob(self, sentence: str) -> float:
-    """Nats, -inf for what is no sentence; the inside algorithm."""
+    """Returns the log-probability of a sentence in nats (inside algorithm).
+
+    It is -inf if the grammar does not generate the sentence.
+    """
     inside = self._inside(tuple(sentence.split(' ')))
     total = inside(self.start, 0, len(sentence.split(' ')))
     return math.log(total) if total > 0 else -math.inf
 
   def parse(self, sentence: str) -> list[Span]:
-    """The labelled spans, children before parents; [] for no sentence."""
+    """Returns the labelled spans of a sentence, children before parents.
+
+    The list is empty if the grammar does not generate the sentence.
+    """
     words = tuple(sentence.split(' '))
     inside, spans = self._inside(words), []
 
@@ -93,19 +113,23 @@ class Grammar:
     return spans
 
   def entropy(self) -> float:
-    """Nats a sentence."""
+    """Returns the entropy in nats per sentence."""
 
     @functools.cache
-    def of(symbol: str) -> float:
+    def entropy_below(symbol: str) -> float:
       return sum(
-        p * (-math.log(p) + sum(map(of, symbols)))
+        p * (-math.log(p) + sum(map(entropy_below, symbols)))
         for p, symbols in self.rules.get(symbol, ())
       )
 
-    return of(self.start)
+    return entropy_below(self.start)
 
   def sentences(self, symbol: str | None = None) -> Iterator[tuple[str, float]]:
-    """Every derivation's words and probability; small grammars only."""
+    """Yields the words and the probability of every derivation.
+
+    Only for small grammars. The derivations are those of `symbol`, or of the
+    start symbol.
+    """
     symbol = self.start if symbol is None else symbol
     if symbol not in self.rules:
       yield symbol, 1.0
@@ -121,7 +145,7 @@ class Grammar:
       yield from partial
 
   def max_characters(self) -> int:
-    """Length of the longest sentence, spaces included."""
+    """Returns the length of the longest sentence, spaces included."""
 
     @functools.cache
     def longest(symbol: str) -> int:
@@ -135,7 +159,7 @@ class Grammar:
     return longest(self.start)
 
   def _inside(self, words: Symbols):
-    """inside(symbol, i, j): probability that symbol derives words[i:j]."""
+    """Returns inside(symbol, i, j): probability that it derives words[i:j]."""
 
     @functools.cache
     def inside(symbol: str, start: int, end: int) -> float:
@@ -151,7 +175,7 @@ class Grammar:
 
 
 def _cuts(start: int, end: int, parts: int) -> Iterator[tuple[int, ...]]:
-  """Ways to cut start ... end into `parts` non-empty pieces."""
+  """Yields all ways to cut start ... end into `parts` non-empty pieces."""
   if parts == 1:
     if end > start:
       yield start, end
@@ -162,7 +186,7 @@ def _cuts(start: int, end: int, parts: int) -> Iterator[tuple[int, ...]]:
 
 
 def _words(text: str) -> tuple[tuple[float, Symbols], ...]:
-  """`word:weight ...` -> rules; a word without a weight has weight 1."""
+  """Parses `word:weight ...` to rules; a word without a weight has weight 1."""
   pairs = [word.partition(':')[::2] for word in text.split()]
   weights = [float(weight or 1) for _, weight in pairs]
   total = sum(weights)
@@ -172,10 +196,10 @@ def _words(text: str) -> tuple[tuple[float, Symbols], ...]:
 
 
 def toy_grammar() -> Grammar:
-  """English-like sentences of 3 to 11 words with agreement in number.
+  """Returns a grammar of English-like sentences of 3 to 11 words.
 
-  The verb agrees with its subject across a prepositional phrase: a dependency
-  over several words that a model has to learn.
+  The verb agrees in number with its subject across a prepositional phrase: a
+  dependency over several words that a model has to learn.
   """
   rules: dict[str, tuple[tuple[float, Symbols], ...]] = {
     'S': ((0.55, ('NP-sg', 'VP-sg')), (0.45, ('NP-pl', 'VP-pl'))),

@@ -1,4 +1,4 @@
-"""Which texts a run has not been trained on: the limit of data.holdout."""
+"""The largest data.holdout that holds out only texts unseen in training."""
 
 import dataclasses
 
@@ -14,20 +14,21 @@ def holdout_limit(
   config: DataConfig,
   tokenizer: Tokenizer,
 ) -> float:
-  """Returns the largest data.holdout whose texts `trained` did not train on.
+  """Returns the largest data.holdout without texts that a run was trained on.
 
-  A document is held out where the hash of its text is below data.holdout, so a
-  smaller share is a part of a larger one. A source of other texts has no limit.
+  A document is held out if the hash of its text is below data.holdout, so a
+  smaller share is part of a larger one. A source of other texts has no limit:
+  it returns 1.
 
   Args:
-    trained: the data of the run.
-    fingerprint: of the run's data.
-    config: the data to be held out now.
-    tokenizer: of the run.
+    trained: data config of the run.
+    fingerprint: fingerprint of the run's data.
+    config: data config of the evaluation.
+    tokenizer: tokenizer of the run.
 
   Raises:
-    UserError: the same files are cut into other documents, so that a held-out
-      one may hold text that was trained on.
+    UserError: the same files are divided into other documents, so that a
+      held-out document may contain text that the run was trained on.
   """
   if has_own_splits(config.source):
     return 1.0
@@ -48,7 +49,7 @@ def holdout_limit(
 
 
 def _divided(source: str) -> tuple[str, str]:
-  """A source of files -> (its pattern, how they are cut into documents)."""
+  """Splits a source into its pattern and the option that divides files."""
   path, _, options = source.partition('?')
   cuts = [part for part in options.split('&') if part.startswith('split=')]
   return path, ''.join(cuts)

@@ -1,4 +1,4 @@
-"""Rows of a fixed length from documents, cut lazily from one token array."""
+"""Rows of a fixed length, cut on access from one array of all tokens."""
 
 import hashlib
 import json
@@ -16,14 +16,17 @@ from textdiffusion.data.corpora import writing_cache
 from textdiffusion.data.coverage import Coverage, measure
 from textdiffusion.data.tokenizers import Tokenizer
 
-_VERSION = 2  # of the files in the cache of tokens
+_VERSION = 2  # Version of the file format of cached tokens.
 
 
 class Tokens(NamedTuple):
-  """A split, tokenised. ids: [N] of all documents, each with its eos.
+  """The tokens of a split.
 
-  ends: [documents] where each one ends in `ids`. num_bytes: of the texts.
-  coverage: of the texts by the ids.
+  Attributes:
+    ids: [N] token ids of all documents, each with its eos.
+    ends: [documents] index in `ids` after the last token of each document.
+    num_bytes: UTF-8 bytes of the texts.
+    coverage: counts of unknown tokens and lost bytes.
   """
 
   ids: np.ndarray
@@ -35,10 +38,16 @@ class Tokens(NamedTuple):
 def tokenize(
   name: str, tokenizer: Tokenizer, texts: Iterable[str], folder: Path
 ) -> Tokens:
-  """Tokens of a split, made once and kept in `folder` as memory maps.
+  """Tokenises a split, or loads its tokens from the cache as a memory map.
 
-  name: of the texts and of all that they depend on.
-  Written aside and renamed, so that processes that do it at once do no harm.
+  The files are written to a temporary folder and renamed, so that several
+  processes may tokenise the same split at once.
+
+  Args:
+    name: identifies the texts and everything that they depend on.
+    tokenizer: the tokenizer.
+    texts: the documents.
+    folder: folder of the cache.
   """
   key = f'{_VERSION}/{name}/{tokenizer.fingerprint}/{tokenizer.reading}'
   digest = hashlib.sha256(key.encode())
@@ -66,6 +75,7 @@ def tokenize(
 
 
 def _write(tokenizer: Tokenizer, texts: Iterable[str], folder: Path) -> None:
+  """Writes ids.bin, ends.npy and facts.json to `folder`."""
   ends, total, num_bytes, coverage = [], 0, 0, Coverage()
   eos = tokenizer.vocab.eos_id
   tail = np.asarray([] if eos is None else [eos], np.int32)
@@ -87,18 +97,22 @@ class Rows:
   """Random access to rows: {'ids', 'segments', 'positions'}, int32 [L].
 
   Args:
-    tokens: a split.
-    length: L.
-    kind: `packed` runs documents on and cuts every L tokens; `document` gives
-      each a row of its own.
-    respect_documents: packed rows number their documents in `segments` and
-      count `positions` from each one's start; else a row is one segment.
-    model_padding: padding is part of the text, segment 1.
-    pad_id: what padding is.
-    keep_tail: whether a last packed row that is not full stays, padded.
-    long: what becomes of a document that does not fit a row of its own:
-      `refuse` raises UserError, `drop` leaves it out, `cut` shortens it from
-      its end, its eos aside.
+    tokens: the tokens of a split.
+    length: tokens in a row, L.
+    kind: `packed` concatenates the documents and cuts every L tokens;
+      `document` gives each document a row of its own.
+    respect_documents: whether packed rows number their documents in `segments`
+      and count `positions` from the start of each document. Otherwise a row is
+      one segment.
+    model_padding: whether padding is part of the text (segment 1).
+    pad_id: id of padding.
+    keep_tail: whether a last packed row that is not full is kept and padded.
+    long: what happens to a document that does not fit into its own row:
+      `refuse` raises UserError, `drop` leaves the document out, `cut` removes
+      tokens from its end but keeps its eos.
+
+  Raises:
+    UserError: a document is too long and `long` is `refuse`.
   """
 
   def __init__(
@@ -127,7 +141,7 @@ class Rows:
         'use data.rows=packed'
       )
     fits = sizes <= length if long == 'drop' else np.ones_like(sizes, bool)
-    self._index = np.flatnonzero(fits)  # of the documents that have a row
+    self._index = np.flatnonzero(fits)  # The documents that have a row.
     self._sizes = np.minimum(sizes[self._index], length)
 
   def __len__(self) -> int:
@@ -135,7 +149,7 @@ class Rows:
 
   @property
   def needed(self) -> np.ndarray:
-    """[rows] the least length that holds each."""
+    """[rows] the smallest length that holds each row."""
     if self.kind == 'document':
       return self._sizes
     return np.full(len(self), self.length)
@@ -144,7 +158,7 @@ class Rows:
     return self.row(index, self.length)
 
   def row(self, index: int, length: int) -> dict[str, np.ndarray]:
-    """Padded to `length`, which must hold it."""
+    """Returns a row padded to `length`, which must not be too short for it."""
     index = int(index)
     if not 0 <= index < len(self):
       raise IndexError(index)
@@ -170,10 +184,10 @@ class Rows:
     return {'ids': ids, 'segments': segments, 'positions': positions}
 
   def documents(self, index: int) -> np.ndarray:
-    """[L] the number in the split of each token's document.
+    """Returns [L] the number of each token's document in the split.
 
-    Modelled padding belongs to the document of its row; what stands at other
-    padding means nothing.
+    Padding that is modelled belongs to the document of its row. At other
+    padding the values are arbitrary.
     """
     if self.kind == 'document':
       return np.full(self.length, int(index))
@@ -185,21 +199,28 @@ class Rows:
 class PairRows:
   """Random access to rows of a source and a target, each with its eos.
 
-  `joined`: {'ids', 'segments', 'positions', 'is_given'}, int32 and bool [L]:
-  the source, which is given, the target, padding. `separate`: {'ids',
-  'segments', 'positions'} of the target and {'source', 'source_segments'},
-  [source_length], of what an encoder reads. needed: [rows] the least length
-  that holds each.
+  A `joined` row is {'ids', 'segments', 'positions', 'is_given'}, int32 and bool
+  [L]: the source (which is given), the target, padding. A `separate` row is
+  {'ids', 'segments', 'positions'} [L] of the target, and {'source',
+  'source_segments'} [source_length] for an encoder.
 
   Args:
-    sources, targets: a split, document i of one to document i of the other.
-    length, source_length: of the rows.
-    kind: how they are laid out.
-    long: what becomes of a pair that does not fit: `refuse` raises UserError,
-      `drop` leaves it out, `cut` shortens the longer side from its end until it
-      fits, its eos aside.
-    model_padding: padding is part of the target, segment 1.
-    pad_id: what padding is.
+    sources: the tokens of the sources of a split.
+    targets: the tokens of the targets; target i belongs to source i.
+    length: tokens in a row, L.
+    source_length: tokens in a separate source.
+    kind: layout of the rows.
+    long: what happens to a pair that does not fit: `refuse` raises UserError,
+      `drop` leaves the pair out, `cut` removes tokens from the end of the
+      longer side, but not its eos, until the pair fits.
+    model_padding: whether padding is part of the target (segment 1).
+    pad_id: id of padding.
+
+  Attributes:
+    needed: [rows] the smallest length that holds each row.
+
+  Raises:
+    UserError: a pair is too long and `long` is `refuse`.
   """
 
   def __init__(
@@ -234,7 +255,7 @@ class PairRows:
     self.index = np.flatnonzero(fits)
     if kind == 'joined':
       needed = sizes[0] + sizes[1]
-    else:  # a row's source is as much shorter as its target
+    else:  # The source of a bucket is shortened in proportion to its target.
       needed = np.maximum(
         (sizes[0] - 1) * length // source_length + 1, sizes[1]
       )
@@ -249,9 +270,14 @@ class PairRows:
   def row(
     self, place: int, length: int, has_source: bool = True
   ) -> dict[str, np.ndarray]:
-    """Padded to `length`, which must hold it; its source in proportion.
+    """Returns a row padded to `length`, which must not be too short for it.
 
-    A joined row may leave its source out: then it is the target alone.
+    Args:
+      place: index of the row.
+      length: tokens of the row. The length of a separate source changes in
+        proportion.
+      has_source: whether a joined row contains its source; otherwise the row
+        is the target alone.
     """
     place = int(place)
     if not 0 <= place < len(self):
@@ -267,20 +293,20 @@ class PairRows:
     row = self._padded(_shortened(target, self.length), length)
     source = _shortened(source, self._room)
     room = -(-self._room * length // self.length)
-    seen = np.zeros(room, np.int32)
-    seen[: len(source)] = source
+    padded = np.zeros(room, np.int32)
+    padded[: len(source)] = source
     is_there = np.arange(room) < len(source)
     return {
       **row,
-      'source': seen,
+      'source': padded,
       'source_segments': is_there.astype(np.int32),
     }
 
   def documents(self, place: int) -> np.ndarray:
-    """[L] one number for all pairs of the same source.
+    """Returns [L] a number that is equal for all pairs with the same source.
 
-    Their targets are not independent. The number is that of the pair of this
-    source for which this function was called first.
+    The targets of such pairs are not independent samples. The number is the
+    index of the first pair with this source that was passed to this method.
     """
     index = self.index[int(place)]
     source = _document(self.sources, index).tobytes()
@@ -296,12 +322,13 @@ class PairRows:
 
 
 def _document(tokens: Tokens, index: int) -> np.ndarray:
+  """Returns the tokens of a document, its eos included."""
   start = int(tokens.ends[index - 1]) if index else 0
   return np.asarray(tokens.ids[start : int(tokens.ends[index])])
 
 
 def _shortened(ids: np.ndarray, length: int) -> np.ndarray:
-  """At most `length`, the last one kept."""
+  """Returns at most `length` tokens; the last token is always kept."""
   if len(ids) <= length:
     return ids
   return np.concatenate([ids[: length - 1], ids[-1:]])
@@ -310,17 +337,21 @@ def _shortened(ids: np.ndarray, length: int) -> np.ndarray:
 def _fitted(
   source: np.ndarray, target: np.ndarray, length: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Tokens go one by one from the longer side, as DiffuSeq's do."""
+  """Shortens a pair to `length` tokens in total.
+
+  Tokens are removed one by one from the longer side, as in DiffuSeq (Gong et
+  al. 2023).
+  """
   excess = len(source) + len(target) - length
   if excess <= 0:
     return source, target
   longer, shorter = max(len(source), len(target)), min(len(source), len(target))
   alone = min(excess, longer - shorter)
   rest = excess - alone
-  of_longer, of_shorter = alone + (rest + 1) // 2, rest // 2
-  cuts = (of_longer, of_shorter)
+  long_cut, short_cut = alone + (rest + 1) // 2, rest // 2
+  cuts = (long_cut, short_cut)
   if len(target) > len(source):
-    cuts = (of_shorter, of_longer)
+    cuts = (short_cut, long_cut)
   return (
     _shortened(source, len(source) - cuts[0]),
     _shortened(target, len(target) - cuts[1]),

@@ -1,16 +1,17 @@
-"""Pairs of a source and a target text, where sequences become sequences.
+"""Pairs of a source and a target text, for sequence-to-sequence methods.
 
-pairs:FILES.jsonl[?src=FIELD&trg=FIELD]   an object a line, src and trg
-pairs:SOURCES,TARGETS                     two files, a line of one to a line of
-                                          the other
-pairs:FILES?sep=||                        source and target in one line; `tab`
-                                          is a tab
+pairs:FILES.jsonl[?src=FIELD&trg=FIELD]   a JSON object per line, with fields
+                                          `src` and `trg` by default
+pairs:SOURCES,TARGETS                     two files; line i of one belongs to
+                                          line i of the other
+pairs:FILES?sep=||                        source and target in one line,
+                                          separated by `||`; `tab` is a tab
 pairs:tfds:NAME[:CONFIG]/SPLIT?src=FIELD&trg=FIELD
 
-FILES is a pattern, .gz too. {split} in a name stands for `train` while training
-and `valid` of what is held out, or what &train= and &heldout= say; without it
-pairs are held out by the hash of their source, so that a source with several
-targets is never on both sides.
+FILES is a glob pattern; .gz files can be read too. {split} in a name is
+replaced by `train` for training and by `valid` for held-out data, or by the
+values of &train= and &heldout=. Without {split}, pairs are held out by the hash
+of their source, so that all targets of a source are in the same split.
 """
 
 import glob
@@ -39,8 +40,16 @@ Split = Literal['train', 'heldout']
 def read_pairs(
   path: str, options: dict[str, str], split: Split
 ) -> Iterator[Pair]:
-  """Pairs of files, those with an empty side left out. UserError names the
-  file and line of what cannot be read."""
+  """Yields the pairs of files, without those that have an empty side.
+
+  Args:
+    path: the pattern, or the two patterns, after `pairs:`.
+    options: options of `data.source`.
+    split: the split.
+
+  Raises:
+    UserError: a line cannot be read; the message has its file and line number.
+  """
   for pair in _all(path, options, split):
     source, target = (text.strip() for text in pair)
     if source and target:
@@ -48,8 +57,11 @@ def read_pairs(
 
 
 def fingerprint(path: str, options: dict[str, str]) -> str:
-  """Changes with the contents of the files of both splits and with how they
-  are read, not with where they are."""
+  """Returns a hash of the contents of the files of both splits.
+
+  It depends on the options that change how files are read, but not on the
+  paths of the files.
+  """
   usual: tuple[Split, Split] = ('train', 'heldout')
   splits = usual if '{split}' in path else usual[:1]
   reading = {k: v for k, v in sorted(options.items()) if k not in usual}
@@ -68,12 +80,19 @@ def fingerprint(path: str, options: dict[str, str]) -> str:
 
 
 def named_split(path: str, options: dict[str, str], split: Split) -> str:
-  """`path` with its {split} filled in."""
+  """Replaces {split} in a path by the name of the split.
+
+  Args:
+    path: the path or pattern.
+    options: options of `data.source`, which may name the splits.
+    split: the split.
+  """
   usual = {'train': 'train', 'heldout': 'valid'}
   return path.replace('{split}', options.get(split, usual[split]))
 
 
 def _all(path: str, options: dict[str, str], split: Split) -> Iterator[Pair]:
+  """Yields all pairs, including those with an empty side."""
   parts = path.split(',')
   if len(parts) > 2:
     raise UserError(
@@ -102,6 +121,7 @@ def _all(path: str, options: dict[str, str], split: Split) -> Iterator[Pair]:
 
 
 def _files(pattern: str, options: dict[str, str], split: Split) -> list[str]:
+  """Returns the sorted files that a pattern matches."""
   wanted = str(expand(named_split(pattern, options, split)))
   found = [
     name
@@ -109,9 +129,9 @@ def _files(pattern: str, options: dict[str, str], split: Split) -> list[str]:
     if not Path(name).is_dir()
   ]
   if not found:
-    of_split = f' ({split})' if '{split}' in pattern else ''
+    which = f' ({split})' if '{split}' in pattern else ''
     raise UserError(
-      f'data.source=pairs:{pattern} matches no file{of_split}: {wanted}'
+      f'data.source=pairs:{pattern} matches no file{which}: {wanted}'
     )
   return found
 
@@ -121,6 +141,7 @@ def _is_jsonl(name: str) -> bool:
 
 
 def _aligned(sources: list[str], targets: list[str]) -> Iterator[Pair]:
+  """Yields line i of a source file with line i of its target file."""
   if len(sources) != len(targets):
     raise UserError(
       f'{len(sources)} files of sources, {sources[0]} ..., but {len(targets)} '
@@ -146,6 +167,7 @@ def _aligned(sources: list[str], targets: list[str]) -> Iterator[Pair]:
 
 
 def _fields(line: str, options: dict[str, str], place: str) -> Pair:
+  """Reads a pair from two fields of a line of JSON."""
   row = parse_json(line, place)
   source, target = (
     text_field(row, options.get(side, side), place, side)
@@ -155,12 +177,13 @@ def _fields(line: str, options: dict[str, str], place: str) -> Pair:
 
 
 def _divided(line: str, options: dict[str, str], place: str) -> Pair:
+  """Splits a line into source and target at the separator."""
   sep = options.get('sep', '')
   sep = '\t' if sep == 'tab' else sep
   if not sep:
     raise UserError(
-      f'{place}: where does the source end? Name what divides a line with '
-      '?sep=, such as ?sep=|| or ?sep=tab'
+      f'{place}: no separator of source and target: name it with ?sep=, '
+      'such as ?sep=|| or ?sep=tab'
     )
   source, found, target = line.partition(sep)
   if not found:

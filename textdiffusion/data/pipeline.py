@@ -1,8 +1,8 @@
-"""From a source to batches: split, tokenise, cut into rows, shuffle, shard.
+"""Turns a source into batches: split, tokenise, cut into rows, shuffle, shard.
 
-The order of rows is one global sequence; a host takes its part of each global
-batch. So the data do not change with the number of hosts, and the state of an
-iterator is how many batches it has given.
+The order of rows is one global sequence, and each host takes its part of every
+global batch. So the data do not depend on the number of hosts, and the state of
+an iterator is the number of batches that it has returned.
 """
 
 import dataclasses
@@ -20,6 +20,7 @@ import numpy as np
 
 from textdiffusion.core.keys import check_seed
 from textdiffusion.core.types import UserError
+from textdiffusion.core.validation import check_fields
 from textdiffusion.data.corpora import cache_dir, writing_cache
 from textdiffusion.data.files import Files
 from textdiffusion.data.packing import PairRows, Rows, Tokens, tokenize
@@ -31,26 +32,43 @@ from textdiffusion.data.tokenizers import (
   build,
 )
 
-_FOREVER = 1 << 48  # rows; a run ends by its steps, never by its data
+_FOREVER = 1 << 48  # Rows; a run ends after its steps, never for lack of data.
 
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-  """source: see `sources`; also `Files`. length: tokens in a row. batch_size:
-  rows of the global batch. rows, respect_documents, model_padding: see
-  `packing.Rows`; joined and separate rows and source_length: see
-  `packing.PairRows`. long: of pairs, and of documents in rows of their own.
-  source_dropout: the share of joined training rows whose source is left out,
-  each time anew, so that the network also writes targets without a source (Ho &
-  Salimans 2022).
-  buckets: shorter lengths. A batch of training is as long as the first of them,
-  or `length`, that holds its rows, which it shares with no longer ones; each
-  length is compiled once. A loss is a mean over the tokens of its batch, so
-  those of short rows weigh more. Evaluation has whole rows.
-  holdout: the share of documents kept for evaluation, 1 for all of them, where
-  another source than that of training is evaluated. seed: of the shuffle.
-  max_unknown: the largest share of tokens that may stand for unknown text, and
-  of bytes that the tokenizer may lose, in each split; more is refused."""
+  """What texts to read, and how to turn them into batches.
+
+  Attributes:
+    source: where the texts come from: a string (see `data/sources.py`) or
+      `Files`.
+    tokenizer: the tokenizer.
+    length: tokens in a row, L.
+    batch_size: rows of the global batch.
+    rows: layout of a row. `packed` and `document` are described in
+      `packing.Rows`, `joined` and `separate` (for pairs) in `packing.PairRows`.
+    respect_documents: whether the documents of a packed row are kept apart; see
+      `packing.Rows`.
+    model_padding: whether padding is part of the text, see `packing.Rows`.
+    source_length: tokens in the source of a separate row; 0 for other rows.
+    long: what happens to a pair, or to a document with its own row, that does
+      not fit: `refuse` raises UserError, `cut` shortens it, `drop` leaves it
+      out.
+    buckets: increasing lengths below `length`. A training batch contains rows
+      of one bucket, the shortest that holds them, and is padded to its length
+      only. Each length is compiled once. The loss is a mean over the tokens of
+      a batch, so tokens of short rows weigh more. Evaluation uses full rows.
+    holdout: share of the documents held out for evaluation; 1 evaluates on all
+      documents of a source that was not used for training.
+    seed: seed of the shuffle.
+    max_unknown: largest share of unknown tokens, and of bytes that the
+      tokenizer loses, allowed in each split; more raises UserError.
+    source_dropout: share of joined training rows whose source is left out,
+      drawn anew for each use of a row. The network then also learns the
+      targets without a source, for guidance (Ho & Salimans 2022).
+  """
+
+  config_group = 'data'
 
   source: str = 'python_docs'
   tokenizer: TokenizerConfig = TokenizerConfig()
@@ -71,22 +89,17 @@ class DataConfig:
     source: Any = self.source
     if isinstance(source, Files):
       object.__setattr__(self, 'source', str(source))
-    for name, least in (('length', 2), ('batch_size', 1)):
-      if getattr(self, name) < least:
-        raise UserError(
-          f'data.{name}={getattr(self, name)}: must be at least {least}'
-        )
-    kinds = ('packed', 'document', 'joined', 'separate')
-    if self.rows not in kinds:
-      raise UserError(f'data.rows={self.rows!r}: must be {" or ".join(kinds)}')
+    check_fields(
+      self,
+      length='[2, inf)',
+      batch_size='[1, inf)',
+      source_dropout='[0, 1]',
+      max_unknown='[0, 1]',
+    )
     if (self.rows == 'separate') != (self.source_length >= 2):
       raise UserError(
         f'data.source_length={self.source_length} with data.rows={self.rows}: '
         'separate rows need a length of sources of at least 2, the others 0'
-      )
-    if not 0 <= self.source_dropout <= 1:
-      raise UserError(
-        f'data.source_dropout={self.source_dropout}: must be in [0, 1]'
       )
     check_seed('data.seed', self.seed)
     if self.batch_size * (self.length + self.source_length) >= 2**31:
@@ -94,10 +107,6 @@ class DataConfig:
         f'data.length={self.length}, data.source_length={self.source_length} '
         f'with data.batch_size={self.batch_size}: a batch must have fewer than '
         '2**31 tokens'
-      )
-    if not 0 <= self.max_unknown <= 1:
-      raise UserError(
-        f'data.max_unknown={self.max_unknown}: must be a share, in [0, 1]'
       )
     if self.model_padding and self.rows == 'packed':
       raise UserError(
@@ -116,7 +125,7 @@ class DataConfig:
       )
 
   def protocol(self) -> str:
-    """What a reported figure depends on, in words."""
+    """Describes the data that a reported figure depends on."""
     layout = (
       self.rows
       + ' rows'
@@ -141,7 +150,16 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """An opened source. fingerprint: of texts, tokenizer and row settings."""
+  """Tokenised data in two splits.
+
+  Attributes:
+    tokenizer: the tokenizer.
+    fingerprint: hash of texts, tokenizer and row settings.
+    train: rows of the training split.
+    heldout: rows of the held-out split.
+    counts: numbers of documents, tokens and bytes of each split.
+    source: the source of the texts.
+  """
 
   tokenizer: Tokenizer
   fingerprint: str
@@ -151,11 +169,11 @@ class Data:
   source: Source
 
   def texts(self, split: Split) -> Iterator[str]:
-    """The documents themselves, once more from the source."""
+    """Yields the documents of a split, read again from the source."""
     return self.source.documents(split)
 
   def token_counts(self) -> tuple[int, ...]:
-    """How often each id stands in the training split, documents' ends too."""
+    """Returns how often each id occurs in the training split, eos included."""
     ids, size = self.train.tokens.ids, self.tokenizer.vocab.size
     counts = np.zeros(size, np.int64)
     for start in range(0, len(ids), 1 << 24):
@@ -168,18 +186,18 @@ def open_data(
   tokenizer: Tokenizer | None = None,
   needs_training: bool = True,
 ) -> Data:
-  """Opens, splits and tokenises; tokens are cached on disk.
+  """Opens a source, splits it and tokenises it; tokens are cached on disk.
+
+  Prints to stderr which share of the texts the tokenizer cannot represent.
 
   Args:
-    config: what to read and how to cut it.
-    tokenizer: of a checkpoint; made from the config if absent.
-    needs_training: whether the training split must have a row.
-
-  Prints on stderr which share of the texts the tokenizer does not know.
+    config: settings of the data.
+    tokenizer: the tokenizer of a checkpoint; built from the config if None.
+    needs_training: whether the training split must have at least one row.
 
   Raises:
-    UserError: a source that cannot be read, or is empty, or does not suit the
-      tokenizer.
+    UserError: the source cannot be read, is too small, or does not fit the
+      tokenizer or the row layout.
   """
   source = open_source(config.source, config.holdout)
   if tokenizer is None:
@@ -267,14 +285,16 @@ def open_data(
 
 
 def without_sources(data: Data, config: DataConfig) -> tuple[Data, DataConfig]:
-  """The targets alone, as rows that lost their source to `source_dropout`.
+  """Returns the targets of pairs as documents of their own.
+
+  These are the rows that `source_dropout` leaves without a source.
 
   Args:
     data: joined pairs.
-    config: of `data`.
+    config: the config of `data`.
 
   Returns:
-    The data and the config of rows of one target each.
+    The data and their config.
   """
   pad = data.tokenizer.vocab.pad_id
   alone = dataclasses.replace(
@@ -306,10 +326,10 @@ def without_sources(data: Data, config: DataConfig) -> tuple[Data, DataConfig]:
 def _report_unknown(
   parts: dict[str, Tokens], config: DataConfig, tokenizer: Tokenizer
 ) -> None:
-  """Prints which share of each part the tokenizer does not know, if any.
+  """Prints which share of each part the tokenizer cannot represent, if any.
 
   Raises:
-    UserError: a share above `data.max_unknown`.
+    UserError: a share is above `data.max_unknown`.
   """
   for name, part in parts.items():
     message = part.coverage.describe(name, tokenizer.kind)
@@ -326,15 +346,29 @@ def _report_unknown(
 def data_fingerprint(
   config: DataConfig, source: Source, tokenizer: Tokenizer
 ) -> str:
-  """Returns a hash of what decides which rows there are, not of their order."""
+  """Returns a hash of everything that the set of rows depends on.
+
+  The order of the rows does not change it.
+
+  Args:
+    config: settings of the data.
+    source: the source of the texts.
+    tokenizer: the tokenizer.
+  """
   settings = dataclasses.asdict(config)
-  of_pairs: tuple[str, ...] = ()
+  pair_fields: tuple[str, ...] = ()
   if source.pairs is None:
-    # `refuse` leaves fingerprints as they were before documents had `long`.
+    # With `refuse`, fingerprints stay as they were before documents had `long`.
     is_cut = config.rows == 'document' and config.long != 'refuse'
-    of_pairs = ('source_length',) if is_cut else ('source_length', 'long')
-  of_order = ('batch_size', 'seed', 'buckets', 'max_unknown', 'source_dropout')
-  for name in (*of_order, 'tokenizer', 'source', *of_pairs):
+    pair_fields = ('source_length',) if is_cut else ('source_length', 'long')
+  order_fields = (
+    'batch_size',
+    'seed',
+    'buckets',
+    'max_unknown',
+    'source_dropout',
+  )
+  for name in (*order_fields, 'tokenizer', 'source', *pair_fields):
     del settings[name]
   parts = (
     f'{source.fingerprint}/{tokenizer.fingerprint}/{sorted(settings.items())}'
@@ -343,7 +377,7 @@ def data_fingerprint(
 
 
 def _tokenizer(config: TokenizerConfig, source: Source) -> Tokenizer:
-  """What the config asks for; a SentencePiece model is trained only once."""
+  """Returns the configured tokenizer; SentencePiece models are cached."""
   if config.path or config.kind not in ('sentencepiece', 'words'):
     return build(config, ())
   if config.kind == 'words':
@@ -356,17 +390,24 @@ def _tokenizer(config: TokenizerConfig, source: Source) -> Tokenizer:
   path = folder / f'{hashlib.sha256(identity.encode()).hexdigest()[:24]}.model'
   if path.exists():
     return SentencePiece(path.read_bytes(), config.specials)
-  made = SentencePiece.train(source.texts(), config.vocab_size, config.specials)
-  # Written aside and renamed: nobody ever reads half a model.
+  trained = SentencePiece.train(
+    source.texts(), config.vocab_size, config.specials
+  )
+  # Written to a temporary file and renamed, so that no process reads a part.
   with writing_cache(folder):
     with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-      file.write(made.model)
+      file.write(trained.model)
     os.replace(file.name, path)
-  return made
+  return trained
 
 
 def refuse_other(config: TokenizerConfig, tokenizer: Tokenizer) -> None:
-  """Raises UserError where the config asks for another tokenizer."""
+  """Raises UserError if the config describes another tokenizer.
+
+  Args:
+    config: settings of the tokenizer.
+    tokenizer: the tokenizer of a checkpoint.
+  """
   is_other = (
     config.kind != tokenizer.kind
     or config.multiple != tokenizer.multiple
@@ -396,15 +437,27 @@ def train_iterator(
   buckets: tuple[int, ...] = (),
   source_dropout: float = 0.0,
 ) -> grain.DatasetIterator:
-  """Batches of this host, for ever: dicts of [batch_size / num_hosts, L].
+  """Returns an endless iterator over this host's share of the batches.
 
-  `rows` [b] is each row's index in the global batch. Every epoch is a new
-  global shuffle that gives each row once, of each of the `buckets` for itself;
-  they take turns in proportion to their rows, and hosts have the same turns.
-  A row of a pair loses its source with probability `source_dropout`, drawn from
-  the seed and from its place among all rows of all batches.
-  `get_state()` and `set_state()` are exact, JSON-able, and the same for every
-  number of hosts.
+  A batch is a dict of arrays [batch_size / num_hosts, L], among them `rows` [b]
+  with the index of each row in the global batch. Every epoch is a new global
+  shuffle in which each row occurs once. Each bucket has a shuffle of its own,
+  and the buckets alternate in proportion to their numbers of rows, in the same
+  order on all hosts. `get_state()` and `set_state()` resume exactly; the state
+  is JSON, and equal for any number of hosts.
+
+  Args:
+    rows: the rows of a split.
+    batch_size: rows of the global batch.
+    seed: seed of the shuffle.
+    host: index of this host.
+    num_hosts: number of hosts.
+    buckets: shorter lengths of rows, see `DataConfig`.
+    source_dropout: probability with which a joined row loses its source. The
+      draw depends on the seed, the batch and the place in the global batch.
+
+  Raises:
+    UserError: the hosts cannot share a batch evenly.
   """
   if batch_size % num_hosts:
     raise UserError(
@@ -417,7 +470,7 @@ def train_iterator(
     for i, rows_of in enumerate(members)
   ]
   orders = [order.repeat() for order in orders]
-  # Batch -> (whose it is, which of theirs).
+  # Maps the number of a batch to its bucket and its number in that bucket.
   turns = grain.MapDataset.mix(
     [
       grain.MapDataset.range(_FOREVER).map(lambda i, which=which: (which, i))
@@ -448,7 +501,7 @@ def train_iterator(
 def _buckets(
   rows: Rows | PairRows, shorter: tuple[int, ...]
 ) -> tuple[list[int], list[Sequence[int]]]:
-  """Lengths that have rows, and which rows they have."""
+  """Returns the lengths of the buckets that have rows, and their rows."""
   if not shorter:
     return [rows.length], [range(len(rows))]
   lengths = [*shorter, rows.length]
@@ -461,9 +514,12 @@ def _buckets(
 def eval_rows(
   count: int, limit: int = 0, seed: int | None = None
 ) -> np.ndarray:
-  """Which of `count` rows are evaluated, in order.
+  """Returns the sorted indices of the rows that are evaluated.
 
-  All for limit=0; else the first `limit`, or with a seed as many at random.
+  Args:
+    count: number of rows.
+    limit: largest number of rows to evaluate; 0 evaluates all.
+    seed: seed of a random choice of rows; None takes the first `limit`.
   """
   if not limit or limit >= count:
     return np.arange(count)
@@ -479,10 +535,17 @@ def eval_batches(
   limit: int = 0,
   seed: int | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """The rows of `eval_rows`; a last batch is filled up with rows of padding.
+  """Yields batches of the rows of `eval_rows`; padding rows fill the last one.
 
-  Beside the arrays of a row there are `rows` [B], its place in the order, and
-  `documents` [B, L], the document of each token, -1 at padding.
+  In addition to the arrays of its rows, a batch has `rows` [B], the place of
+  each row in the order of evaluation, and `documents` [B, L], the number of
+  each token's document, -1 at padding.
+
+  Args:
+    rows: the rows of a split.
+    batch_size: rows of a batch, B.
+    limit: largest number of rows to evaluate; 0 evaluates all.
+    seed: seed of a random choice of rows; None takes the first `limit`.
   """
   order = eval_rows(len(rows), limit, seed)
   for start in range(0, len(order), batch_size):

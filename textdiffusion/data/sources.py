@@ -1,23 +1,23 @@
-"""Where documents come from: one string names a source.
+"""Sources of documents. One string names a source.
 
-python_docs, python_source        bundled, of the running interpreter
-e2e[?heldout=test]                bundled restaurants (see `e2e`): pairs of
-                                  attributes and a description, or as documents
-                                  the descriptions; `valid` or `test` is held
-                                  out
-toy_grammar[:COUNT]               sentences of a known law
-tfds:NAME[:CONFIG]/SPLIT?key=text any TFDS dataset with a text feature; with
-                                  {split} for SPLIT what is held out is the
-                                  dataset's own split `valid`, or that named
-                                  by ?heldout=test
-files:GLOB[?key=text]             .txt and .txt.gz (a file is a document; with
-                                  ?split=line a line is, with ?split=blank
-                                  what stands between blank lines, its lines
-                                  ended by LF), .jsonl (a line is a document,
-                                  its text in field `key`)
-pairs:...                         see `pairs`; as documents, the targets
-toy_pairs[:COUNT]                 a sentence of the grammar -> its words in the
-                                  opposite order
+python_docs, python_source        bundled corpora, read from the running Python
+e2e[?heldout=test]                bundled descriptions of restaurants (see
+                                  `e2e`): pairs of attributes and a description,
+                                  or the descriptions as documents; `valid` or
+                                  `test` is held out
+toy_grammar[:COUNT]               sentences drawn from a known distribution
+tfds:NAME[:CONFIG]/SPLIT?key=text any TFDS dataset with a text feature; if SPLIT
+                                  is {split}, the dataset's own split `valid`,
+                                  or that of ?heldout=test, is held out
+files:GLOB[?key=text]             .txt and .txt.gz files, each a document; with
+                                  ?split=line each line is a document, with
+                                  ?split=blank blank lines separate documents
+                                  (whose lines end in LF). .jsonl files: each
+                                  line is a document, its text in field `key`
+pairs:...                         pairs, see `pairs`; the targets are the
+                                  documents
+toy_pairs[:COUNT]                 pairs of a sentence of the grammar and its
+                                  words in reverse order
 """
 
 import contextlib
@@ -56,12 +56,9 @@ from textdiffusion.data.text_files import (
   VERSION,
   content_digest,
   file_format,
-  parse_json,
-  read_lines,
-  read_text,
+  read_documents,
   refuse_options,
   split_options,
-  text_field,
 )
 
 Split = Literal['train', 'heldout']
@@ -73,13 +70,15 @@ class Source:
   """Texts in two splits.
 
   Attributes:
-    fingerprint: changes with the texts; a run is resumed only on an equal one.
+    fingerprint: identifies the texts; a run is resumed only if it is equal.
     documents: yields the documents of one split.
-    log_prob: nats of a document under the law it was drawn from, if known.
-    pairs: yields (source, target) of one split, the documents being targets.
+    log_prob: returns the log-probability in nats of a document under the
+      distribution it was drawn from; None if that is unknown.
+    pairs: yields (source, target) of one split, where the targets are the
+      documents; None without sources.
     reading: what else the texts depend on, such as the version of the reader.
-      Caches have it in their keys; a fingerprint, which outlives versions and
-      machines, does not.
+      It is part of cache keys but not of fingerprints, which must not change
+      with versions and machines.
   """
 
   fingerprint: str
@@ -89,14 +88,14 @@ class Source:
   reading: str = ''
 
   def texts(self) -> Iterator[str]:
-    """All there is to learn a vocabulary from, sources too."""
+    """Yields all training texts, sources included, to learn a vocabulary."""
     if self.pairs is None:
       return self.documents('train')
     return itertools.chain.from_iterable(self.pairs('train'))
 
 
 class _Texts(NamedTuple):
-  """All texts of a source. fingerprint, reading: as of `Source`."""
+  """All texts of a source before they are split; fields as in `Source`."""
 
   fingerprint: str
   read: Callable[[], Iterator[str]]
@@ -104,10 +103,17 @@ class _Texts(NamedTuple):
 
 
 def open_source(name: str, holdout: float) -> Source:
-  """The source that `name` says, with a share of `holdout` held out.
+  """Opens a source.
 
-  A document belongs to a split by the hash of its text, so it never moves and
-  its copies do not leak.
+  The split of a document depends on the hash of its text, so that it never
+  changes and copies of a document are in the same split.
+
+  Args:
+    name: the source, see the docstring of this module.
+    holdout: share of the documents that is held out.
+
+  Raises:
+    UserError: the source is unknown or cannot be opened.
   """
   if not 0 <= holdout <= 1:
     raise UserError(f'data.holdout={holdout}: must be in [0, 1]')
@@ -147,13 +153,17 @@ def open_source(name: str, holdout: float) -> Source:
 
 
 def has_own_splits(name: str) -> bool:
-  """Whether a source has a held-out split of its own, and no use for a share
-  of documents to hold out."""
+  """Returns whether a source has its own held-out split.
+
+  Such sources ignore `data.holdout`.
+  """
   kind = re.split('[:?]', name)[0]
   return kind in ('toy_grammar', 'toy_pairs', 'e2e') or '{split}' in name
 
 
 def _by_hash(texts: _Texts, holdout: float) -> Source:
+  """Splits texts by their hashes."""
+
   def documents(split: Split) -> Iterator[str]:
     for text in texts.read():
       if text and _is_heldout(text, holdout) == (split == 'heldout'):
@@ -172,7 +182,7 @@ def _is_heldout(text: str, holdout: float) -> bool:
 
 
 def _paired(spec: str, holdout: float) -> Source:
-  """`pairs:` of files or of TFDS, held out by name or by hash of the source."""
+  """Opens pairs of files or of TFDS, split by name or by hash of the source."""
   path, options = split_options(spec, {'src', 'trg', 'sep', 'train', 'heldout'})
   is_named = '{split}' in path
   if not is_named:
@@ -201,8 +211,11 @@ def _paired(spec: str, holdout: float) -> Source:
 def _tfds_pairs(
   path: str, options: dict[str, str]
 ) -> tuple[str, Callable[[Split], Iterator[Pair]], str]:
-  """`NAME[:CONFIG]/SPLIT` with {split} -> fingerprint, a split's pairs, and
-  `Source.reading`."""
+  """Opens pairs of the TFDS dataset `NAME[:CONFIG]/SPLIT`.
+
+  Returns the fingerprint, a function that yields the pairs of a split, and
+  `Source.reading`.
+  """
   sides = [options.get(side, side) for side in ('src', 'trg')]
 
   def open_side(split: Split, key: str) -> _Texts:
@@ -219,8 +232,11 @@ def _tfds_pairs(
 
 
 def _sentences(count: str) -> Source:
-  """Splits have seeds of their own: a split by hash would change the law, as
-  each sentence would occur in one of them only."""
+  """Returns a source of `count` sentences of the toy grammar.
+
+  Each split has its own seed. A split by hash would change the distribution,
+  because each sentence would occur in one split only.
+  """
   if count and not (count.isdecimal() and int(count)):
     raise UserError(
       f'data.source=toy_grammar:{count}: {count!r} is no number of sentences'
@@ -233,8 +249,8 @@ def _sentences(count: str) -> Source:
     for _ in range(total if split == 'train' else max(total // 10, 1)):
       yield grammar.sample(rng)[0]
 
-  # The rules and the stream of NumPy's generator, which may change, show in
-  # what is drawn first.
+  # A change of the rules or of NumPy's random generator changes the first
+  # sentences, and so the digest.
   first = '\n'.join(itertools.islice(documents('train'), 20))
   digest = hashlib.sha256(f'{grammar.rules}\n{first}'.encode()).hexdigest()
   fingerprint = f'toy_grammar/1/{total}'
@@ -242,7 +258,10 @@ def _sentences(count: str) -> Source:
 
 
 def _reversals(sentences: Source) -> Source:
-  """What a network can only get right by reading its source."""
+  """Returns pairs of a sentence and its reversal.
+
+  A network can predict the target only by using its source.
+  """
 
   def pairs(split: Split) -> Iterator[Pair]:
     for text in sentences.documents(split):
@@ -254,7 +273,7 @@ def _reversals(sentences: Source) -> Source:
 
 
 def _restaurants(spec: str) -> Source:
-  """`e2e[?heldout=PART]`: the official splits, which share no attributes."""
+  """Opens `e2e[?heldout=PART]` with its official splits."""
   _, options = split_options(spec, {'heldout'})
   heldout: Any = options.get('heldout', 'valid')
   if heldout not in PARTS[1:]:
@@ -269,7 +288,7 @@ def _restaurants(spec: str) -> Source:
 
 
 def _own_splits(spec: str) -> Source:
-  """`NAME[:CONFIG]/{split}` -> the train and held-out splits of a dataset."""
+  """Opens `NAME[:CONFIG]/{split}`: the dataset's own splits."""
   path, options = split_options(spec, {'key', 'train', 'heldout'})
   key = options.get('key', 'text')
   opened = {
@@ -284,7 +303,7 @@ def _own_splits(spec: str) -> Source:
 
 
 def _tfds(spec: str) -> _Texts:
-  """`NAME[:CONFIG]/SPLIT?key=text` -> fingerprint, texts."""
+  """Opens `NAME[:CONFIG]/SPLIT?key=text`, and builds the dataset if needed."""
   path, options = split_options(spec, {'key'})
   name, slash, split = path.partition('/')
   if not slash:
@@ -298,11 +317,11 @@ def _tfds(spec: str) -> _Texts:
       name.replace(':', '/', 1), try_gcs=False, file_format='array_record'
     )
     if not builder.is_prepared():
-      # TFDS tells of its progress on stdout, which is for results.
+      # TFDS prints its progress to stdout, which is reserved for results.
       with contextlib.redirect_stdout(sys.stderr):
         builder.download_and_prepare()
     rows = builder.as_data_source(split=split)
-  except Exception as error:  # TFDS and its backends raise all kinds
+  except Exception as error:  # TFDS and its backends raise errors of any type.
     reason = str(error).strip().split('\n')[0] or type(error).__name__
     raise UserError(
       f'data.source=tfds:{spec} cannot be opened: {reason}'
@@ -328,9 +347,10 @@ def _tfds(spec: str) -> _Texts:
 
 
 def _built_files(folder: Any) -> str:
-  """Changes when a dataset is built anew, under the same name and version too.
+  """Returns a hash that changes when a dataset is built again.
 
-  By name, size and time of its files: they can be too large to be read.
+  It is computed from names, sizes and times of the files, since their contents
+  may be too large to read.
   """
   stats = [
     (path.name, (stat := path.stat()).st_size, stat.st_mtime_ns)
@@ -341,7 +361,7 @@ def _built_files(folder: Any) -> str:
 
 
 def _files(spec: str) -> _Texts:
-  """`GLOB[?key=field&split=line]` -> fingerprint of the contents, texts."""
+  """Opens the files of `GLOB[?key=field&split=line]`."""
   pattern, options = split_options(spec, {'key', 'split'})
   if options.get('split', 'line') not in ('line', 'blank'):
     raise UserError(
@@ -364,34 +384,14 @@ def _files(spec: str) -> _Texts:
   for path in paths:
     digest.update(content_digest(path))
     kind = file_format(path)
-    if kind != 'txt':  # so that the fingerprints of older runs stay valid
+    if kind != 'txt':  # Fingerprints of older runs stay valid.
       digest.update(kind.encode())
 
   def texts() -> Iterator[str]:
     for path in paths:
-      yield from _documents(path, options)
+      yield from read_documents(path, options)
 
   return _Texts(f'files/{digest.hexdigest()[:16]}', texts, f'{VERSION}')
-
-
-def _documents(path: str, options: dict[str, str]) -> Iterator[str]:
-  """The documents of one file."""
-  if path.endswith('.jsonl'):
-    key = options.get('key', 'text')
-    for number, line in enumerate(read_lines(path), 1):
-      if line.strip():
-        place = f'{path}:{number}'
-        yield text_field(parse_json(line, place), key, place, 'key')
-    return
-  match options.get('split'):
-    case 'line':
-      yield from read_lines(path)
-    case 'blank':
-      text = '\n'.join(read_lines(path))
-      parts = re.split(r'\n(?:[^\S\n]*\n)+', text)
-      yield from (part.strip('\n') for part in parts if part.strip())
-    case _:
-      yield read_text(path)
 
 
 def _text(value: Any) -> str:

@@ -1,6 +1,6 @@
-"""Text files as users have them: byte-order marks, line ends, gzip, JSON lines.
+"""Reads the user's text files: byte-order marks, line ends, gzip, JSON lines.
 
-Every text file that the user names is read here.
+All text files that the user names are read by this module.
 """
 
 import codecs
@@ -8,6 +8,7 @@ import contextlib
 import gzip
 import hashlib
 import json
+import re
 import zlib
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -16,13 +17,13 @@ from urllib.parse import parse_qsl
 
 from textdiffusion.core.types import UserError
 
-# Part of the key of every cache that is built from files: raise it with any
-# change of the texts that the same bytes give.
+# Part of the key of every cache that is built from files. Raise it with any
+# change of the texts that are read from the same bytes.
 VERSION = 2
 
 
 def read_text(path: str) -> str:
-  """The whole file, to the letter, without its byte-order mark.
+  """Returns the whole text of a file without its byte-order mark.
 
   Raises:
     UserError: the file cannot be read or is not UTF-8.
@@ -32,13 +33,13 @@ def read_text(path: str) -> str:
 
 
 def read_lines(path: str, aligned: bool = False) -> Iterator[str]:
-  """Lines without their ends, LF, CRLF or CR.
+  """Yields lines without their ends, which may be LF, CRLF or CR.
 
   Args:
     path: the file.
-    aligned: whether its lines belong to those of another file. Then a CR
-      inside a line is text, as other tools count it, unless the file has no
-      LF at all.
+    aligned: whether line i belongs to line i of another file. Then a CR inside
+      a line is text, because other tools count lines that way, unless the file
+      has no LF at all.
 
   Raises:
     UserError: the file cannot be read or is not UTF-8.
@@ -56,14 +57,14 @@ def read_lines(path: str, aligned: bool = False) -> Iterator[str]:
 
 
 def parse_json(line: str, place: str) -> Any:
-  """The value of a line of JSON.
+  """Parses a line of JSON.
 
   Args:
     line: the text.
     place: file and line number, for messages.
 
   Raises:
-    UserError: it is not JSON, or Python cannot hold it.
+    UserError: the line is not JSON, or Python cannot represent the value.
   """
   try:
     return json.loads(line)
@@ -71,21 +72,21 @@ def parse_json(line: str, place: str) -> Any:
     raise UserError(
       f'{place}: the JSON is nested too deep to be read; leave the line out'
     ) from None
-  except ValueError as error:  # also a number of more than 4,300 digits
+  except ValueError as error:  # Raised by numbers over 4,300 digits as well.
     raise UserError(f'{place}: not JSON ({error})') from None
 
 
 def text_field(row: Any, key: str, place: str, option: str) -> str:
-  """The text in a field of a JSON object.
+  """Returns the text in a field of a JSON object.
 
   Args:
     row: a value that `parse_json` returned.
-    key: the name of the field.
+    key: name of the field.
     place: file and line number, for messages.
-    option: the option of `data.source` that names the field.
+    option: the option of `data.source` that names the field, for messages.
 
   Raises:
-    UserError: there is no text in that field.
+    UserError: the field is missing, or is not a string.
   """
   if not isinstance(row, dict) or not isinstance(row.get(key), str):
     fields = ', '.join(row) if isinstance(row, dict) else 'none'
@@ -93,24 +94,57 @@ def text_field(row: Any, key: str, place: str, option: str) -> str:
       f'{place}: no text in the field {key!r}; there are {fields}: name one '
       f'with ?{option}=FIELD'
     )
-  # JSON can spell half a surrogate pair, which is no text: it becomes '?'.
+  # JSON can contain half a surrogate pair, which is not text: it becomes '?'.
   return row[key].encode('utf-8', 'replace').decode()
 
 
+def read_documents(path: str, options: dict[str, str]) -> Iterator[str]:
+  """Yields the documents of a .txt, .txt.gz or .jsonl file.
+
+  Args:
+    path: the file.
+    options: options of `data.source`: `key`, the field of a .jsonl line that
+      holds its text, and `split`, how a .txt file is divided into documents.
+
+  Raises:
+    UserError: the file cannot be read.
+  """
+  if path.endswith('.jsonl'):
+    key = options.get('key', 'text')
+    for number, line in enumerate(read_lines(path), 1):
+      if line.strip():
+        place = f'{path}:{number}'
+        yield text_field(parse_json(line, place), key, place, 'key')
+    return
+  match options.get('split'):
+    case 'line':
+      yield from read_lines(path)
+    case 'blank':
+      text = '\n'.join(read_lines(path))
+      parts = re.split(r'\n(?:[^\S\n]*\n)+', text)
+      yield from (part.strip('\n') for part in parts if part.strip())
+    case _:
+      yield read_text(path)
+
+
 def content_digest(path: str) -> bytes:
-  """SHA-256 of a file's bytes. Raises UserError where it cannot be read."""
+  """Returns the SHA-256 digest of a file's bytes.
+
+  Raises:
+    UserError: the file cannot be read.
+  """
   with _errors(path), open(path, 'rb') as file:
     return hashlib.file_digest(file, 'sha256').digest()
 
 
 def split_options(spec: str, known: set[str]) -> tuple[str, dict[str, str]]:
-  """`path?a=b&c=d` -> path, options.
+  """Splits `path?a=b&c=d` into the path and a dict of options.
 
   Raises:
-    UserError: an option is unknown, given twice or without a value.
+    UserError: an option is unknown, given twice or has no value.
   """
   path, mark, query = spec.rpartition('?')
-  if not mark or '=' not in query:  # a ? of a glob
+  if not mark or '=' not in query:  # The ? is part of a glob.
     path, query = spec, ''
   options: dict[str, str] = {}
   for name, value in parse_qsl(query, keep_blank_values=True):
@@ -134,11 +168,11 @@ def split_options(spec: str, known: set[str]) -> tuple[str, dict[str, str]]:
 
 
 def refuse_options(options: dict[str, str], names: set[str], why: str) -> None:
-  """Raises UserError for the first of `names` among the options.
+  """Raises UserError if an option that has no effect is given.
 
   Args:
-    options: what the user gave.
-    names: the options that would have no effect.
+    options: the options that the user gave.
+    names: the options that have no effect.
     why: the reason, for the message.
   """
   for name in sorted(names & options.keys()):
@@ -154,7 +188,7 @@ def _open(path: str) -> Any:
 
 @contextlib.contextmanager
 def _errors(path: str) -> Generator[None]:
-  """Turns what reading a file raises into a UserError."""
+  """Turns errors of reading a file into a UserError."""
   try:
     yield
   except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -166,7 +200,7 @@ def _errors(path: str) -> Generator[None]:
 
 
 def _decode(data: bytes, path: str, offset: int) -> str:
-  """UTF-8 of the part of a file that starts at byte `offset`."""
+  """Decodes the UTF-8 bytes of a file that start at byte `offset`."""
   if not offset and data.startswith(codecs.BOM_UTF8):
     offset = len(codecs.BOM_UTF8)
     data = data[offset:]
@@ -181,7 +215,7 @@ def _decode(data: bytes, path: str, offset: int) -> str:
 
 
 def file_format(path: str) -> str:
-  """The part of a file's name that decides how its bytes are read."""
+  """Returns the format that a file's name implies, such as `jsonl.gz`."""
   name = Path(path).name
   kind = 'jsonl' if '.jsonl' in name else 'txt'
   return f'{kind}.gz' if name.endswith('.gz') else kind

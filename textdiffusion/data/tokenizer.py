@@ -1,4 +1,4 @@
-"""The interface of tokenizers, and what all kinds share."""
+"""The base class of tokenizers."""
 
 import base64
 import copy
@@ -15,7 +15,7 @@ import numpy as np
 from textdiffusion.core.types import Vocab
 
 SPECIALS = ('bos', 'eos', 'pad', 'mask')
-# How model files spell the specials.
+# The spellings of special tokens in model files.
 SPELLINGS = {
   'bos': ('<bos>', '<s>', '[CLS]'),
   'eos': ('<eos>', '</s>', '[SEP]'),
@@ -27,24 +27,34 @@ _INSIDE_SPECIAL = '|'.join(
   for spellings in SPELLINGS.values()
   for spelling in spellings
 )
-# Part of the key of every cache that holds ids or models: raise it with any
-# change of the ids that the same text gives, or of how models are trained.
+# Part of the key of every cache that holds ids or models. Raise it with any
+# change of the ids of a text, or of how models are trained.
 VERSION = 2
 
 
 class Tokenizer:
-  """Text to ids and back.
+  """Encodes text to ids and decodes ids to text.
 
-  vocab: sizes and special ids. byte_lengths: [vocab.size] UTF-8 bytes of each
-  token, 0 for specials. base_size: ids without the appended specials. own: ids
-  of the specials that the model file already has. multiple: of what the size is
-  one, by ids that nothing uses; they read as specials do. unknown_id: what
-  unknown text becomes, if anything. solid_lengths: `byte_lengths` without
-  blanks, and 0 for unknown text.
+  Args:
+    base_size: number of ids without the appended special tokens.
+    specials: names of the special tokens, in the order of their ids.
+    own: ids of the special tokens that the model file already has.
+    multiple: the size of the vocabulary is a multiple of this; unused ids fill
+      it up, and are decoded like special tokens.
+
+  Attributes:
+    kind: value of `data.tokenizer.kind`.
+    library: name of the package that encodes, '' if it is this one.
+    vocab: size and special ids.
+    special_ids: ids of the special tokens by name.
+    unknown_id: id of unknown text, None if there is none.
+    byte_lengths: [vocab.size] UTF-8 bytes of each token, 0 for specials.
+    solid_lengths: [vocab.size] `byte_lengths` without whitespace, and 0 for
+      unknown text.
   """
 
   kind = ''
-  library = ''  # the package that encodes, if any
+  library = ''
   unknown_id: int | None = None
 
   def __init__(
@@ -84,35 +94,40 @@ class Tokenizer:
       self.solid_lengths[self.unknown_id] = 0
 
   def encode(self, text: str) -> np.ndarray:
-    """Text -> int32 ids, none of a special even if text spells one."""
+    """Encodes text to int32 ids, never to the id of a special token."""
     ids, own = self._encode(text), list(self._own.values())
     if own and np.isin(ids, own).any():
-      # This model takes the spelling in a text for the special: encode it in
-      # two parts, and should a part still be a special, leave that out.
+      # The model encodes the spelling of a special token as that token. So the
+      # spelling is encoded in two parts, and special ids that remain are
+      # removed.
       parts = re.split(_INSIDE_SPECIAL, text)
       ids = np.concatenate([self._encode(part) for part in parts])
       ids = ids[~np.isin(ids, own)]
     return ids
 
   def encode_after(self, text: str) -> np.ndarray:
-    """The ids of a text that stands right after another, such as a full stop
-    after a gap."""
+    """Encodes a text that follows another one without a space.
+
+    An example is the full stop after a gap.
+    """
     return self.encode(text)
 
   def filled(self, multiple: int) -> 'Tokenizer':
-    """The same, with unused ids up to a multiple."""
+    """Returns a copy whose vocabulary is filled up to a multiple."""
     if multiple == self.multiple:
       return self
-    made = copy.copy(self)
-    Tokenizer.__init__(made, self.base_size, self.specials, self._own, multiple)
-    return made
+    copied = copy.copy(self)
+    Tokenizer.__init__(
+      copied, self.base_size, self.specials, self._own, multiple
+    )
+    return copied
 
   def decode(self, ids: Iterable[int]) -> str:
-    """Ids -> text; specials are left out."""
+    """Decodes ids to text, without special tokens."""
     return self._decode([i for i in map(int, ids) if i not in self._names])
 
   def pieces(self, ids: Iterable[int]) -> list[str]:
-    """One string a token, for display; specials as `<mask>`."""
+    """Returns one string per token for display; specials look like `<mask>`."""
     return [
       self._names[i] if i in self._names else self._piece(i)
       for i in map(int, ids)
@@ -120,22 +135,22 @@ class Tokenizer:
 
   @property
   def fingerprint(self) -> str:
-    """Equal exactly if the tokenizers are; 16 hexadecimal digits."""
+    """A hash of the whole tokenizer, 16 hexadecimal digits."""
     text = json.dumps(self.to_json(), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
   @property
   def reading(self) -> str:
-    """What else the ids depend on: versions of this code and of a library.
+    """Versions of this code and of a library, on which the ids depend as well.
 
-    Caches have it in their keys; a fingerprint, which outlives versions, does
-    not.
+    It is part of cache keys but not of fingerprints, which must not change with
+    a new version.
     """
     library = importlib.metadata.version(self.library) if self.library else ''
     return f'{VERSION}/{unicodedata.unidata_version}/{self.library}{library}'
 
   def to_json(self) -> dict[str, Any]:
-    """All there is to it, model file included."""
+    """Returns the whole tokenizer as JSON values, model file included."""
     facts = {
       'kind': self.kind,
       'specials': list(self.specials),
@@ -156,14 +171,18 @@ class Tokenizer:
 
   @property
   def model(self) -> bytes:
-    """The model file, where there is one."""
+    """The content of the model file, b'' without one."""
     return b''
 
   def _base_lengths(self) -> np.ndarray:
+    """Returns [base_size] UTF-8 bytes of each token."""
     raise NotImplementedError
 
   def _solid_lengths(self) -> np.ndarray:
-    """Of the base vocabulary; blanks may count where ids are single bytes."""
+    """Returns [base_size] UTF-8 bytes without whitespace.
+
+    Whitespace may count if ids are single bytes.
+    """
     return self._base_lengths()
 
   def _decode(self, ids: list[int]) -> str:

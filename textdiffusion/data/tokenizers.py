@@ -1,8 +1,9 @@
 """Tokenizers: bytes, characters, words, SentencePiece, Hugging Face.
 
-Ids 0 ... are the base vocabulary; then come ids that nothing uses, if asked
-for, and special tokens, the mask last, unless a model file already has a piece
-of that name. Text never encodes to a special.
+The first ids are the base vocabulary. They are followed by unused ids, if the
+config has `multiple`, and by special tokens with the mask last. A special token
+that the model file already has keeps its id. No text is encoded to a special
+token.
 """
 
 import base64
@@ -12,12 +13,13 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
 from textdiffusion.core.paths import expand
 from textdiffusion.core.types import UserError
+from textdiffusion.core.validation import check_fields
 from textdiffusion.data.tokenizer import (
   SPECIALS,
   SPELLINGS,
@@ -27,21 +29,33 @@ from textdiffusion.data.words import SPACE, join_words, split_words
 
 _UNKNOWN = '<unk>'
 _CHARACTERS = ' abcdefghijklmnopqrstuvwxyz'
-_BYTE_BLANKS = 'ĠĊĉč'  # space, LF, tab and CR of byte-level models
+_BYTE_BLANKS = 'ĠĊĉč'  # Space, LF, tab and CR in byte-level models.
 Kind = Literal['bytes', 'characters', 'words', 'sentencepiece', 'huggingface']
 Split = Literal['spaces', 'punctuation']
 
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerConfig:
-  """kind: bytes; characters: text8's 27; sentencepiece or huggingface: a model
-  file at `path`. Without a path, SentencePiece is trained on the training
-  split with `vocab_size` pieces. words: what stands between spaces, at least
-  `min_count` times in the training split, the `vocab_size` commonest (0: all).
-  split: of words, `spaces` divide them; with `punctuation` the marks at their
-  ends are tokens too, and texts are read back as they were, see `words`.
-  specials: appended in this order. multiple: ids that nothing uses fill the
-  vocabulary up to a multiple of it, so that tables divide among chips."""
+  """Settings of a tokenizer.
+
+  Attributes:
+    kind: `bytes` (UTF-8), `characters` (the 27 of text8), `words` (the words of
+      the training split), `sentencepiece` or `huggingface` (a model file).
+    path: model file. Without one, SentencePiece is trained on the training
+      split.
+    vocab_size: number of SentencePiece pieces, or largest number of words, the
+      most frequent ones (0 keeps all). With a model file, the number of its
+      ids, or 0.
+    specials: names of the special tokens, appended in this order.
+    min_count: how often a word must occur in the training split.
+    multiple: unused ids fill the vocabulary up to a multiple of this, so that
+      embedding tables divide evenly among chips.
+    split: how a text is divided into words. `spaces` separate them; with
+      `punctuation` the marks at their ends are tokens too, and decoding
+      restores the text, see `data/words.py`.
+  """
+
+  config_group = 'data.tokenizer'
 
   kind: Kind = 'bytes'
   path: str = ''
@@ -52,19 +66,7 @@ class TokenizerConfig:
   split: Split = 'spaces'
 
   def __post_init__(self) -> None:
-    if self.multiple < 1:
-      raise UserError(
-        f'data.tokenizer.multiple={self.multiple}: must be at least 1'
-      )
-    kinds = get_args(Kind)
-    if self.kind not in kinds:
-      raise UserError(
-        f'data.tokenizer.kind={self.kind!r}: must be one of {", ".join(kinds)}'
-      )
-    if self.split not in get_args(Split):
-      raise UserError(
-        f'data.tokenizer.split={self.split!r}: must be spaces or punctuation'
-      )
+    check_fields(self, multiple='[1, inf)')
     for name in self.specials:
       if name not in SPECIALS:
         raise UserError(
@@ -108,7 +110,10 @@ class Bytes(Tokenizer):
 
 
 class Characters(Tokenizer):
-  """text8's space and a to z; all else becomes one of them."""
+  """The 27 characters of text8: space and a to z.
+
+  Capitals become small letters, and all other characters become spaces.
+  """
 
   kind = 'characters'
 
@@ -134,9 +139,14 @@ class Characters(Tokenizer):
 
 
 class Words(Tokenizer):
-  """What stands between spaces; all the others are `<unk>`, id 0.
+  """Words of a fixed vocabulary; other words become `<unk>`, id 0.
 
-  A text is read back with single spaces. split: as in `TokenizerConfig`.
+  Decoded texts have single spaces.
+
+  Args:
+    model: the words, separated by whitespace, as bytes.
+    specials: names of the special tokens.
+    split: how a text is divided into words, see `TokenizerConfig`.
   """
 
   kind = 'words'
@@ -162,7 +172,20 @@ class Words(Tokenizer):
     specials: Sequence[str] = SPECIALS,
     split: Split = 'spaces',
   ) -> 'Words':
-    """The commonest words first, of equals the first in the alphabet."""
+    """Builds a vocabulary of the most frequent words.
+
+    Words are sorted by frequency, and alphabetically if that is equal.
+
+    Args:
+      texts: the training texts.
+      vocab_size: largest number of words; 0 keeps all.
+      min_count: how often a word must occur.
+      specials: names of the special tokens.
+      split: how a text is divided into words.
+
+    Raises:
+      UserError: no word occurs `min_count` times.
+    """
     pieces = _pieces(split)
     counts = collections.Counter(
       word for text in texts for word in pieces(text) if word != _UNKNOWN
@@ -178,7 +201,7 @@ class Words(Tokenizer):
     return cls(' '.join(kept).encode('utf-8', 'replace'), specials, split)
 
   def unknown(self, text: str) -> list[str]:
-    """The words of a text that are not known."""
+    """Returns the words of a text that are not in the vocabulary."""
     pieces = _pieces(self.split)(text)
     return [word.lstrip(SPACE) for word in pieces if word not in self._ids]
 
@@ -208,7 +231,7 @@ class Words(Tokenizer):
     return self._spaced(index).replace(SPACE, ' ')
 
   def _spaced(self, index: int) -> str:
-    """A piece with its space; an unknown word has one too."""
+    """Returns a piece with its space mark; the unknown word has one too."""
     return self._words[index] if index else SPACE + _UNKNOWN
 
   def _base_lengths(self) -> np.ndarray:
@@ -229,7 +252,7 @@ class Words(Tokenizer):
 class SentencePiece(Tokenizer):
   """A SentencePiece model (Kudo & Richardson 2018).
 
-  U+2581 in a text becomes a space: it is how the library writes one.
+  The library represents a space by U+2581, so U+2581 in a text becomes a space.
   """
 
   kind = 'sentencepiece'
@@ -252,9 +275,18 @@ class SentencePiece(Tokenizer):
     vocab_size: int,
     specials: Sequence[str] = SPECIALS,
   ) -> 'SentencePiece':
-    """A unigram model that encodes every text (less U+2581) without loss.
+    """Trains a unigram model that encodes all texts without loss.
 
-    Trained on one thread, so that equal texts give equal models.
+    Only U+2581 is lost. Training uses one thread, so that equal texts give
+    equal models.
+
+    Args:
+      texts: the training texts.
+      vocab_size: number of pieces.
+      specials: names of the special tokens.
+
+    Raises:
+      UserError: SentencePiece cannot be trained on these texts.
     """
     import sentencepiece
 
@@ -312,7 +344,7 @@ class SentencePiece(Tokenizer):
     return self._lengths('')
 
   def _lengths(self, space: str) -> np.ndarray:
-    """UTF-8 bytes of the pieces, U+2581 as `space`."""
+    """Returns the UTF-8 bytes of the pieces, with `space` for U+2581."""
     size = self._processor.get_piece_size()
     lengths = [
       1
@@ -343,12 +375,12 @@ class HuggingFace(Tokenizer):
     self._tokenizer = tokenizers.Tokenizer.from_str(model.decode())
     self._tokenizer.no_padding()
     self._tokenizer.no_truncation()
-    # Special pieces in the text are text.
+    # Spellings of special tokens in a text are encoded as text.
     self._tokenizer.encode_special_tokens = True
     known = self._tokenizer.get_vocab(with_added_tokens=True)
     size = max(known.values()) + 1
     own = json.loads(model)['model']
-    # Unigram has an id, the others have a token.
+    # A unigram model has the id of its unknown token; others have its text.
     self.unknown_id = own.get('unk_id', known.get(own.get('unk_token')))
     super().__init__(size, specials, _own_specials(known, specials))
 
@@ -369,7 +401,7 @@ class HuggingFace(Tokenizer):
     return self._lengths('')
 
   def _lengths(self, space: str) -> np.ndarray:
-    """UTF-8 bytes of the pieces, with spaces as `space`."""
+    """Returns the UTF-8 bytes of the pieces, with `space` for spaces."""
     lengths = np.zeros(
       max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1,
       np.int32,
@@ -380,7 +412,7 @@ class HuggingFace(Tokenizer):
         # One character stands for one byte.
         lengths[i] = len(piece) if space else len(piece.strip(_BYTE_BLANKS))
       elif re.fullmatch('<0x[0-9A-F]{2}>', piece):
-        lengths[i] = 1  # byte fallback
+        lengths[i] = 1  # A byte-fallback piece.
       else:
         plain = piece.removeprefix('##').replace('\u2581', space)
         lengths[i] = len(plain.encode())
@@ -396,11 +428,12 @@ class HuggingFace(Tokenizer):
 
 
 def from_json(saved: dict[str, Any]) -> Tokenizer:
-  """The inverse of `Tokenizer.to_json`."""
-  return _plain(saved).filled(saved.get('multiple', 1))
+  """Restores a tokenizer from the output of `Tokenizer.to_json`."""
+  return _without_fill(saved).filled(saved.get('multiple', 1))
 
 
-def _plain(saved: dict[str, Any]) -> Tokenizer:
+def _without_fill(saved: dict[str, Any]) -> Tokenizer:
+  """Restores a tokenizer without its unused ids."""
   specials = tuple(saved['specials'])
   model = base64.b64decode(saved['model'])
   match saved['kind']:
@@ -418,11 +451,16 @@ def _plain(saved: dict[str, Any]) -> Tokenizer:
 
 
 def build(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
-  """Loads what the config names, or learns a vocabulary of `texts`."""
+  """Loads the configured tokenizer, or learns a vocabulary from `texts`.
+
+  Raises:
+    UserError: the model file cannot be used, or no vocabulary can be learnt.
+  """
   return _built(config, texts).filled(config.multiple)
 
 
 def _built(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
+  """Builds the configured tokenizer without unused ids."""
   if config.kind == 'bytes':
     return Bytes(config.specials)
   if config.kind == 'characters':
@@ -447,7 +485,7 @@ def _built(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     else:
       kind = next(kind for kind in kinds if kind.kind == config.kind)
       tokenizer = kind(path.read_bytes(), config.specials)
-  except Exception as error:  # the libraries raise bare Exceptions
+  except Exception as error:  # The libraries raise bare Exceptions.
     raise UserError(
       f'data.tokenizer.path={config.path}: not a {config.kind} model '
       f'({str(error).splitlines()[0] if str(error) else type(error).__name__})'
@@ -461,14 +499,14 @@ def _built(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
 
 
 def _pieces(split: Split) -> Callable[[str], list[str]]:
-  """Text -> words."""
+  """Returns the function that divides a text into words."""
   return str.split if split == 'spaces' else split_words
 
 
 def _own_specials(
   known: dict[str, int], specials: Sequence[str]
 ) -> dict[str, int]:
-  """Ids of the specials that a model file already has."""
+  """Returns the ids of the special tokens that a model file already has."""
   return {
     name: known[spelling]
     for name in specials
@@ -478,7 +516,7 @@ def _own_specials(
 
 
 def _lines(texts: Iterable[str]) -> Iterable[str]:
-  """Lines with their newline, short enough for SentencePiece's trainer."""
+  """Yields lines with their newline, cut to lengths the trainer accepts."""
   for text in texts:
     for line in text.splitlines(keepends=True):
       for start in range(0, len(line), 4096):

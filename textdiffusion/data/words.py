@@ -1,8 +1,9 @@
-"""Texts as words and punctuation, and back without loss.
+"""Splits texts into words and punctuation, and joins them without loss.
 
-A piece that follows a space, as the first of a text does, begins with U+2581,
-the mark of SentencePiece. Punctuation at either end of a word is a piece for
-each character; inside a word it stays: `family-friendly`, `it's`, `£20-25`.
+A piece that follows a space begins with U+2581, as in SentencePiece; so does
+the first piece of a text. Each punctuation mark at either end of a word is a
+piece of its own. Punctuation inside a word stays: `family-friendly`, `it's`,
+`£20-25`.
 
   It's cheap, isn't it?  ->  ▁It's ▁cheap , ▁isn't ▁it ?
 """
@@ -13,7 +14,7 @@ _AFTER = '.,;:!?\'")]”’'
 
 
 def split_words(text: str) -> list[str]:
-  """The pieces of a text. U+2581 in the text counts as a space."""
+  """Splits a text into pieces. U+2581 in the text counts as a space."""
   pieces = []
   for chunk in text.replace(SPACE, ' ').split():
     body = chunk.lstrip(_BEFORE)
@@ -25,5 +26,5 @@ def split_words(text: str) -> list[str]:
 
 
 def join_words(pieces: list[str]) -> str:
-  """The inverse of `split_words`, with single spaces."""
+  """Joins pieces to a text: the inverse of `split_words` up to whitespace."""
   return ''.join(pieces).replace(SPACE, ' ').removeprefix(' ')

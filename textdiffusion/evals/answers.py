@@ -1,4 +1,4 @@
-"""Sources to answers: conditional generation, many candidates at once."""
+"""Conditional generation: answers to sources, many candidates at once."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -17,17 +17,26 @@ from textdiffusion.model import Trained, bind
 from textdiffusion.nn.network import Network, View
 from textdiffusion.samplers.base import Canvas, Sampler, generate
 
-_MOST_SOURCES = 2**20  # whose rows have numbers of their own
+_MOST_SOURCES = 2**20  # Up to this many sources, no two rows share a key.
 
 
 def source_row(
   tokenizer: Tokenizer, source: str, data: DataConfig, place: str
 ) -> dict[str, np.ndarray]:
-  """A source as a row that is to be answered: ids and is_given [L], and source
-  and source_segments [S] of separate rows.
+  """Turns a source into a row to be sampled.
 
-  place: of the source, for errors. Raises UserError where it is empty or does
-  not fit.
+  Args:
+    tokenizer: the tokenizer.
+    source: the source text.
+    data: settings of the data that the model was trained on.
+    place: where the source comes from, such as `line 3`, for error messages.
+
+  Returns:
+    `ids` and `is_given` [L]; with separate rows also `source` and
+    `source_segments` [S].
+
+  Raises:
+    UserError: the source is empty or too long.
   """
   if not source.strip():
     raise UserError(f'{place} is empty: each line is a source')
@@ -65,15 +74,27 @@ def answers(
   seed: int = 0,
   batch_size: int = 32,
 ) -> Iterator[list[str]]:
-  """Yields the candidates of each source, compiled once.
+  """Yields the list of candidates for each source.
 
-  A source is read once by an encoder, however many candidates and steps. Equal
-  seeds give equal answers to the n-th source, whatever the others are and
-  however many candidates and sources are sampled together.
+  All batches use one compiled function. An encoder runs once per source, for
+  all candidates and steps. With equal seeds, the answers to the n-th source do
+  not depend on the other sources, the number of candidates or the batch size.
+
+  Args:
+    method: the method.
+    network: the network.
+    trained: parameters and method state.
+    tokenizer: the tokenizer.
+    data: settings of the data that the model was trained on.
+    sampler: the sampler.
+    sources: the source texts.
+    candidates: answers per source.
+    seed: seed of the samples.
+    batch_size: sources per call.
 
   Raises:
-    UserError: before anything is sampled, for data without sources and for a
-      source that is empty or too long.
+    UserError: the model was trained without sources, or a source is empty or
+      too long. It is raised before anything is sampled.
   """
   if data.rows not in ('joined', 'separate'):
     raise UserError(
@@ -98,7 +119,8 @@ def answers(
       view = View(memory=jax.tree.map(repeat, memory))
     model = bind(method, network, trained, view)
     numbers = jnp.tile(jnp.arange(candidates), len(places))
-    # Of each source and candidate a row of its own, however many there are.
+    # Each candidate of each source has its own row number, and so its own key,
+    # which does not depend on the number of candidates.
     rows = repeat(places) + numbers * _MOST_SOURCES
     canvas = Canvas(repeat(batch['ids']), repeat(batch['is_given']), rows)
     ids = generate(model, canvas, key, sampler).ids
@@ -106,7 +128,7 @@ def answers(
 
   for number in range(math.ceil(len(rows) / batch_size)):
     part = rows[number * batch_size : (number + 1) * batch_size]
-    # The last batch is filled up, so that it compiles nothing anew.
+    # The last batch is filled up, so that it needs no second compilation.
     full = part + [part[-1]] * (batch_size - len(part))
     batch = {name: jnp.stack([row[name] for row in full]) for name in full[0]}
     places = number * batch_size + jnp.arange(batch_size, dtype=jnp.uint32)
@@ -117,6 +139,6 @@ def answers(
 
 
 def _text(tokenizer: Tokenizer, ids: np.ndarray) -> str:
-  """Up to the first end."""
+  """Decodes the tokens before the first eos."""
   ends = np.flatnonzero(ids == tokenizer.vocab.eos_id)
   return tokenizer.decode(ids[: ends[0]] if len(ends) else ids).strip()

@@ -1,7 +1,7 @@
-"""Models without a network, to set beside a trained one.
+"""Baselines without a network, to compare a trained model with.
 
-`token_baselines` has the tokens, the training split and the rows of the model
-that it is set beside. `byte_bigram` is over bytes and whole documents.
+`token_baselines` uses the same tokens, training split and rows as the model.
+`byte_bigram` models the bytes of whole documents.
 """
 
 import math
@@ -16,20 +16,21 @@ from textdiffusion.data.pipeline import Data
 from textdiffusion.data.tokenizers import Tokenizer
 from textdiffusion.evals.statistics import cluster_ratio, cluster_sums
 
-_END = 256  # the end of a document
-# Rows and tokens of the training split that are counted at most, spread evenly
-# over it: some seconds and half a GiB. The report states how many were counted.
+_END = 256  # Symbol of the end of a document.
+# Limits on the rows and tokens of the training split that are counted, spread
+# evenly over it. They keep counting to a few seconds and half a GiB of memory.
+# The report states how many rows were counted.
 MAX_ROWS, MAX_TOKENS = 1 << 18, 1 << 24
-_SLICE = 10  # one part of the training rows in so many chooses the smoothing
+_SLICE = 10  # One in this many parts of the rows is used to fit the smoothing.
 _STRENGTHS = 2.0 ** np.arange(-4, 17)
 
 
 class Pairs(NamedTuple):
-  """Tokens with the one before each.
+  """Pairs of a token and the token before it.
 
   Attributes:
     before: [N] the previous token of the row, or `vocab_size` at its start.
-    tokens: [N].
+    tokens: [N] the tokens.
   """
 
   before: np.ndarray
@@ -37,9 +38,9 @@ class Pairs(NamedTuple):
 
 
 def row_pairs(batch: Mapping[str, np.ndarray], vocab_size: int) -> Pairs:
-  """Every counted token of the rows [B, L] with the one before it.
+  """Pairs every counted token of the rows [B, L] with the token before it.
 
-  Given tokens, a source say, are contexts but not predicted.
+  Given tokens, such as those of a source, serve as contexts only.
   """
   ids = batch['ids']
   before = np.full_like(ids, vocab_size)
@@ -49,20 +50,22 @@ def row_pairs(batch: Mapping[str, np.ndarray], vocab_size: int) -> Pairs:
 
 
 class Bigram:
-  """Token frequencies, and those after each token, smoothed.
+  """Smoothed unigram and bigram models of tokens.
 
   p(b) = (count(b) + k / V) / (N + k) and
-  p(b | a) = (count(a, b) + m p(b)) / (count(a) + m), an interpolation whose
-  weight of p(b) falls with the count of the context (MacKay & Peto 1995). k and
-  m are those of `_STRENGTHS` with the highest likelihood of a tenth of the
-  training rows, under counts of the others; then all rows are counted.
+  p(b | a) = (count(a, b) + m p(b)) / (count(a) + m), an interpolation in which
+  the weight of p(b) falls with the count of the context (MacKay & Peto 1995). k
+  and m are the `_STRENGTHS` with the highest likelihood on a tenth of the
+  training rows, given the counts of the other rows. Then all rows are counted.
 
   Args:
-    rows: pairs of batches of training rows.
-    vocab_size: V.
+    rows: pairs of tokens, one `Pairs` per batch of training rows.
+    vocab_size: size of the vocabulary, V.
 
   Attributes:
-    unigram_strength, bigram_strength: k and m.
+    vocab_size: size of the vocabulary, V.
+    unigram_strength: pseudo-count k of the unigram.
+    bigram_strength: pseudo-count m of the bigram.
   """
 
   def __init__(self, rows: Iterable[Pairs], vocab_size: int):
@@ -98,13 +101,13 @@ class Bigram:
     return pairs.before.astype(np.int64) * self.vocab_size + pairs.tokens
 
   def unigram_nats(self, pairs: Pairs) -> np.ndarray:
-    """[N] -log p(token)."""
+    """Returns [N] -log p(token)."""
     k, size = self.unigram_strength, self.vocab_size
     counts = self._tokens[pairs.tokens]
     return np.log(self._tokens.sum() + k) - np.log(counts + k / size)
 
   def bigram_nats(self, pairs: Pairs) -> np.ndarray:
-    """[N] -log p(token | the one before)."""
+    """Returns [N] -log p(token | token before it)."""
     m, key = self.bigram_strength, self._key(pairs)
     places = np.searchsorted(self._pairs, key)
     places = np.minimum(places, len(self._pairs) - 1)
@@ -119,22 +122,21 @@ def token_baselines(
   batches: Iterable[dict[str, np.ndarray]],
   tokenizer: Tokenizer,
 ) -> dict[str, Any]:
-  """A unigram and a bigram of the model's tokens, fitted on its training rows
-  and scored on the rows that it is evaluated on.
+  """Fits a unigram and a bigram of tokens, and evaluates them.
 
-  What a model scores is scored here: ends of documents and modelled padding
-  too, which adds its nats and is no token to divide by. The first token of a
-  row is predicted from the start of a row.
+  They score the same tokens as the model, with ends of documents and modelled
+  padding. The nats of padding are added, but padding does not count as tokens.
+  The first token of a row is predicted from a start symbol.
 
   Args:
-    train: the training split.
-    batches: of `data.pipeline.eval_batches`, the same as the model's.
-    tokenizer: of both.
+    train: rows of the training split.
+    batches: batches of `data.pipeline.eval_batches`, equal to the model's.
+    tokenizer: the tokenizer of the model.
 
   Returns:
-    'unigram' and 'bigram', each with bits_per_byte, nats_per_token and the
-    standard errors over documents; 'fitted_on', in words. JSON takes it. Empty
-    where there is no training row to fit them on.
+    A JSON dict: 'unigram' and 'bigram', each with bits_per_byte, nats_per_token
+    and their standard errors over documents, and 'fitted_on', a description.
+    It is empty if there are no training rows.
   """
   if not len(train):
     return {}
@@ -171,12 +173,11 @@ def token_baselines(
 
 
 def reference_bits(tokens: dict[str, Any], data: Data) -> dict[str, float]:
-  """Name -> bits per byte of the baselines to show beside a bound.
+  """Returns bits per byte of all baselines, by name, to plot next to a bound.
 
   Args:
     tokens: the report of `token_baselines`.
-    data: whose documents the bigram over bytes is fitted and scored on, all of
-      them.
+    data: the data; the byte bigram is fitted and scored on all its documents.
   """
   named = {
     f'token {name}': tokens[name]['bits_per_byte']
@@ -189,7 +190,15 @@ def reference_bits(tokens: dict[str, Any], data: Data) -> dict[str, float]:
 def training_pairs(
   train: Rows | PairRows, chosen: np.ndarray, vocab_size: int
 ) -> Iterator[Pairs]:
-  """Pairs of the chosen rows, in parts of 1,024 tokens or a hundredth."""
+  """Yields pairs of the chosen rows in small parts.
+
+  A part has about 1,024 tokens, or a hundredth of the rows if that is less.
+
+  Args:
+    train: rows of the training split.
+    chosen: indices of the rows.
+    vocab_size: size of the vocabulary.
+  """
   size = max(1, min(1024 // train.length, len(chosen) // 100))
   for start in range(0, len(chosen), size):
     rows = [train[i] for i in chosen[start : start + size]]
@@ -201,7 +210,7 @@ def training_pairs(
 
 
 def _spread(train: Rows | PairRows) -> np.ndarray:
-  """Indices of all rows, or of as many as are counted at most."""
+  """Returns indices of evenly spread rows, within the limits of counting."""
   count = min(len(train), MAX_ROWS, max(1, MAX_TOKENS // train.length))
   return np.arange(count) * len(train) // count
 
@@ -213,7 +222,7 @@ def _joined(parts: list[Pairs]) -> Pairs:
 def _figures(
   nats: np.ndarray, tokens: np.ndarray, num_bytes: np.ndarray
 ) -> dict[str, float | None]:
-  """Per token and per byte, of sums by document."""
+  """Returns figures per token and per byte from sums over documents."""
   per_token, per_byte = (cluster_ratio(nats, n) for n in (tokens, num_bytes))
   bits = 1 / math.log(2)
   figures = {
@@ -228,14 +237,15 @@ def _figures(
 def byte_bigram(
   train: Iterable[str], heldout: Iterable[str], pseudo_count: float = 0.1
 ) -> float:
-  """Bits per held-out byte of a bigram model over bytes.
+  """Returns bits per held-out byte of a bigram model over bytes.
 
-  A document ends with a symbol of its own, whose bits count but whose place
-  does not, as a language model's end-of-document token.
+  Each document ends with an end symbol. Its bits count but it is not counted as
+  a byte, just as a language model's end-of-document token.
 
   Args:
-    train, heldout: documents.
-    pseudo_count: added to each of the 257 x 257 counts.
+    train: documents to fit the model on.
+    heldout: documents to score.
+    pseudo_count: number that is added to each of the 257 x 257 counts.
   """
   counts = np.full((257, 257), pseudo_count)
   for text in train:
@@ -253,6 +263,6 @@ def byte_bigram(
 
 
 def _with_ends(text: str) -> np.ndarray:
-  """UTF-8 bytes between two end symbols."""
+  """Returns the UTF-8 bytes of a text between two end symbols."""
   body = np.frombuffer(text.encode('utf-8', 'replace'), np.uint8)
   return np.concatenate([[_END], body.astype(np.int64), [_END]])

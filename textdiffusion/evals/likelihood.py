@@ -1,9 +1,9 @@
-"""Held-out likelihood: the evaluator's mean with its errors and its protocol.
+"""Held-out likelihood with standard errors and a description of the protocol.
 
-Losses are added up by document, since rows that hold parts of one document are
-not independent. Only an objective that bounds -log p (`estimand == 'nelbo'`) is
-reported as bits or perplexity; autoregression is the case where the bound is
-exact.
+Losses are summed by document, because rows that hold parts of the same document
+are not independent. Only an objective that bounds -log p
+(`estimand == 'nelbo'`) is reported as bits or perplexity. For autoregressive
+models the bound is exact.
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ from textdiffusion.core.types import (
   UserError,
   is_counted,
 )
+from textdiffusion.core.validation import check_fields
 from textdiffusion.data.packing import PairRows, Rows
 from textdiffusion.data.pipeline import eval_batches, eval_rows
 from textdiffusion.evals.statistics import (
@@ -38,16 +39,18 @@ from textdiffusion.objectives.base import Models
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-  """How much is evaluated.
+  """Settings of the evaluation.
 
   Attributes:
-    rows: held-out rows at most, chosen by the seed; 0 for all of them.
+    rows: largest number of held-out rows, chosen by the seed; 0 uses all.
     draws: draws of t for each row.
     batch_size: rows per call of the network.
-    seed: of the rows and the draws. None takes `train.seed`, so that runs with
-      other seeds are evaluated on other rows and draws, and methods at equal
-      seeds on the same ones.
+    seed: seed of the choice of rows and of the draws. None uses `train.seed`:
+      then runs with different seeds are evaluated on different rows and draws,
+      and methods with equal seeds on the same ones.
   """
+
+  config_group = 'evaluate'
 
   rows: int = 0
   draws: int = 8
@@ -55,28 +58,24 @@ class EvaluateConfig:
   seed: int | None = None
 
   def __post_init__(self) -> None:
-    for name, least in (('rows', 0), ('draws', 1), ('batch_size', 1)):
-      if getattr(self, name) < least:
-        raise UserError(
-          f'evaluate.{name}={getattr(self, name)}: must be at least {least}'
-        )
+    check_fields(self, rows='[0, inf)', draws='[1, inf)', batch_size='[1, inf)')
     if self.seed is not None:
       check_seed('evaluate.seed', self.seed)
 
   def with_seed(self, train_seed: int) -> 'EvaluateConfig':
-    """This config with the seed of a run where it has none of its own."""
+    """Returns this config with the seed of a run, unless it has a seed."""
     if self.seed is not None:
       return self
     return dataclasses.replace(self, seed=train_seed)
 
   def chosen(self, count: int) -> np.ndarray:
-    """Indices of the rows, of `count` held out, that are evaluated."""
+    """Returns the indices of the evaluated rows among `count` held-out rows."""
     return eval_rows(count, self.rows, self.seed)
 
   def batches(
     self, heldout: Rows | PairRows
   ) -> Iterator[dict[str, np.ndarray]]:
-    """Batches of these rows."""
+    """Yields batches of the evaluated rows."""
     return eval_batches(heldout, self.batch_size, self.rows, self.seed)
 
 
@@ -89,12 +88,20 @@ TokenNats = Callable[
 def token_nats(
   method: Method, network: Network, config: EvaluateConfig
 ) -> TokenNats:
-  """Builds (trained, batch) -> ([draws, B, L] nats, terms).
+  """Builds the function (trained, batch) -> (nats, terms); callers jit it.
 
-  Nats are of each token, 0 where a token is not counted; terms are [draws, B],
-  added up over a row. The times of a row's draws are stratified: draw d takes u
-  from [d / draws, (d + 1) / draws). An exact likelihood takes one draw. Jit it
-  at the caller.
+  `nats` [draws, B, L] holds the bound of each token, 0 for tokens that do not
+  count. `terms` holds parts of the bound, [draws, B], summed over each row. The
+  times of a row are stratified over its draws: draw d takes u from
+  [d / draws, (d + 1) / draws). An exact likelihood needs one draw only.
+
+  Args:
+    method: the method.
+    network: the network.
+    config: draws and seed.
+
+  Raises:
+    UserError: the evaluator of the method does not bound the likelihood.
   """
   draws = _draws(method, config)
   key = stream(jax.random.key(config.seed or 0), 'evaluate')
@@ -108,7 +115,7 @@ def token_nats(
     view = batch_view(network, trained.params, whole)
     bound = bind(method, network, trained, view)
 
-    def of(
+    def all_draws(
       key: Key, model: Model, rows: Batch
     ) -> tuple[Array, dict[str, Array]]:
       model = anchored(model, rows)
@@ -127,16 +134,16 @@ def token_nats(
 
     block = method.needs.block
     if not block:
-      return of(key, bound, whole)
+      return all_draws(key, bound, whole)
 
-    # -log p of a row is the sum of those of its blocks given what is before.
-    def of_block(number: Array) -> tuple[Array, dict[str, Array]]:
+    # -log p of a row is the sum of -log p(block | blocks before it).
+    def one_block(number: Array) -> tuple[Array, dict[str, Array]]:
       part = whole.block(whole.prompt + number * block, block)
       model = bound.with_view(segments=part.segments)
-      return of(jax.random.fold_in(key, number), model, part)
+      return all_draws(jax.random.fold_in(key, number), model, part)
 
     count = -(-whole.ids.shape[1] // block)
-    parts = jax.lax.map(of_block, jnp.arange(count))
+    parts = jax.lax.map(one_block, jnp.arange(count))
     return jax.tree.map(lambda x: x.sum(0), parts)
 
   return totals
@@ -154,27 +161,28 @@ def evaluate(
   totals: TokenNats | None = None,
   pad_id: int | None = None,
 ) -> dict[str, Any]:
-  """Bits per byte and per token, perplexity, terms, errors, protocol.
+  """Evaluates bits per byte and per token, perplexity and terms, with errors.
 
   Args:
-    method: the wiring.
+    method: the method.
     network: the network that is evaluated.
-    trained: its parameters and the state of the method.
-    batches: dicts of ids, segments, positions [B, L] and rows [B]; with
-      documents [B, L], see `data.pipeline.eval_batches`, or each row counts as
-      a document.
-    byte_lengths: [vocab] UTF-8 bytes of each token; specials count 0.
+    trained: parameters and method state.
+    batches: dicts of ids, segments, positions [B, L] and rows [B]. Without
+      documents [B, L] (see `data.pipeline.eval_batches`), each row counts as a
+      document.
+    byte_lengths: [vocab] UTF-8 bytes of each token, 0 for specials.
     config: draws and seed.
-    protocol: tokenizer, data, split and row layout, in words.
-    put: places a batch on the devices.
-    totals: a jitted `token_nats` to use again; built here if absent.
-    pad_id: modelled padding adds its nats, and is no token to divide by.
+    protocol: description of tokenizer, data, split and row layout.
+    put: puts a batch onto the devices.
+    totals: a jitted `token_nats` to reuse; built here if None.
+    pad_id: id of modelled padding, whose nats are added but which is not
+      counted as a token.
 
   Returns:
-    A dict that JSON takes. `*_se` is the standard error over documents; it
-    holds the error of the draws too, which `bits_per_byte_monte_carlo_se` and
-    `monte_carlo_se` (nats per token) give by itself. What one document or one
-    draw does not determine is None.
+    A JSON dict. `*_se` is the standard error over documents, which includes the
+    error due to the draws. `bits_per_byte_monte_carlo_se` and `monte_carlo_se`
+    (nats per token) are the error due to the draws alone. Errors that one
+    document or one draw cannot determine are None.
   """
   sums = document_sums(
     method,
@@ -191,16 +199,17 @@ def evaluate(
 
 
 class DocumentSums(NamedTuple):
-  """An evaluation added up by document.
+  """The sums of an evaluation by document.
 
   Attributes:
-    documents: [D] their numbers, growing.
-    nats: [D] bound on -log p, the mean over draws.
-    tokens: [D] tokens evaluated.
+    documents: [D] document numbers, increasing.
+    nats: [D] bound on -log p, averaged over draws.
+    tokens: [D] number of evaluated tokens.
     num_bytes: [D] UTF-8 bytes of these tokens.
-    terms: parts of the bound, nats over all rows.
-    monte_carlo_se: of the sum of `nats`, due to the draws; NaN for one draw.
-    rows: rows evaluated.
+    terms: parts of the bound in nats, summed over all rows.
+    monte_carlo_se: standard error of the sum of `nats` due to the draws; NaN
+      for one draw.
+    rows: number of evaluated rows.
     draws: draws for each row.
   """
 
@@ -225,10 +234,13 @@ def document_sums(
   totals: TokenNats | None = None,
   pad_id: int | None = None,
 ) -> DocumentSums:
-  """What `evaluate` reports, before division; its arguments are the same.
+  """Sums an evaluation by document; the arguments are those of `evaluate`.
 
-  A token's loss belongs to the document of the token: a row of several
-  documents adds to each of them, a document of several rows is one entry.
+  The loss of a token belongs to the token's document. A row with several
+  documents adds to each of them, and a document in several rows is one entry.
+
+  Raises:
+    UserError: there is no held-out row.
   """
   totals = totals or jax.jit(token_nats(method, network, config))
   by_row, labels, columns, rows, places = [], [], [], 0, 0
@@ -248,7 +260,7 @@ def document_sums(
     is_token = counted & (batch['ids'] != (-1 if pad_id is None else pad_id))
     lengths = byte_lengths[batch['ids']]
     values = np.stack([value.mean(0, dtype=np.float64), is_token, lengths])
-    # A batch is added up at once: its tokens may be too many to keep.
+    # Each batch is reduced at once, as all tokens may not fit into memory.
     inside = documents[counted]
     labels.append(np.unique(inside))
     columns.append(cluster_sums(inside, values[:, counted]))
@@ -275,7 +287,7 @@ def document_sums(
 
 
 def summary(sums: DocumentSums, protocol: str) -> dict[str, Any]:
-  """The report of `evaluate`."""
+  """Turns sums by document into the report of `evaluate`."""
   tokens, num_bytes = sums.tokens.sum(), sums.num_bytes.sum()
   per_token = cluster_ratio(sums.nats, sums.tokens)
   per_byte = cluster_ratio(sums.nats, sums.num_bytes)
@@ -308,7 +320,7 @@ def summary(sums: DocumentSums, protocol: str) -> dict[str, Any]:
 
 
 def estimate(method: Method, config: EvaluateConfig) -> str:
-  """How the expectation over corruptions is taken, in words."""
+  """Describes how the expectation over corruptions is estimated."""
   if method.process is None:
     return 'exact likelihood'
   if getattr(method.evaluator, 'all_steps', False):
@@ -322,5 +334,5 @@ def estimate(method: Method, config: EvaluateConfig) -> str:
 
 
 def _draws(method: Method, config: EvaluateConfig) -> int:
-  """Without a forward process nothing is random."""
+  """Returns the number of draws; an exact likelihood needs only one."""
   return 1 if method.process is None else config.draws

@@ -1,8 +1,8 @@
-"""Generative perplexity of samples under a judge, with the entropy of samples.
+"""Generative perplexity of samples under a judge model, with their entropy.
 
-Dull, repeating text has a low generative perplexity, and the figure depends on
-the judge. So a report always holds the judge's name, the entropy of the samples
-and both figures of real text.
+Repetitive text has a low generative perplexity, and the figure depends on the
+judge. So a report always holds the name of the judge, the entropy of the
+samples, and both figures for real text.
 """
 
 from typing import Any
@@ -20,7 +20,11 @@ from textdiffusion.objectives.base import Models
 
 
 def unigram_entropy(ids: np.ndarray) -> np.ndarray:
-  """[B, L] ids -> [B] nats: entropy of the token frequencies in each row."""
+  """Returns the entropy of the token frequencies in each row, [B] nats.
+
+  Args:
+    ids: [B, L] token ids.
+  """
   rows = []
   for row in np.asarray(ids):
     _, counts = np.unique(row, return_counts=True)
@@ -36,14 +40,16 @@ def judged(
   ids: Array | np.ndarray,
   batch: int = 16,
 ) -> np.ndarray:
-  """-log p of each row under an exact judge, nats: [B, L] ids -> [B].
+  """Returns -log p of each row in nats [B] under an autoregressive judge.
+
+  A diffusion model cannot be the judge, because the gap of its bound would be
+  part of the score.
 
   Args:
-    method: of the judge, an autoregressive model of the same tokenizer; a bound
-      would mix its own gap into the score.
-    network: of the judge.
-    trained: the parameters of the judge.
-    ids: [B, L] rows to be scored.
+    method: method of the judge, which must use the same tokenizer.
+    network: network of the judge.
+    trained: parameters of the judge.
+    ids: [B, L] rows to score.
     batch: rows per call.
 
   Raises:
@@ -81,22 +87,22 @@ def report(
   real_ids: np.ndarray,
   real_documents: np.ndarray | None = None,
 ) -> dict[str, Any]:
-  """Generative perplexity with all that it must be read with.
+  """Reports generative perplexity and entropy of samples and of real text.
 
   Args:
-    nats: [B] -log p of the samples, see `judged`.
+    nats: [B] -log p of the samples, from `judged`.
     ids: [B, L] the samples.
     judge: name of the judge.
-    real_nats, real_ids: [R] and [R, L], the same of held-out rows of the same
-      length.
-    real_documents: [R, L] the document of each token; without it the rows
-      count as independent.
+    real_nats: [R] -log p of held-out rows of the same length.
+    real_ids: [R, L] the held-out rows.
+    real_documents: [R, L] the document of each token; if None, the rows count
+      as independent.
 
   Returns:
-    Perplexity (exp of the mean nats per token) and mean unigram entropy of a
-    row in nats, of the samples and of real text, with standard errors over
-    samples and over documents; the judge; None for an error that one sample or
-    document does not determine.
+    Perplexity (exp of the mean nats per token) and mean unigram entropy per row
+    in nats, for samples and real text, with standard errors over samples and
+    over documents; and the name of the judge. Errors that one sample or one
+    document cannot determine are None.
   """
   ids, real_ids = np.asarray(ids), np.asarray(real_ids)
   lengths = np.full(len(ids), ids.shape[1])
@@ -119,8 +125,11 @@ def report(
 def _real_ratio(
   nats: np.ndarray, length: int, documents: np.ndarray | None
 ) -> Estimate:
-  """Nats per token of rows. A row of several documents belongs to the first,
-  as the judge scores whole rows; a document of several rows is one cluster."""
+  """Returns nats per token of real rows, with documents as clusters.
+
+  The judge scores whole rows, so a row with several documents counts for the
+  first of them.
+  """
   labels = np.arange(len(nats)) if documents is None else documents[:, 0]
   values = np.stack([np.asarray(nats, np.float64), np.full(len(nats), length)])
   return cluster_ratio(*cluster_sums(labels, values))

@@ -1,12 +1,13 @@
-"""Minimum Bayes risk: the candidate that the others agree with most.
+"""Minimum Bayes risk: chooses the candidate that is most like the others.
 
-Kumar & Byrne 2004; DiffuSeq decodes 10 candidates so, by sentence BLEU.
+Source: Kumar & Byrne 2004. DiffuSeq chooses among 10 candidates this way, by
+sentence BLEU.
 """
 
 import functools
 from collections.abc import Callable, Sequence
 
-# (candidate, reference) -> the more the better.
+# (candidate, reference) -> a score; higher is better.
 Utility = Callable[[str, str], float]
 
 
@@ -14,22 +15,23 @@ Utility = Callable[[str, str], float]
 def _bleu() -> Utility:
   from sacrebleu.metrics import BLEU
 
-  # Of one sentence: only the orders that it is long enough for.
+  # A short sentence is scored only on the n-gram orders that it contains.
   metric = BLEU(effective_order=True)
   return lambda text, other: metric.sentence_score(text, [other]).score
 
 
 def sentence_bleu(text: str, other: str) -> float:
-  """sacreBLEU of one sentence, 0 to 100."""
+  """Returns the sacreBLEU of one sentence, 0 to 100."""
   return _bleu()(text, other)
 
 
 def gains(
   candidates: Sequence[str], utility: Utility = sentence_bleu
 ) -> list[float]:
-  """The mean utility of each, the others being the references.
+  """Returns the mean utility of each candidate, with the others as references.
 
-  Equal candidates count as often as they are; one alone gains 0.
+  Equal candidates count as often as they occur. The gain of a single candidate
+  is 0.
   """
   known = functools.cache(utility)
   rest = max(len(candidates) - 1, 1)
@@ -41,5 +43,5 @@ def gains(
 
 
 def ranked(value: Sequence[float]) -> list[int]:
-  """Indices of gains, the best first; of equals the first stays first."""
+  """Returns the indices of gains, best first; ties keep their order."""
   return sorted(range(len(value)), key=lambda i: -value[i])

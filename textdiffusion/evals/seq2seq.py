@@ -1,7 +1,7 @@
-"""How good answers are: sacreBLEU, ROUGE-L, and how varied they are.
+"""Quality and diversity of answers: sacreBLEU, ROUGE-L, distinct n-grams.
 
-Every report names its tools, their signature and how answers were chosen, for
-figures of other tools do not compare.
+Figures of different tools cannot be compared, so every report names its tools,
+their signatures and how answers were chosen.
 """
 
 import collections
@@ -18,19 +18,20 @@ def report(
   references: Sequence[Sequence[str]],
   tokenize: str = '13a',
 ) -> dict[str, Any]:
-  """Quality of the first candidate of each source and of the least risky one,
-  and the variety among them.
+  """Reports the quality and the diversity of answers.
 
   Args:
-    candidates: [sources][candidates].
-    references: [sources][references], at least one each.
-    tokenize: sacreBLEU's, `13a`, or `char` and others for languages without
-      spaces; ROUGE-L and the rest split at spaces.
+    candidates: [sources][candidates] answers.
+    references: [sources][references] references, at least one per source.
+    tokenize: tokenizer of sacreBLEU: `13a`, or `char` and others for languages
+      without spaces. All other figures split texts at spaces.
 
   Returns:
-    A dict that JSON takes. `first` and `chosen` have bleu (0 to 100), rouge_l
-    (0 to 1, the best reference), distinct_1, distinct_4 and words a text;
-    self_bleu (0 to 100) is of the candidates of one source; protocol says how.
+    A JSON dict. `first` describes the first candidate of each source, `chosen`
+    the candidate with the lowest expected risk (MBR): bleu (0 to 100), rouge_l
+    (0 to 1, with the best reference), distinct_1, distinct_4 and words per
+    text. self_bleu (0 to 100) compares the candidates of a source with each
+    other. protocol describes the tools.
   """
   if len(candidates) != len(references):
     raise ValueError(f'{len(candidates)} answers to {len(references)} sources')
@@ -59,18 +60,24 @@ def report(
 def corpus_bleu(
   texts: Sequence[str], references: Sequence[Sequence[str]], tokenize: str
 ) -> tuple[float, str]:
-  """sacreBLEU of a corpus, 0 to 100, and its signature."""
+  """Returns the sacreBLEU of a corpus, 0 to 100, and its signature.
+
+  Args:
+    texts: one text per source.
+    references: the references of each source.
+    tokenize: tokenizer of sacreBLEU.
+  """
   from sacrebleu.metrics import BLEU
 
   metric = BLEU(tokenize=tokenize)
-  # A source may have fewer references than another: None where there is none.
+  # Sources may differ in the number of references; None fills the gaps.
   columns = [list(column) for column in itertools.zip_longest(*references)]
   score = metric.corpus_score(list(texts), columns).score
   return score, str(metric.get_signature())
 
 
 def rouge_l(texts: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-  """Mean F1 of the longest common subsequence with the best reference."""
+  """Returns the mean F1 of the longest common subsequence (best reference)."""
   from rouge_score.rouge_scorer import RougeScorer
 
   scorer = RougeScorer(['rougeL'], tokenizer=_Spaces())
@@ -81,14 +88,17 @@ def rouge_l(texts: Sequence[str], references: Sequence[Sequence[str]]) -> float:
 
 
 class _Spaces:
-  """rouge-score's own drops all but a-z and 0-9."""
+  """Splits texts at spaces; rouge-score's own tokenizer keeps only a-z, 0-9."""
 
   def tokenize(self, text: str) -> list[str]:
     return text.split()
 
 
 def distinct(texts: Iterable[str], n: int) -> float:
-  """Different n-grams over all n-grams (Li et al. 2016); 0 without any."""
+  """Returns the share of distinct n-grams among all n-grams (Li et al. 2016).
+
+  It is 0 if there are none.
+  """
   counts: collections.Counter = collections.Counter()
   for text in texts:
     words = text.split()
@@ -97,8 +107,11 @@ def distinct(texts: Iterable[str], n: int) -> float:
 
 
 def self_bleu(value: Sequence[Sequence[float]]) -> float:
-  """Mean sentence BLEU of a source's candidates with each other, 0 to 100;
-  value: the `gains` of each."""
+  """Returns the mean sentence BLEU between candidates of a source, 0 to 100.
+
+  Args:
+    value: the `gains` of the candidates of each source.
+  """
   return statistics.fmean(map(statistics.fmean, value))
 
 

@@ -1,9 +1,9 @@
-"""Standard errors over documents, seeds and draws, and what is significant.
+"""Standard errors over documents, seeds and draws, and tests of significance.
 
-A figure has three sources of error, and each has an estimate of its own: the
-documents that were evaluated (`cluster_ratio`), the corruptions that were drawn
-(`monte_carlo_error`) and the training seed (`combine_seeds`). Two methods are
-compared by the differences of runs with equal seeds (`compare_seeds`).
+A figure has three sources of error, each with its own estimate: the evaluated
+documents (`cluster_ratio`), the drawn corruptions (`monte_carlo_error`) and the
+training seed (`combine_seeds`). Two methods are compared by the differences of
+runs with equal seeds (`compare_seeds`).
 """
 
 import math
@@ -20,9 +20,9 @@ class Estimate(NamedTuple):
   """A mean or ratio with its standard error.
 
   Attributes:
-    value: the estimate; NaN where there is nothing to divide by.
+    value: the estimate; NaN if the denominator is 0.
     se: its standard error; NaN for fewer than two clusters.
-    clusters: independent units that it rests on.
+    clusters: number of independent units.
   """
 
   value: float
@@ -34,16 +34,17 @@ class Combined(NamedTuple):
   """A figure over several training seeds.
 
   Attributes:
-    mean: over seeds.
-    seed_se: standard error of the mean from the spread over seeds, which holds
-      whatever differs by seed: training, draws, and rows unless they are
-      shared. NaN for one seed.
-    row_se: the part of the documents that were evaluated, draws aside.
-    monte_carlo_se: the part of the draws.
-    se: standard error that the interval is made of.
+    mean: mean over seeds.
+    seed_se: standard error of the mean from the spread over seeds. It includes
+      everything that differs between seeds: training, draws, and rows unless
+      they are shared. NaN for one seed.
+    row_se: standard error due to the evaluated documents, without the draws.
+    monte_carlo_se: standard error due to the draws.
+    se: standard error that the interval is computed from.
     df: degrees of freedom of its Student distribution.
-    low, high: the confidence interval.
-    seeds: how many there are.
+    low: lower end of the confidence interval.
+    high: upper end of the confidence interval.
+    seeds: number of seeds.
   """
 
   mean: float
@@ -61,13 +62,14 @@ class Difference(NamedTuple):
   """Two methods compared at equal seeds: the first minus the second.
 
   Attributes:
-    mean: over seeds.
+    mean: mean difference over seeds.
     se: its standard error.
     df: degrees of freedom of its Student distribution.
-    low, high: the confidence interval.
-    p_value: two-sided, of no difference.
-    is_significant: whether the interval leaves out 0.
-    seeds: how many pairs there are.
+    low: lower end of the confidence interval.
+    high: upper end of the confidence interval.
+    p_value: two-sided p-value of the hypothesis of no difference.
+    is_significant: whether the interval excludes 0.
+    seeds: number of pairs of runs.
   """
 
   mean: float
@@ -81,9 +83,9 @@ class Difference(NamedTuple):
 
 
 def student_t(df: float, level: float = LEVEL) -> float:
-  """The half-width of a two-sided interval in standard errors: 4.30 at df=2.
+  """Returns the half-width of a two-sided interval in standard errors.
 
-  NaN without a degree of freedom.
+  It is 4.30 at df=2, and NaN for df <= 0.
   """
   if not df > 0:
     return math.nan
@@ -91,9 +93,9 @@ def student_t(df: float, level: float = LEVEL) -> float:
 
 
 def cluster_sums(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
-  """Sums `values` [..., N] over equal `labels` [N] -> [..., clusters].
+  """Sums `values` [..., N] over equal `labels` [N]; returns [..., clusters].
 
-  Clusters are in the order of their labels.
+  The clusters are sorted by label.
   """
   distinct, places = np.unique(labels, return_inverse=True)
   flat = np.reshape(values, (-1, len(labels))).astype(np.float64)
@@ -102,11 +104,15 @@ def cluster_sums(labels: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def cluster_ratio(totals: np.ndarray, counts: np.ndarray) -> Estimate:
-  """sum(totals) / sum(counts) and its error, [clusters] each.
+  """Returns sum(totals) / sum(counts) with its standard error.
 
   The clusters are independent and differ in size, so the ratio is linearised
   (Cochran, Sampling Techniques, 3rd ed., eq. 6.13): with residuals
   e = totals - ratio * counts, var = G / (G - 1) * sum(e^2) / sum(counts)^2.
+
+  Args:
+    totals: [clusters] numerators.
+    counts: [clusters] denominators.
   """
   totals, counts = np.asarray(totals, np.float64), np.asarray(counts)
   size, whole = len(totals), float(counts.sum())
@@ -123,24 +129,33 @@ def cluster_ratio(totals: np.ndarray, counts: np.ndarray) -> Estimate:
 def cluster_difference(
   totals: np.ndarray, others: np.ndarray, counts: np.ndarray
 ) -> Estimate:
-  """The ratio of `totals` minus that of `others` on the same clusters.
+  """Returns the difference between two ratios on the same clusters.
 
-  The error is of the paired difference: what both have in common in a cluster
-  cancels.
+  The standard error is that of the paired difference, in which the common part
+  of both totals cancels.
+
+  Args:
+    totals: [clusters] numerators of the first ratio.
+    others: [clusters] numerators of the second ratio.
+    counts: [clusters] denominators of both.
   """
   first, second = np.asarray(totals, np.float64), np.asarray(others, np.float64)
   return cluster_ratio(first - second, counts)
 
 
 def monte_carlo_error(nats: np.ndarray) -> float:
-  """Standard error of the total over rows due to the draws, nats [draws, N].
+  """Returns the standard error of the sum over rows due to the draws.
 
-  A row's total is its mean over draws, draw d from the d-th stratum of times.
-  Neighbouring strata are taken in pairs (the last three together where draws
-  are odd), and their spread, which holds the difference of their means too,
-  stands for the spread within each (collapsed strata, Cochran, section 5A.12).
-  So it is never too small on average, and close to the truth where neighbouring
-  strata have similar means. NaN for one draw.
+  The value of a row is its mean over draws, where draw d comes from the d-th
+  stratum of times. Neighbouring strata are grouped in pairs (the last three
+  together if the number is odd), and the spread within a group replaces the
+  spread within a stratum (collapsed strata; Cochran, section 5A.12). The spread
+  of a group includes the difference of the means of its strata. So the estimate
+  is never too small on average, and accurate if neighbouring strata have
+  similar means. It is NaN for one draw.
+
+  Args:
+    nats: [draws, N] values of N rows.
   """
   nats = np.asarray(nats, np.float64)
   draws = len(nats)
@@ -162,25 +177,25 @@ def combine_seeds(
   shared: float,
   level: float = LEVEL,
 ) -> Combined:
-  """A figure over k training seeds, its errors apart, and an interval.
+  """Combines a figure over k training seeds into a mean with an interval.
 
-  Where every seed has rows of its own (shared=0), the spread over seeds holds
-  all errors and the interval is the mean +- t(k - 1) * spread / sqrt(k). What
-  seeds have in common of the rows does not show in the spread: two random
-  subsets of n of N rows have means with the covariance n / N times their
-  variance. So that share of the variance over documents is added, with the
-  degrees of freedom of Welch and Satterthwaite. One seed has no spread: its
-  interval is of rows and draws only, and `seed_se` is NaN.
+  If every seed is evaluated on its own rows (shared=0), the spread over seeds
+  includes all errors, and the interval is mean +- t(k - 1) * spread / sqrt(k).
+  Rows that seeds have in common do not add to the spread: the means of two
+  random subsets of n of N rows have a covariance of n / N times their variance.
+  So this share of the variance over documents is added, with the degrees of
+  freedom of Welch and Satterthwaite. One seed has no spread: its interval
+  covers rows and draws only, and `seed_se` is NaN.
 
   Args:
     values: the figure of each seed.
-    row_ses: the standard error over documents of each, which holds that of its
-      draws.
-    monte_carlo_ses: that of the draws alone.
-    clusters: documents of each evaluation, the fewest where they differ.
-    shared: rows evaluated by each seed over rows held out, when each seed
-      draws its own; 1 where all seeds have the same rows.
-    level: confidence of the interval.
+    row_ses: its standard error over documents for each seed, which includes the
+      error of the draws.
+    monte_carlo_ses: its standard error due to the draws alone, for each seed.
+    clusters: number of documents in an evaluation, the smallest over seeds.
+    shared: share of the held-out rows that each seed evaluates, if each seed
+      draws its own rows; 1 if all seeds use the same rows.
+    level: confidence level of the interval.
   """
   figures = np.asarray(values, np.float64)
   seeds = len(figures)
@@ -189,7 +204,7 @@ def combine_seeds(
   row_variance = np.mean(np.square(row_ses, dtype=np.float64))
   draw_variance = np.mean(np.square(monte_carlo_ses, dtype=np.float64))
   variance = max(float(row_variance - draw_variance), 0.0)
-  common = shared * variance  # does not average out over seeds
+  common = shared * variance  # This part does not average out over seeds.
   row_se = math.sqrt(common + (variance - common) / seeds)
   mean = float(figures.mean())
   if seeds == 1:
@@ -222,22 +237,23 @@ def compare_seeds(
   row_se: float = 0.0,
   clusters: int = 0,
 ) -> Difference:
-  """Whether two methods differ, from runs with equal seeds and rows.
+  """Tests whether two methods differ, from runs with equal seeds and rows.
 
-  A Student test of the k differences, with k - 1 degrees of freedom: three
-  seeds need |mean| > 4.30 standard errors. Rows and draws that differ by seed
-  are part of the spread. Rows that all seeds share are not: give the error of
-  `cluster_difference` as `row_se`, and it is added (times the square root of
-  the share, see `combine_seeds`).
+  This is a Student test of the k differences with k - 1 degrees of freedom:
+  with three seeds, |mean| must exceed 4.30 standard errors. The spread includes
+  rows and draws that differ between seeds, but not rows that all seeds share.
+  For those, pass the error of `cluster_difference` as `row_se` (times the
+  square root of the share, see `combine_seeds`).
 
   Args:
-    values, others: the figure of each seed, in the same order of seeds.
-    level: confidence of the interval.
-    row_se: error of the difference from rows that all seeds share.
-    clusters: documents that `row_se` rests on.
+    values: the figure of the first method for each seed.
+    others: the figure of the second method, in the same order of seeds.
+    level: confidence level of the interval.
+    row_se: standard error of the difference due to rows that all seeds share.
+    clusters: number of documents behind `row_se`.
 
   Raises:
-    ValueError: other numbers of seeds, or fewer than two.
+    ValueError: the numbers of seeds differ or are below two.
   """
   gaps = np.asarray(values, np.float64) - np.asarray(others, np.float64)
   if len(values) != len(others) or len(gaps) < 2:

@@ -1,4 +1,4 @@
-"""Attention: masks, and the kernels that compute it."""
+"""Attention masks, and the kernels that compute attention."""
 
 from typing import Any, Literal
 
@@ -15,22 +15,23 @@ Implementation = Literal['auto', 'xla', 'cudnn', 'splash']
 def attention_mask(
   length: int, structure: Structure, segments: Array | None
 ) -> Array | None:
-  """[B or 1, 1, L, L], True where the query (row) may attend to the key.
+  """Builds the mask of a structure and of segments.
 
   Args:
-    length: L.
+    length: tokens in a row, L.
     structure: which tokens attend to which.
-    segments: [B, L]; tokens attend to their own segment only, padding (0) to
-      itself only.
+    segments: [B, L] document numbers; tokens attend to their own document only,
+      and padding (0) only to itself.
 
   Returns:
-    The mask, or None where every token attends to every token.
+    [B or 1, 1, L, L], True where the query (row) may attend to the key; or None
+    if every token attends to every token.
   """
   masks = []
   if segments is not None:
     same = segments[:, :, None] == segments[:, None]
-    # Padding attends to itself, else its softmax has no term; no token
-    # attends to it.
+    # Padding attends to itself, as a softmax needs at least one term. No other
+    # token attends to it.
     itself = jnp.eye(length, dtype=bool)[None]
     masks.append((same & (segments > 0)[:, None]) | itself)
   if not isinstance(structure, Full):
@@ -46,15 +47,17 @@ def attention_mask(
 def attend(
   q: Array, k: Array, v: Array, mask: Array | None, kind: str = 'xla'
 ) -> Array:
-  """Scaled dot-product attention: q [B, L, H, D] -> [B, L, H, D].
+  """Computes scaled dot-product attention; returns [B, L, H, D].
 
   Args:
-    k, v: [B, S, G, D], G dividing H (grouped queries).
-    mask: [B or 1, 1, L, S], True where the query may see the key.
-    kind: of `resolve`, but splash.
+    q: [B, L, H, D] queries.
+    k: [B, S, G, D] keys, where G divides H (grouped queries).
+    v: [B, S, G, D] values.
+    mask: [B or 1, 1, L, S], True where the query may attend to the key.
+    kind: a result of `resolve`, except splash.
   """
   if kind == 'xla' and layout.platform() == 'cpu':
-    return _plain(q, k, v, mask)
+    return _cpu_attention(q, k, v, mask)
   implementation: Any = kind
   return jax.nn.dot_product_attention(
     q, k, v, mask=mask, implementation=implementation
@@ -64,10 +67,16 @@ def attend(
 def resolve(
   implementation: Implementation, dtype: Any, shape: tuple[int, ...]
 ) -> str:
-  """What `auto` means here: splash on TPU, cuDNN on GPU in 16 bits, or XLA.
+  """Chooses the attention kernel.
 
-  shape: [B, L, H, D] of the queries. Splash is taken where the mesh splits
-  rows, heads and blocks of 128 tokens evenly, asked for or not.
+  `auto` is splash on TPU, cuDNN on GPU in 16 bits, and XLA otherwise. Splash is
+  used only if the mesh splits rows, heads and blocks of 128 tokens evenly, even
+  if `implementation` is `splash`.
+
+  Args:
+    implementation: the configured kernel.
+    dtype: type of the computation.
+    shape: shape of the queries, [B, L, H, D].
   """
   rows, length, heads, size = shape
   batch = layout.size_of('data') * layout.size_of('fsdp')
@@ -84,12 +93,13 @@ def resolve(
   return 'xla'
 
 
-def _plain(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
-  """Softmax attention with heads in front, so that CPU products are batched
-  matrix products and their gradients need no further transpose.
+def _cpu_attention(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+  """Computes `attend` in a form that is fast on CPU.
 
-  The sum of the softmax divides after the product with v: the gradient of
-  jax.nn.softmax takes half again as long as this one (notes/log.md).
+  Heads come before tokens, so that products are batched matrix products whose
+  gradients need no further transpose. The division by the sum of the softmax
+  comes after the product with v, because the gradient of jax.nn.softmax takes
+  half as long again as this one (notes/log.md).
   """
   batch, length, heads, dim = q.shape
   groups = k.shape[2]
@@ -115,17 +125,20 @@ def splash(
   structure: Structure,
   interpret: bool = False,
 ) -> Array:
-  """Splash attention, the TPU kernel: no [L, S] array in memory.
+  """Computes splash attention, the TPU kernel that stores no [L, S] array.
 
   On a mesh each shard has its rows, its heads and its part of the queries, and
   all keys of a row.
 
   Args:
-    q, k, v: as in `attend`.
-    segments: [B, L], tokens attend to their own segment only.
-    structure: a rule, the same for all rows; blocks in which nothing is
+    q: queries as in `attend`.
+    k: keys as in `attend`.
+    v: values as in `attend`.
+    segments: [B, L] document numbers; tokens attend to their own document only.
+    structure: a rule that is equal for all rows; blocks in which no pair is
       allowed are never computed.
-    interpret: run the kernel on any backend, slowly.
+    interpret: whether to interpret the kernel, which is slow but runs on any
+      backend.
   """
   from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_kernel as kernels,
@@ -138,7 +151,7 @@ def splash(
   across, along = layout.size_of('tensor'), layout.size_of('sequence')
   shape = q.shape[1], k.shape[1]
   is_full = isinstance(structure, Full)
-  if is_full:  # all shards' parts are equal, and the kernel splits none of it
+  if is_full:  # The mask of each shard is the same, so nothing is split.
     rows, heads = shape[0] // along, heads // across
     one, shards = masks.FullMask((rows, shape[1])), (1, 1)
   else:
@@ -161,15 +174,15 @@ def splash(
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty or mesh.size == 1:
     return front(run(kernel, q, k, v, ids))
-  # The compiler cannot split a kernel: each shard runs its own part.
+  # The compiler cannot split a kernel, so each shard runs its own part.
   spec = jax.sharding.PartitionSpec
   own = jax.sharding.NamedSharding(mesh, spec('tensor', 'sequence'))
-  of_keys = spec(layout.BATCH, 'tensor')
-  of_queries = spec(layout.BATCH, 'tensor', 'sequence')
-  of_ids: Any = None
+  key_spec = spec(layout.BATCH, 'tensor')
+  query_spec = spec(layout.BATCH, 'tensor', 'sequence')
+  id_spec: Any = None
   if ids is not None:
     both: Any = spec(layout.BATCH, 'sequence'), spec(layout.BATCH)
-    of_ids = kernels.SegmentIds(*both)
+    id_spec = kernels.SegmentIds(*both)
   split = jax.shard_map(
     run,
     mesh=mesh,
@@ -177,19 +190,19 @@ def splash(
       jax.tree.map(lambda _: spec(), kernel)
       if is_full
       else kernel.manual_sharding_spec(own),
-      of_queries,
-      of_keys,
-      of_keys,
-      of_ids,
+      query_spec,
+      key_spec,
+      key_spec,
+      id_spec,
     ),
-    out_specs=of_queries,
+    out_specs=query_spec,
     check_vma=False,
   )
   return front(split(kernel, q, k, v, ids))
 
 
 def _blocks(shape: tuple[int, ...], shards: int) -> Any:
-  """The largest tiles of up to 512 that divide what a shard has."""
+  """Returns the largest tiles of up to 512 that divide the part of a shard."""
   from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_kernel as kernels,
   )

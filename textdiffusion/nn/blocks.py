@@ -1,11 +1,10 @@
 """The layers of the transformer and their configuration.
 
-Pre-norm blocks with rotary positions (Vaswani et al. 2017; Su et al. 2021);
-time enters additively or by adaLN-zero (Peebles & Xie 2023).
+Pre-norm blocks with rotary positions (Vaswani et al. 2017; Su et al. 2021). The
+time is added to the input or enters by adaLN-zero (Peebles & Xie 2023).
 """
 
 import dataclasses
-import math
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 
 from textdiffusion.core.numerics import pytree, static
 from textdiffusion.core.types import Array, UserError
+from textdiffusion.core.validation import check_fields
 from textdiffusion.nn import layout
 from textdiffusion.nn.attention import (
   Implementation,
@@ -30,30 +30,51 @@ from textdiffusion.nn.layers import (
 )
 from textdiffusion.nn.network import Structure, write_at
 
-_UNROLLED = 8  # up to here XLA schedules unrolled layers better than a loop
+_UNROLLED = 8  # Up to this depth XLA schedules unrolled layers better.
 
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
-  """Sizes and choices; None takes the usual value.
+  """Sizes and options of the transformer.
 
-  num_kv_heads: fewer than num_heads groups the queries. d_ff: 4 d_model, or
-  8/3 of it for gated kinds, which have three matrices. mlp_bias: biases of the
-  MLP where they differ from use_bias. norm: with or without the mean. time: how
-  t enters. time_size: width of the embedding of t that adaLN reads; d_model if
-  None, and 128 in the networks of SEDD, MDLM and Duo.
-  scan: `auto` unrolls up to 8 layers. remat: what is computed again in the
-  backward pass, all or all but the matrix products, which offload keeps in the
-  memory of the host.
-  dtype: of the computation; parameters, norms, softmax and logits are float32.
-  attention: the kernel. encoder_layers: of an encoder of the same width that
-  reads a source, which every block then sees (Vaswani et al. 2017); 0 for
-  none. loss_chunk: tokens of a row whose logits stand in memory at once in a
-  loss; 0 for all of them. max_positions: rows of a learnt table of absolute
-  positions that is added to the embeddings, the longest row at most; 0 for
-  rotary positions alone, under which a bidirectional network cannot tell the
-  places of a row of masks apart.
+  Attributes:
+    num_layers: number of blocks.
+    d_model: width of the hidden states.
+    num_heads: attention heads.
+    num_kv_heads: heads of keys and values; fewer than `num_heads` share them
+      among groups of queries. None uses `num_heads`.
+    d_ff: width of the MLP. None uses 4 d_model, or 8/3 d_model for gated kinds,
+      which have three matrices.
+    mlp: kind of the MLP, see `MLP`.
+    qk_norm: whether queries and keys are normalised.
+    use_bias: whether dense layers have biases.
+    tied: whether the head uses the embedding table.
+    dropout: dropout rate.
+    time: how the time enters: not at all, added to the input, or by adaLN.
+    rope_base: base of the rotary frequencies.
+    scan: whether layers run in a loop (`scan`) or unrolled; `auto` unrolls up
+      to 8 layers.
+    remat: what the backward pass recomputes: nothing, everything (`full`), or
+      everything except matrix products (`dots`), which `offload` stores in the
+      memory of the host.
+    dtype: type of the computation; parameters, norms, softmax and logits are
+      float32.
+    attention: the attention kernel.
+    encoder_layers: layers of an encoder of the same width that reads a source,
+      to which every block then attends (Vaswani et al. 2017); 0 for none.
+    loss_chunk: tokens of a row whose logits are in memory at the same time in a
+      loss; 0 for all.
+    norm: RMSNorm, or LayerNorm, which also subtracts the mean.
+    mlp_bias: whether the MLP has biases; None uses `use_bias`.
+    time_size: width of the time embedding that adaLN reads; None uses d_model.
+      The networks of SEDD, MDLM and Duo use 128.
+    max_positions: size of a learnt table of absolute positions that is added to
+      the embeddings, at least the longest row; 0 uses rotary positions only.
+      With those alone, a bidirectional network computes the same output at all
+      places of a row that consists of masks.
   """
+
+  config_group = 'model'
 
   num_layers: int = 6
   d_model: int = 256
@@ -79,11 +100,19 @@ class TransformerConfig:
   max_positions: int = 0
 
   def __post_init__(self) -> None:
-    for name in ('num_layers', 'd_model', 'num_heads'):
-      if getattr(self, name) < 1:
-        raise UserError(
-          f'model.{name}={getattr(self, name)}: must be at least 1'
-        )
+    check_fields(
+      self,
+      num_layers='[1, inf)',
+      d_model='[1, inf)',
+      num_heads='[1, inf)',
+      d_ff='[1, inf)',
+      dropout='[0, 1)',
+      rope_base='(0, inf)',
+      encoder_layers='[0, inf)',
+      loss_chunk='[0, inf)',
+      time_size='[1, inf)',
+      max_positions='[0, inf)',
+    )
     if self.d_model % (2 * self.num_heads):
       raise UserError(
         f'model.d_model={self.d_model} must be a multiple of twice '
@@ -94,19 +123,6 @@ class TransformerConfig:
         f'model.num_kv_heads={self.num_kv_heads} must divide '
         f'model.num_heads={self.num_heads}'
       )
-    if not 0 <= self.dropout < 1:
-      raise UserError(f'model.dropout={self.dropout}: must be in [0, 1)')
-    if self.d_ff is not None and self.d_ff < 1:
-      raise UserError(f'model.d_ff={self.d_ff}: must be at least 1, or None')
-    if not 0 < self.rope_base < math.inf:
-      raise UserError(f'model.rope_base={self.rope_base}: must be above 0')
-    for name in ('encoder_layers', 'loss_chunk', 'max_positions'):
-      if getattr(self, name) < 0:
-        raise UserError(
-          f'model.{name}={getattr(self, name)}: must be at least 0'
-        )
-    if self.time_size is not None and self.time_size < 1:
-      raise UserError(f'model.time_size={self.time_size}: must be at least 1')
     if self.time_size is not None and self.time != 'adaln':
       raise UserError(
         f'model.time_size={self.time_size} with model.time={self.time}: only '
@@ -124,7 +140,7 @@ class TransformerConfig:
 
   @property
   def hidden(self) -> int:
-    """Width of the MLP; if gated, a multiple of 64 near 8/3 d_model."""
+    """Width of the MLP; by default of gated kinds, a multiple of 64."""
     if self.d_ff is not None:
       return self.d_ff
     if self.mlp == 'gelu':
@@ -151,18 +167,18 @@ KeysValues = tuple[Array, Array]
 
 @pytree
 class Context:
-  """What every layer takes beside its input.
+  """The inputs of every layer besides its hidden states.
 
   Attributes:
-    positions: [B, n], also the places of the tokens in the cache.
-    mask: [B or 1, 1, n, S], or None where the kernel takes `structure` and
-      `segments`, or where every token attends to every token.
-    segments: [B, n] or None.
+    positions: [B, n] positions, which are also the tokens' places in the cache.
+    mask: [B or 1, 1, n, S] attention mask; None if the kernel takes `structure`
+      and `segments`, or if every token attends to every token.
+    segments: [B, n] document numbers, or None.
     structure: which tokens attend to which.
-    time: [B, 1 or n, T] or None.
-    memory: [B, S, D] of a source, or None.
-    memory_mask: [B, 1, 1, S] or None.
-    is_training: whether dropout acts.
+    time: [B, 1 or n, T] time embedding, or None.
+    memory: [B, S, D] output of the encoder, or None.
+    memory_mask: [B, 1, 1, S] mask of the memory, or None.
+    is_training: whether dropout is on.
   """
 
   positions: Array
@@ -176,12 +192,14 @@ class Context:
 
 
 class Attention(nn.Module):
-  """[B, n, D] -> [B, n, D], and the keys and values of a cache, if any.
+  """Attention, [B, n, D] -> [B, n, D].
+
+  It also returns the updated keys and values of the cache, if there is one.
 
   Attributes:
-    config: sizes and choices.
-    is_cross: whether it attends to the source, whose encoder knows its
-      positions.
+    config: sizes and options.
+    is_cross: whether it attends to the source. Cross-attention has no rotary
+      positions, as the encoder has applied its own.
   """
 
   config: TransformerConfig
@@ -202,7 +220,8 @@ class Attention(nn.Module):
       size = heads * cfg.head_size
       dense = Dense(size, cfg.use_bias, cfg.compute_dtype, name=name)
       x = dense(x).reshape(batch, -1, heads, cfg.head_size)
-      # Queries stay with their tokens; keys and values go to every shard.
+      # Queries stay on the shard of their tokens; every shard needs all keys
+      # and values.
       tokens = 'sequence' if name == 'q' else None
       return layout.constrained(x, layout.BATCH, tokens, 'tensor', None)
 
@@ -219,7 +238,7 @@ class Attention(nn.Module):
     if past is not None:
       k, v = (write_at(a, b, context.positions) for a, b in zip(past, (k, v)))
       past = k, v
-    # Of the splash kernel a call with a mask or a cache makes no use.
+    # The splash kernel takes neither a mask nor a cache.
     is_splash = kind == 'splash'
     if self.is_cross:
       mask = context.memory_mask
@@ -242,7 +261,11 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-  """Attention and MLP, each with its residual; x: [B, L, D]."""
+  """One layer, [B, L, D] -> [B, L, D]: attention and MLP with residuals.
+
+  Attributes:
+    config: sizes and options.
+  """
 
   config: TransformerConfig
 
@@ -286,7 +309,10 @@ class Block(nn.Module):
     return residual(x, branch, 1), past
 
   def _modulation(self, context: Context) -> tuple[Any, Any]:
-    """adaLN-zero: (shift, scale) of each norm and gates of each branch."""
+    """Returns (shift, scale) for each norm and a gate for each branch.
+
+    These are the outputs of adaLN-zero; without it both are None.
+    """
     cfg = self.config
     if cfg.time != 'adaln':
       return None, None

@@ -1,8 +1,9 @@
-"""Losses of a few tokens at a time, so that logits never stand whole in memory.
+"""Losses in chunks of tokens, so that not all logits are in memory at once.
 
-The logits of a chunk of tokens are computed, then their losses, and only the
-losses are kept; the backward pass computes the logits again. That is one more
-product with the head, and for 128,000 tokens some GB less for a row of 4,096.
+For each chunk the logits and then the losses are computed, and only the losses
+are kept. The backward pass computes the logits again. This costs one more
+product with the head, and saves several GB for a row of 4,096 tokens with a
+vocabulary of 128,000.
 """
 
 from collections.abc import Callable
@@ -18,18 +19,18 @@ from textdiffusion.nn import layout
 def by_chunks(
   loss: Callable[..., PyTree], hidden: PyTree, rows: PyTree, size: int
 ) -> PyTree:
-  """loss(hidden, rows), computed `size` tokens at a time for all rows together.
+  """Computes loss(hidden, rows) for `size` tokens of all rows at a time.
 
   Args:
-    loss: (hidden, rows of n tokens) -> a tree of [B, n], where each token
-      depends on its own inputs only.
-    hidden: a tree of [B, L, ...].
+    loss: maps the hidden states and rows of n tokens to a tree of [B, n], where
+      each value depends only on the inputs of its own token.
+    hidden: a tree of [B, L, ...] hidden states.
     rows: a tree of [B, L, ...]; leaves without L tokens are passed unchanged.
-    size: n, a divisor of L; where tokens lie along `sequence`, of the tokens of
-      each shard.
+    size: tokens per chunk, n. It must divide L, or the tokens of each shard if
+      tokens are split along `sequence`.
 
   Raises:
-    UserError: `size` is no such divisor.
+    UserError: `size` is not such a divisor.
   """
   length = jax.tree.leaves(hidden)[0].shape[1]
   shards = layout.size_of('sequence')
@@ -38,7 +39,7 @@ def by_chunks(
       f'model.loss_chunk={size}: must divide the {length} tokens of a row'
       + (f', and those of each of {shards} shards' if shards > 1 else '')
     )
-  # A chunk takes its share of every shard, so that none of them waits.
+  # A chunk contains an equal share of every shard, so that no shard is idle.
   share = size // shards if size % shards == 0 else size
   size = share * shards
   count = length // size

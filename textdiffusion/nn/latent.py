@@ -1,7 +1,8 @@
-"""Token embeddings, and the two ends of a network over features.
+"""Token embeddings, and the input and output layers of feature networks.
 
-After Diffusion-LM (Li et al. 2022): Linear, tanh, Linear on either side of the
-blocks, and embeddings that also serve to read tokens off features.
+As in Diffusion-LM (Li et al. 2022), there is a Linear, tanh, Linear projection
+on both sides of the blocks, and the embeddings are also used to compute logits
+from features.
 """
 
 import flax.linen as nn
@@ -15,7 +16,13 @@ from textdiffusion.nn.layers import Dense
 
 
 class Projection(nn.Module):
-  """[..., in] -> [..., features] through a hidden layer of tanh."""
+  """Two dense layers with tanh between them, [..., in] -> [..., features].
+
+  Attributes:
+    hidden: width of the hidden layer.
+    features: width of the output.
+    dtype: type of the computation.
+  """
 
   hidden: int
   features: int
@@ -33,7 +40,7 @@ class IdEmbedder:
   """The embeddings of a network that takes ids.
 
   Attributes:
-    table: [K, D].
+    table: [K, D] embedding table.
   """
 
   table: Array
@@ -61,9 +68,9 @@ class FeatureEmbedder:
   """The learnt embeddings of a network that takes features.
 
   Attributes:
-    params: `embedding` and `rounding_bias` of the network.
-    features: how embeddings are normalised and tokens read off features.
-    origin: [D], what is subtracted from every embedding, or 0.
+    params: the parameters `embedding` and `rounding_bias` of the network.
+    features: how embeddings are normalised and logits computed from features.
+    origin: [D] vector that is subtracted from every embedding, or 0.
   """
 
   params: PyTree
@@ -99,8 +106,8 @@ class FeatureEmbedder:
     return _expected(self._raw(), logits) - self.origin
 
   def _raw(self) -> Array:
-    """[K, D] embeddings, normalised as `features` says."""
-    # Small, and read at both ends: whole wherever it is used.
+    """Returns the [K, D] embeddings, normalised as set in `features`."""
+    # The table is small and used at both ends, so every device holds it whole.
     raw = layout.constrained(self.params['embedding'], None, None)
     norm = self.features.norm
     if norm == 'none':
@@ -113,6 +120,6 @@ class FeatureEmbedder:
 
 
 def _expected(table: Array, logits: Array) -> Array:
-  """Logits [..., K] -> the mean of the embeddings, [..., D]."""
+  """Returns the mean embedding under softmax(logits), [..., K] -> [..., D]."""
   mean = lambda row: jax.nn.softmax(row) @ table
   return by_parts(mean, logits, len(table))

@@ -1,4 +1,4 @@
-"""Dense, norm, MLP and embeddings."""
+"""Dense layers, norms, MLPs, time embedding and rotary positions."""
 
 from typing import Literal
 
@@ -11,12 +11,12 @@ from textdiffusion.nn import layout
 
 
 def product(x: Array, kernel: Array) -> Array:
-  """[..., in] by [in, out].
+  """Multiplies [..., in] by [in, out].
 
-  On CPU it is of two matrices: the backward pass of a [B, L, D] one writes
-  transposed copies, and a whole training step ran at 0.40 of the matrix peak
-  with them, and at 0.55 without (notes/log.md). Where tokens lie along an axis
-  of the mesh they keep theirs, for merged with rows they would be gathered.
+  On CPU the leading axes are merged first. Otherwise the backward pass of a
+  [B, L, D] product writes transposed copies, and a whole training step reaches
+  0.40 of the matrix peak instead of 0.55 (notes/log.md). If the mesh splits
+  tokens, the axes are not merged, because that would gather the tokens.
   """
   if layout.platform() != 'cpu' or layout.size_of('sequence') > 1:
     return x @ kernel
@@ -25,9 +25,13 @@ def product(x: Array, kernel: Array) -> Array:
 
 
 class Dense(nn.Module):
-  """[..., in] -> [..., features] in `dtype`; parameters are float32.
+  """A dense layer, [..., in] -> [..., features], with float32 parameters.
 
-  scale: of the initial weights, variance scale / in; 0 starts at zero.
+  Attributes:
+    features: width of the output.
+    use_bias: whether there is a bias.
+    dtype: type of the computation.
+    scale: the initial weights have variance scale / in; 0 initialises to zero.
   """
 
   features: int
@@ -52,7 +56,12 @@ class Dense(nn.Module):
 
 
 class RMSNorm(nn.Module):
-  """[..., D] -> [..., D], in float32, with a learnt scale."""
+  """RMSNorm with a learnt scale, [..., D] -> [..., D], computed in float32.
+
+  Attributes:
+    eps: small number added to the mean square.
+    dtype: type of the output.
+  """
 
   eps: float = 1e-6
   dtype: jnp.dtype = jnp.float32
@@ -67,8 +76,14 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-  """[..., D] -> [..., D], in float32, with a learnt scale and no bias, as in
-  the networks of SEDD, MDLM and Duo."""
+  """LayerNorm with a learnt scale, [..., D] -> [..., D], computed in float32.
+
+  It has no bias, as in the networks of SEDD, MDLM and Duo.
+
+  Attributes:
+    eps: small number added to the variance.
+    dtype: type of the output.
+  """
 
   eps: float = 1e-5
   dtype: jnp.dtype = jnp.float32
@@ -89,8 +104,16 @@ _GATES = {'swiglu': nn.silu, 'geglu': nn.gelu, 'glu': nn.sigmoid}
 
 
 class MLP(nn.Module):
-  """[B, L, D] -> [B, L, D]: GELU, or gated by SiLU (`swiglu`), GELU (`geglu`)
-  or a sigmoid (`glu`) (Shazeer 2020)."""
+  """The MLP of a block, [B, L, D] -> [B, L, D].
+
+  Attributes:
+    d_ff: width of the hidden layer.
+    kind: `gelu`, or gated by SiLU (`swiglu`), GELU (`geglu`) or a sigmoid
+      (`glu`) (Shazeer 2020).
+    use_bias: whether dense layers have biases.
+    dtype: type of the computation.
+    out_scale: `scale` of the output layer, see `Dense`.
+  """
 
   d_ff: int
   kind: MLPKind = 'swiglu'
@@ -113,7 +136,14 @@ class MLP(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-  """Times [...] in [0, 1] -> [..., features]: sinusoids through an MLP."""
+  """Embeds times [...] in [0, 1] to [..., features]: sinusoids and an MLP.
+
+  Attributes:
+    features: width of the embedding.
+    use_bias: whether dense layers have biases.
+    dtype: type of the computation.
+    num_frequencies: number of sines, and of cosines.
+  """
 
   features: int
   use_bias: bool = True
@@ -122,7 +152,7 @@ class TimeEmbedding(nn.Module):
 
   @nn.compact
   def __call__(self, t: Array) -> Array:
-    # 1000 t, as everywhere: the frequencies were made for steps of 1000.
+    # The frequencies are those for 1,000 discrete steps, so t is scaled.
     exponent = jnp.arange(self.num_frequencies) / self.num_frequencies
     angle = 1000.0 * t[..., None].astype(jnp.float32)
     angle = angle * jnp.exp(-jnp.log(10_000.0) * exponent).reshape(
@@ -136,9 +166,14 @@ class TimeEmbedding(nn.Module):
 
 
 def rotate(x: Array, positions: Array, base: float) -> Array:
-  """Rotary embedding (Su et al. 2021): [B, L, H, D] at [B, L] positions.
+  """Applies rotary position embeddings (Su et al. 2021).
 
-  Dimension i turns with dimension i + D / 2.
+  Dimension i is rotated together with dimension i + D / 2.
+
+  Args:
+    x: [B, L, H, D] queries or keys.
+    positions: [B, L] positions.
+    base: base of the frequencies.
   """
   half = x.shape[-1] // 2
   frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)

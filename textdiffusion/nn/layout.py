@@ -1,14 +1,14 @@
-"""How parameters and activations lie on the mesh: one table of paths and axes.
+"""Sharding of parameters and activations: one table from paths to mesh axes.
 
-`tensor` splits what a matrix product makes (Shoeybi et al. 2019: columns of
-the first product, rows of the second), `fsdp` the other side; a parameter that
-no rule names is an error. Rows lie along `data` and `fsdp`, their tokens along
-`sequence`.
+`tensor` splits the outputs of the first matrix product of a block and the
+inputs of the second (Shoeybi et al. 2019); `fsdp` splits the other side. A
+parameter without a rule is an error. Rows are split along `data` and `fsdp`,
+and the tokens of a row along `sequence`.
 
-The mesh is that of `jax.set_mesh`; without one nothing has a layout.
-What is left open the compiler decides, and it decides badly: it sums partial
-activations over `fsdp` rather than gather a kernel (notes/log.md). So every
-kernel says that it is gathered, and its gradient that it is scattered.
+The mesh is that of `jax.set_mesh`; without a mesh nothing is constrained.
+Left to itself, the compiler sums partial activations over `fsdp` instead of
+gathering a kernel (notes/log.md). So every kernel is explicitly constrained to
+be gathered, and its gradient to be scattered.
 """
 
 import functools
@@ -23,7 +23,8 @@ from textdiffusion.core.types import Array, PyTree
 
 BATCH = ('data', 'fsdp')
 
-# (path, axes of the trailing dimensions); scanned layers lead with one more.
+# (path, axes of the trailing dimensions); scanned layers have one more in
+# front.
 RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
   (r'embedding', ('tensor', 'fsdp')),
   (r'positions', (None, 'fsdp')),
@@ -43,52 +44,68 @@ RULES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
   (r'.*((attention|cross)/out|mlp/down)/bias', (None,)),
   (r'time/(up|out)/bias', ('tensor',)),
   (r'(.*_)?norm/scale|.*norm/scale', (None,)),
-  (r'method/.*', ()),  # what a method learns is small: whole everywhere
+  (r'method/.*', ()),  # Parameters of a method are small: not split.
 )
 
 
 def specs(params: PyTree) -> PyTree:
-  """Parameters (or their shapes) -> PartitionSpecs of the same structure.
+  """Returns the PartitionSpecs of parameters, or of their shapes.
 
-  Raises ValueError for a parameter without a rule.
+  Raises:
+    ValueError: a parameter has no rule.
   """
   return jax.tree_util.tree_map_with_path(_spec, params)
 
 
 def platform() -> str:
-  """What the program is compiled for: `tpu`, `gpu` or `cpu`; that of the mesh,
-  which may be one that this machine has not."""
+  """Returns the platform of the compiled program: `tpu`, `gpu` or `cpu`.
+
+  It is that of the mesh, whose devices this machine need not have.
+  """
   device = getattr(jax.sharding.get_abstract_mesh(), 'abstract_device', None)
   return getattr(device, 'platform', None) or jax.default_backend()
 
 
 def size_of(axis: str) -> int:
-  """Of an axis of the mesh in use, 1 without one."""
+  """Returns the size of an axis of the current mesh, 1 without a mesh."""
   return dict(jax.sharding.get_abstract_mesh().shape).get(axis, 1)
 
 
 def constrained(x: Array, *axes: Any) -> Array:
-  """x as it lies: for each dimension an axis, several or None. One that its
-  axes do not divide stays whole."""
+  """Constrains the sharding of an array.
+
+  A dimension that its axes do not divide evenly is not split.
+
+  Args:
+    x: the array.
+    *axes: for each dimension an axis of the mesh, several axes, or None.
+  """
   if jax.sharding.get_abstract_mesh().empty:
     return x
   return jax.lax.with_sharding_constraint(x, _fitting(x.shape, axes))
 
 
 def rows(x: Array, last: str | None = None) -> Array:
-  """Activations [B, L, ...], of which the last dimension lies along `last`."""
+  """Constrains activations [B, L, ...]; `last` is the last dimension's axis."""
   return constrained(x, BATCH, 'sequence', *(None,) * (x.ndim - 3), last)
 
 
 def gathered(x: Array, path: tuple[str, ...]) -> Array:
-  """A parameter as it is used: whole along `fsdp`. Its gradient is summed and
-  scattered again to where the parameter lies (Rajbhandari et al. 2020)."""
+  """Gathers a parameter along `fsdp` for its use.
+
+  Its gradient is reduce-scattered back to the shards of the parameter
+  (Rajbhandari et al. 2020).
+
+  Args:
+    x: the parameter.
+    path: path of the parameter.
+  """
   if size_of('fsdp') == 1:
     return x
   axes = _axes('/'.join(path), x.shape)
   used = tuple(None if axis == 'fsdp' else axis for axis in axes)
-  # Rows of a table that is split by `tensor` are first summed where they are
-  # used: to move them to where they lie, the compiler would gather all rows.
+  # The gradient of a table that is split along `tensor` is first summed in the
+  # sharding of its use; otherwise the compiler would gather all of its rows.
   is_table = path[-1] == 'embedding' and size_of('tensor') > 1
   return _gathered(x, (used, axes) if is_table else (axes,), used)
 
@@ -112,6 +129,7 @@ _gathered.defvjp(
 
 
 def _fitting(shape: tuple[int, ...], axes: Any) -> PartitionSpec:
+  """Returns the spec of `axes`, without those that do not divide evenly."""
   sizes = dict(jax.sharding.get_abstract_mesh().shape)
 
   def fit(size: int, axis: Any) -> Any:
@@ -128,6 +146,7 @@ def _spec(path: tuple[Any, ...], leaf: Any) -> PartitionSpec:
 
 @functools.cache
 def _axes(name: str, shape: tuple[int, ...]) -> tuple[str | None, ...]:
+  """Returns the axes of a parameter's dimensions by its rule."""
   inner = re.sub(r'^(network/)?(encoder/)?(layers(_\d+)?/)?', '', name)
   for pattern, axes in RULES:
     if re.fullmatch(pattern, inner):

@@ -39,7 +39,7 @@ class Structure:
     raise NotImplementedError
 
   def dense(self, length: int) -> Any:
-    """The rule as a boolean mask, [1, L, L] or [B, L, L]."""
+    """Returns the rule as a boolean mask, [1, L, L] or [B, L, L]."""
     place = np.arange(length)
     return self.allowed(place[:, None], place)[None]
 
@@ -62,7 +62,11 @@ class Causal(Structure):
 
 @pytree
 class BlockCausal(Structure):
-  """A token attends to its own block of `size` tokens and to earlier blocks."""
+  """A token attends to its own block and to earlier blocks.
+
+  Attributes:
+    size: tokens in a block.
+  """
 
   size: int = static()
 
@@ -78,8 +82,8 @@ class CleanNoisy(Structure):
   tokens attend block-causally to clean tokens (BD3-LM, Arriola et al. 2025).
 
   Attributes:
-    size: tokens of a block.
-    length: tokens of the text; a row has 2 * length positions.
+    size: tokens in a block.
+    length: tokens in the text; a row has 2 * length positions.
   """
 
   size: int = static()
@@ -97,7 +101,7 @@ class CleanNoisy(Structure):
 
 @pytree
 class Dense(Structure):
-  """A mask given as an array, for what no rule describes. No kernel takes it.
+  """A mask given as an array, where no rule describes it. No kernel takes it.
 
   Attributes:
     mask: [L, L] or [B, L, L] bool, True where the query (row) may attend to
@@ -117,8 +121,8 @@ class Memory(NamedTuple):
   """The output of an encoder.
 
   Attributes:
-    values: [B, S, D].
-    is_token: [B, S], False at padding; None where there is none.
+    values: [B, S, D] hidden states of the source.
+    is_token: [B, S], False at padding; None if there is no padding.
   """
 
   values: Array
@@ -126,7 +130,7 @@ class Memory(NamedTuple):
 
 
 class View(NamedTuple):
-  """What a network takes beside x and t. Each field may be absent.
+  """The inputs of a network besides x and t. Each field may be absent.
 
   Attributes:
     positions: [B, n] positions in the text, for position embeddings and for
@@ -149,11 +153,11 @@ class Traits(NamedTuple):
   """Facts about a network that are known before it has parameters.
 
   Attributes:
-    width: numbers of a token in `hidden`.
+    width: numbers per token in `hidden`.
     uses_time: whether the output depends on t.
-    per_token_time: whether it takes a time for each token. Others take one
-      time for each row.
-    chunk_size: tokens of a row that are read at once in a loss; 0 for all.
+    per_token_time: whether it takes one time per token. Other networks take
+      one time per row.
+    chunk_size: tokens of a row that a loss reads at a time; 0 for all.
   """
 
   width: int
@@ -163,7 +167,7 @@ class Traits(NamedTuple):
 
 
 class Network(abc.ABC):
-  """Pure functions of parameters."""
+  """A network: pure functions of its parameters."""
 
   @property
   @abc.abstractmethod
@@ -181,22 +185,21 @@ class Network(abc.ABC):
     """Returns hidden states [B, n, D], and the cache if there is one.
 
     Args:
-      params: as from `init`.
-      x: [B, n] ids, or tokens whose embeddings are mixed: [B, n, K] weights of
-        all or a `Mixture` of a few; features [B, n, D] where noise is
-        continuous.
+      params: parameters with the structure of those of `init`.
+      x: [B, n] ids; or mixtures of tokens, as [B, n, K] weights of all tokens
+        or a `Mixture` of a few; or [B, n, D] features if noise is continuous.
       t: times that broadcast against [B, n].
-      view: what else the network takes.
-      cache: of `new_cache`. The n tokens are written at their positions, where
-        until `commit` only the tokens of this call attend to them.
+      view: the other inputs of the network.
+      cache: a cache of `new_cache`. The n tokens are written at their
+        positions. Until `commit`, only the tokens of this call attend to them.
     """
 
   @abc.abstractmethod
   def read(self, params: PyTree, hidden: Any) -> Array:
-    """[..., D] -> float32 [..., outputs], each token on its own."""
+    """Maps hidden states [..., D] to float32 [..., outputs], token by token."""
 
   def new_cache(self, rows: int, length: int) -> PyTree:
-    """Returns a cache of `rows` texts of `length` tokens, nothing valid.
+    """Returns an empty cache for `rows` texts of `length` tokens.
 
     Raises:
       UserError: the network has no cache.
@@ -210,7 +213,13 @@ class Network(abc.ABC):
     segments: Array | None,
     dropout_key: Key | None = None,
   ) -> Memory:
-    """Reads a source, [B, S] ids and segments, once for all calls.
+    """Encodes a source, once for all later calls.
+
+    Args:
+      params: parameters of the network.
+      ids: [B, S] ids of the source.
+      segments: [B, S] segments of the source, 0 at padding; None without any.
+      dropout_key: turns dropout on.
 
     Raises:
       UserError: the network has no encoder.
@@ -225,7 +234,7 @@ class Network(abc.ABC):
     return None
 
   def method_params(self, params: PyTree) -> PyTree:
-    """Returns the parameters of the method beside those of the network."""
+    """Returns the parameters of the method, () if it has none."""
     return ()
 
 
@@ -275,7 +284,7 @@ class Wrapper(Network):
     return self.network.method_params(self._inner(params))
 
   def _inner(self, params: PyTree) -> PyTree:
-    """The part of the parameters that the wrapped network takes."""
+    """Returns the parameters of the wrapped network."""
     return params
 
 
@@ -283,8 +292,8 @@ class Cache(NamedTuple):
   """Keys and values by position in the text.
 
   Attributes:
-    k: a tree of [..., B, S, G, D] keys; scanned layers lead with one more axis.
-    v: values, as `k`.
+    k: a tree of [..., B, S, G, D] keys; scanned layers have a leading axis.
+    v: the values, in the same form.
     is_valid: [B, S] positions that later calls may attend to.
   """
 
@@ -299,10 +308,10 @@ def empty_cache(
   """Returns a cache without a valid position.
 
   Args:
-    shape: [B, S, G, D] of one layer.
-    dtype: of keys and values.
-    num_layers: how many layers there are.
-    scanned: whether all layers are in one array, instead of a tuple of them.
+    shape: shape of the keys of one layer, [B, S, G, D].
+    dtype: type of keys and values.
+    num_layers: number of layers.
+    scanned: whether one array holds all layers, instead of a tuple of arrays.
   """
 
   def zeros() -> PyTree:
@@ -314,7 +323,13 @@ def empty_cache(
 
 
 def write_at(old: Array, new: Array, places: Array) -> Array:
-  """[B, S, ...] with [B, n, ...] at `places` [B, n]; beyond S it is dropped."""
+  """Writes values into an array at given places; returns the new array.
+
+  Args:
+    old: [B, S, ...] the array.
+    new: [B, n, ...] the values.
+    places: [B, n] indices along S; values beyond S are dropped.
+  """
   put = lambda old, new, places: old.at[places].set(new, mode='drop')
   return jax.vmap(put)(old, new.astype(old.dtype), places)
 
@@ -329,7 +344,8 @@ def commit(cache: PyTree, places: Array, keep: Array) -> PyTree:
   """
 
   def one(cache: Cache) -> Cache:
-    slot = jnp.where(keep, places, cache.is_valid.shape[1])  # is dropped
+    # A place beyond the end is dropped by `write_at`.
+    slot = jnp.where(keep, places, cache.is_valid.shape[1])
     valid = write_at(cache.is_valid, jnp.ones(slot.shape, bool), slot)
     return cache._replace(is_valid=valid)
 
@@ -337,7 +353,16 @@ def commit(cache: PyTree, places: Array, keep: Array) -> PyTree:
 
 
 def cache_mask(cache: Cache, structure: Structure, places: Array) -> Array:
-  """[B, n, S]: tokens at `places` attend to valid ones and to each other."""
+  """Returns the attention mask [B, n, S] of a call with a cache.
+
+  The tokens of the call attend to valid places of the cache and to each other,
+  as far as the structure allows.
+
+  Args:
+    cache: the cache.
+    structure: which tokens attend to which.
+    places: [B, n] positions of the tokens of the call.
+  """
   q = places[:, :, None]
   held = jnp.arange(cache.is_valid.shape[1])[None, None]
   is_new = (q == held).any(1)

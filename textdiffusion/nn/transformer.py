@@ -1,4 +1,4 @@
-"""The transformer: one network for every method (Vaswani et al. 2017)."""
+"""The transformer, the network of every method (Vaswani et al. 2017)."""
 
 import dataclasses
 from typing import Any
@@ -49,13 +49,13 @@ _REMAT = {
 
 
 class Ends(nn.Module):
-  """The parameters at both ends of the blocks: embeddings and outputs.
+  """The parameters before and after the blocks: embeddings and outputs.
 
   Attributes:
-    config: sizes and choices.
-    num_states: K, rows of the embedding table.
-    num_outputs: numbers that are read of a token.
-    features: of the tokens, where noise is continuous.
+    config: sizes and options.
+    num_states: rows of the embedding table, K.
+    num_outputs: outputs per token.
+    features: settings of token features if noise is continuous, else None.
   """
 
   config: TransformerConfig
@@ -64,7 +64,7 @@ class Ends(nn.Module):
   features: Features | None = None
 
   def table(self) -> Array:
-    """The embedding parameter, [K, D]."""
+    """Returns the [K, D] embedding parameter."""
     std, width = self.config.d_model**-0.5, self.config.d_model
     if self.features is not None:
       std, width = self.features.std, self.features.size
@@ -75,7 +75,7 @@ class Ends(nn.Module):
     return layout.gathered(table, (*self.path, 'embedding'))
 
   def outputs(self, x: Array, table: Array) -> Array:
-    """[..., d_model] -> [..., num_outputs]."""
+    """Maps hidden states [..., d_model] to [..., num_outputs]."""
     cfg = self.config
     tokens = lambda x: layout.rows(x, 'tensor')
     if self.features is not None:
@@ -85,7 +85,7 @@ class Ends(nn.Module):
         size, dtype = self.features.size, cfg.compute_dtype
         return Projection(cfg.d_model, size, dtype, name='outlet')(x)
     if not cfg.tied:
-      # From zero: training begins at the uniform distribution.
+      # Initialised to zero: training starts from the uniform distribution.
       head = Dense(self.num_outputs, False, cfg.compute_dtype, 0.0, name='head')
       return tokens(head(x))
     if self.num_outputs != self.num_states:
@@ -97,7 +97,7 @@ class Ends(nn.Module):
 
 
 class Reader(Ends):
-  """[..., d_model] -> float32 [..., num_outputs]."""
+  """Maps hidden states [..., d_model] to float32 [..., num_outputs]."""
 
   @nn.compact
   def __call__(self, hidden: Array) -> Array:
@@ -107,10 +107,10 @@ class Reader(Ends):
 
 
 class Body(Ends):
-  """Ids [B, n], weights [B, n, K], `Mixture` [B, n, k] or features [B, n, D]
-  -> [B, n, d_model].
+  """Maps the input to hidden states [B, n, d_model].
 
-  num_outputs: 0 leaves out the parameters of the outputs.
+  The input is ids [B, n], weights [B, n, K], a `Mixture` [B, n, k] or features
+  [B, n, D]. With `num_outputs` = 0 there are no output parameters.
   """
 
   @nn.compact
@@ -134,7 +134,7 @@ class Body(Ends):
     return x, cache
 
   def _inputs(self, x: Any, table: Array) -> Array:
-    """-> [B, n, d_model]."""
+    """Embeds the input, [B, n, d_model]."""
     cfg = self.config
     with_layout = lambda x: layout.rows(x.astype(cfg.compute_dtype))
     if self.features is not None:
@@ -150,7 +150,7 @@ class Body(Ends):
     return with_layout(mixed)
 
   def _positions(self, positions: Array) -> Array:
-    """[B, n] -> [B, n, d_model], learnt."""
+    """Embeds positions [B, n] with a learnt table, [B, n, d_model]."""
     cfg = self.config
     normal = nn.initializers.normal(cfg.d_model**-0.5)
     shape = (cfg.max_positions, cfg.d_model)
@@ -161,6 +161,7 @@ class Body(Ends):
   def _context(
     self, shape: tuple[int, int], t: Time, view: View, cache: Cache | None
   ) -> Context:
+    """Builds the inputs that all layers share."""
     cfg, structure, positions = self.config, view.structure, view.positions
     length = shape[1]
     if cache is None:
@@ -176,7 +177,7 @@ class Body(Ends):
     elif kind != 'splash' or isinstance(structure, DenseMask):
       mask = attention_mask(length, structure, view.segments)
     if mask is not None:
-      structure = Full()  # the mask holds it
+      structure = Full()  # The mask includes the structure.
     time = None
     if cfg.time != 'none':
       t = jnp.asarray(t, jnp.float32)
@@ -206,6 +207,7 @@ class Body(Ends):
   def _layers(
     self, x: Array, context: Context, cache: Cache | None
   ) -> tuple[Array, Cache | None]:
+    """Applies all blocks, in a loop or unrolled."""
     cfg = self.config
     block: Any = Block
     if cfg.remat != 'none':
@@ -236,7 +238,7 @@ class Body(Ends):
 
 
 def check_positions(config: TransformerConfig, length: int) -> None:
-  """Raises UserError where a row is longer than the table of positions."""
+  """Raises UserError if a row is longer than the table of positions."""
   if 0 < config.max_positions < length:
     raise UserError(
       f'model.max_positions={config.max_positions}: a row has {length} tokens: '
@@ -249,11 +251,11 @@ class Transformer(Network):
   """The transformer as a `Network`.
 
   Attributes:
-    config: sizes and choices.
-    num_states: K, tokens of the input.
-    num_outputs: numbers that are read of a token; None for `num_states`.
-    features: of the tokens, where noise is continuous: the network then takes
-      features, and returns what `features.says`.
+    config: sizes and options.
+    num_states: number of input tokens, K.
+    num_outputs: outputs per token; None for `num_states`.
+    features: settings of token features if noise is continuous. The network
+      then takes features, and `features.says` selects its output.
   """
 
   config: TransformerConfig
@@ -276,8 +278,8 @@ class Transformer(Network):
     ids: Any = jnp.zeros((1, length), jnp.int32)
     source, view = {}, View()
     if cfg.encoder_layers:
-      made = self._encoder.init(stream(key, 'encoder'), ids, 0.0, View())
-      source = {'encoder': made['params']}
+      variables = self._encoder.init(stream(key, 'encoder'), ids, 0.0, View())
+      source = {'encoder': variables['params']}
       view = View(memory=Memory(jnp.zeros((1, length, cfg.d_model))))
     if self.features is not None:
       ids = jnp.zeros((1, length, self.features.inputs))
@@ -346,7 +348,7 @@ def _dropout(key: Key | None) -> dict[str, Key]:
 
 
 def num_params(network: Network) -> int:
-  """Returns the number of learnt numbers."""
+  """Returns the number of parameters."""
   shapes = jax.eval_shape(network.init, jax.random.key(0))
   return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
@@ -359,24 +361,24 @@ def flops_per_token(
   source_length: int = 0,
   structure: Structure = Full(),  # noqa: B008 an immutable value
 ) -> float:
-  """Forward model FLOPs of one token, a multiply-add being 2.
+  """Returns the model FLOPs of a forward pass per token.
 
-  Matrix products only: no gathers, norms or softmax. Half of the attention
-  scores count where the structure is causal.
+  A multiply-add counts as 2. Only matrix products count: no gathers, norms or
+  softmax. With a causal structure half of the attention scores count.
 
   Args:
     config: sizes of the network.
-    num_outputs: numbers that are read of a token.
-    length: tokens of a row.
-    features: of a network over features.
-    source_length: tokens of a source, whose share is included.
+    num_outputs: outputs per token.
+    length: tokens in a row.
+    features: settings of token features if noise is continuous.
+    source_length: tokens in a source, whose cost is included in proportion.
     structure: which tokens attend to which.
   """
   d, kv = config.d_model, config.kv_heads * config.head_size
   attention = 2 * d * d + 2 * d * kv
   mlp = config.mlp_matrices * d * config.hidden
-  seen = length / 2 if isinstance(structure, Causal) else length
-  per_layer = 2 * (attention + mlp) + 4 * d * seen
+  attended = length / 2 if isinstance(structure, Causal) else length
+  per_layer = 2 * (attention + mlp) + 4 * d * attended
   total = config.num_layers * per_layer
   if config.encoder_layers:
     share = source_length / length
@@ -385,7 +387,7 @@ def flops_per_token(
     cross = 4 * d * d + 4 * d * source_length + 4 * d * kv * share
     total += config.num_layers * cross
   sides = 2 * d * num_outputs
-  if features is not None:  # two matrices at either end
+  if features is not None:  # Two matrices on each side of the blocks.
     sides += 2 * d * (features.inputs + d)
     if features.says == 'features':
       sides = 2 * d * (features.inputs + 2 * d + features.size)

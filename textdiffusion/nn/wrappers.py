@@ -1,4 +1,4 @@
-"""Wrappers: what methods change of a network."""
+"""Wrappers that adapt a network to a method."""
 
 import dataclasses
 from collections.abc import Callable
@@ -30,12 +30,12 @@ from textdiffusion.schedules.learnt import LearntGamma
 
 @dataclasses.dataclass(frozen=True)
 class WithParams(Wrapper):
-  """A network with the parameters of a method beside its own.
+  """A network with additional parameters of a method.
 
-  Parameters are {'network': ..., 'method': ...}.
+  The parameters are {'network': ..., 'method': ...}.
 
   Attributes:
-    init_method: key -> the parameters of the method.
+    init_method: returns the initial parameters of the method for a key.
   """
 
   init_method: Callable[[Key], PyTree]
@@ -53,7 +53,7 @@ class WithParams(Wrapper):
 
 @dataclasses.dataclass(frozen=True)
 class PerTokenTime(Wrapper):
-  """A network that takes the time of each token."""
+  """A network that takes one time per token."""
 
   @property
   def traits(self) -> Traits:
@@ -62,10 +62,10 @@ class PerTokenTime(Wrapper):
 
 @dataclasses.dataclass(frozen=True)
 class Centred(Wrapper):
-  """Noise around a learnt mean, the method's parameter `mean`, [D].
+  """A network for noise around a learnt mean (DiffuSeq v2, Gong et al. 2023b).
 
-  Outside, features are relative to the mean; the network takes and returns
-  them as they are (DiffuSeq v2, Gong et al. 2023b).
+  The mean [D] is the method's parameter `mean`. Callers use features relative
+  to the mean; the wrapped network takes and returns absolute features.
   """
 
   def hidden(
@@ -86,11 +86,11 @@ class Centred(Wrapper):
 
 @dataclasses.dataclass(frozen=True)
 class LikelihoodLogits(Wrapper):
-  """Logits that start from what x_t itself says of each token (Plaid).
+  """A network whose logits include the likelihood of x_t (Plaid).
 
   log q_t(x_t | w), times the method's parameter `likelihood`, is added to the
   logits ("categorical reparameterisation", Gulrajani & Hashimoto 2023). The
-  network takes gamma of the method's parameter `noise` in place of t.
+  wrapped network takes gamma(t), from the method's parameter `noise`, as time.
   """
 
   def hidden(
@@ -99,7 +99,8 @@ class LikelihoodLogits(Wrapper):
     own, rows = self.method_params(params), self._table(params)
     noise = LearntGamma(**own['noise'])
     level, features = noise(t), x[..., : rows.shape[-1]]
-    # Embeddings are equally long, so the rest is the same for every token.
+    # All embeddings have the same norm, so the other terms of log q_t are equal
+    # for all tokens.
     pull = jnp.exp(0.5 * level.log_alpha - level.log_1m_alpha)
     network_time = jnp.clip((noise.gamma(t) + 10) / 20, 0.0, 1.0)
     hidden, cache = super().hidden(params, x, network_time, view, cache)
@@ -119,12 +120,12 @@ class LikelihoodLogits(Wrapper):
 
 @pytree
 class SimplexEmbedder:
-  """Tokens as the corners of [-1, 1]^K.
+  """Embeds tokens as the corners of [-1, 1]^K.
 
   Attributes:
-    size: K.
-    scale: logits at a corner.
-    self_condition: whether the network takes its last estimate too.
+    size: number of tokens, K.
+    scale: size of the logits at a corner.
+    self_condition: whether the network also takes its previous prediction.
   """
 
   size: int = static()
@@ -151,15 +152,16 @@ class SimplexEmbedder:
 
 @dataclasses.dataclass(frozen=True)
 class OnSimplex(Wrapper):
-  """A network over tokens that takes [L, K] numbers, corners being -1 and 1.
+  """A network over tokens that takes points of the simplex, [L, K] numbers.
 
-  It mixes the embeddings by softmax(scale * x). Of [L, 2 K] numbers the second
-  half is an estimate, or zeros where there is none.
+  A token is a corner, with numbers -1 and 1. The network mixes its embeddings
+  by softmax(scale * x). With [L, 2 K] numbers, the second half is the previous
+  prediction of x_0, or zeros if there is none.
 
   Attributes:
-    size: K.
-    scale: logits at a corner.
-    self_condition: whether sampling gives it its last estimate too.
+    size: number of tokens, K.
+    scale: size of the logits at a corner.
+    self_condition: whether samplers pass the previous prediction.
 
   Raises:
     UserError: the network does not take the time.
@@ -172,7 +174,7 @@ class OnSimplex(Wrapper):
   def __post_init__(self) -> None:
     if not self.traits.uses_time:
       raise UserError(
-        'model.time=none: a network over noisy numbers must see the time: '
+        'model.time=none: a network over noisy numbers must take the time: '
         '--set=model.time=adaln'
       )
 
@@ -180,15 +182,15 @@ class OnSimplex(Wrapper):
     self, params: PyTree, x: X, t: Time, view: View, cache: PyTree = None
   ) -> tuple[Any, PyTree]:
     now = x[..., : self.size]
-    # A corner is a given token, whose embedding is not mixed with others.
+    # A corner is a given token, so its embedding is not mixed with others.
     is_corner = (jnp.abs(now) == 1).all(-1, keepdims=True)
     mixed = jax.nn.softmax(self.scale * now)
     weights = jnp.where(is_corner, (now + 1) / 2, mixed)
     if x.shape[-1] > self.size:
       estimate = x[..., self.size :]
-      is_shown = (estimate != 0).any(-1, keepdims=True) & ~is_corner
+      has_estimate = (estimate != 0).any(-1, keepdims=True) & ~is_corner
       mean = (weights + (estimate + 1) / 2) / 2
-      weights = jnp.where(is_shown, mean, weights)
+      weights = jnp.where(has_estimate, mean, weights)
     return super().hidden(params, weights, t, view, cache)
 
   def embedder(self, params: PyTree) -> Embedder | None:
@@ -197,11 +199,12 @@ class OnSimplex(Wrapper):
 
 @dataclasses.dataclass(frozen=True)
 class LogitShift(Wrapper):
-  """A network whose output at position i is that of position i - 1.
+  """A network whose output for position i is computed at position i - 1.
 
-  For checkpoints that were trained autoregressively (Dream, DiffuLLaMA). The
-  first position has no output: its hidden state is zero. The cache also keeps
-  the last layer, for the token before a window.
+  This adapts checkpoints that were trained autoregressively (Dream,
+  DiffuLLaMA). The first position has no output, so its hidden state is zero.
+  The cache also holds the last layer, for the token before the tokens of a
+  call.
   """
 
   def hidden(

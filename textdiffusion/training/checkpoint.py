@@ -1,11 +1,12 @@
-"""Checkpoints of everything (Orbax, asynchronous).
+"""Asynchronous checkpoints of a whole run, written by Orbax.
 
-  WORKDIR/checkpoints/STEP/{ema, state, iterator, run, sums} and method, what a
-  method remembers, if anything
+  WORKDIR/checkpoints/STEP/{ema, state, iterator, run, sums}, and `method` with
+  the method state if the method has one
 
-A checkpoint is complete or is not there: Orbax writes aside and renames. One
-that was damaged since is found, by the sums of its arrays if not before, and
-the one before it is taken; nothing is deleted but by `train.keep`.
+A checkpoint is either complete or absent, because Orbax writes to a temporary
+folder and renames it. A checkpoint that is damaged later is detected, at the
+latest by the checksums of its arrays, and the one before it is used. Only
+`train.keep` deletes checkpoints.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ from jax.experimental import multihost_utils
 from textdiffusion.core.paths import expand
 from textdiffusion.core.types import Interrupted, PyTree, UserError
 from textdiffusion.training.checksums import array_checksums, json_checksum
-from textdiffusion.training.mesh import laid
+from textdiffusion.training.mesh import with_shardings
 from textdiffusion.training.plain_path import has_descriptors, plain_path
 from textdiffusion.training.state import TrainState
 from textdiffusion.training.workdir import (
@@ -35,12 +36,13 @@ from textdiffusion.training.workdir import (
   write_whole,
 )
 
-_DAMAGED = 'damaged-'  # what a step is called once it was passed over
-_TRIES = 2  # starts of several hosts that a checkpoint may end
+_DAMAGED = 'damaged-'  # Prefix of the folder name of a damaged checkpoint.
+# A checkpoint that ended this many starts on several hosts counts as damaged.
+_TRIES = 2
 
 
 def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
-  """Orbax's manager of the items."""
+  """Returns Orbax's manager of the checkpoints in `folder`."""
   plain, release = plain_path(folder, not options.get('read_only', False))
   manager = ocp.CheckpointManager(
     plain,
@@ -61,9 +63,9 @@ def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
 class Checkpointer:
   """Saves and restores the states of one run.
 
-  failed: why the last save was not written, '' where it was.
-  follows: whether a folder that is moved while it is open is still written to,
-    where it is then.
+  Attributes:
+    failed: the reason why the last save was not written, '' if it was written.
+    follows: whether saves still reach the folder after it was moved.
   """
 
   def __init__(self, workdir: str | os.PathLike, keep: int):
@@ -77,12 +79,21 @@ class Checkpointer:
   def save(
     self, state: TrainState, iterator_state: dict[str, Any], run: Run
   ) -> None:
-    """Returns as soon as the state is copied; writing goes on behind. What
-    cannot be written, for want of space say, is reported and not raised."""
+    """Saves a checkpoint, unless there is one of this step.
+
+    Returns as soon as the state is copied; the files are written in the
+    background. An error while writing, such as a full disk, is printed and kept
+    in `failed`, not raised.
+
+    Args:
+      state: the state of training.
+      iterator_state: the state of the data iterator.
+      run: what is needed to load the checkpoint.
+    """
     step = int(state.step)
     if step in self._manager.all_steps():
       return
-    self.wait()  # the one before, whose failure is not this one's
+    self.wait()  # So that an error of the previous save is reported as its own.
     self._saving, self.failed = step, ''
     parts = _parts(state)
     save = ocp.args.StandardSave
@@ -105,42 +116,55 @@ class Checkpointer:
       )
 
   def latest_step(self) -> int | None:
-    """Of the newest complete checkpoint."""
+    """Returns the step of the newest complete checkpoint, None without one."""
     return self._manager.latest_step()
 
   def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-    """The newest state, laid out as `like` (arrays or shapes with shardings),
-    and the data iterator's. Damaged ones are passed over, reported and renamed.
+    """Restores the newest checkpoint that can be read.
 
-    Of several hosts one that cannot read its part can tell the others only by
-    its end, for they wait for it within Orbax. So the first host notes what is
-    tried, and what has ended a start twice is passed over in the third.
+    Damaged checkpoints are skipped, reported and renamed.
 
-    Raises UserError where none can be read.
+    With several hosts, all of them wait for each other inside Orbax, so a host
+    that cannot read its part can only exit, which ends the run. Therefore the
+    first host records which checkpoint is tried, and a checkpoint that has
+    ended two starts is skipped in the third.
+
+    Args:
+      like: arrays, or shapes with shardings, in the layout of the state.
+
+    Returns:
+      The state of training and the state of the data iterator.
+
+    Raises:
+      UserError: no checkpoint can be read.
+      Interrupted: one of several hosts cannot read its part.
     """
     steps = sorted(self._manager.all_steps(), reverse=True)
     read = lambda step: self._read(step, like)
     if jax.process_count() == 1:
-      got, passed = _newest(steps, read)
+      restored, skipped = _newest_readable(steps, read)
     else:
-      passed = self._given_up(steps)
+      skipped = self._skipped_steps(steps)
       try:
-        got = read(steps[len(passed)])
+        restored = read(steps[len(skipped)])
       except UserError as error:
         raise Interrupted(error) from None
       multihost_utils.sync_global_devices('restored')
     if jax.process_index() == 0:
       self._tries.unlink(missing_ok=True)
-      for step in passed:
-        _set_aside(self._folder / str(step))
-    if passed:
+      for step in skipped:
+        _rename_damaged(self._folder / str(step))
+    if skipped:
       if jax.process_count() > 1:
         multihost_utils.sync_global_devices('damaged checkpoints')
       self._manager.reload()
-    return got
+    return restored
 
-  def _given_up(self, steps: list[int]) -> list[int]:
-    """Of several hosts: the steps before the one to try, which is noted."""
+  def _skipped_steps(self, steps: list[int]) -> list[int]:
+    """Returns the steps that several hosts skip before the one they try.
+
+    The first host records the step that is tried.
+    """
     count = 0
     if jax.process_index() == 0:
       tries: dict[str, int] = {}
@@ -154,10 +178,11 @@ class Checkpointer:
       write_whole(
         self._tries, json.dumps({**tries, step: tries.get(step, 0) + 1})
       )
-      for passed in steps[:count]:
+      for skipped in steps[:count]:
         print(
-          f'warning: the checkpoint {self._folder / str(passed)} ended '
-          f'{_TRIES} starts: it is damaged; going on from step {step}',
+          f'warning: the checkpoint {self._folder / str(skipped)} ended '
+          f'{_TRIES} starts, so it counts as damaged; continuing from step '
+          f'{step}',
           file=sys.stderr,
         )
     count = int(multihost_utils.broadcast_one_to_all(np.asarray(count)))
@@ -167,31 +192,33 @@ class Checkpointer:
     self, step: int, like: TrainState
   ) -> tuple[TrainState, dict[str, Any]]:
     items = _parts(like)
-    got = _restored(
+    restored = _restore_items(
       self._manager,
       self._folder / str(step),
       {name: ocp.args.StandardRestore(item) for name, item in items.items()},
       ('iterator',),
     )
-    method_state = got['method'] if 'method' in items else like.method_state
+    method_state = like.method_state
+    if 'method' in items:
+      method_state = restored['method']
     state = TrainState(
-      ema=got['ema'], method_state=method_state, **got['state']
+      ema=restored['ema'], method_state=method_state, **restored['state']
     )
-    return state, got['iterator']
+    return state, restored['iterator']
 
   def wait(self) -> None:
-    """Until what was saved is on disk, or could not be written."""
+    """Waits until the last save is on disk or has failed."""
     with self._tolerant():
       self._manager.wait_until_finished()
 
   @contextlib.contextmanager
   def _tolerant(self) -> Generator[None, None, None]:
-    """A run outlives a checkpoint that cannot be written."""
+    """Reports an error while writing, so that it does not end the run."""
     try:
       yield
-    except Exception as error:  # Orbax and TensorStore have no type of it
+    except Exception as error:  # Orbax and TensorStore have no common type.
       self.failed = ' '.join(str(error).split())[-300:]
-      # What is complete is on disk; what is not, was not renamed.
+      # Complete checkpoints are on disk; an incomplete one was not renamed.
       newest = None
       if self._folder.is_dir():
         self._manager.reload()
@@ -207,67 +234,82 @@ class Checkpointer:
       )
 
   def close(self) -> None:
-    self.wait()  # whose failure must not hide why the run ends
+    self.wait()  # Reports errors, so that they do not hide why the run ends.
     self._manager.close()
 
 
 def _parts(state: TrainState) -> dict[str, PyTree]:
-  """By item: the averaged parameters, what the method remembers, the rest."""
+  """Splits a state into items: averaged parameters, method state, the rest."""
   rest = state._asdict()
   items = {'ema': rest.pop('ema'), 'method': rest.pop('method_state')}
   items['state'] = rest
   return {name: item for name, item in items.items() if jax.tree.leaves(item)}
 
 
-def _restored(
+def _restore_items(
   manager: ocp.CheckpointManager,
   path: Path,
   items: dict[str, Any],
   plain: tuple[str, ...] = (),
 ) -> Any:
-  """Items of the checkpoint at `path`, and `plain` ones of JSON, whose arrays
-  have the sums that they were saved with.
+  """Restores items of the checkpoint at `path` and verifies their checksums.
 
-  Raises UserError where they cannot be read or do not.
+  Args:
+    manager: the manager of the folder that holds the checkpoint.
+    path: the folder of the checkpoint.
+    items: name -> restore arguments of each item of arrays.
+    plain: names of the JSON items.
+
+  Returns:
+    The items by name.
+
+  Raises:
+    UserError: an item cannot be read, or its checksum is wrong.
   """
-  has_sums = (path / 'sums').exists()  # older ones have none
+  has_sums = (path / 'sums').exists()  # Older checkpoints have no checksums.
   names = (*plain, 'sums') if has_sums else plain
   with _readable(path):
-    got = manager.restore(
+    restored = manager.restore(
       int(path.name),
       args=ocp.args.Composite(
         **items, **{name: ocp.args.JsonRestore() for name in names}
       ),
     )
     if has_sums:
-      found = array_checksums({name: got[name] for name in items})
-      found |= {name: json_checksum(got[name]) for name in plain}
-      wrong = [name for name in found if found[name] != got['sums'].get(name)]
+      found = array_checksums({name: restored[name] for name in items})
+      found |= {name: json_checksum(restored[name]) for name in plain}
+      saved = restored['sums']
+      wrong = [name for name in found if found[name] != saved.get(name)]
       if wrong:
         raise ValueError(f'{", ".join(wrong)}: not what was saved')
-  return got
+  return restored
 
 
-def _newest(steps: list[int], read: Callable[[int], Any]) -> tuple[Any, list]:
-  """What `read` makes of the first step that it can, and those before it.
+def _newest_readable(
+  steps: list[int], read: Callable[[int], Any]
+) -> tuple[Any, list]:
+  """Returns the result of the first `read(step)` without a UserError.
 
-  Raises the first UserError where there is none.
+  The steps before it are returned as well.
+
+  Raises:
+    UserError: no step can be read; the error is that of the first step.
   """
-  refusals: list[UserError] = []
+  errors: list[UserError] = []
   for step in steps:
     try:
-      got = read(step)
+      result = read(step)
     except UserError as error:
-      refusals.append(error)
+      errors.append(error)
       continue
-    for error in refusals:
-      print(f'warning: {error}; going on from step {step}', file=sys.stderr)
-    return got, steps[: len(refusals)]
-  raise refusals[0]
+    for error in errors:
+      print(f'warning: {error}; continuing from step {step}', file=sys.stderr)
+    return result, steps[: len(errors)]
+  raise errors[0]
 
 
-def _set_aside(path: Path) -> None:
-  """Renames a damaged checkpoint, so that its step can be saved anew."""
+def _rename_damaged(path: Path) -> None:
+  """Renames a damaged checkpoint, so that its step can be saved again."""
   number = 0
   while (aside := path.with_name(f'{_DAMAGED}{path.name}.{number}')).exists():
     number += 1
@@ -276,10 +318,10 @@ def _set_aside(path: Path) -> None:
 
 @contextlib.contextmanager
 def _readable(path: Path) -> Generator[None, None, None]:
-  """A checkpoint that cannot be read is the user's to mend, in one line."""
+  """Turns any error while reading `path` into a UserError of one line."""
   try:
     yield
-  except Exception as error:  # Orbax and TensorStore have no type of it
+  except Exception as error:  # Orbax and TensorStore have no common type.
     why = ' '.join(str(error).split())[:200]
     raise UserError(
       f'the checkpoint {path} cannot be read: it is damaged, or of another '
@@ -288,7 +330,14 @@ def _readable(path: Path) -> Generator[None, None, None]:
 
 
 class Loaded(NamedTuple):
-  """A checkpoint for use: averaged parameters, step, and its run."""
+  """A checkpoint loaded for sampling or evaluation.
+
+  Attributes:
+    params: averaged parameters.
+    step: training step of the checkpoint.
+    run: config, tokenizer and data of the run that saved it.
+    workdir: folder of that run.
+  """
 
   params: PyTree
   step: int
@@ -297,13 +346,18 @@ class Loaded(NamedTuple):
 
 
 class Vanished(UserError):
-  """A checkpoint that the run removed (`train.keep`) while it was read."""
+  """The run removed the checkpoint (`train.keep`) while it was read."""
 
 
 def load_method_state(loaded: Loaded, like: PyTree) -> PyTree:
-  """What the method remembered at a checkpoint; like: shapes of it.
+  """Loads the method state of a checkpoint.
+
+  Args:
+    loaded: the checkpoint.
+    like: shapes of the method state; without any, `like` itself is returned.
 
   Raises:
+    UserError: the method state cannot be read.
     Vanished: the checkpoint was removed after `loaded` was read.
   """
   if not jax.tree.leaves(like):
@@ -312,7 +366,7 @@ def load_method_state(loaded: Loaded, like: PyTree) -> PyTree:
   args = {'method': ocp.args.StandardRestore(like)}
   try:
     with contextlib.closing(_manager(folder, read_only=True)) as item:
-      return _restored(item, folder / str(loaded.step), args)['method']
+      return _restore_items(item, folder / str(loaded.step), args)['method']
   except UserError as error:
     if loaded.step not in complete_steps(folder):
       raise _vanished(folder, loaded.step) from error
@@ -320,18 +374,19 @@ def load_method_state(loaded: Loaded, like: PyTree) -> PyTree:
 
 
 def load(path: str, shardings: Any = None) -> Loaded:
-  """The newest checkpoint of a workdir, or the one at .../checkpoints/STEP.
+  """Loads the newest checkpoint of a workdir, or the one of a given step.
+
+  A damaged newest checkpoint is skipped with a warning. If `path` names a step,
+  only that step is read.
 
   Args:
-    path: of either.
-    shardings: of the parameters, or a function of their shapes that returns
-      them; one device by default.
-
-  A damaged newest one is passed over with a warning; a step asked for is not.
+    path: a workdir, or WORKDIR/checkpoints/STEP.
+    shardings: shardings of the parameters, or a function that maps the shapes
+      of the parameters to them; one device by default.
 
   Raises:
-    UserError: nothing there to load.
-    Vanished: the run removed the step that was asked for.
+    UserError: there is no checkpoint to load, or it cannot be read.
+    Vanished: the run removed the requested step while it was read.
   """
   folder, wanted = located(path)
   while True:
@@ -342,7 +397,7 @@ def load(path: str, shardings: Any = None) -> Loaded:
       now = sorted(complete_steps(folder), reverse=True)
       if now == there:
         raise
-      # A run that trains has saved one and removed another meanwhile.
+      # Meanwhile a run in progress saved a checkpoint and removed another.
       if wanted is not None and wanted not in now:
         if wanted in there:
           raise _vanished(folder, wanted) from error
@@ -350,10 +405,13 @@ def load(path: str, shardings: Any = None) -> Loaded:
 
 
 def read_checkpoint(path: str) -> tuple[Path, Run, PyTree, PyTree]:
-  """Reads everything but the arrays of the checkpoint that `load` would take.
+  """Reads a checkpoint without its arrays: the one that `load` would load.
 
   Returns:
     Its folder, its run, and the shapes of its parameters and method state.
+
+  Raises:
+    UserError: there is no such checkpoint, or it cannot be read.
   """
   folder, wanted = located(path)
   steps = complete_steps(folder)
@@ -363,7 +421,7 @@ def read_checkpoint(path: str) -> tuple[Path, Run, PyTree, PyTree]:
     with _readable(folder / str(step)):
       items = item.item_metadata(step)
       shapes, method = dict(items['ema']), items.get('method')
-    run = _restored(item, folder / str(step), {}, ('run',))['run']
+    run = _restore_items(item, folder / str(step), {}, ('run',))['run']
   return folder / str(step), Run(**run), shapes, method
 
 
@@ -378,16 +436,16 @@ def _vanished(folder: Path, step: int) -> Vanished:
 def _load(
   folder: Path, wanted: int | None, there: list[int], shardings: Any
 ) -> Loaded:
-  """`load` of one of the steps that are `there`, the newest first."""
+  """Loads the wanted step, or else the newest readable one of `there`."""
   _check_there(folder, wanted, there)
   steps = there if wanted is None else [wanted]
   with contextlib.closing(_manager(folder, read_only=True)) as item:
-    read = lambda step: _loaded(item, folder, step, shardings)
-    return _newest(steps, read)[0]
+    read = lambda step: _load_step(item, folder, step, shardings)
+    return _newest_readable(steps, read)[0]
 
 
 def _check_there(folder: Path, wanted: int | None, there: list[int]) -> None:
-  """Raises UserError where the step, or any, is not among those there are."""
+  """Raises UserError if `wanted` is not in `there`, or `there` is empty."""
   if wanted in there or (wanted is None and there):
     return
   mend = 'train one with launch.train --workdir'
@@ -397,7 +455,7 @@ def _check_there(folder: Path, wanted: int | None, there: list[int]) -> None:
   raise UserError(f'no complete {which} in {folder}: {mend}')
 
 
-def _loaded(
+def _load_step(
   item: ocp.CheckpointManager,
   folder: Path,
   step: int,
@@ -411,13 +469,23 @@ def _loaded(
   if shardings is None:
     one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shardings = jax.tree.map(lambda _: one, shapes)
-  args = {'ema': ocp.args.StandardRestore(laid(shapes, shardings))}
-  got = _restored(item, path, args, ('run',))
-  return Loaded(got['ema'], step, Run(**got['run']), folder.parent)
+  args = {'ema': ocp.args.StandardRestore(with_shardings(shapes, shardings))}
+  restored = _restore_items(item, path, args, ('run',))
+  return Loaded(restored['ema'], step, Run(**restored['run']), folder.parent)
 
 
 def located(path: str) -> tuple[Path, int | None]:
-  """A workdir or a checkpoint -> (folder of checkpoints, step or None)."""
+  """Finds the checkpoints that a path names.
+
+  Args:
+    path: a workdir, its folder of checkpoints, or a checkpoint in it.
+
+  Returns:
+    The folder of checkpoints, and the step if `path` names one.
+
+  Raises:
+    UserError: there is no such folder.
+  """
   given = expand(path).absolute()
   if given.name.isdecimal() and given.parent.name == CHECKPOINTS:
     folder, step = given.parent, int(given.name)

@@ -1,4 +1,4 @@
-"""Checksums of what a checkpoint holds: the same on every mesh."""
+"""Checksums of the items of a checkpoint. They do not depend on the mesh."""
 
 import json
 import zlib
@@ -19,13 +19,19 @@ def json_checksum(tree: dict[str, Any]) -> int:
 def array_checksums(parts: dict[str, PyTree]) -> dict[str, Any]:
   """Returns a list of checksums for each item, one for each array."""
   sums = {name: jax.tree.leaves(_sums(item)) for name, item in parts.items()}
-  return {name: [int(np.asarray(x)) for x in of] for name, of in sums.items()}
+  return {
+    name: [int(np.asarray(x)) for x in arrays] for name, arrays in sums.items()
+  }
 
 
 @jax.jit
 def _sums(tree: PyTree) -> PyTree:
-  """Of each array the sum of its words, each times an odd number of its place,
-  modulo 2^32: a change of any one word changes it."""
+  """Returns the checksum of each array in `tree`.
+
+  The checksum is the sum of the array's words modulo 2^32, where each word is
+  multiplied by an odd number that depends on its place. A change of any single
+  word changes it.
+  """
 
   def one(x: Array) -> Array:
     size = min(x.dtype.itemsize, 4)

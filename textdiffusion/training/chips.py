@@ -1,8 +1,9 @@
-"""TPU chips: what their maker publishes of them, and slices of them that a
-program can be compiled for on any machine.
+"""Published figures of TPU chips, and TPU slices to compile programs for.
 
-Source: the pages of each version and the table of TPU7x in the documentation of
-Cloud TPU (2026); of v4 the network is that of six links of 50 GB/s.
+Any machine can compile for a slice; no TPU is needed.
+
+Source: the page of each version and the table of TPU7x in the documentation of
+Cloud TPU (2026). The network rate of v4 is that of six links of 50 GB/s.
 """
 
 import contextlib
@@ -19,9 +20,9 @@ from jax.experimental import topologies
 
 from textdiffusion.core.types import UserError
 
-# Sums over shards are left scattered by the SparseCores; by default the
-# compiler of jax 0.10 makes each sum whole on every chip, which is twice the
-# bytes, and slices it.
+# These options make the SparseCores reduce-scatter sums over shards. By default
+# the compiler of jax 0.10 all-reduces each sum, which sends twice the bytes,
+# and then slices it.
 _SCATTER = {
   f'xla_tpu_enable_sparse_core_{name}': True
   for name in (
@@ -34,10 +35,18 @@ _SCATTER = {
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """Of one chip: flops a second in bfloat16, bytes of memory, bytes a second to
-  and from it, bytes a second that reach it over all of its links, devices that
-  JAX sees of it, length from which an axis of a slice closes to a ring, and
-  options of the compiler."""
+  """Figures of one TPU chip.
+
+  Attributes:
+    flops: peak floating-point operations per second in bfloat16.
+    memory: bytes of memory.
+    memory_rate: bytes per second between the chip and its memory.
+    network_rate: bytes per second that the chip receives over all its links.
+    devices: JAX devices per chip.
+    ring: an axis of a slice whose length in chips is a multiple of this is
+      closed to a ring.
+    options: compiler options, (name, value) pairs.
+  """
 
   flops: float
   memory: float
@@ -57,7 +66,7 @@ CHIPS = {
   'v6e': Chip(918e12, 32 * _GIB, 1638e9, 400e9, ring=16, options=_OFFLOAD),
   'tpu7x': Chip(2307e12, 192 * _GIB, 7380e9, 600e9, devices=2),
 }
-# As `device_kind` names them.
+# Keys are the values of `device_kind`.
 _KINDS = {
   'TPU v4': 'v4',
   'TPU v5 lite': 'v5e',
@@ -69,20 +78,22 @@ _KINDS = {
 
 
 def compiler_options(device: Any) -> dict[str, Any]:
-  """Of the training step on a device; none for what is no TPU."""
+  """Returns compiler options of the training step; {} if it is not a TPU."""
   name = _KINDS.get(getattr(device, 'device_kind', ''))
   return dict(CHIPS[name].options) if name else {}
 
 
-def slice_of(topology: str) -> tuple[Chip, list[Any]]:
-  """`v5p:8x8x8` -> the chip and the devices of a slice, which need not exist:
-  programs can be compiled for them.
+def tpu_slice(topology: str) -> tuple[Chip, list[Any]]:
+  """Returns the chip and the devices of a slice such as `v5p:8x8x8`.
 
-  An axis of a slice is a ring where it is a multiple of 4 chips long, on v5e
-  and v6e of 16. The compiler must know: by default it takes none to be a ring,
-  and gathers by sums of zeros.
+  The slice need not exist: its devices serve as targets of the compiler.
 
-  Raises UserError for what is no slice, and without the compiler of TPUs.
+  An axis of a slice is a ring if its length is a multiple of 4 chips (16 on v5e
+  and v6e). The compiler has to be given this: by default it assumes that no
+  axis is a ring, and gathers by summing arrays padded with zeros.
+
+  Raises:
+    UserError: `topology` is not a slice, or the TPU compiler is not installed.
   """
   name, _, shape = topology.partition(':')
   sizes = shape.split('x')
@@ -100,11 +111,11 @@ def slice_of(topology: str) -> tuple[Chip, list[Any]]:
       'the compiler of TPUs is not installed: pip install -e .[tpu], on any '
       'Linux machine'
     ) from None
-  # Else it asks the metadata server of a cloud machine, and waits for it.
+  # Otherwise libtpu queries the metadata server of a cloud machine and waits.
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
   try:
     with compiler_messages():
-      made = topologies.get_topology_desc(
+      description = topologies.get_topology_desc(
         platform='tpu',
         topology_name=topology,
         wrap=(*wrap, *[False] * (3 - len(wrap))),
@@ -112,24 +123,31 @@ def slice_of(topology: str) -> tuple[Chip, list[Any]]:
   except (jax.errors.JaxRuntimeError, ValueError, TypeError) as error:
     why = ' '.join(str(error).split())[:200]
     raise UserError(f'--topology={topology}: {why}') from None
-  return chip, list(made.devices)
+  return chip, list(description.devices)
 
 
 @contextlib.contextmanager
 def compiler_messages() -> Generator[Callable[[], str], None, None]:
-  """What the compiler, which is no Python, writes to stderr meanwhile."""
+  """Captures what the compiler writes to stderr within the `with` block.
+
+  The compiler is native code, so the file descriptor itself is redirected. On
+  an error the captured text is written to stderr after all.
+
+  Yields:
+    A function that returns the captured text once the block has ended.
+  """
   sys.stderr.flush()
-  kept, words = os.dup(2), []
+  original, captured = os.dup(2), []
   with tempfile.TemporaryFile() as file:
     os.dup2(file.fileno(), 2)
     is_done = False
     try:
-      yield lambda: ''.join(words)
+      yield lambda: ''.join(captured)
       is_done = True
     finally:
-      os.dup2(kept, 2)
-      os.close(kept)
+      os.dup2(original, 2)
+      os.close(original)
       file.seek(0)
-      words.append(file.read().decode(errors='replace'))
-      if not is_done:  # it may say why
-        sys.stderr.write(words[0])
+      captured.append(file.read().decode(errors='replace'))
+      if not is_done:  # The text may contain the reason of the error.
+        sys.stderr.write(captured[0])

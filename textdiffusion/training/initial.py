@@ -1,4 +1,4 @@
-"""A new run that starts from the parameters of another."""
+"""Starts a new run from the parameters of another run."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,8 +29,8 @@ class Origin(NamedTuple):
   Attributes:
     path: the folder of the checkpoint, WORKDIR/checkpoints/STEP.
     run: the config, tokenizer and data of the run that saved it.
-    shapes: of its parameters.
-    method_shapes: of its method state, () for most.
+    shapes: shapes of its parameters.
+    method_shapes: shapes of its method state, () for most methods.
   """
 
   path: Path
@@ -47,13 +47,13 @@ def find_origin(path: str) -> Origin:
   """Opens a checkpoint, or the newest one of a run.
 
   Raises:
-    UserError: there is none, or it cannot be read.
+    UserError: there is no checkpoint, or it cannot be read.
   """
   return Origin(*read_checkpoint(path))
 
 
 def check_shapes(origin: Origin, params: PyTree) -> None:
-  """Raises UserError where `params` have other shapes than the checkpoint."""
+  """Raises UserError if `params` and the checkpoint differ in shapes."""
   there, here = _shapes(origin.shapes), _shapes(params)
   wrong = [
     f'{name}: {_text(there.get(name))} there, {_text(here.get(name))} here'
@@ -71,8 +71,11 @@ def check_shapes(origin: Origin, params: PyTree) -> None:
 def start_from(origin: Origin, state: TrainState) -> TrainState:
   """Returns a fresh `state` with the averaged parameters of the checkpoint.
 
-  The step is 0 and the optimizer has no moments. The method state is taken as
-  well where the checkpoint has one of the same shapes.
+  The step is 0 and the optimiser has no moments. The method state of the
+  checkpoint is used as well if its shapes are the same.
+
+  Raises:
+    UserError: the checkpoint holds another network, or cannot be read.
   """
   check_shapes(origin, state.params)
   shardings = jax.tree.map(lambda x: x.sharding, state.params)
@@ -91,7 +94,7 @@ def start_from(origin: Origin, state: TrainState) -> TrainState:
     print(f'started from the parameters of {origin.path}{added}', flush=True)
   return state._replace(
     params=loaded.params,
-    # A copy: the two must not share a donated buffer.
+    # A copy, because `params` and `ema` are donated and cannot share buffers.
     ema=jax.tree.map(jnp.copy, loaded.params),
     method_state=method_state,
   )
@@ -101,9 +104,9 @@ class Start(NamedTuple):
   """What a run starts with.
 
   Attributes:
-    origin: the checkpoint whose parameters it takes, if any.
-    tokenizer: of that checkpoint, or of the run that goes on.
-    facts: what data.json keeps about the origin.
+    origin: the checkpoint whose parameters the run starts from, if any.
+    tokenizer: the tokenizer of that checkpoint, or of the run that is resumed.
+    facts: what data.json records about the origin.
   """
 
   origin: Origin | None = None
@@ -112,7 +115,17 @@ class Start(NamedTuple):
 
 
 def find_start(workdir: str, resume: bool, init_from: str | None) -> Start:
-  """Returns what the run of `workdir` starts with, read from disk."""
+  """Reads from disk what the run in `workdir` starts with.
+
+  Args:
+    workdir: the folder of the run.
+    resume: whether a run that is there goes on.
+    init_from: a workdir or checkpoint to take the parameters from, if any.
+
+  Raises:
+    UserError: `init_from` holds no checkpoint, lies in `workdir`, or is not
+      what the resumed run started from.
+  """
   path = expand(workdir).absolute()
   if resume and (path / 'config.json').exists():
     return _resumed(path, init_from)
@@ -136,7 +149,7 @@ def find_start(workdir: str, resume: bool, init_from: str | None) -> Start:
 
 
 def _resumed(path: Path, init_from: str | None) -> Start:
-  """`find_start` of a run that goes on: it keeps its tokenizer and origin."""
+  """Returns the `Start` of a resumed run: it keeps its tokenizer and origin."""
   facts = read_json(path / 'data.json').get('init_from')
   began = facts and Path(facts['checkpoint'])
   if init_from:
@@ -144,11 +157,11 @@ def _resumed(path: Path, init_from: str | None) -> Start:
     if not began or given not in (began, *began.parents):
       raise UserError(
         f'--init_from={init_from}: the run in --workdir={path} started from '
-        f'{began or "fresh parameters"}: leave --init_from out to go on with it'
+        f'{began or "fresh parameters"}: leave --init_from out to resume it'
       )
   saved = read_json(path / 'tokenizer.json')
   return Start(
-    # Needed again only where the run ended before its first checkpoint.
+    # Needed again only if the run ended before its first checkpoint.
     find_origin(str(began))
     if began and not complete_steps(path / CHECKPOINTS)
     else None,
@@ -158,13 +171,16 @@ def _resumed(path: Path, init_from: str | None) -> Start:
 
 
 def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-  """Path -> shape of each array."""
+  """Returns the shape of each array by its path."""
   leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
   return {_name(path): tuple(leaf.shape) for path, leaf in leaves}
 
 
 def _name(path: Any) -> str:
-  """`a/b/0` for keys, attributes and indices: saved tuples become dicts."""
+  """Joins a path as `a/b/0`.
+
+  Keys, attributes and indices look the same, because tuples are saved as dicts.
+  """
   parts = (
     str(getattr(key, 'key', getattr(key, 'name', getattr(key, 'idx', key))))
     for key in path

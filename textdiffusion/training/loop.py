@@ -1,4 +1,4 @@
-"""The one training loop."""
+"""The training loop."""
 
 import contextlib
 import signal
@@ -27,7 +27,7 @@ from textdiffusion.training.optim import build_optimizer
 from textdiffusion.training.ownership import Owner, claim, no_owner
 from textdiffusion.training.profile import Profiler, Steps
 from textdiffusion.training.state import TrainConfig, TrainState
-from textdiffusion.training.step import placed_step
+from textdiffusion.training.step import jit_train_step
 from textdiffusion.training.watchdog import Watchdog
 from textdiffusion.training.workdir import Run
 
@@ -51,25 +51,29 @@ def train(
   """Trains to `config.steps`, from the newest checkpoint if there is one.
 
   Args:
-    method: the wiring.
+    method: the method: process, objective and state.
     network: the network that is trained.
-    batches: an iterator of this host's dicts of arrays, with `get_state` and
-      `set_state` where there is a workdir.
-    config: for how long and how.
-    mesh: the devices.
-    workdir: where figures and checkpoints go; None keeps nothing.
-    run: saved with every checkpoint; needed with a workdir.
-    evaluate: (state, step) -> figures, every eval_every steps.
-    flops_per_token: of a forward pass, for the model FLOP/s on display.
-    profile: steps of which a trace goes to the workdir.
-    owner: of the workdir, from `prepare_workdir`; without one the workdir is
-      claimed here.
-    initial: a fresh state -> the state to start from where no checkpoint is.
+    batches: iterator over this host's batches, dicts of arrays. With a workdir
+      it needs `get_state` and `set_state`.
+    config: settings of training.
+    mesh: the device mesh.
+    workdir: folder for metrics and checkpoints; None writes nothing.
+    run: config, tokenizer and data, saved with every checkpoint; required with
+      a workdir.
+    evaluate: maps (state, step) to named figures; called every `eval_every`
+      steps and at the end.
+    flops_per_token: FLOPs of a forward pass per token, for the printed model
+      FLOP/s.
+    profile: the steps to trace into the workdir.
+    owner: the owner of the workdir, from `prepare_workdir`; None claims the
+      workdir here.
+    initial: maps a fresh state to the state to start from; used only if there
+      is no checkpoint.
 
   Returns:
-    The last state. SIGTERM, SIGHUP and Ctrl-C end the run after the step under
-    way (of several hosts: two steps on, all of them at the same one), with a
-    checkpoint; its step is then less than `config.steps`.
+    The last state. SIGTERM, SIGHUP and Ctrl-C end the run with a checkpoint
+    after the current step (with several hosts: two steps later, all of them
+    after the same step); the state's step is then less than `config.steps`.
 
   Raises:
     UserError: too many steps in a row were not finite, or the last checkpoint
@@ -81,26 +85,29 @@ def train(
       'with a workdir, train needs run= and batches with get_state/set_state'
     )
   is_alone = jax.process_count() == 1
-  # As the devices last reported it; every host knows of a stop.
-  seen = {'bad_streak': 0.0, 'stop': 0.0}
+  # Latest flags read back from the devices: the current run of non-finite
+  # steps, and whether all hosts agreed to stop.
+  flags = {'bad_streak': 0.0, 'stop': 0.0}
   pending: tuple[int, dict[str, Any], int] | None = None
 
-  def look() -> None:
+  def read_pending() -> None:
+    """Reads the metrics of the last step back from the devices."""
     nonlocal pending
     if pending is None:
       return
     (step, metrics, tokens), pending = pending, None
     values = {k: float(v) for k, v in jax.device_get(metrics).items()}
-    seen.update(bad_streak=values['bad_streak'], stop=values.pop('stop'))
+    flags.update(bad_streak=values['bad_streak'], stop=values.pop('stop'))
     if values['bad_streak'] > config.max_bad_steps:
       _give_up(step, values['bad_streak'], config, saver)
     watch.report(step, values, tokens)
 
   with contextlib.ExitStack() as stack:
-    is_stopped = stack.enter_context(_stop_signals())  # also while it compiles
+    # Installed first, so that a signal counts during compilation as well.
+    is_stopped = stack.enter_context(_stop_signals())
     stack.enter_context(jax.set_mesh(mesh))
     optimizer = build_optimizer(config.optimizer, config.steps)
-    step_fn, init, _ = placed_step(method, network, optimizer, config, mesh)
+    step_fn, init, _ = jit_train_step(method, network, optimizer, config, mesh)
     state = init(stream(jax.random.key(config.seed), 'init'))
     saver, start = None, 0
     watchdog = Watchdog(config.patience)
@@ -126,20 +133,21 @@ def train(
       if step == start + 1:
         size = len(rows['ids']) * jax.process_count()
         check_batch(mesh, size, config.accumulate)
-      # A signal reaches hosts at different steps. Through the devices all
-      # learn of it at the same one; else they would wait for each other.
+      # A signal reaches hosts at different steps. The flag goes through the
+      # devices, so that all hosts stop after the same step; otherwise some
+      # would wait for the others for ever.
       flag = np.full(len(rows['ids']), is_stopped(), np.int32)
       batch = put_batch(mesh, {**rows, 'stop': flag})
       state, metrics = step_fn(state, batch)
       profiler.after(step, metrics)
       if step == start + 1:
         watch.first(metrics)
-      # One step late: the device is never idle while the host looks.
-      look()
+      # One step late, so that the devices are never idle while the host reads.
+      read_pending()
       watchdog.beat(step - 1)
       pending = step, metrics, batch['ids'].size
-      # Asked once, for a signal may come between two looks.
-      is_stop = is_stopped() if is_alone else bool(seen['stop'])
+      # Evaluated once per step, as a signal may arrive at any time.
+      is_stop = is_stopped() if is_alone else bool(flags['stop'])
       is_last = step == config.steps
       is_end = is_last or is_stop
       is_eval = evaluate is not None and (
@@ -153,14 +161,17 @@ def train(
       ):
         _check_owner(owner, saver, run, state, batches)
       if is_end or is_eval or is_save:
-        look()  # first, so that the rows of a step precede its checkpoint
+        # First, so that the metrics of a step are written before its
+        # checkpoint.
+        read_pending()
       if evaluate is not None and is_eval:
         with watch.paused():
           watch.figures(step, evaluate(state, step))
         watchdog.beat(step)
-      # Within a bad streak nothing moves, and what is on disk is the last good
-      # state; only the end of a run is saved all the same, to go on from.
-      is_save = is_save and (is_end or not seen['bad_streak'])
+      # While steps are not finite the state does not change, and the last good
+      # state is on disk already. Only at the end of a run is it saved all the
+      # same, so that the run can be resumed.
+      is_save = is_save and (is_end or not flags['bad_streak'])
       if saver is not None and run is not None and is_save:
         with watch.paused():
           saver.save(state, batches.get_state(), run)
@@ -174,17 +185,18 @@ def train(
       if saver.failed:
         if owner is not None:
           owner.check()
-        # Of many hosts it may be another that is gone.
+        # With several hosts, the loss of another host may be the cause, and
+        # a restart may help.
         raise (UserError if is_alone else Interrupted)(
           f'the last checkpoint was not written ({saver.failed}): make room in '
-          f'{workdir}, and go on from step {saver.latest_step() or 0} by the '
+          f'{workdir}, and resume from step {saver.latest_step() or 0} by the '
           'same command with --resume'
         )
   return state
 
 
 def _claimed(workdir: str) -> Owner:
-  """Claims a workdir that nobody has prepared; only the first host does."""
+  """Claims a workdir on the first host, where no caller has prepared it."""
   path = expand(workdir).absolute()
   return claim(path) if jax.process_index() == 0 else no_owner(path)
 
@@ -196,7 +208,13 @@ def _check_owner(
   state: TrainState,
   batches: Any,
 ) -> None:
-  """Raises UserError where the workdir was moved; its state is saved there."""
+  """Checks that the workdir was not moved.
+
+  Otherwise the state is saved in the moved folder, if the system can follow it.
+
+  Raises:
+    UserError: the workdir was moved, removed or replaced.
+  """
   try:
     owner.check()
   except UserError:
@@ -212,7 +230,7 @@ def _is_due(step: int, every: int) -> bool:
 def _give_up(
   step: int, streak: float, config: TrainConfig, saver: Checkpointer | None
 ) -> None:
-  """Raises the UserError of a run that is lost."""
+  """Ends a run with too many non-finite steps: always raises UserError."""
   kept = None
   if saver is not None:
     saver.wait()
@@ -226,10 +244,11 @@ def _give_up(
 
 
 class _Watch:
-  """Where figures go: the bar or lines, metrics.jsonl, TensorBoard.
+  """Writes figures to the progress display, metrics.jsonl and TensorBoard.
 
-  Rates are of the time between two logged steps, less evaluation and saving.
-  The first step compiles: it counts only where it is logged on its own.
+  Rates are measured over the time between two logged steps, without the time
+  of evaluation and saving. The first step includes compilation, so it counts
+  only if it is logged on its own.
   """
 
   def __init__(
@@ -243,15 +262,16 @@ class _Watch:
     self._config, self._start, self._workdir = config, start, workdir
     self._log = MetricsLog(workdir, start) if workdir and is_first else None
     self._bar = progress_lib.make(config.steps, start, is_first)
-    self._flops = 3 * flops_per_token  # the backward pass is two forward ones
-    # A resumed run counts on from the one before it.
+    # The backward pass costs twice the forward pass.
+    self._flops = 3 * flops_per_token
+    # A resumed run adds to the seconds of the run before it.
     before = self._log.seconds if self._log is not None else 0.0
     self._since = time.monotonic()
     self._began = self._since - before
     self._tokens, self._first_tokens, self._away = 0, 0, 0.0
     self._to_first: float | None = None
     if start:
-      self._bar.say(f'resumed from step {start}')
+      self._bar.print_line(f'resumed from step {start}')
 
   def first(self, metrics: dict[str, Any]) -> None:
     """Waits for the first step, once, to time it apart from the others."""
@@ -260,7 +280,13 @@ class _Watch:
     self._to_first, self._since = now - self._since, now
 
   def report(self, step: int, values: dict[str, float], tokens: int) -> None:
-    """A finished step; it is logged every log_every steps and at the end."""
+    """Counts a finished step; logs every `log_every` steps and at the end.
+
+    Args:
+      step: the step.
+      values: its metrics.
+      tokens: tokens in its batch.
+    """
     if step > self._start + 1:
       self._tokens += tokens
     else:
@@ -274,22 +300,26 @@ class _Watch:
       self._log.write(step, values)
 
   def figures(self, step: int, figures: dict[str, float]) -> None:
-    """What an evaluation found."""
+    """Logs and prints the figures of an evaluation."""
     if self._log is not None:
       self._log.write(step, {f'eval/{k}': v for k, v in figures.items()})
     text = '  '.join(f'{k} {v:.4f}' for k, v in figures.items())
-    self._bar.say(f'step {step}  {text}')
+    self._bar.print_line(f'step {step}  {text}')
 
   def stopped(self, step: int) -> None:
-    """How to go on."""
+    """Prints that the run has stopped, and how to resume it."""
     kept = 'no workdir, so nothing is kept'
     if self._workdir:
-      kept = f'saved in {self._workdir}; the same command with --resume goes on'
-    self._bar.say(f'stopped after step {step} of {self._config.steps}: {kept}')
+      kept = (
+        f'saved in {self._workdir}; resume by the same command with --resume'
+      )
+    self._bar.print_line(
+      f'stopped after step {step} of {self._config.steps}: {kept}'
+    )
 
   @contextlib.contextmanager
   def paused(self) -> Generator[None, None, None]:
-    """Time that is not the steps'."""
+    """Excludes the time of the `with` block from the rates."""
     began = time.monotonic()
     yield
     self._away += time.monotonic() - began
@@ -310,7 +340,7 @@ class _Watch:
       'model_flops_per_s': rate * self._flops,
       'seconds': now - self._began,
     }
-    if self._to_first is not None:  # once
+    if self._to_first is not None:  # Reported once.
       values['seconds_to_first_step'] = self._to_first
     self._tokens, self._since, self._away, self._to_first = 0, now, 0.0, None
     return values
@@ -318,27 +348,30 @@ class _Watch:
 
 @contextlib.contextmanager
 def _stop_signals() -> Generator[Callable[[], bool], None, None]:
-  """Yields whether SIGTERM, SIGHUP or SIGINT came; a second SIGINT interrupts.
+  """Catches SIGTERM, SIGHUP and SIGINT; a second SIGINT interrupts.
 
-  SIGHUP, which a closed terminal sends, stays ignored where it is (nohup).
+  SIGHUP, which a closed terminal sends, stays ignored if it was (nohup).
+
+  Yields:
+    A function that returns whether a signal has arrived.
   """
-  came: list[int] = []
+  received: list[int] = []
   if threading.current_thread() is not threading.main_thread():
     yield lambda: False
     return
 
   def note(number: int, frame: Any) -> None:
     del frame
-    if number == signal.SIGINT and came:
+    if number == signal.SIGINT and received:
       raise KeyboardInterrupt
-    came.append(number)
+    received.append(number)
 
   numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
   if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
     numbers.remove(signal.SIGHUP)
   old = {number: signal.signal(number, note) for number in numbers}
   try:
-    yield lambda: bool(came)
+    yield lambda: bool(received)
   finally:
     for number, handler in old.items():
       signal.signal(number, handler)

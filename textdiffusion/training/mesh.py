@@ -1,4 +1,4 @@
-"""The device mesh, and where parameters and batches lie on it."""
+"""The device mesh, and the sharding of parameters and batches over it."""
 
 import collections
 import dataclasses
@@ -19,11 +19,14 @@ _AXES = ('data', 'fsdp', 'sequence', 'tensor')
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """Devices along each axis; -1 takes what the others leave.
+  """Devices along each axis of the mesh; -1 uses all that the others leave.
 
-  data: copies of the parameters, each with its rows. fsdp: parameters and
-  rows split. tensor: the inside of each layer split. sequence: the tokens of a
-  row split; each sees the keys and values of all.
+  Attributes:
+    data: axis along which parameters are replicated and rows are split.
+    fsdp: axis along which both parameters and rows are split.
+    tensor: axis along which the inside of each layer is split.
+    sequence: axis along which the tokens of a row are split; every device
+      attends to the keys and values of the whole row.
   """
 
   data: int = -1
@@ -33,7 +36,7 @@ class MeshConfig:
 
 
 def check_platforms() -> None:
-  """Raises UserError where JAX_PLATFORMS names what this machine lacks."""
+  """Raises UserError if JAX_PLATFORMS names a platform that is missing here."""
   names = getattr(jax.config, 'jax_platforms')  # noqa: B009 untyped
   if not names:
     return
@@ -47,9 +50,10 @@ def check_platforms() -> None:
 
 
 def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
-  """A mesh over `devices`, all of them by default.
+  """Returns a mesh over `devices`, all of them by default.
 
-  Raises UserError where the axes do not multiply to their number.
+  Raises:
+    UserError: the sizes of the axes do not multiply to the number of devices.
   """
   devices = jax.devices() if devices is None else devices
   sizes = [getattr(config, axis) for axis in _AXES]
@@ -73,7 +77,10 @@ def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
 
 
 def candidates(count: int) -> Iterator[MeshConfig]:
-  """Worth trying on so many devices: all fsdp, or some tensor or data."""
+  """Yields meshes worth trying on `count` devices.
+
+  First pure fsdp, then fsdp with some tensor or data parallelism.
+  """
   yield MeshConfig(data=1, fsdp=count)
   for other in (2, 4):
     if count % other == 0 and count > other:
@@ -82,7 +89,13 @@ def candidates(count: int) -> Iterator[MeshConfig]:
 
 
 def check_batch(mesh: Mesh, batch_size: int, accumulate: int) -> None:
-  """Raises UserError for a global batch that the mesh cannot split."""
+  """Raises UserError if the mesh cannot split a global batch evenly.
+
+  Args:
+    mesh: the device mesh.
+    batch_size: rows of the global batch.
+    accumulate: parts in which the batch is computed, one after another.
+  """
   if jax.process_count() > 1:
     _check_hosts(mesh)
   if batch_size % accumulate:
@@ -99,10 +112,14 @@ def check_batch(mesh: Mesh, batch_size: int, accumulate: int) -> None:
 
 
 def check_parameters(count: int, mesh: Mesh) -> None:
-  """Raises UserError where the state of training exceeds memory for certain.
+  """Raises UserError if the state of training cannot fit into memory.
 
-  count: of the parameters. There are their mean and a gradient too, in float32,
-  and two moments, in bfloat16 at least.
+  A parameter takes at least 16 bytes: itself, its average and its gradient in
+  float32, and two moments in bfloat16.
+
+  Args:
+    count: number of parameters.
+    mesh: the mesh that splits them.
   """
   parts = mesh.shape['fsdp'] * mesh.shape['tensor']
   check_memory(
@@ -113,8 +130,11 @@ def check_parameters(count: int, mesh: Mesh) -> None:
 
 
 def _check_hosts(mesh: Mesh) -> None:
-  """Each host feeds rows of its own, an equal share of them; the copies of a
-  row along `sequence` and `tensor` must therefore lie on one host."""
+  """Raises UserError if the mesh splits a row over hosts.
+
+  Each host feeds an equal share of the rows. The devices that share a row,
+  along `sequence` and `tensor`, must therefore belong to one host.
+  """
   split = mesh.shape['sequence'] * mesh.shape['tensor']
   devices = np.asarray(mesh.devices).reshape(-1, split)
   owners = [{device.process_index for device in row} for row in devices]
@@ -127,7 +147,7 @@ def _check_hosts(mesh: Mesh) -> None:
 
 
 def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, Array]:
-  """This host's rows -> arrays of the global batch."""
+  """Turns this host's rows into sharded arrays of the global batch."""
   sharding = NamedSharding(mesh, PartitionSpec(_BATCH))
   return {
     name: jax.make_array_from_process_local_data(sharding, np.asarray(value))
@@ -136,8 +156,11 @@ def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, Array]:
 
 
 def put_whole(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, Array]:
-  """The same batch on every host -> one global array of it, as evaluation
-  needs; rows that the mesh does not split evenly are copied everywhere."""
+  """Turns a batch that is equal on all hosts into global arrays.
+
+  Evaluation uses this. If the mesh cannot split the rows evenly, every device
+  holds all of them.
+  """
   shards = mesh.shape['data'] * mesh.shape['fsdp']
   rows = len(next(iter(batch.values())))
   spec = PartitionSpec(_BATCH) if rows % shards == 0 else PartitionSpec()
@@ -153,11 +176,12 @@ def put_whole(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, Array]:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+  """Returns the sharding that keeps a whole copy on every device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
-def laid(shapes: PyTree, shardings: PyTree) -> PyTree:
-  """Arrays or their shapes -> shapes that lie so."""
+def with_shardings(shapes: PyTree, shardings: PyTree) -> PyTree:
+  """Returns the shapes of arrays (or of shapes) with the given shardings."""
   return jax.tree.map(
     lambda x, sharding: jax.ShapeDtypeStruct(
       x.shape, x.dtype, sharding=sharding
@@ -168,8 +192,10 @@ def laid(shapes: PyTree, shardings: PyTree) -> PyTree:
 
 
 def param_shardings(mesh: Mesh, params: PyTree) -> PyTree:
-  """Parameters or their shapes -> shardings; a dimension that an axis does
-  not divide stays whole."""
+  """Returns the shardings of parameters, given as arrays or shapes.
+
+  A dimension that an axis does not divide evenly is not split.
+  """
 
   def fit(leaf: Any, spec: PartitionSpec) -> NamedSharding:
     axes = [
@@ -182,8 +208,16 @@ def param_shardings(mesh: Mesh, params: PyTree) -> PyTree:
 
 
 def state_shardings(mesh: Mesh, state: Any, params: PyTree) -> Any:
-  """Shardings of a whole state: what looks like the parameters (their mean,
-  the optimiser's moments) lies as they do, the rest everywhere."""
+  """Returns the shardings of a whole training state.
+
+  Trees with the structure of the parameters (their average, the optimiser's
+  moments) are sharded as the parameters are; all else is replicated.
+
+  Args:
+    mesh: the device mesh.
+    state: the state, or its shapes.
+    params: its parameters, or their shapes.
+  """
   like = jax.tree.structure(params)
   shardings = param_shardings(mesh, params)
   is_params = lambda node: jax.tree.structure(node) == like

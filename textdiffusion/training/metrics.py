@@ -1,4 +1,4 @@
-"""Figures of a run: metrics.jsonl always, TensorBoard beside it."""
+"""Metrics of a run, written to metrics.jsonl and to TensorBoard files."""
 
 import contextlib
 import json
@@ -13,16 +13,19 @@ from typing import Any
 
 from textdiffusion.core.paths import expand
 
-_FLUSH_SECONDS = 60.0  # of what TensorBoard reads
+_FLUSH_SECONDS = 60.0  # Time between two flushes of TensorBoard files.
 
 
 class MetricsLog:
-  """Appends rows to WORKDIR/metrics.jsonl and to TensorBoard's files.
+  """Appends rows to WORKDIR/metrics.jsonl and to TensorBoard files.
 
-  A step has one row: what an evaluation finds joins the row that is there.
-  Opened at a restored step, it drops the rows after it, so that the file reads
-  as one run. `seconds` is how long the kept rows say it has taken. A file that
-  cannot be written (a full disk) is reported once and left; no run ends of it.
+  A step has one row: the figures of an evaluation are merged into the row of
+  its step. A log that is opened at a restored step drops all later rows, so
+  that the file reads as one run. If a file cannot be written (a full disk), one
+  warning is printed, the file is closed, and the run goes on.
+
+  Attributes:
+    seconds: duration of the run up to the restored step.
   """
 
   def __init__(self, workdir: str | os.PathLike, step: int = 0):
@@ -39,7 +42,7 @@ class MetricsLog:
     ]
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
-    """One row; a value that is not finite becomes null, which JSON has."""
+    """Writes one row. JSON has no nan or inf: such values become null."""
     values = {name: float(value) for name, value in values.items()}
     for file in list(self._files):
       try:
@@ -59,11 +62,13 @@ class MetricsLog:
 
 
 class _Rows:
+  """The file metrics.jsonl."""
+
   def __init__(self, path: Path):
     self.path = path
     self._file = path.open('a')
     self._last: dict[str, Any] = {}
-    self._place = 0  # in the file, of the last row
+    self._place = 0  # Offset of the last row in the file.
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     row = {k: v if math.isfinite(v) else None for k, v in values.items()}
@@ -81,16 +86,19 @@ class _Rows:
 
 
 class _Board:
-  """TensorBoard's events, written by the caller: the thread of SummaryWriter
-  dies of a full disk, and whoever gives it more then waits for ever."""
+  """A TensorBoard events file, written in the calling thread.
+
+  The background thread of SummaryWriter dies when the disk is full, and later
+  writes to it block for ever.
+  """
 
   def __init__(self, folder: Path, step: int):
-    # Imported here: it takes a second, and only the first process writes.
+    # Imported here, as it takes a second and only the first process writes.
     from tensorboardX.proto import event_pb2, summary_pb2
     from tensorboardX.record_writer import RecordWriter
 
     self.path = folder
-    # Their classes are made at import, where no type checker sees them.
+    # The classes are created at import, so type checkers do not know them.
     self._events: Any = event_pb2
     self._summaries: Any = summary_pb2
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +107,7 @@ class _Board:
     self._file: Any = RecordWriter(str(path))
     self._flushed = time.monotonic()
     self._add(0, file_version='brain.Event:2')
-    # Hides what an earlier process wrote from this step on.
+    # TensorBoard hides what an earlier process wrote from this step on.
     log = self._events.SessionLog
     self._add(step + 1, session_log=log(status=log.START))
 
@@ -107,7 +115,8 @@ class _Board:
     one = self._summaries.Summary.Value
     value = [one(tag=k, simple_value=v) for k, v in values.items()]
     self._add(step, summary=self._summaries.Summary(value=value))
-    # Which waits for the disk; of a mounted bucket it sends the whole file.
+    # A flush waits for the disk, and uploads the whole file if the folder is a
+    # mounted bucket.
     if time.monotonic() > self._flushed + _FLUSH_SECONDS:
       self._file.flush()
       self._flushed = time.monotonic()
@@ -116,13 +125,13 @@ class _Board:
     with contextlib.suppress(OSError):
       self._file.close()
 
-  def _add(self, step: int, **what: Any) -> None:
-    event = self._events.Event(wall_time=time.time(), step=step, **what)
+  def _add(self, step: int, **fields: Any) -> None:
+    event = self._events.Event(wall_time=time.time(), step=step, **fields)
     self._file.write(event.SerializeToString())
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
-  """The rows of a metrics.jsonl; a last line that was cut off is left out."""
+  """Reads the rows of a metrics.jsonl, without an incomplete last line."""
   rows = []
   if Path(path).exists():
     for line in Path(path).read_text().splitlines():

@@ -9,6 +9,7 @@ import jax
 import optax
 
 from textdiffusion.core.types import PyTree, UserError
+from textdiffusion.core.validation import check_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,11 +18,11 @@ class ParameterGroup:
 
   Attributes:
     path: regular expression that matches the whole path of a parameter, such
-      as `layers/mlp/up/kernel`, `embedding` or, of what a method learns beside
-      the network, `method/noise/ends`.
-    lr_ratio: learning rate of the group over that of the run.
-    weight_decay: coefficient for every parameter of the group, multiplied by
-      the learning rate of the group; None keeps that of the run.
+      as `layers/mlp/up/kernel`, `embedding` or, for parameters of the method,
+      `method/noise/ends`.
+    lr_ratio: learning rate of the group, divided by that of the run.
+    weight_decay: weight-decay coefficient of every parameter in the group,
+      multiplied by the group's learning rate; None keeps that of the run.
   """
 
   path: str
@@ -47,14 +48,29 @@ class ParameterGroup:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-  """peak_lr: after warmup_steps of linear warm-up. schedule: cosine to
-  final_lr_ratio of it; linear falls to that over the decay_steps after the
-  warm-up (0: the rest of the run), which may end after the run does; wsd stays
-  and falls linearly over the last decay_steps (0: a fifth of the run); constant
-  stays. clip: of the global norm, 0 for none. weight_decay: of kernels;
-  decay_all: also of norms, biases, embeddings and what a method learns, as in
-  `optax.adamw` and PyTorch. groups: the first that matches a parameter counts.
+  """Settings of AdamW and of its learning-rate schedule.
+
+  Attributes:
+    peak_lr: learning rate after the warm-up.
+    warmup_steps: steps of linear warm-up.
+    schedule: shape of the learning rate after the warm-up. `cosine` falls to
+      `final_lr_ratio * peak_lr` at the end of the run. `linear` falls to it
+      over `decay_steps`, which may end after the run does. `wsd` stays at the
+      peak and falls linearly over the last `decay_steps`. `constant` stays.
+    final_lr_ratio: last learning rate, divided by the peak.
+    decay_steps: steps of the decay; 0 is the rest of the run for `linear`, and
+      a fifth of the run for `wsd`.
+    b1: decay rate of Adam's first moment.
+    b2: decay rate of Adam's second moment.
+    eps: Adam's epsilon.
+    weight_decay: weight-decay coefficient of kernels.
+    clip: largest global norm of the gradient; 0 does not clip.
+    decay_all: whether weight decay also applies to norms, biases, embeddings
+      and parameters of the method, as in `optax.adamw` and PyTorch.
+    groups: settings for some parameters; the first group that matches counts.
   """
+
+  config_group = 'train.optimizer'
 
   peak_lr: float = 1e-3
   warmup_steps: int = 100
@@ -70,24 +86,18 @@ class OptimizerConfig:
   groups: tuple[ParameterGroup, ...] = ()
 
   def __post_init__(self) -> None:
-    is_positive = lambda x: 0 <= x < math.inf
-    is_share = lambda x: 0 <= x < 1
-    checks = (
-      ('peak_lr', is_positive, 'a number that is not negative'),
-      ('warmup_steps', is_positive, 'a number that is not negative'),
-      ('decay_steps', is_positive, 'a number that is not negative'),
-      ('weight_decay', is_positive, 'a number that is not negative'),
-      ('clip', is_positive, 'a number that is not negative'),
-      ('final_lr_ratio', lambda x: 0 <= x <= 1, 'in [0, 1]'),
-      ('b1', is_share, 'in [0, 1)'),
-      ('b2', is_share, 'in [0, 1)'),
-      ('eps', lambda x: 0 < x < math.inf, 'above 0'),
+    check_fields(
+      self,
+      peak_lr='[0, inf)',
+      warmup_steps='[0, inf)',
+      final_lr_ratio='[0, 1]',
+      decay_steps='[0, inf)',
+      b1='[0, 1)',
+      b2='[0, 1)',
+      eps='(0, inf)',
+      weight_decay='[0, inf)',
+      clip='[0, inf)',
     )
-    for name, is_fine, must in checks:
-      if not is_fine(getattr(self, name)):
-        raise UserError(
-          f'train.optimizer.{name}={getattr(self, name)}: must be {must}'
-        )
     if self.decay_all and not self.weight_decay:
       raise UserError(
         'train.optimizer.decay_all=True with weight_decay=0.0: nothing decays; '
@@ -96,9 +106,12 @@ class OptimizerConfig:
 
 
 class Optimizer(NamedTuple):
-  """transform: gradients -> directions, before the learning rate.
+  """An optimiser.
 
-  learning_rate: of the step number, so that a skipped step moves it too.
+  Attributes:
+    transform: turns gradients into directions, without the learning rate.
+    learning_rate: maps the step number to the learning rate, so that a skipped
+      step counts as well.
   """
 
   transform: optax.GradientTransformation
@@ -106,7 +119,7 @@ class Optimizer(NamedTuple):
 
 
 def build_optimizer(config: OptimizerConfig, total_steps: int) -> Optimizer:
-  """Clipping, Adam, decoupled weight decay, and the schedule."""
+  """Builds clipping, Adam, decoupled weight decay and the schedule."""
   parts: list[Any] = []
   if config.clip:
     parts.append(optax.clip_by_global_norm(config.clip))
@@ -122,17 +135,17 @@ def build_optimizer(config: OptimizerConfig, total_steps: int) -> Optimizer:
 
 
 def is_decayed(params: PyTree) -> PyTree:
-  """True for the kernels of dense layers."""
+  """Returns a tree that is True for the kernels of dense layers."""
   return jax.tree_util.tree_map_with_path(
     lambda path, _: path[-1].key == 'kernel', params
   )
 
 
 def _grouped(config: OptimizerConfig) -> optax.GradientTransformation:
-  """Weight decay and relative learning rates by the path of a parameter."""
+  """Applies the weight decay and relative learning rate of each group."""
 
   def settings(path: tuple[Any, ...]) -> tuple[int | None, float, float]:
-    """The group of a parameter, its relative learning rate and its decay."""
+    """Returns the group of a parameter, its relative rate and its decay."""
     name = '/'.join(str(part.key) for part in path).removeprefix('network/')
     is_matrix = path[-1].key == 'kernel'
     decay = config.weight_decay if config.decay_all or is_matrix else 0.0
@@ -166,10 +179,11 @@ def _grouped(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def _learning_rate(config: OptimizerConfig, total: int) -> optax.Schedule:
+  """Returns the learning rate as a function of the step."""
   peak, last = config.peak_lr, config.peak_lr * config.final_lr_ratio
   warmup = min(config.warmup_steps, total)
   rise = optax.linear_schedule(0.0, peak, max(warmup, 1))
-  first = lambda step: rise(step + 1)  # the very first step moves, too
+  first = lambda step: rise(step + 1)  # The first step has a positive rate.
   left = max(total - warmup, 1)
   if config.schedule == 'constant':
     rest = optax.constant_schedule(peak)

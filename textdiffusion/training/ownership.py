@@ -18,7 +18,7 @@ from typing import Any
 from textdiffusion.core.types import UserError
 
 OWNER = 'owner.json'
-PATIENCE = 5.0  # seconds; a process that was killed may take a moment to end
+PATIENCE = 5.0  # Seconds; a killed process may take a moment to end.
 _PAUSE = 0.2
 
 
@@ -26,7 +26,7 @@ class InUse(UserError):
   """Another process owns the workdir.
 
   Attributes:
-    holder: that process, in words.
+    holder: description of that process.
   """
 
   def __init__(self, path: Path, holder: str):
@@ -59,8 +59,8 @@ class Owner:
       return
     raise UserError(
       f'the folder of this run, {self.path}, was moved, removed or replaced '
-      f'while the run went on{self._place()}: the run has stopped and wrote '
-      'nothing into the new folder; to go on, give --resume and the folder of '
+      f'during the run{self._place()}: the run has stopped and wrote '
+      'nothing into the new folder; to resume, give --resume and the folder of '
       'its checkpoints as --workdir'
     )
 
@@ -76,7 +76,7 @@ class Owner:
     os.close(descriptor)
 
   def _place(self) -> str:
-    """Where the claimed folder lies now, where the system knows it."""
+    """Returns where the claimed folder is now, '' if that is unknown."""
     with contextlib.suppress(OSError):
       place = Path(os.readlink(f'/proc/self/fd/{self._descriptor}'))
       if place.name == OWNER and place.parent != self.path:
@@ -94,19 +94,19 @@ class Owner:
 
 
 def no_owner(path: Path) -> Owner:
-  """Returns an owner that holds nothing: of all hosts but the first."""
+  """Returns an owner without a lock, for all hosts but the first."""
   return Owner(path, None, '')
 
 
 def claim(path: Path, patience: float = PATIENCE) -> Owner:
-  """Makes the folder `path` if it is missing, and locks it for this process.
+  """Creates the folder `path` if it is missing, and locks it.
 
   Args:
     path: the workdir.
-    patience: seconds to wait for a process that holds it.
+    patience: seconds to wait for another process that holds the lock.
 
   Raises:
-    InUse: another process holds it.
+    InUse: another process holds the lock.
     OSError: the folder cannot be written.
   """
   path.mkdir(parents=True, exist_ok=True)
@@ -136,7 +136,7 @@ def claim(path: Path, patience: float = PATIENCE) -> Owner:
 
 
 def _lock(descriptor: int, path: Path) -> bool:
-  """Returns whether this process has the lock, or the system has no locks."""
+  """Returns whether this process has the lock, or locks do not exist here."""
   try:
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
@@ -171,13 +171,13 @@ def _has_token(path: Path, token: str) -> bool:
     text = (path / OWNER).read_text()
   except (FileNotFoundError, NotADirectoryError):
     return False
-  except OSError:  # a network that fails for a moment is no other folder
+  except OSError:  # A network that fails for a moment; the folder is the same.
     return True
   return token in text
 
 
 def _holder(path: Path) -> str:
-  """Returns the process that holds `path`, for a message."""
+  """Describes the process that holds `path`, for a message."""
   owner: dict[str, Any] = {}
   with contextlib.suppress(OSError, ValueError):
     owner = json.loads((path / OWNER).read_text())

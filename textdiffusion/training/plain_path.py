@@ -1,8 +1,8 @@
-"""Paths for Orbax that name a folder itself, not where it was.
+"""Paths for Orbax that follow a folder when it is moved.
 
-Orbax reads `*`, `?` and `[` in a path as patterns, and goes on writing to a
-path whose folder was moved away, into whatever took its place. A path through
-a file descriptor, `/proc/self/fd/N`, has neither fault.
+Orbax reads `*`, `?` and `[` in a path as patterns. It also keeps writing to a
+path after its folder was moved away, into whatever folder is there now. A path
+through a file descriptor, `/proc/self/fd/N`, has neither problem.
 """
 
 import glob
@@ -31,7 +31,7 @@ def plain_path(folder: Path, is_kept: bool) -> tuple[Path, Callable[[], None]]:
 
   Args:
     folder: its parent must exist.
-    is_kept: whether the path must still lead to `folder` once it was moved.
+    is_kept: whether the path must lead to `folder` even after it was moved.
 
   Returns:
     The path, and a function that closes the descriptor.
@@ -47,5 +47,5 @@ def plain_path(folder: Path, is_kept: bool) -> tuple[Path, Callable[[], None]]:
 
 def has_descriptors() -> bool:
   """Returns whether paths through descriptors can be used."""
-  # Several hosts name one path to each other, and descriptors differ.
+  # Several hosts exchange paths, and their descriptors differ.
   return jax.process_count() == 1 and _DESCRIPTORS.is_dir()

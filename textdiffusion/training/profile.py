@@ -1,4 +1,4 @@
-"""A trace of some steps, for xprof and Perfetto."""
+"""Traces of a few training steps, for xprof and Perfetto."""
 
 from typing import NamedTuple
 
@@ -9,14 +9,23 @@ from textdiffusion.core.types import UserError
 
 
 class Steps(NamedTuple):
-  """From the start of step `start` to the end of step `stop`."""
+  """The steps of a trace.
+
+  Attributes:
+    start: first step of the trace.
+    stop: last step of the trace, included.
+  """
 
   start: int
   stop: int
 
 
 def parse(text: str) -> Steps | None:
-  """`START:STOP`; nothing of ''."""
+  """Parses `START:STOP`; '' gives None.
+
+  Raises:
+    UserError: `text` is not two step numbers in order.
+  """
   if not text:
     return None
   start, _, stop = text.partition(':')
@@ -28,7 +37,10 @@ def parse(text: str) -> Steps | None:
 
 
 class Profiler:
-  """Writes WORKDIR/profile on the first host, for `xprof WORKDIR/profile`."""
+  """Writes a trace to WORKDIR/profile on the first host.
+
+  View it with `xprof WORKDIR/profile`.
+  """
 
   def __init__(self, steps: Steps | None, workdir: str | None):
     is_wanted = steps is not None and workdir and jax.process_index() == 0
@@ -37,12 +49,19 @@ class Profiler:
     self._is_on = False
 
   def before(self, step: int) -> None:
+    """Starts the trace if `step` is its first step."""
     if self._steps and not self._is_on and step == self._steps.start:
       jax.profiler.start_trace(str(self._folder))
       self._is_on = True
 
   def after(self, step: int, result: object) -> None:
-    """result: what the step computed, waited for where the trace ends."""
+    """Ends the trace if `step` is its last step.
+
+    Args:
+      step: the step that was dispatched.
+      result: arrays that the step returned; the trace ends once they are
+        computed.
+    """
     if self._steps and self._is_on and step >= self._steps.stop:
       jax.block_until_ready(result)
       self.close()

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live bar, or plain lines in a log."""
+"""Progress displays of a run: a live bar, or plain lines in a log."""
 
 import contextlib
 import errno
@@ -10,15 +10,23 @@ from typing import Any, Protocol
 
 
 class Progress(Protocol):
-  """Told after each logged step; closed at the end."""
+  """A display of a run's progress."""
 
-  def update(self, step: int, values: Mapping[str, float]) -> None: ...
-  def say(self, line: str) -> None: ...
-  def close(self) -> None: ...
+  def update(self, step: int, values: Mapping[str, float]) -> None:
+    """Shows the figures of a logged step."""
+    ...
+
+  def print_line(self, line: str) -> None:
+    """Prints a line of text."""
+    ...
+
+  def close(self) -> None:
+    """Ends the display."""
+    ...
 
 
 class Lines:
-  """One line a logged step, for files and pipes."""
+  """Prints one line per logged step, for files and pipes."""
 
   def __init__(self, total: int, start: int = 0):
     self._total, self._start, self._began = total, start, time.monotonic()
@@ -33,7 +41,7 @@ class Lines:
     ]
     print('  '.join(parts), flush=True)
 
-  def say(self, line: str) -> None:
+  def print_line(self, line: str) -> None:
     print(line, flush=True)
 
   def close(self) -> None:
@@ -41,7 +49,7 @@ class Lines:
 
 
 class Bar:
-  """A live bar of `rich`, in a terminal."""
+  """A live progress bar in a terminal, drawn by `rich`."""
 
   def __init__(self, total: int, start: int = 0):
     from rich import progress
@@ -63,7 +71,7 @@ class Bar:
       self._task, completed=step, description='  '.join(in_words(values))
     )
 
-  def say(self, line: str) -> None:
+  def print_line(self, line: str) -> None:
     self._progress.console.print(line, highlight=False, markup=False)
 
   def close(self) -> None:
@@ -71,7 +79,7 @@ class Bar:
 
 
 class Cell:
-  """One line of a notebook's output that is drawn anew; needs no widgets."""
+  """One line of notebook output that is redrawn in place, without widgets."""
 
   def __init__(self, total: int, start: int = 0):
     from IPython import display
@@ -88,7 +96,7 @@ class Cell:
     words = [*in_words(values), f'left {clock(left)}']
     self._handle.update(self._html(step, words))
 
-  def say(self, line: str) -> None:
+  def print_line(self, line: str) -> None:
     print(line, flush=True)
 
   def close(self) -> None:
@@ -101,7 +109,13 @@ class Cell:
 
 
 def make(total: int, start: int = 0, is_first_host: bool = True) -> Progress:
-  """A bar where somebody watches, lines where nobody does, or nothing."""
+  """Returns the display that fits: a notebook cell, a bar, lines or nothing.
+
+  Args:
+    total: steps of the run.
+    start: steps already taken.
+    is_first_host: whether this host is the first; the others show nothing.
+  """
   if not is_first_host:
     return Silent()
   if _in_notebook():
@@ -110,12 +124,12 @@ def make(total: int, start: int = 0, is_first_host: bool = True) -> Progress:
 
 
 class Silent:
-  """For all hosts but the first."""
+  """Shows nothing; used on all hosts but the first."""
 
   def update(self, step: int, values: Mapping[str, float]) -> None:
     pass
 
-  def say(self, line: str) -> None:
+  def print_line(self, line: str) -> None:
     pass
 
   def close(self) -> None:
@@ -123,9 +137,9 @@ class Silent:
 
 
 class Outlasting:
-  """Shows what `shown` does until its terminal or pipe is gone.
+  """A display that becomes silent once its terminal or pipe is gone.
 
-  A run must outlive them: after a hangup it still saves its state.
+  The run goes on, so that after a hangup it still saves its state.
   """
 
   def __init__(self, shown: Progress):
@@ -135,9 +149,9 @@ class Outlasting:
     with self._silent_if_gone():
       self._shown.update(step, values)
 
-  def say(self, line: str) -> None:
+  def print_line(self, line: str) -> None:
     with self._silent_if_gone():
-      self._shown.say(line)
+      self._shown.print_line(line)
 
   def close(self) -> None:
     with self._silent_if_gone():
@@ -152,12 +166,12 @@ class Outlasting:
         raise
       self._shown = Silent()
       sys.stdout = open(os.devnull, 'w')  # noqa: SIM115 for good
-      if error.errno == errno.EIO:  # a terminal, which stderr shares
+      if error.errno == errno.EIO:  # A lost terminal, which stderr shares.
         sys.stderr = sys.stdout
 
 
 def in_words(values: Mapping[str, float]) -> list[str]:
-  """The figures worth a glance, as words."""
+  """Formats the main figures: loss, throughput, FLOP/s and skipped steps."""
   words = []
   if 'loss' in values:
     words.append(f'loss {values["loss"]:.4f}')
@@ -171,7 +185,7 @@ def in_words(values: Mapping[str, float]) -> list[str]:
 
 
 def short(value: float) -> str:
-  """1234567 -> '1.23 M'."""
+  """Formats a number with three digits and a unit: 1234567 -> '1.23 M'."""
   for unit in ('', 'k', 'M', 'G', 'T'):
     if abs(value) < 1000:
       return f'{value:.3g} {unit}'
@@ -180,7 +194,7 @@ def short(value: float) -> str:
 
 
 def clock(seconds: float) -> str:
-  """Seconds -> h:mm:ss."""
+  """Formats seconds as h:mm:ss."""
   whole = int(seconds)
   return f'{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}'
 

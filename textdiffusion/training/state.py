@@ -1,4 +1,4 @@
-"""The settings of training, and its state from step to step."""
+"""The settings and the state of training."""
 
 import dataclasses
 from typing import Literal, NamedTuple
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from textdiffusion.core.keys import check_seed
 from textdiffusion.core.types import Array, Key, PyTree, UserError
+from textdiffusion.core.validation import check_fields
 from textdiffusion.methods.method import Method
 from textdiffusion.model import Trained, facts_of
 from textdiffusion.nn.network import Network
@@ -16,13 +17,27 @@ from textdiffusion.training.optim import Optimizer, OptimizerConfig
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-  """steps: of the whole run. ema: decay of the averaged parameters, which
-  evaluation and sampling use. accumulate: parts a batch is computed in.
-  times: each in its stratum with a jitter of its own, or all with the same.
-  log_every, eval_every, checkpoint_every: steps between; the last two may be 0,
-  only at the end. max_bad_steps: more skipped steps in a row end the run.
-  keep: newest checkpoints on disk. patience: seconds in which a step, its
-  data, an evaluation or a save must end, or the run does; 0 waits for ever."""
+  """Settings of training.
+
+  Attributes:
+    steps: steps of the whole run.
+    seed: seed of initialisation, corruption and dropout.
+    optimizer: settings of the optimiser.
+    ema: decay of the averaged parameters, which evaluation and sampling use.
+    accumulate: parts in which a batch is computed, one after another.
+    times: how diffusion times are drawn. Each row has a time in its own
+      stratum of [0, 1]; `own_jitter` draws its place there for each row,
+      `shared_jitter` uses the same place for all rows.
+    log_every: steps between two logged rows of metrics.
+    eval_every: steps between two evaluations; 0 evaluates only at the end.
+    checkpoint_every: steps between two checkpoints; 0 saves only at the end.
+    keep: how many checkpoints stay on disk, the newest ones.
+    max_bad_steps: the run ends after more non-finite steps in a row than this.
+    patience: seconds within which a step, its data, an evaluation or a save
+      must end; otherwise the run exits. 0 waits for ever.
+  """
+
+  config_group = 'train'
 
   steps: int = 1000
   seed: int = 0
@@ -38,28 +53,24 @@ class TrainConfig:
   patience: int = 3600
 
   def __post_init__(self) -> None:
-    for name, least in (
-      ('steps', 1),
-      ('accumulate', 1),
-      ('log_every', 1),
-      ('keep', 1),
-      ('eval_every', 0),
-      ('checkpoint_every', 0),
-      ('max_bad_steps', 0),
-      ('patience', 0),
-    ):
-      if getattr(self, name) < least:
-        raise UserError(
-          f'train.{name}={getattr(self, name)}: must be at least {least}'
-        )
+    check_fields(
+      self,
+      steps='[1, inf)',
+      ema='[0, 1)',
+      accumulate='[1, inf)',
+      log_every='[1, inf)',
+      eval_every='[0, inf)',
+      checkpoint_every='[0, inf)',
+      keep='[1, inf)',
+      max_bad_steps='[0, inf)',
+      patience='[0, inf)',
+    )
     if self.steps >= 2**31:
       raise UserError(
         f'train.steps={self.steps}: must be below 2**31, as steps are counted '
         'in 32 bits'
       )
     check_seed('train.seed', self.seed)
-    if not 0 <= self.ema < 1:
-      raise UserError(f'train.ema={self.ema}: must be in [0, 1)')
 
 
 class TrainState(NamedTuple):
@@ -69,9 +80,9 @@ class TrainState(NamedTuple):
     step: [] steps taken, skipped ones included.
     params: parameters.
     ema: averaged parameters, which evaluation and sampling use.
-    opt_state: of the optimiser.
+    opt_state: state of the optimiser.
     skipped: [] steps whose loss or gradient was not finite.
-    bad_streak: [] how many of those came last in a row.
+    bad_streak: [] current number of such steps in a row.
     method_state: state of the method, () where it has none.
   """
 
@@ -85,23 +96,30 @@ class TrainState(NamedTuple):
 
   @property
   def averaged(self) -> Trained:
-    """What evaluation and sampling use."""
+    """Averaged parameters and method state, for evaluation and sampling."""
     return Trained(self.ema, self.method_state)
 
 
 def init_state(
   method: Method, network: Network, optimizer: Optimizer, key: Key
 ) -> TrainState:
-  """Returns fresh parameters, method state and optimiser state."""
-  # Weakly typed parameters (jnp.full of a Python number) would make the second
-  # step another function to compile.
+  """Returns a fresh training state.
+
+  Args:
+    method: the method.
+    network: a network that meets `method.needs`.
+    optimizer: the optimiser.
+    key: key of the initial parameters.
+  """
+  # Weakly typed parameters (jnp.full of a Python number) would compile the
+  # step a second time, since its outputs are strongly typed.
   strict = lambda x: jax.lax.convert_element_type(x, x.dtype)
   params = jax.tree.map(strict, network.init(key))
   zero = lambda: jnp.zeros((), jnp.int32)
   return TrainState(
     zero(),
     params,
-    # A copy: the two must not share a donated buffer.
+    # A copy, because `params` and `ema` are donated and cannot share buffers.
     jax.tree.map(jnp.copy, params),
     optimizer.transform.init(params),
     zero(),

@@ -1,4 +1,4 @@
-"""One training step: pure, and compiled for a mesh."""
+"""The training step, as a pure function and compiled for a mesh."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -22,12 +22,16 @@ from textdiffusion.model import (
 from textdiffusion.nn.network import Network
 from textdiffusion.objectives.base import Models
 from textdiffusion.training.chips import compiler_options
-from textdiffusion.training.mesh import laid, replicated, state_shardings
+from textdiffusion.training.mesh import (
+  replicated,
+  state_shardings,
+  with_shardings,
+)
 from textdiffusion.training.optim import Optimizer
 from textdiffusion.training.state import TrainConfig, TrainState, init_state
 
 Metrics = dict[str, Array]
-# (state, batch, what was trained of the other models) -> (state, metrics)
+# (state, batch, trained parameters of the other models) -> (state, metrics)
 TrainStep = Callable[..., tuple[TrainState, Metrics]]
 # The method and the network of a teacher or a reference.
 Wired = tuple[Method, Network]
@@ -40,33 +44,33 @@ def make_train_step(
   config: TrainConfig,
   others: Mapping[str, Wired] | None = None,
 ) -> TrainStep:
-  """Builds (state, batch, trained={}) -> (state, metrics).
+  """Builds the training step: (state, batch, trained={}) -> (state, metrics).
 
-  The loss is the mean over the tokens that count, each with its weight. Keys
-  come from the seed, the step and the row, times from strata of the global
-  batch, so neither the layout nor `accumulate` changes them. Where loss or
-  gradient is not finite nothing moves but the counters. A method of blocks
-  trains on one block of each row.
+  The loss is the weighted mean over the tokens that count. Random keys depend
+  on the seed, the step and the row, and times on strata of the global batch, so
+  neither sharding nor `accumulate` changes them. If the loss or its gradient is
+  not finite, only the counters of the state change. A block method trains on
+  one block of each row.
 
   Args:
-    method: the wiring.
-    network: as `method` needs it.
-    optimizer: see `build_optimizer`.
+    method: the method: process, objective and state.
+    network: a network that meets `method.needs`.
+    optimizer: the optimiser, from `build_optimizer`.
     config: seed, times and accumulation.
-    others: the method and the network of `Models.teacher` and
-      `Models.reference`, by name. The step takes their `Trained` by the same
-      names; no gradient goes to them, and no checkpoint holds them.
+    others: method and network of `Models.teacher` and `Models.reference`, by
+      name. The step takes their `Trained` under the same names. They get no
+      gradient, and checkpoints do not hold them.
 
   Returns:
-    The step. A batch has ids, segments, positions [B, L] and rows [B] of the
-    global batch, and what else a `Batch` has.
+    The step. A batch holds ids, segments and positions [B, L], rows [B] of the
+    global batch, and any other field of `Batch`.
   """
   needs, others = method.needs, others or {}
 
   def weighted_sum(part: Batch, x: Array) -> Array:
     counts = part.segments > 0 if needs.given.is_counted else part.is_counted
     if part.weights is not None:
-      # A loss of weight 0 may be infinite.
+      # Selected rather than only multiplied, as a loss of weight 0 may be inf.
       counts, x = counts & (part.weights != 0), part.weights * x
     return jnp.where(counts, x, 0).sum()
 
@@ -115,7 +119,7 @@ def make_train_step(
     steps = jnp.full(rows.shape, state.step)
     whole = Batch.of(batch, u, steps)
     if needs.block:
-      whole = _some_block(stream(key, 'block'), whole, needs.block)
+      whole = _random_block(stream(key, 'block'), whole, needs.block)
     total = weighted_sum(whole, jnp.ones_like(whole.segments))
     count = jnp.maximum(total, 1).astype(jnp.float32)
     method_state = state.method_state
@@ -138,14 +142,13 @@ def make_train_step(
   return step
 
 
-class Placed(NamedTuple):
+class JittedStep(NamedTuple):
   """A training step on a mesh.
 
   Attributes:
-    step: (state, batch) -> (state, metrics), compiled when first called, in the
-      place of the old state. A batch also has `stop` [B], of which `stop` [] of
-      the metrics is the largest.
-    init: key -> a fresh state on the mesh.
+    step: the jitted step, (state, batch) -> (state, metrics), which donates the
+      old state. A batch also has `stop` [B]; the metrics have its maximum.
+    init: jitted function from a key to a fresh state on the mesh.
     state: shapes and shardings of the state.
   """
 
@@ -154,16 +157,24 @@ class Placed(NamedTuple):
   state: TrainState
 
 
-def placed_step(
+def jit_train_step(
   method: Method,
   network: Network,
   optimizer: Optimizer,
   config: TrainConfig,
   mesh: Mesh,
-) -> Placed:
-  """Builds the step on a mesh, which must be that of `jax.set_mesh`."""
+) -> JittedStep:
+  """Builds the jitted training step for a mesh.
+
+  Args:
+    method: the method: process, objective and state.
+    network: a network that meets `method.needs`.
+    optimizer: the optimiser, from `build_optimizer`.
+    config: settings of training.
+    mesh: the mesh, which must also be that of `jax.set_mesh`.
+  """
   init = lambda key: init_state(method, network, optimizer, key)
-  # Nothing is computed here: the mesh may be one that this machine has not.
+  # Nothing is computed here, as this machine may not have the mesh's devices.
   shapes = jax.eval_shape(lambda: init(jax.random.key(0)))
   shardings = state_shardings(mesh, shapes, shapes.params)
   pure = make_train_step(method, network, optimizer, config)
@@ -174,7 +185,7 @@ def placed_step(
     state, metrics = pure(state, batch)
     return state, {**metrics, 'stop': batch['stop'].max()}
 
-  return Placed(
+  return JittedStep(
     jax.jit(
       step,
       donate_argnums=0,
@@ -182,12 +193,12 @@ def placed_step(
       compiler_options=compiler_options(mesh.devices.flat[0]),
     ),
     jax.jit(init, out_shardings=shardings),
-    laid(shapes, shardings),
+    with_shardings(shapes, shardings),
   )
 
 
-def _some_block(key: Key, whole: Batch, size: int) -> Batch:
-  """One anywhere between the prompt of each row and its padding."""
+def _random_block(key: Key, whole: Batch, size: int) -> Batch:
+  """Draws a block of each row, anywhere between its prompt and its padding."""
   begin, end = whole.prompt, (whole.segments > 0).sum(-1)
   draw = lambda key, begin, end: jax.random.randint(key, (), begin, end)
   keys = row_keys(key, whole.rows)
@@ -198,8 +209,17 @@ def _some_block(key: Key, whole: Batch, size: int) -> Batch:
 def _accumulated(
   value: Callable[[Batch], Any], whole: Batch, parts: int
 ) -> tuple[Any, Metrics]:
-  """Loss, its terms and gradients summed over equal parts of a batch, one
-  after another, and the terms of each row."""
+  """Computes a batch in equal parts, one after another.
+
+  Args:
+    value: maps a part to ((loss, (terms, terms per token)), gradients).
+    whole: the batch.
+    parts: number of parts.
+
+  Returns:
+    The sums of (loss, terms, gradients) over the parts, and the terms per token
+    of the whole batch.
+  """
   # Part i takes every parts-th row, so that each part spans all devices.
   split = jax.tree.map(
     lambda x: x.reshape(len(x) // parts, parts, *x.shape[1:]).swapaxes(0, 1),
@@ -232,7 +252,20 @@ def _updated(
   optimizer: Optimizer,
   config: TrainConfig,
 ) -> tuple[TrainState, Metrics]:
-  """The state after a gradient, or as it was if that is not finite."""
+  """Applies a gradient to the state, unless loss or gradient is not finite.
+
+  Args:
+    state: the state before the step.
+    method_state: the method state after the step.
+    loss: [] mean loss.
+    terms: named terms of the loss.
+    grads: gradients of the loss.
+    optimizer: the optimiser.
+    config: settings of training.
+
+  Returns:
+    The new state, and the metrics of the step.
+  """
   norm = optax.tree.norm(grads)
   is_good = jnp.isfinite(loss) & jnp.isfinite(norm)
   lr = jnp.asarray(optimizer.learning_rate(state.step), jnp.float32)
@@ -240,7 +273,8 @@ def _updated(
     grads, state.opt_state, state.params
   )
   params = jax.tree.map(lambda p, d: p - lr * d, state.params, directions)
-  # The mean forgets its random start sooner than `ema` alone would.
+  # A smaller decay at the start: the average forgets the initial parameters
+  # sooner than with `ema` alone.
   decay = jnp.minimum(config.ema, (1.0 + state.step) / (10.0 + state.step))
   ema = jax.tree.map(
     lambda old, new: decay * old + (1 - decay) * new, state.ema, params

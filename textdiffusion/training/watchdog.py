@@ -1,4 +1,4 @@
-"""Ends a run that hangs: a host that is alive and silent stops all others."""
+"""Ends a run that hangs, as one host that hangs blocks all others."""
 
 import os
 import sys
@@ -8,7 +8,10 @@ from collections.abc import Callable
 
 
 class Watchdog:
-  """Calls `end` where `beat` was not called for `seconds`; 0 never does."""
+  """Calls `end` once `beat` was not called for `seconds`; 0 never does.
+
+  By default `end` prints an error and exits the process with code 75.
+  """
 
   def __init__(self, seconds: float, end: Callable[[], None] | None = None):
     self._seconds, self._last, self._step = seconds, time.monotonic(), 0
@@ -18,7 +21,7 @@ class Watchdog:
       threading.Thread(target=self._look, daemon=True).start()
 
   def beat(self, step: int) -> None:
-    """Something went on: after `step` steps."""
+    """Reports progress: `step` steps are done."""
     self._last, self._step = time.monotonic(), step
 
   def close(self) -> None:
@@ -31,10 +34,10 @@ class Watchdog:
         return
 
   def _exit(self) -> None:
-    """No clean end: the main thread may wait for a device for ever."""
+    """Exits at once, as the main thread may wait for a device for ever."""
     print(
-      f'error: nothing went on for {self._seconds:g} s after step {self._step}'
-      ': a host, its data or its disk hangs; mend that and go on with '
+      f'error: no progress for {self._seconds:g} s after step {self._step}'
+      ': a host, its data or its disk hangs; fix that and continue with '
       '--resume, or raise train.patience',
       file=sys.stderr,
       flush=True,

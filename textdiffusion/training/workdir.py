@@ -1,7 +1,7 @@
-"""The folder of a run: what makes the run what it is, as JSON.
+"""The folder of a run and the JSON files that define the run.
 
-WORKDIR/config.json, tokenizer.json, data.json, metrics.jsonl, checkpoints, and
-owner.json while a process trains in it
+A workdir holds config.json, tokenizer.json, data.json, metrics.jsonl,
+checkpoints, and owner.json while a process trains in it.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from textdiffusion.training.ownership import (
 from textdiffusion.training.plain_path import check_plain
 
 CHECKPOINTS = 'checkpoints'
-# What a resumed run may change: the steps already taken do not depend on it.
+# Fields that a resumed run may change, as past steps do not depend on them.
 _FREE = (
   'train.steps',
   'train.log_every',
@@ -44,22 +44,26 @@ _FREE = (
   'evaluate.',
   'mesh.',
 )
-# Free as well where the data are the same: the fingerprint is of the contents.
+# These may change too if the data are the same: the fingerprint is computed
+# from the contents, not from the paths.
 _PATHS = ('data.source', 'data.tokenizer.path')
-# Why the rest may not change, by the first part of a field's name.
+# The reason why other fields may not change, by the first part of their names.
 _REASONS = {
-  'data': 'the run would go on with other rows or in another order',
+  'data': 'the run would continue with other rows or in another order',
   'method': 'the checkpoints belong to another method',
   'model': 'the checkpoints hold the parameters of another network',
   'train': 'the steps already taken would not be those of this config',
 }
-_LAUNCHER_PATIENCE = 120.0  # seconds for the lock of a host that was lost
+_LAUNCHER_PATIENCE = 120.0  # Seconds to wait for the lock of a lost host.
 
 
 class Run(NamedTuple):
-  """What makes a run what it is, as JSON: config, tokenizer, data.
+  """The definition of a run, as JSON values.
 
-  data holds the dataset's fingerprint and counts.
+  Attributes:
+    config: the config.
+    tokenizer: the tokenizer, model file included.
+    data: fingerprint and counts of the dataset.
   """
 
   config: dict[str, Any]
@@ -75,20 +79,26 @@ def prepare_workdir(
   complete: Callable[[dict[str, Any]], dict[str, Any]] = lambda saved: saved,
   tries: int = 0,
 ) -> Owner:
-  """Makes the folder of a run, or checks that this run may go on in it.
+  """Creates the folder of a run, or checks that the run may be resumed in it.
 
-  Nothing is deleted: `overwrite` moves what was there aside. Of several hosts
-  the first looks and writes; all of them call this, and share its verdict.
+  Nothing is deleted: `overwrite` renames the old folder. All hosts call this;
+  only the first one reads and writes, and all raise if it does.
 
-  complete: a config of an older version -> one with the fields of this one.
-  tries: starts from the same checkpoint, where they are counted.
+  Args:
+    workdir: the folder.
+    run: the definition of the run.
+    resume: whether to resume the run that the folder holds.
+    overwrite: whether to rename a folder that holds a run.
+    complete: adds the fields that a saved config of an older version lacks.
+    tries: starts allowed from the same checkpoint; 0 does not count them.
 
   Returns:
-    The owner of the folder, to be closed when the run has ended.
+    The owner of the folder, which the caller closes when the run has ended.
 
   Raises:
-    UserError: it holds another run, or this one and no flag says what to do;
-      or another process trains in it; or there were so many starts.
+    UserError: the folder holds another run, or holds this run without `resume`
+      or `overwrite`, or another process trains in it, or too many starts ended
+      without a new checkpoint.
   """
   error = None
   if '://' in workdir:
@@ -125,7 +135,7 @@ def prepare_workdir(
 def _claim(
   path: Path, workdir: str, resume: bool, overwrite: bool, tries: int
 ) -> Owner:
-  """Takes the folder for this process; `overwrite` first moves a run aside."""
+  """Locks the folder; with `overwrite` a run in it is renamed first."""
   if resume and overwrite:
     raise UserError('--resume and --overwrite exclude each other')
   if path.exists() and not path.is_dir():
@@ -138,16 +148,16 @@ def _claim(
       )
   check_plain(path)
   is_run = (path / 'config.json').exists() or (path / CHECKPOINTS).exists()
-  # Only a run is moved: a folder of other things keeps its place and them.
+  # Only a run is renamed. Other folders keep their names and contents.
   if overwrite and is_run:
     _move_aside(path)
-  # A launcher starts again what lost a host, whose lock a network file system
-  # may keep for a while.
+  # A launcher restarts a run that lost a host, and a network file system may
+  # keep the lock of that host for a while.
   return claim(path, _LAUNCHER_PATIENCE if tries else PATIENCE)
 
 
 def _move_aside(path: Path) -> None:
-  """Renames a folder; a run that still trains in it notices, and ends."""
+  """Renames a folder. A run that still trains in it detects that and ends."""
   holder = ''
   try:
     owner = claim(path, 0.0)
@@ -171,7 +181,7 @@ def _move_aside(path: Path) -> None:
 def _prepare(
   path: Path, workdir: str, run: Run, resume: bool, complete: Any
 ) -> None:
-  """`prepare_workdir` of one host, in a folder that is its own."""
+  """Checks and writes the JSON files of a folder that this process owns."""
   saved = path / 'config.json'
   steps = complete_steps(path / CHECKPOINTS)
   data: dict[str, Any] | None = None
@@ -187,7 +197,7 @@ def _prepare(
     )
   if saved.exists() and not resume:
     raise UserError(
-      f'--workdir={workdir} holds this run already: --resume goes on with '
+      f'--workdir={workdir} holds this run already: --resume continues '
       'it, --overwrite moves it aside'
     )
   for name, value in run._asdict().items():
@@ -201,14 +211,14 @@ def _check_same(
   run: Run,
   step: int,
 ) -> None:
-  """Raises UserError where `run` is not a continuation of what is saved.
+  """Raises UserError if `run` cannot continue the saved run.
 
   Args:
     workdir: the folder, for messages.
     config: the saved config.
-    data: the saved description of the data; None where the run is not resumed.
-    run: the run that is to go on.
-    step: of the newest checkpoint.
+    data: the saved description of the data; None if the run is not resumed.
+    run: the run that is to be resumed.
+    step: step of the newest checkpoint.
   """
   was, now = (data or {}).get('fingerprint'), run.data.get('fingerprint')
   differences = _differences(config, run.config, '')
@@ -245,7 +255,11 @@ def _check_same(
 
 
 def _count(path: Path, tries: int) -> None:
-  """Notes a start from the newest checkpoint; refuses one too many."""
+  """Counts a start from the newest checkpoint.
+
+  Raises:
+    UserError: there were `tries` starts from it already.
+  """
   if not tries:
     return
   file = path / 'starts.json'
@@ -255,13 +269,17 @@ def _count(path: Path, tries: int) -> None:
   if starts > tries:
     raise UserError(
       f'{tries} starts have ended without a checkpoint after step {newest}: '
-      f'mend what their logs tell, and remove {file}'
+      f'fix the errors in their logs, and remove {file}'
     )
   write_whole(file, json.dumps({'step': newest, 'starts': starts}))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-  """A JSON file of a workdir; {} where there is none."""
+  """Reads a JSON file of a workdir; {} if it does not exist.
+
+  Raises:
+    UserError: the file does not hold a JSON object.
+  """
   value = None
   with contextlib.suppress(json.JSONDecodeError, UnicodeDecodeError):
     value = json.loads(path.read_text()) if path.exists() else {}
@@ -274,14 +292,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def complete_steps(folder: Path) -> list[int]:
-  """Of the complete checkpoints, which alone have a plain number's name."""
+  """Returns the steps of the complete checkpoints in `folder`.
+
+  Only complete checkpoints have a plain number as name.
+  """
   if not folder.is_dir():
     return []
   return [int(p.name) for p in folder.iterdir() if p.name.isdecimal()]
 
 
 def _differences(old: Any, new: Any, name: str) -> list[tuple[str, str]]:
-  """(dotted name, `name: old -> new`) of every leaf that differs."""
+  """Returns (dotted name, `name: old -> new`) for every leaf that differs."""
   if isinstance(old, dict) and isinstance(new, dict):
     return [
       pair
@@ -296,7 +317,7 @@ def _differences(old: Any, new: Any, name: str) -> list[tuple[str, str]]:
 
 
 def write_whole(path: Path, text: str) -> None:
-  """Whole or not at all."""
+  """Writes a file atomically."""
   scratch = path.with_name(path.name + '.tmp')
   scratch.write_text(text)
   os.replace(scratch, path)

@@ -1,4 +1,4 @@
-"""The shell of a self-contained page: style, script and data in one file."""
+"""Self-contained HTML pages: style, scripts and data in one file."""
 
 import contextlib
 import html
@@ -13,28 +13,27 @@ from typing import Any
 
 from textdiffusion.core.types import UserError
 
-# A second fence: were anything in a page to ask for a resource, the browser
-# would refuse.
+# A second line of defence: the browser refuses to load any resource.
 _POLICY = (
   "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
   "img-src data:; base-uri 'none'; form-action 'none'"
 )
 _SURROGATE = re.compile('[\ud800-\udfff]')
-# What could end a script element or a line of script, reorder the source to
-# the eye, or not be encoded.
+# Characters that could end a script element or a line of script, change the
+# displayed order of the source, or not be encoded.
 _UNSAFE = re.compile('[<>&\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
-# What a browser drops, rewrites or lets reorder the line around it.
+# Characters that a browser drops or rewrites, or that reorder a line.
 _UNSEEN = re.compile('[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]')
 
 
 def asset(name: str) -> str:
-  """The text of a file in viz/assets."""
+  """Returns the text of a file in viz/assets."""
   path = resources.files('textdiffusion.viz') / 'assets' / name
   return path.read_text(encoding='utf-8')
 
 
 def escape(text: str) -> str:
-  """Text -> HTML that shows it; control characters become visible signs."""
+  """Escapes text for HTML; control characters become visible signs."""
 
   def sign(match: re.Match[str]) -> str:
     code = ord(match[0])
@@ -47,9 +46,10 @@ def escape(text: str) -> str:
 
 
 def embed(data: Any) -> str:
-  """JSON that is harmless inside a script element, whatever the text.
+  """Returns JSON that is safe inside a script element, whatever the text.
 
-  Raises ValueError for a float that is not finite, which JSON cannot say.
+  Raises:
+    ValueError: a float is not finite, which JSON cannot represent.
   """
   text = json.dumps(
     data, ensure_ascii=False, allow_nan=False, separators=(',', ':')
@@ -64,14 +64,14 @@ def page(
   scripts: Sequence[str] = (),
   styles: Sequence[str] = (),
 ) -> str:
-  """A whole HTML document that loads nothing.
+  """Returns an HTML document that loads no other resource.
 
   Args:
-    title: plain text; without one the page has no heading.
-    body: HTML.
-    data: id -> JSON, each in a script element of that id.
-    scripts: names of assets, run in order after the body.
-    styles: names of assets, after page.css.
+    title: plain text of the heading; '' gives no heading.
+    body: HTML of the body.
+    data: maps ids to JSON values, each put into a script element of that id.
+    scripts: names of script assets, run in order after the body.
+    styles: names of style assets, added after page.css.
   """
   blocks = ''.join(
     f'<script type="application/json" id="{name}">{embed(value)}</script>\n'
@@ -110,31 +110,31 @@ def page(
 
 
 def write(path: str | os.PathLike, text: str) -> None:
-  """A file, whole or not at all; missing folders are made."""
+  """Writes a file atomically, and creates missing folders."""
   write_bytes(path, text.encode())
 
 
 def is_page(text: str) -> bool:
-  """Whether the text of a file is that of a page."""
+  """Returns whether the text of a file is an HTML page."""
   return text.lstrip().lower().startswith('<!doctype html')
 
 
 def check_target(path: str, flag: str, is_own: Callable[[str], bool]) -> None:
-  """Checks, before the work, that `write` can write a file later.
+  """Checks before any work that `write` will be able to write a file.
 
   Args:
     path: the file. It and the folders above it may be missing.
-    flag: what names it, such as '--out'.
-    is_own: whether the text of a file is of the kind that is to be written,
-      and may be replaced; a file of another kind is not.
+    flag: the flag that names the file, such as '--out'.
+    is_own: returns whether an existing text is of the kind that will be
+      written; only such a file is replaced.
 
   Raises:
-    UserError: it cannot be written, or would replace another kind of file.
+    UserError: the file cannot be written, or is of another kind.
   """
   place, target = f'{flag}={path}', Path(path).absolute()
   try:
     if target.exists() and not target.is_file() and not target.is_dir():
-      return  # a device or a pipe
+      return  # The path is a device or a pipe.
     text = target.read_text(errors='replace') if target.is_file() else ''
     is_folder = target.is_dir()
     if not is_folder:
@@ -158,7 +158,7 @@ def _try_to_write(target: Path) -> None:
   parents = list(target.parents)
   there = next(i for i, folder in enumerate(parents) if folder.exists())
   folder = parents[there]
-  # A missing name is tried too: it may be too long.
+  # Missing names are looked up too, as a name that is too long raises here.
   names = [parents[there - 1].name] if there else []
   for name in (*names, _scratch(target).name):
     with contextlib.suppress(FileNotFoundError):
@@ -168,18 +168,17 @@ def _try_to_write(target: Path) -> None:
 
 
 def _scratch(target: Path) -> Path:
-  """A file beside `target`, of this process only: two processes that write
-  at once must not share it."""
+  """Returns a temporary path next to `target`, different for each process."""
   return target.with_name(f'.{target.name}.{os.getpid()}.tmp')
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-  """As `write`."""
+  """Writes bytes atomically, as `write` does text."""
   target = Path(path)
-  if target.exists() and not target.is_file():  # /dev/stdout must stay one
+  if target.exists() and not target.is_file():  # Such as /dev/stdout.
     target.write_bytes(content)
     return
-  target = target.resolve()  # a link stays a link
+  target = target.resolve()  # Links are followed, not replaced.
   target.parent.mkdir(parents=True, exist_ok=True)
   scratch = _scratch(target)
   try:

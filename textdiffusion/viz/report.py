@@ -1,4 +1,4 @@
-"""A training report: figures, curves, samples, infilling, settings."""
+"""The HTML report of a run: figures, curves, samples, infilling, settings."""
 
 import math
 import re
@@ -9,12 +9,16 @@ from textdiffusion.core.types import UserError
 from textdiffusion.viz.page import escape, page
 from textdiffusion.viz.trace import Trace, player, player_data
 
-# Points of a curve that go into the page; more than a screen can show.
+# Largest number of points per curve in the page, more than a screen can show.
 MAX_POINTS = 1200
 
 
 class Infill(NamedTuple):
-  """A filled-in template: (text, whether it was filled in) in order."""
+  """A filled-in template.
+
+  Attributes:
+    parts: (text, whether the model filled it in), in order.
+  """
 
   parts: Sequence[tuple[str, bool]]
 
@@ -23,9 +27,9 @@ class Edit(NamedTuple):
   """A text before and after an edit.
 
   Attributes:
-    title: how it was edited.
-    before: (text, whether it was taken out) in order.
-    after: (text, whether it is new) in order.
+    title: name of the edit.
+    before: (text, whether it was removed), in order.
+    after: (text, whether it is new), in order.
   """
 
   title: str
@@ -34,7 +38,13 @@ class Edit(NamedTuple):
 
 
 class Answer(NamedTuple):
-  """A source, the model's answer, and the answer of the corpus, if any."""
+  """An answer to a source.
+
+  Attributes:
+    source: the source text.
+    text: the model's answer.
+    reference: an answer from the corpus, '' if there is none.
+  """
 
   source: str
   text: str
@@ -42,18 +52,27 @@ class Answer(NamedTuple):
 
 
 class Figure(NamedTuple):
-  """A headline figure as it is to be read, and a remark beneath it."""
+  """A headline figure.
+
+  Attributes:
+    value: the figure as displayed.
+    note: a remark below it.
+  """
 
   value: str
   note: str = ''
 
 
 class Chart(NamedTuple):
-  """A curve of the metrics.
+  """A chart of one metric.
 
-  error: the key of its standard error, drawn as a band of two either way.
-  is_smoothed: whether a running mean is drawn over it.
-  is_wide: whether it stands in the first, larger row.
+  Attributes:
+    title: heading of the chart.
+    key: key of the metric in metrics.jsonl.
+    unit: unit of the metric.
+    error: key of its standard error, drawn as a band of two errors either way.
+    is_smoothed: whether a running mean is drawn on top.
+    is_wide: whether the chart is in the first row, which is larger.
   """
 
   title: str
@@ -93,23 +112,24 @@ def report_html(
   edits: Sequence[Edit] = (),
   answers: Sequence[Answer] = (),
 ) -> str:
-  """A self-contained page; what is empty is left out.
+  """Returns the report as a self-contained page, without empty sections.
 
   Args:
-    title: of the run.
-    metrics: rows of metrics.jsonl; absent keys and nulls are skipped.
-    summary: name -> `Figure`, or text or a number for one without a remark.
-    samples: texts.
+    title: name of the run.
+    metrics: rows of metrics.jsonl; missing keys and nulls are skipped.
+    summary: headline figures by name, each a `Figure`, a text or a number.
+    samples: sampled texts.
     infills: filled-in templates.
     settings: the config as nested JSON.
-    environment: versions, devices.
-    traces: samples to play.
-    rules: metric -> (name, value) of each line to compare its curve with.
-    links: name -> address of what belongs to the run, relative or https.
+    environment: versions and devices.
+    traces: traces to play.
+    rules: for each metric, (name, value) of horizontal lines in its chart.
+    links: addresses by name, relative or http(s).
     edits: edited texts.
     answers: answered sources.
 
-  Raises UserError for an address of another kind.
+  Raises:
+    UserError: a link has another scheme than http or https.
   """
   curves = _curves(metrics, rules or {})
   sections = [
@@ -143,7 +163,7 @@ def report_html(
 
 
 def _number(value: Any) -> float | None:
-  """The value if it is a finite number."""
+  """Returns the value if it is a finite number, else None."""
   if isinstance(value, bool) or not hasattr(value, '__float__'):
     return None
   number = float(value)
@@ -154,9 +174,9 @@ def _curves(
   metrics: Sequence[Mapping[str, Any]],
   rules: Mapping[str, Sequence[tuple[str, float]]],
 ) -> list[dict[str, Any]]:
-  """What report.js draws, one entry for each chart that has points.
+  """Returns the data of report.js, one entry for each chart that has points.
 
-  points: [step, value, standard error or 0, smoothed value or null].
+  A point is [step, value, standard error or 0, smoothed value or null].
   """
   curves = []
   for chart in CHARTS:
@@ -186,12 +206,15 @@ def _curves(
 
 
 def _short(value: float) -> float:
-  """Six digits, which no screen can tell from all of them."""
+  """Rounds to seven digits, more than a screen can show."""
   return float(f'{value:.7g}') if value % 1 else int(value)
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-  """A running mean over about a thirtieth of the curve, without a bias to 0."""
+  """Returns an exponential running mean, corrected for its start at 0.
+
+  It averages over about a thirtieth of the curve.
+  """
   decay = 1 - 1 / max(len(values) / 30, 4)
   means, total, weight = [], 0.0, 0.0
   for value in values:
@@ -202,8 +225,11 @@ def smoothed(values: Sequence[float]) -> list[float]:
 
 
 def thinned(values: Sequence[float], limit: int = MAX_POINTS) -> list[int]:
-  """Indices of at most `limit` values: the least and the greatest of each
-  stretch, the first and the last."""
+  """Returns indices of at most `limit` values that keep the curve's shape.
+
+  They are the first and the last value, and the minimum and the maximum of each
+  stretch of the curve.
+  """
   count = len(values)
   if count <= limit:
     return list(range(count))
@@ -223,7 +249,7 @@ def _charts(curves: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _skipped(metrics: Sequence[Mapping[str, Any]]) -> str:
-  """How many updates were left out for a gradient that is not finite."""
+  """Returns a remark on the number of skipped updates, '' if it is 0."""
   counts = [_number(row.get('skipped')) for row in metrics]
   skipped = int(max((count for count in counts if count), default=0))
   if not skipped:
@@ -248,7 +274,7 @@ def _figures(summary: Mapping[str, Any]) -> str:
 
 
 def _in_words(value: Any) -> str:
-  """A number as it is read; anything else as text."""
+  """Formats a number for display; anything else becomes text."""
   number = _number(value)
   if number is None or isinstance(value, str):
     return str(value)
@@ -299,8 +325,10 @@ def _answers(answers: Sequence[Answer]) -> str:
 
 
 def _marked(parts: Sequence[tuple[str, bool]], tag: str) -> str:
-  """Parts as one text, the flagged ones in an element without the blanks at
-  their ends."""
+  """Joins parts to HTML, with flagged parts in an element of type `tag`.
+
+  Whitespace at the ends of a flagged part stays outside the element.
+  """
   body = ''
   for text, is_flagged in parts:
     inner = text.strip()
@@ -329,13 +357,13 @@ def _samples(samples: Sequence[str], shown: int = 4) -> str:
 
 
 def _card(inner: str, name: str = '') -> str:
-  # The parser drops one newline after <pre>: it is not the text's.
+  # HTML parsers drop one newline after <pre>, so one is added here.
   label = f'<figcaption>{name}</figcaption>' if name else ''
   return f'<figure class="card">{label}<pre>\n{inner}</pre></figure>'
 
 
 def _tables(tree: Mapping[str, Any]) -> str:
-  """One table; a nested mapping becomes a group of its rows."""
+  """Returns one table, in which a nested mapping is a group of rows."""
   if not tree:
     return ''
   groups: list[tuple[str, str, list[tuple[str, str]]]] = []
@@ -373,7 +401,10 @@ def _type_of(tree: Mapping[str, Any]) -> str:
 
 
 def _flat(tree: Mapping[str, Any], name: str = '') -> list[tuple[str, str]]:
-  """Nested JSON -> (dotted name, value); a type stands at its own name."""
+  """Flattens nested JSON to (dotted name, value).
+
+  The `type` of a mapping becomes the value of the mapping's own name.
+  """
   rows = []
   for key, value in tree.items():
     path = f'{name}.{key}' if name else str(key)
@@ -397,7 +428,7 @@ def _shown(value: Any) -> str:
 
 
 def _link(name: str, address: str) -> str:
-  # A browser overlooks blanks and control characters in an address.
+  # Browsers ignore whitespace and control characters in an address.
   scheme = re.match(r'([^/?#]*?):', re.sub(r'[\x00-\x20]', '', address))
   if scheme and scheme[1].lower() not in ('http', 'https'):
     raise UserError(

@@ -1,4 +1,4 @@
-"""Samples that kept their trace -> traces to look at."""
+"""Turns samples that kept their trace into traces to display."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +18,18 @@ def traces_of(
   settings: Mapping[str, Any] | None = None,
   title: str = 'sample',
 ) -> list[Trace]:
-  """One trace a row. Raises UserError for samples without a trace."""
+  """Returns one trace per row.
+
+  Args:
+    samples: samples with a trace.
+    canvas: the canvas that they were sampled on.
+    tokenizer: the tokenizer.
+    settings: settings to print below the trace.
+    title: title of the traces.
+
+  Raises:
+    UserError: the samples have no trace.
+  """
   if samples.trace is None or samples.times is None:
     raise UserError('these samples kept no trace: ask for them with trace=True')
   facts = {**(settings or {}), 'network calls': int(samples.calls)}
@@ -46,14 +57,21 @@ def traces_of(
 def _hidden(
   frames: np.ndarray, is_given: np.ndarray, vocab: Vocab, grows: bool
 ) -> np.ndarray:
-  """[T + 1, B, L] whether a token is not there yet."""
+  """Returns [T + 1, B, L] whether a place holds no token yet.
+
+  Args:
+    frames: [T + 1, B, L] ids of each frame.
+    is_given: [B, L] whether a token was given.
+    vocab: sizes and special ids.
+    grows: whether sequences grow, so that padding is not part of the text.
+  """
   at = lambda ids: np.isin(frames, [i for i in ids if i is not None])
   is_masked = at([vocab.mask_id])
-  if grows:  # what is to the right is not there
+  if grows:  # Padding to the right of the text has not been inserted yet.
     return is_masked | at([vocab.pad_id])
   is_unwritten = at([vocab.eos_id, vocab.bos_id])[0] | is_given
-  if is_masked[0].any() or not is_unwritten.all():  # noise is there to see
+  if is_masked[0].any() or not is_unwritten.all():  # Noise is displayed.
     return is_masked
-  # Left to right each frame has one more place of every row, after its prompt.
+  # A left-to-right sampler writes one more place per frame after the prompt.
   count = leading(is_given) + np.arange(len(frames))[:, None]
   return np.arange(frames.shape[-1]) >= count[..., None]

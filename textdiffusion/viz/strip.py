@@ -1,7 +1,7 @@
-"""A denoising trace as a still picture: some of its steps, one under another.
+"""Draws a denoising trace as a still picture: some of its steps, as rows.
 
-The text is set as it is at the end, and each step shows it there, so that the
-eye can follow one place down the picture.
+Lines break as in the final text in every row, so that a place in the text is at
+the same place in all rows.
 """
 
 import io
@@ -40,8 +40,8 @@ _DARK: dict[str, Any] = {
   'accent': '#93a1ff',
   'strength': 0.46,
 }
-# In points; the advance of DejaVu Sans Mono, which comes with matplotlib, is
-# 0.602 of its size.
+# Sizes in points. The advance width of DejaVu Sans Mono, which comes with
+# matplotlib, is 0.602 of the font size.
 _SIZE = 9.5
 _COLUMN = 0.602 * _SIZE
 _LINE = 1.95 * _SIZE
@@ -57,9 +57,19 @@ def trace_png(
   colour: str = 'confidence',
   dark: bool = False,
 ) -> None:
-  """`trace_figure` to a file, whole or not at all, by its suffix (.png, .svg).
+  """Writes the picture of `trace_figure` to a file, atomically.
 
-  Raises UserError as `trace_figure`, and for a suffix that cannot be drawn.
+  Args:
+    trace: the trace.
+    path: the file; its suffix selects the format, such as .png or .svg.
+    rows: see `trace_figure`.
+    width: see `trace_figure`.
+    max_lines: see `trace_figure`.
+    colour: see `trace_figure`.
+    dark: see `trace_figure`.
+
+  Raises:
+    UserError: as `trace_figure`, or for an unknown suffix.
   """
   figure = trace_figure(trace, rows, width, max_lines, colour, dark)
   suffix = os.path.splitext(path)[1][1:].lower() or 'png'
@@ -68,7 +78,7 @@ def trace_png(
     raise UserError(f'{path}: draw a trace as one of {", ".join(known)}')
   content = io.BytesIO()
   with warnings.catch_warnings():
-    # A letter that no font at hand has becomes a box, which says enough.
+    # A letter that no font has is drawn as a box, so no warning is needed.
     warnings.filterwarnings('ignore', message='.*[Gg]lyph .* missing')
     figure.savefig(content, format=suffix, dpi=200)
   write_bytes(path, content.getvalue())
@@ -82,17 +92,21 @@ def trace_figure(
   colour: str = 'confidence',
   dark: bool = False,
 ) -> Any:
-  """A matplotlib figure of `rows` steps, evenly spread, the last included.
+  """Draws evenly spread steps of a trace, the last included, with matplotlib.
 
   Args:
-    trace: what to draw.
-    rows: how many of its frames; fewer if it has fewer.
-    width: letters in a line.
-    max_lines: lines of text in a row; what follows is left out.
-    colour: of tokens, 'confidence' or 'step'.
-    dark: light ink on dark paper.
+    trace: the trace.
+    rows: number of steps to draw; fewer if the trace has fewer.
+    width: letters per line.
+    max_lines: lines of text per step; the rest of the text is left out.
+    colour: what the colour of a token shows, 'confidence' or 'step'.
+    dark: whether to draw light text on a dark background.
 
-  Raises UserError for sizes that are not positive and unknown colours.
+  Returns:
+    A matplotlib figure.
+
+  Raises:
+    UserError: a size is too small, or `colour` is unknown.
   """
   for name, value in (('rows', rows), ('max_lines', max_lines)):
     if value < 1:
@@ -151,7 +165,7 @@ def trace_figure(
 
 
 class _Pen:
-  """Draws in points, y downward."""
+  """Draws on matplotlib axes in points, with y downward."""
 
   def __init__(self, axes: Any, look: dict[str, Any]):
     self.axes, self.look = axes, look
@@ -178,7 +192,7 @@ class _Pen:
       weight=weight,
       ha=align,
       va='center_baseline',
-      parse_math=False,  # dollars are dollars
+      parse_math=False,  # A dollar sign in a text is only a dollar sign.
     )
 
   def chip(
@@ -209,7 +223,7 @@ class _Pen:
     )
 
   def tint(self, ramp: str, share: float) -> tuple[float, ...]:
-    """A colour of the ramp, laid thinly on the paper."""
+    """Returns a colour of the ramp, blended with the background."""
     strength = self.look['strength']
     paper = _channels(self.look['paper'])
     return tuple(
@@ -227,7 +241,17 @@ def _row(
   top: float,
   colour: str,
 ) -> None:
-  """One frame of the text."""
+  """Draws one frame of the text.
+
+  Args:
+    pen: the pen.
+    trace: the trace.
+    frame: index of the frame.
+    births: [L] frame in which the current token of each place appeared.
+    runs: layout of the final text.
+    top: y of the first line.
+    colour: 'confidence' or 'step'.
+  """
   last = len(trace.times) - 1
   for run in runs:
     place = run.place
@@ -251,7 +275,7 @@ def _row(
     if str(trace.frames[frame][place]) == str(trace.frames[-1][place]):
       shown = shown[run.start : run.stop]
     else:
-      # Another token than the one that the room was made for.
+      # The layout is that of the final token; this one is cropped to it.
       shown = cropped(shown, run.width) if run.start == 0 else ''
     column = 0
     for word, soft in stretches(shown):
@@ -263,7 +287,7 @@ def _row(
 
 
 def _margin(pen: _Pen, trace: Trace, frame: int, middle: float) -> None:
-  """The step, the time, and how much of the text there is."""
+  """Draws the step, the time, and the share of the text that is unmasked."""
   pen.text(_MARGIN, middle, f'step {frame}', 0.92, weight='bold')
   pen.text(
     _MARGIN,
@@ -287,7 +311,7 @@ def _margin(pen: _Pen, trace: Trace, frame: int, middle: float) -> None:
 def _legend(
   pen: _Pen, trace: Trace, size: tuple[float, float], colour: str
 ) -> None:
-  """What the colours mean."""
+  """Draws the legend of the colours."""
   y = size[1] - 0.5 * _MARGIN - 0.9 * _SIZE
   x = size[0] - _MARGIN
   ends = {
@@ -319,7 +343,7 @@ def _legend(
 
 
 def _births(trace: Trace) -> list[list[int]]:
-  """[T + 1][L]: the frame in which the token there came to be."""
+  """Returns [T + 1][L] the frame in which each current token appeared."""
   births = [[0] * len(trace.is_given)]
   for frame in range(1, len(trace.times)):
     births.append(
@@ -335,9 +359,9 @@ def _births(trace: Trace) -> list[list[int]]:
 
 
 def _ramp(name: str, share: float) -> tuple[float, ...]:
-  """The colour at `share` in [0, 1], channels in [0, 1].
+  """Returns the colour of a ramp at `share` in [0, 1], channels in [0, 1].
 
-  Confidences go by their root, as in trace.js.
+  The square root of a confidence is used, as in trace.js.
   """
   if name == 'confidence':
     share = math.sqrt(share)
@@ -351,4 +375,5 @@ def _ramp(name: str, share: float) -> tuple[float, ...]:
 
 
 def _channels(colour: str) -> tuple[float, ...]:
+  """Parses `#rrggbb` to channels in [0, 1]."""
   return tuple(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))

@@ -1,4 +1,4 @@
-"""A denoising trace as a page that plays it, and as a picture."""
+"""Denoising traces, and the HTML page that plays them."""
 
 import dataclasses
 import html
@@ -10,8 +10,8 @@ from typing import Any
 from textdiffusion.core.types import UserError
 from textdiffusion.viz.page import escape, page, write
 
-# Colours from the first step to the last, and from no confidence to full, the
-# middle one at a quarter.
+# `step`: colours from the first step to the last. `confidence`: colours from 0
+# to 1; the middle colour is at a quarter, as the ramp uses the square root.
 RAMPS = {
   'step': ('#4154d6', '#a9479f', '#e8704a', '#efb13e'),
   'confidence': ('#d2423a', '#e9b040', '#1f968b'),
@@ -20,21 +20,26 @@ RAMPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-  """One sample from noise to text: T + 1 frames of L tokens, the start first.
+  """One sample from noise to text: T + 1 frames of L tokens.
 
-  Tokens may change, or be masked again, from any frame to the next. Lists and
-  arrays will do. Raises UserError where sizes differ or times are no numbers.
+  A token may change, or be masked again, from any frame to the next. Fields may
+  be lists or arrays.
 
-  frames: [T + 1][L] display strings.
-  log_prob: [T + 1][L] log-probability, in nats, of each token when it was
-    drawn; not finite where it is not known.
-  is_masked: [T + 1][L] whether it is still the mask.
-  is_given: [L] whether it was given: a prompt, or text around a span.
-  times: [T + 1] diffusion times, 1 noise, 0 clean.
-  title: names it among others. settings: what to print below.
-  ids: [T + 1][L] token ids, if they are to be shown.
-  text: the final text as the tokenizer decodes it; by default the last frame's
-    strings, joined.
+  Attributes:
+    frames: [T + 1][L] display strings, from noise to text.
+    log_prob: [T + 1][L] log-probability in nats of each token when it was
+      drawn; not finite if unknown.
+    is_masked: [T + 1][L] whether a token is still masked.
+    is_given: [L] whether a token was given: a prompt, or the text around a gap.
+    times: [T + 1] diffusion times, 1 is noise and 0 is clean.
+    title: name of the trace.
+    settings: settings to print below the trace.
+    ids: [T + 1][L] token ids; None does not show ids.
+    text: the final text as decoded by the tokenizer; None joins the strings of
+      the last frame.
+
+  Raises:
+    UserError: sizes differ, or a time is not finite.
   """
 
   frames: Sequence[Sequence[str]]
@@ -72,12 +77,13 @@ class Trace:
 
 
 def to_json(trace: Trace) -> dict[str, Any]:
-  """The first frame, and what changes in each later one.
+  """Encodes a trace as its first frame and the changes in each later frame.
 
-  `first` is [code, confidence] of every place, flat; an entry of `changes`
-  holds [place, code, confidence] of those that differ from the frame before.
-  A code is 2 * index into `pieces` + is_masked; a confidence is exp(log_prob)
-  in thousandths, -1 for masks, given tokens and where it is not known.
+  `first` is a flat list of [code, confidence] for every place. An entry of
+  `changes` is a flat list of [place, code, confidence] for the places that
+  differ from the frame before. A code is 2 * index into `pieces` + is_masked. A
+  confidence is exp(log_prob) in thousandths, and -1 for masks, given tokens and
+  unknown confidences.
   """
   table: dict[tuple[str, int], int] = {}
   given = [bool(is_given) for is_given in trace.is_given]
@@ -130,16 +136,19 @@ def to_json(trace: Trace) -> dict[str, Any]:
 
 
 def player_data(traces: Sequence[Trace]) -> dict[str, Any]:
-  """What trace.js reads from the page's data `traces`."""
+  """Returns the data of trace.js, which the page holds under `traces`."""
   return {'traces': [to_json(trace) for trace in traces], 'ramps': RAMPS}
 
 
 def player(traces: Sequence[Trace], keys: str = 'player') -> str:
-  """The element that trace.js fills; without scripts, the final texts.
+  """Returns the HTML element that trace.js fills.
+
+  Without scripts it shows the final texts.
 
   Args:
-    traces: to be played.
-    keys: 'page' if space and arrows belong to it wherever the focus is.
+    traces: the traces to play.
+    keys: 'page' if the space and arrow keys control the player wherever the
+      focus is, 'player' if only while the player has the focus.
   """
   texts = ''.join(
     f'<p>{escape(trace.title)}</p><pre>\n{escape(final_text(trace))}</pre>'
@@ -152,7 +161,7 @@ def player(traces: Sequence[Trace], keys: str = 'player') -> str:
 
 
 def final_text(trace: Trace) -> str:
-  """The text of the last frame, masks left out."""
+  """Returns the final text of a trace, without masks."""
   if trace.text is not None:
     return trace.text
   return ''.join(
@@ -163,9 +172,10 @@ def final_text(trace: Trace) -> str:
 
 
 def trace_html(traces: Sequence[Trace], title: str = 'Denoising trace') -> str:
-  """A self-contained page that plays the traces.
+  """Returns a self-contained page that plays the traces.
 
-  Raises UserError if there are none.
+  Raises:
+    UserError: there are no traces.
   """
   if not traces:
     raise UserError('a page of traces needs at least one trace')
@@ -183,16 +193,22 @@ def write_trace(
   traces: Sequence[Trace],
   title: str = 'Denoising trace',
 ) -> None:
-  """`trace_html` to a file, whole or not at all."""
+  """Writes the page of `trace_html` to a file, atomically.
+
+  Args:
+    path: the file.
+    traces: the traces.
+    title: heading of the page.
+  """
   write(path, trace_html(traces, title))
 
 
 def show(traces: Sequence[Trace], height: int = 520) -> Any:
-  """The player for a notebook cell, an IPython HTML object.
+  """Returns the player for a notebook cell, an IPython HTML object.
 
   Args:
-    traces: to be played.
-    height: in pixels, where the notebook does not let the frame fit itself.
+    traces: the traces to play.
+    height: height in pixels, used if the frame cannot resize itself.
   """
   from IPython.display import HTML
 

@@ -1,4 +1,4 @@
-"""The text of tokens, set in lines of letters of one width."""
+"""Breaks the text of tokens into lines of a monospaced font."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -8,7 +8,16 @@ _SIGNS = {'\n': '↵', '\t': '⇥', '\x7f': '␡'}
 
 
 class Run(NamedTuple):
-  """Letters start .. stop of the signs of the token at `place`, in a line."""
+  """Letters of one token that are on one line.
+
+  Attributes:
+    place: index of the token.
+    line: index of the line.
+    column: first column on that line.
+    start: index of the first letter, among the signs of the token.
+    stop: index after the last letter.
+    width: columns that the letters take.
+  """
 
   place: int
   line: int
@@ -21,11 +30,18 @@ class Run(NamedTuple):
 def wrap(
   pieces: Sequence[str], width: int, max_lines: int
 ) -> tuple[list[Run], bool]:
-  """Where the letters of a text go, in lines of `width` columns.
+  """Lays out the letters of a text in lines of `width` columns.
 
-  -> at least one run, and whether some letters found no room. A newline ends
-  its line; a word that does not fit goes to the next one, whatever the number
-  of its tokens.
+  A newline ends its line. A word that does not fit moves to the next line as a
+  whole, even if it consists of several tokens.
+
+  Args:
+    pieces: the strings of the tokens.
+    width: columns per line.
+    max_lines: largest number of lines.
+
+  Returns:
+    At least one run, and whether some letters did not fit.
   """
   shown = [signs(piece) for piece in pieces]
   runs: list[Run] = []
@@ -50,7 +66,7 @@ def wrap(
 
 
 def _head(shown: Sequence[str], place: int, width: int) -> int:
-  """Columns that must fit in a line for the token at `place` to go there."""
+  """Returns the columns that must be free on a line to put a token there."""
   token, newline, _ = shown[place].partition('↵')
   whole = measure(token)
   before = shown[place - 1][-1:] if place else ' '
@@ -61,13 +77,13 @@ def _head(shown: Sequence[str], place: int, width: int) -> int:
     if later[:1] in ('', ' ', '↵', '⇥'):
       break
     word += measure(later)
-    if word > width:  # it will be broken wherever it starts
+    if word > width:  # The word is broken wherever it starts.
       return whole
   return word
 
 
 def signs(text: str) -> str:
-  """Text with a sign of one column for each letter that is not seen."""
+  """Replaces each invisible letter by a visible sign of one column."""
   return ''.join(map(_sign, text))
 
 
@@ -79,11 +95,15 @@ def _sign(letter: str) -> str:
 
 
 def stretches(text: str) -> list[tuple[str, bool]]:
-  """Parts of a text, and whether each is of signs, to be drawn faintly."""
+  """Splits a text into parts of signs (drawn faintly) and of other letters.
+
+  Each part comes with whether it consists of signs.
+  """
   parts: list[tuple[str, bool]] = []
   for letter in text:
     is_sign = letter in '↵⇥'
-    # A wide letter is drawn alone: its advance in another font is not ours.
+    # A wide letter is drawn on its own, as it may come from another font with
+    # another advance width.
     if parts and parts[-1][1] == is_sign and measure(parts[-1][0][-1]) == 1:
       parts[-1] = (parts[-1][0] + letter, is_sign)
     else:
@@ -92,7 +112,7 @@ def stretches(text: str) -> list[tuple[str, bool]]:
 
 
 def measure(text: str) -> int:
-  """Columns that a text takes: wide letters two, combining marks none."""
+  """Returns the columns of a text: two for wide letters, none for marks."""
   return sum(
     0
     if unicodedata.combining(letter)
@@ -102,7 +122,7 @@ def measure(text: str) -> int:
 
 
 def cropped(text: str, width: int) -> str:
-  """The text if it fits in `width` columns, else its start and an ellipsis."""
+  """Returns the text, cut with an ellipsis if it exceeds `width` columns."""
   if measure(text) <= width:
     return text
   kept = ''
