@@ -161,6 +161,10 @@ def test_former_names_are_still_read(capsys, former, recipe):
   assert load(f'configs/{former}.py') == load(f'configs/{recipe}')
   note = f'configs/{former}.py is now configs/{recipe}\n'
   assert capsys.readouterr().err == note
+  # Also as part of a checkout, where its users had the old files.
+  assert load(f'/some/checkout/configs/{former}.py') == load(
+    f'configs/{recipe}'
+  )
 
 
 def test_bad_files(tmp_path):

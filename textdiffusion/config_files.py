@@ -30,7 +30,7 @@ from textdiffusion.parsing import nearest
 
 _BUNDLED_NAME = re.compile(r'(?:configs/)?([a-z0-9_]+?)(?:\.py)?')
 # Names of earlier versions, without recipes: configs/mdlm/python_docs_tiny.py.
-_FORMER_NAME = re.compile(r'configs/([a-z0-9_]+)/([a-z0-9_]+)\.py')
+_FORMER_NAME = re.compile(r'(?:.*/)?configs/([a-z0-9_]+)/([a-z0-9_]+)\.py')
 
 
 class RecipeNeeded(UserError):
