@@ -67,7 +67,7 @@ class Redraw(GridSampler):
 
 @dataclasses.dataclass(frozen=True)
 class SUNDAE:
-  """SUNDAE. schedule: of the share of random tokens."""
+  """SUNDAE. schedule: of the fraction of tokens that are random."""
 
   schedule: Schedule = Linear()
   default_sampler: ClassVar = Redraw()
@@ -76,10 +76,10 @@ class SUNDAE:
     return Method(
       process=uniform(vocab.size, self.schedule),
       objective=Unrolled(),
-      evaluator=Unrolled(),
+      evaluator=Unrolled(),  # no bound: reports say so
       head=RawHead(Posterior),
       sampler=self.default_sampler,
-      needs=Needs(vocab.size),
+      needs=Needs(num_states=vocab.size),
     )
 
 

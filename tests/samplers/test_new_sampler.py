@@ -96,7 +96,7 @@ def test_it_is_treated_as_any_other():
   np.testing.assert_array_equal(traced.trace.ids[-1], traced.ids)
   with pytest.raises(UserError, match='needs a sampler on a grid'):
     Gibbs(EntropyBound())
-  # In the limit of no bound it is an order by entropy.
+  # With a bound of 0 it is an order by entropy.
   one, other = (
     run(masked, canvas, sampler).steps
     for sampler in (EntropyBound(0.0), Ordered('entropy'))
