@@ -35,9 +35,6 @@ def test_one_minus_exp_and_its_slope_are_precise_at_both_ends():
   value, slope = jax.vmap(jax.value_and_grad(one_minus_exp))(jnp.asarray(x))
   np.testing.assert_allclose(value, -np.expm1(x), rtol=1e-6)
   np.testing.assert_allclose(slope, -np.exp(x), rtol=1e-5)
-  # As expm1 alone, the slope would be off by 5e-4 at -9.9.
-  plain = jax.grad(lambda x: -jnp.expm1(x))(jnp.float32(-9.9))
-  assert abs(plain / -np.exp(-9.9) - 1) > 1e-4
   ends = jax.vmap(jax.value_and_grad(one_minus_exp))(jnp.array([0.0, -INF]))
   np.testing.assert_array_equal(ends[0], [0, 1])
   np.testing.assert_array_equal(ends[1], [-1, 0])

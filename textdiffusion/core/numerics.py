@@ -65,8 +65,8 @@ def log_one_hot(ids: Array, num_states: int) -> Array:
 def one_minus_exp(x: Array) -> Array:
   """Returns 1 - exp(x) for x <= 0, with precise values and derivatives.
 
-  JAX computes the derivative of `expm1` as expm1(x) + 1, which cancels where
-  exp(x) is small.
+  JAX 0.10 computes the derivative of `expm1` as expm1(x) + 1, which cancels
+  where exp(x) is small; newer versions do not.
   """
   is_near = x > -0.6931472
   near = -jnp.expm1(jnp.where(is_near, x, 0.0))
