@@ -1,7 +1,6 @@
 """Models whose predictions are steered: guidance goes around any model, and any
 sampler runs the result."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ from textdiffusion.core.types import (
   UserError,
   X,
 )
-from textdiffusion.model import Model
+from textdiffusion.model import Model, WrappedModel
 from textdiffusion.nn.network import View
 from textdiffusion.processes.bridge import TokenProcess
 
@@ -103,7 +102,7 @@ class Guided(Model):
 
 
 @pytree
-class ClassifierGuided(Model):
+class ClassifierGuided(WrappedModel):
   """Classifier guidance: p(x) p(label | x)^weight, normalised for each token.
 
   Reverse steps are guided by log p(label | x_t with one token replaced) for
@@ -126,24 +125,8 @@ class ClassifierGuided(Model):
   at: Literal['steps', 'heads'] = static(default='steps')
 
   @property
-  def process(self) -> Any:
-    return self.model.process
-
-  @property
-  def view(self) -> View:
-    return self.model.view
-
-  @property
-  def facts(self) -> Facts:
-    return self.model.facts
-
-  @property
   def _guides_steps(self) -> bool:
     return self.at == 'steps'
-
-  @property
-  def _chunk_size(self) -> int:
-    return self.model._chunk_size
 
   def hidden(self, x: X, t: Time, cache: PyTree = None) -> tuple[Any, PyTree]:
     hidden, cache = self.model.hidden(x, t, cache)
@@ -172,12 +155,6 @@ class ClassifierGuided(Model):
       return dist
     assert isinstance(dist, Categorical)
     return Categorical(dist.log_probs + self.weight * self.log_prob(x, t))
-
-  def with_view(self, **changes: Any) -> 'ClassifierGuided':
-    return dataclasses.replace(self, model=self.model.with_view(**changes))
-
-  def new_cache(self, rows: int, length: int) -> PyTree:
-    return self.model.new_cache(rows, length)
 
 
 def guides_steps(model: Model) -> bool:

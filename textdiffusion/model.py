@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -318,20 +318,16 @@ def batch_view(
   )
 
 
-@pytree
-class Anchored(Model):
-  """A model whose given tokens are taken as they are, whatever noise did to
-  them. Of features the first D numbers of a token are x_t; more may follow.
+class WrappedModel(Model):
+  """A model around another one, its field `model`; passes everything on.
 
-  Attributes:
-    model: the model without given tokens.
-    ids: [B, L].
-    is_given: [B, L].
+  Subclasses are pytrees and override what they change.
   """
 
-  model: Model
-  ids: Array
-  is_given: Array
+  if TYPE_CHECKING:
+
+    @property
+    def model(self) -> Model: ...
 
   @property
   def process(self) -> Any:
@@ -350,16 +346,36 @@ class Anchored(Model):
     return self.model._chunk_size
 
   def hidden(self, x: X, t: Time, cache: PyTree = None) -> tuple[Any, PyTree]:
-    return self.model.hidden(self._restored(x), t, cache)
+    return self.model.hidden(x, t, cache)
 
   def read(self, hidden: Any, x: X, t: Time) -> Any:
     return self.model.read(hidden, x, t)
 
-  def with_view(self, **changes: Any) -> 'Anchored':
-    return dataclasses.replace(self, model=self.model.with_view(**changes))
+  def with_view(self, **changes: Any) -> 'Model':
+    changed: Any = {'model': self.model.with_view(**changes)}
+    return dataclasses.replace(cast(Any, self), **changed)
 
   def new_cache(self, rows: int, length: int) -> PyTree:
     return self.model.new_cache(rows, length)
+
+
+@pytree
+class Anchored(WrappedModel):
+  """A model whose given tokens are taken as they are, whatever noise did to
+  them. Of features the first D numbers of a token are x_t; more may follow.
+
+  Attributes:
+    model: the model without given tokens.
+    ids: [B, L].
+    is_given: [B, L].
+  """
+
+  model: Model
+  ids: Array
+  is_given: Array
+
+  def hidden(self, x: X, t: Time, cache: PyTree = None) -> tuple[Any, PyTree]:
+    return self.model.hidden(self._restored(x), t, cache)
 
   def _restored(self, x: Any) -> Any:
     """x with the given tokens in their places."""

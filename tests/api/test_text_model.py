@@ -41,6 +41,17 @@ def test_samples_by_another_sampler(model):
   assert len(made.trace[0].times) == 11, 'a call for each token'
 
 
+def test_rows_of_a_canvas_have_their_own_draws(model):
+  """Also where a sampler was compiled for the same text of other rows."""
+  canvas = td.samplers.prompts.blank(2, 10)
+  fill = lambda *rows: (
+    model.fill(canvas._replace(rows=np.array(rows)), trace=False).ids
+  )
+  first, other, swapped = fill(0, 1), fill(2, 3), fill(1, 0)
+  assert (first != other).any()
+  np.testing.assert_array_equal(swapped, first[::-1])
+
+
 def test_a_trace_is_a_page(model, tmp_path):
   made = model.infill('the <mask:3> sees', 2)
   assert [part for part, is_new in made.parts(0) if not is_new] == [

@@ -68,7 +68,7 @@ def test_what_does_not_fit_ends_with_3_and_why():
 
 
 @pytest.mark.parametrize(
-  ('flags', 'report'),
+  ('flags', 'reason'),
   [
     (['--config=configs/llada.py:c4_8b'], 'are both needed'),
     (['--topology=v5p:banana'], 'must be one of v4, v5e'),
@@ -76,13 +76,13 @@ def test_what_does_not_fit_ends_with_3_and_why():
     (['--topology=v5e:2x2', '--mesh=fsdp'], 'must be like data=2'),
   ],
 )
-def test_mistakes_end_in_one_line(flags, report):
+def test_mistakes_end_in_one_line(flags, reason):
   if '--config=configs/llada.py:c4_8b' not in flags:
     flags = ['--config=configs/llada.py:c4_8b', *flags]
   out = run(*flags)
   if 'compiler of TPUs is not installed' in out.stderr:
-    pytest.skip('libtpu is not installed, which is report first')
-  assert out.returncode == 2 and report in out.stderr, out.stderr
+    pytest.skip('libtpu is not installed, which is reported first')
+  assert out.returncode == 2 and reason in out.stderr, out.stderr
   assert len(out.stderr.splitlines()) == 1
 
 
@@ -108,8 +108,8 @@ def test_a_sweep_tells_of_all_the_fastest_first(capsys):
   assert seen.count((1, 2, 16)) == 1 and (1, 1, 64) not in seen
   rates = [one['tokens_per_s_per_chip'] for one in found if one['fits']]
   assert rates == sorted(rates, reverse=True)
-  report = capsys.readouterr().err
-  assert 'mesh 2 of 5, 16 rows: no such heads' in report
+  printed = capsys.readouterr().err
+  assert 'mesh 2 of 5, 16 rows: no such heads' in printed
 
 
 def test_a_sweep_of_what_no_mesh_can_mend_is_a_mistake():

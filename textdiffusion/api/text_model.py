@@ -252,7 +252,9 @@ class _Canvas:
 
   def __init__(self, canvas: Canvas):
     self.canvas = canvas
-    contents = (np.asarray(part).tobytes() for part in canvas[:2])
+    contents = (
+      part is not None and np.asarray(part).tobytes() for part in canvas
+    )
     self._key = (canvas.ids.shape, *contents)
 
   def __hash__(self) -> int:

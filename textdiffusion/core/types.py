@@ -6,7 +6,7 @@ scalar or broadcasts against `[L]`; t = 0 is clean, t = 1 is noise, s < t.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,6 @@ Key = jax.Array
 Time = jax.Array | float
 X = Array  # int [L] for tokens, float [L, D] for features
 PyTree = Any
-C = TypeVar('C')
 
 
 class UserError(ValueError):
@@ -395,6 +394,4 @@ class Process(Protocol):
     ...
 
 
-DenoiseFn = Callable[[X, Time], Head]
 Transition = Callable[[Any, X, Time, Time], Dist]  # (head, x_t, s, t)
-Step = Callable[[Key, C, Time, Time], C]
