@@ -7,6 +7,10 @@ import os
 import jax
 import pytest
 
+from tests import shapes
+
+shapes.check()
+
 # XLA's older code of fusions compiles in half the time of the MLIR one, which
 # the newest jaxlib has alone: there the option means nothing, and tests see it.
 # Code generated in one part, not in 32 for as many threads, takes a sixth less.

@@ -3,6 +3,9 @@
 Shapes are given for one sequence and indexed from the right: `[L]` tokens,
 `[L, K]` states, `[L, D]` features. Leading batch axes broadcast. A time is a
 scalar or broadcasts against `[L]`; t = 0 is clean, t = 1 is noise, s < t.
+
+Annotations state the same: `Float[Array, '... L K']` has any leading axes. The
+tests check them in every call.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,11 +13,13 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
+from jaxtyping import Float, Shaped
 
 Array = jax.Array
-Key = jax.Array
-Time = jax.Array | float
-X = Array  # int [L] for tokens, float [L, D] for features
+Key = jaxtyping.Key[Array, '...']  # one key, or one for each row
+Time = Float[Array, '...'] | float | int
+X = Shaped[Array, '...']  # int [L] for tokens, float [L, D] for features
 PyTree = Any
 
 

@@ -1,0 +1,50 @@
+"""Checks the shapes and types of arrays that annotations state, in every call.
+
+Each function of the library that names arrays, as in `Float[Array, '... L']`,
+raises here if an argument or result is another. NumPy arrays are taken as well,
+as JAX takes them. Other annotations are left to the type checker, as isinstance
+of a protocol costs much at run time.
+"""
+
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, Union
+
+import beartype
+import jax
+import numpy as np
+from jaxtyping import AbstractArray, install_import_hook
+
+ARRAYS = Union[jax.Array, np.ndarray, np.generic]  # noqa: UP007
+
+
+def widened(hint: Any) -> Any:
+  """Returns the hint for JAX and NumPy arrays alike; None if it names none."""
+  if isinstance(hint, type) and issubclass(hint, AbstractArray):
+    return hint.dtype[ARRAYS, hint.dim_str]
+  parts = typing.get_args(hint)
+  new = [widened(part) for part in parts]
+  if not any(part is not None for part in new):
+    return None
+  origin = typing.get_origin(hint)
+  if origin is types.UnionType:
+    origin = Union
+  kept = [old if part is None else part for old, part in zip(parts, new)]
+  return origin[tuple(kept)]
+
+
+def checked(function: Callable[..., Any]) -> Callable[..., Any]:
+  """Returns a function that checks the arrays among its annotations."""
+  hints = {n: widened(hint) for n, hint in function.__annotations__.items()}
+  if not any(hint is not None for hint in hints.values()):
+    return function
+  function.__annotations__ = {
+    name: object if hint is None else hint for name, hint in hints.items()
+  }
+  return beartype.beartype(function)
+
+
+def check() -> None:
+  """Checks all modules that are imported from now on."""
+  install_import_hook('textdiffusion', 'tests.shapes.checked')
