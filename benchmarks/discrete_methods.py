@@ -25,7 +25,7 @@ from textdiffusion.core.paths import expand
 from textdiffusion.data.pipeline import Data, DataConfig
 from textdiffusion.data.tokenizers import TokenizerConfig
 from textdiffusion.evals.likelihood import EvaluateConfig
-from textdiffusion.evals.quality import judged, report
+from textdiffusion.evals.quality import judged, judging, report
 from textdiffusion.evals.statistics import (
   Combined,
   combine_seeds,
@@ -181,7 +181,7 @@ def run(name: str, corpus: str, seed: int, root: Path, text: str) -> dict:
   judge = runs.train(judge_run, root / f'{corpus}-{JUDGE}')
   ids = samples.ids
   real, documents = real_rows(config, data)
-  score = lambda ids: judged(*judge.model, ids)
+  score = lambda ids: judged(judging(*judge.model[:2]), judge.model[2], ids)
   steps = judge_run.train.steps
   return {
     'method': name,

@@ -6,6 +6,7 @@ from textdiffusion.core.types import UserError
 from textdiffusion.training.state import TrainConfig
 from textdiffusion.viz.page import check_target, is_page
 
+from . import common
 from .options import (
   FLAGS,
   check_checkpoint,
@@ -15,7 +16,7 @@ from .options import (
 )
 
 # Settings that some launchers do not use.
-_TRAINING = 'train.', 'evaluate.'
+_TRAINING = 'train.', 'evaluate.', 'evaluators='
 _SAMPLING = 'sampler=', 'sampler.', 'sample.'
 _NAMES = 'batch_size', 'seed', 'buckets', 'source_dropout'
 _ORDER = tuple(f'data.{name}=' for name in _NAMES)
@@ -50,7 +51,8 @@ def check_compile() -> None:
   training = FLAGS['what'].value == 'train'
   other = _SAMPLING if training else ('train.',)
   reason = f'compiling a step of --what={FLAGS["what"].value} does not read it'
-  refuse_settings(('evaluate.', *other, 'data.seed=', *_TEXTS), reason)
+  unread = 'evaluate.', 'evaluators=', *other, 'data.seed=', *_TEXTS
+  refuse_settings(unread, reason)
   if FLAGS['sweep'].value:
     reason = '--sweep tries meshes and batches of its own'
     refuse(['mesh'], reason)
@@ -66,7 +68,10 @@ def check_evaluate() -> None:
   # The only field of `train` in use is the seed, which may select the rows.
   names = {f.name for f in dataclasses.fields(TrainConfig)} - {'seed'}
   unread = [f'train.{name}' for name in sorted(names)]
-  refuse_settings((*_SAMPLING, *_ORDER, *unread), 'evaluation does not read it')
+  refuse_settings((*_ORDER, *unread), 'evaluation does not read it')
+  if not any(text.startswith('evaluators=') for text in common.SET.value):
+    reason = 'it needs --set=evaluators=..., as the likelihood draws no samples'
+    refuse_settings(_SAMPLING, reason)
   if FLAGS['out'].value:
     is_report = lambda text: '"data_fingerprint"' in text
     check_target(FLAGS['out'].value, '--out', is_report)

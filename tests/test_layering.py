@@ -15,6 +15,7 @@ LAYERS = [
   {'samplers', 'objectives', 'interop'},
   {'methods'},
   {'training', 'evals', 'viz', 'unused', 'parsing'},
+  {'evaluators'},
   {'overrides'},
   {'config_files'},
   {'config'},

@@ -31,6 +31,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     'EvaluateConfig': 'evals.likelihood',
     'MeshConfig': 'training.mesh',
     'data': '',
+    'evaluators': '',
     'methods': '',
     'samplers': '',
     # The functional layer.

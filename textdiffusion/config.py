@@ -16,6 +16,7 @@ from textdiffusion.data.files import Files
 from textdiffusion.data.pipeline import DataConfig
 from textdiffusion.data.tokenizers import Tokenizer
 from textdiffusion.evals.likelihood import EvaluateConfig
+from textdiffusion.evaluators.base import Evaluator
 from textdiffusion.methods.method import Method, MethodConfig, build_network
 from textdiffusion.model import unbound
 from textdiffusion.nn.network import Network
@@ -49,6 +50,8 @@ class Config:
     method, model, train, evaluate, mesh: see their classes.
     data: also `Files`, for what else `DataConfig` has by default.
     sampler: how to sample; None is the method's own way.
+    evaluators: what is measured beside the held-out likelihood of `evaluate`;
+      see `textdiffusion.evaluators`.
   """
 
   method: MethodConfig
@@ -57,6 +60,7 @@ class Config:
   train: TrainConfig = TrainConfig()
   sampler: Sampler | None = None
   evaluate: EvaluateConfig = EvaluateConfig()
+  evaluators: tuple[Evaluator, ...] = ()
   mesh: MeshConfig = MeshConfig()
 
   def __post_init__(self) -> None:

@@ -219,6 +219,10 @@ def _parse_node(hint: Any, text: str, name: str) -> Any:
 
 def _value(hint: Any, tree: ast.expr, name: str) -> Any:
   """Returns the value of an expression for a field of type `hint`."""
+  if typing.get_origin(hint) is tuple and not isinstance(
+    tree, ast.Tuple | ast.List
+  ):
+    tree = ast.Tuple([tree])  # one item
   classes = classes_of(hint)
   match tree:
     case ast.Call(func=ast.Name(id=called)) if classes:

@@ -12,7 +12,7 @@ from textdiffusion.core.types import (
   UserError,
   Vocab,
 )
-from textdiffusion.evals.quality import judged, report, unigram_entropy
+from textdiffusion.evals.quality import judged, judging, report, unigram_entropy
 from textdiffusion.methods.autoregressive import Autoregressive
 from textdiffusion.methods.mdlm import MDLM
 from textdiffusion.model import Trained
@@ -32,7 +32,7 @@ def test_entropy_of_known_rows():
 def test_a_bigram_judge_gives_its_log_probability(batch):
   ids = jnp.array([[0, 1, 2], [2, 2, 0], [1, 0, 1]])
   method = Autoregressive().build(VOCAB)
-  nats = judged(method, JUDGE, Trained(BIGRAM), ids, batch)
+  nats = judged(judging(method, JUDGE), Trained(BIGRAM), ids, batch)
   before = jnp.concatenate([jnp.full((3, 1), 3), ids[:, :-1]], 1)
   np.testing.assert_allclose(nats, -BIGRAM[before, ids].sum(1), rtol=1e-6)
   figures = report(nats, np.asarray(ids), 'a bigram', nats, np.asarray(ids))
@@ -44,7 +44,7 @@ def test_a_bigram_judge_gives_its_log_probability(batch):
 
 def test_a_judge_with_a_bound_only_is_refused():
   with pytest.raises(UserError, match='must be autoregressive'):
-    judged(MDLM().build(VOCAB), JUDGE, Trained(BIGRAM), jnp.zeros((2, 3), int))
+    judging(MDLM().build(VOCAB), JUDGE)
 
 
 def test_errors_and_real_text_by_hand():

@@ -9,7 +9,7 @@ from textdiffusion.core.types import Vocab
 from textdiffusion.methods.mdlm import MDLM
 from textdiffusion.methods.method import build_network
 from textdiffusion.nn.transformer import TransformerConfig
-from textdiffusion.training.loop import train
+from textdiffusion.training.loop import Periodic, train
 from textdiffusion.training.mesh import MeshConfig, make_mesh
 from textdiffusion.training.optim import OptimizerConfig
 from textdiffusion.training.state import TrainConfig
@@ -58,13 +58,22 @@ class Batches:
     self.index = state['next_index']
 
 
+def periodic(settings):
+  """Takes `evaluate`, a function of state and step, out of the settings of a
+  run and returns the argument of the loop."""
+  evaluate = settings.pop('evaluate', None)
+  if evaluate is None:
+    return {}
+  every = settings.get('eval_every', CONFIG.eval_every)
+  run = lambda state: (evaluate(state, int(state.step)), '')
+  return {'evaluations': [Periodic(every, run)]}
+
+
 def run(batches=None, mesh=None, **settings):
   """Trains; `workdir`, `run`, `evaluate` go to the loop, the rest to CONFIG."""
   kept = {
-    name: settings.pop(name)
-    for name in ('workdir', 'run', 'evaluate')
-    if name in settings
-  }
+    name: settings.pop(name) for name in ('workdir', 'run') if name in settings
+  } | periodic(settings)
   return train(
     METHOD,
     NETWORK,

@@ -53,8 +53,9 @@ def broken(objective, is_bad):
 
 def run(batches=None, mesh=None, method=tiny.METHOD, **settings):
   """Trains; `workdir`, `run`, `evaluate`, `flops_per_token` go to the loop."""
-  names = ('workdir', 'run', 'evaluate', 'flops_per_token')
+  names = ('workdir', 'run', 'flops_per_token')
   kept = {name: settings.pop(name) for name in names if name in settings}
+  kept |= tiny.periodic(settings)
   if kept.get('workdir') is not None:
     kept = {'run': RUN, **kept, 'workdir': str(kept['workdir'])}
   return train(

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from textdiffusion.api import heldout, lineage, zero_shot
+from textdiffusion.api import evaluations, heldout, lineage, zero_shot
 from textdiffusion.api.restore import Restored, restore
 from textdiffusion.api.training import TrainingRun
 from textdiffusion.core.paths import check_writable
@@ -37,7 +37,8 @@ def evaluate(
   Returns:
     bits_per_byte, bits_per_token, nats_per_token, perplexity, the standard
     error of each (`*_se`), terms of the bound, unigram and bigram of the same
-    tokens (`baselines`), and the protocol in words.
+    tokens (`baselines`), the protocol in words, and what `config.evaluators`
+    measure (`evaluators`).
 
   Raises:
     UserError: nothing is held out, or the report cannot be written.
@@ -70,12 +71,17 @@ def evaluate_restored(
   report = heldout.evaluator(config, data, made.method, made.network, made.mesh)
   with jax.set_mesh(made.mesh):
     result = report(made.trained)
+    subject = evaluations.subject_of(
+      config, data, made.method, made.network, made.mesh
+    )
+    measured = evaluations.measured(config, subject, made.trained)
   if is_other:
     result['protocol'] += f'; zero-shot, trained on {made.saved.data.source}'
   result = {
     **result,
     **heldout.truth(config, data, result),
     'baselines': heldout.baselines(config, data),
+    **({'evaluators': measured} if measured else {}),
     'step': made.step,
     'data_fingerprint': data.fingerprint,
   }

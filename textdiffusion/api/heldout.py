@@ -13,6 +13,7 @@ from textdiffusion.evals.baselines import token_baselines
 from textdiffusion.evals.likelihood import evaluate, token_nats
 from textdiffusion.methods.autoregressive import Autoregressive
 from textdiffusion.training.mesh import put_whole, replicated
+from textdiffusion.training.state import TrainState
 
 
 def evaluator(
@@ -66,14 +67,14 @@ def truth(config: Config, data: Data, result: dict[str, Any]) -> dict[str, Any]:
 
 def hook(
   config: Config, data: Data, method: Any, network: Any, mesh: Mesh
-) -> Callable[[Any, int], dict[str, float]] | None:
+) -> Callable[[TrainState], dict[str, float]] | None:
   """What the training loop logs; None where there is nothing to evaluate."""
   if not len(data.heldout) or method.evaluator.estimand != 'nelbo':
     return None
   report = evaluator(config, data, method, network, mesh)
   names = ('bits_per_byte', 'bits_per_byte_se', 'nats_per_token')
 
-  def figures(state: Any, _: int) -> dict[str, float]:
+  def figures(state: TrainState) -> dict[str, float]:
     result = report(state.averaged)
     return {name: result[name] or math.nan for name in names}
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 from textdiffusion import config as config_lib
-from textdiffusion.api import heldout
+from textdiffusion.api.evaluations import periodic
 from textdiffusion.api.start import open_run
 from textdiffusion.core.paths import expand
 from textdiffusion.data.pipeline import Data, train_iterator
@@ -83,6 +83,7 @@ def train(
   opened = open_run(config, folder, resume, origin)
   data, (method, network), facts, initial = opened
   check_parameters(num_params(network), mesh)
+  measures = periodic(config, data, method, network, mesh, folder)
   owner = prepare_workdir(
     folder, facts, resume, overwrite, config_lib.completed, tries
   )
@@ -107,7 +108,7 @@ def train(
       mesh,
       folder,
       facts,
-      heldout.hook(config, data, method, network, mesh),
+      measures,
       flops_per_token(config.model, width, *sizes),
       profile,
       owner,

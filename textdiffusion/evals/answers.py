@@ -1,7 +1,7 @@
 """Conditional generation: answers to sources, many candidates at once."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -62,52 +62,14 @@ def source_row(
   }
 
 
-def answers(
-  method: Method,
-  network: Network,
-  trained: Trained,
-  tokenizer: Tokenizer,
-  data: DataConfig,
-  sampler: Sampler,
-  sources: Sequence[str],
-  candidates: int = 1,
-  seed: int = 0,
-  batch_size: int = 32,
-) -> Iterator[list[str]]:
-  """Yields the list of candidates for each source.
+def answering(
+  method: Method, network: Network, sampler: Sampler, candidates: int = 1
+) -> Callable[[Trained, Any, dict[str, Array], Array], Array]:
+  """Returns the compiled function (trained, key, batch, places) -> ids.
 
-  All batches use one compiled function. An encoder runs once per source, for
-  all candidates and steps. With equal seeds, the answers to the n-th source do
-  not depend on the other sources, the number of candidates or the batch size.
-
-  Args:
-    method: the method.
-    network: the network.
-    trained: parameters and method state.
-    tokenizer: the tokenizer.
-    data: settings of the data that the model was trained on.
-    sampler: the sampler.
-    sources: the source texts.
-    candidates: answers per source.
-    seed: seed of the samples.
-    batch_size: sources per call.
-
-  Raises:
-    UserError: the model was trained without sources, or a source is empty or
-      too long. It is raised before anything is sampled.
+  `batch` holds the arrays of `source_row` for B sources, `places` [B] the
+  number of each source; the ids are [B, candidates, L].
   """
-  if data.rows not in ('joined', 'separate'):
-    raise UserError(
-      f'the checkpoint was trained on data.rows={data.rows}, texts without '
-      'sources: train with joined or separate rows to answer'
-    )
-  rows = [
-    source_row(tokenizer, source, data, f'line {number}')
-    for number, source in enumerate(sources, 1)
-  ]
-  if not rows:
-    raise UserError('there is no source to answer')
-  key = stream(jax.random.key(seed), 'answer')
 
   @jax.jit
   def run(trained: Trained, key: Any, batch: Any, places: Array) -> Array:
@@ -126,6 +88,60 @@ def answers(
     ids = generate(model, canvas, key, sampler).ids
     return ids.reshape(len(places), candidates, -1)
 
+  return run
+
+
+def answers(
+  method: Method,
+  network: Network,
+  trained: Trained,
+  tokenizer: Tokenizer,
+  data: DataConfig,
+  sampler: Sampler,
+  sources: Sequence[str],
+  candidates: int = 1,
+  seed: int = 0,
+  batch_size: int = 32,
+  run: Callable[..., Array] | None = None,
+) -> Iterator[list[str]]:
+  """Yields the list of candidates for each source.
+
+  All batches use one compiled function. An encoder runs once per source, for
+  all candidates and steps. With equal seeds, the answers to the n-th source do
+  not depend on the other sources, the number of candidates or the batch size.
+
+  Args:
+    method: the method.
+    network: the network.
+    trained: parameters and method state.
+    tokenizer: the tokenizer.
+    data: settings of the data that the model was trained on.
+    sampler: the sampler.
+    sources: the source texts.
+    candidates: answers per source.
+    seed: seed of the samples.
+    batch_size: sources per call.
+    run: an `answering` of the same arguments to use again, for a caller that
+      answers more than once.
+
+  Raises:
+    UserError: the model was trained without sources, or a source is empty or
+      too long. It is raised before anything is sampled.
+  """
+  if data.rows not in ('joined', 'separate'):
+    raise UserError(
+      f'the checkpoint was trained on data.rows={data.rows}, texts without '
+      'sources: train with joined or separate rows to answer'
+    )
+  rows = [
+    source_row(tokenizer, source, data, f'line {number}')
+    for number, source in enumerate(sources, 1)
+  ]
+  if not rows:
+    raise UserError('there is no source to answer')
+  key = stream(jax.random.key(seed), 'answer')
+
+  run = run or answering(method, network, sampler, candidates)
   for number in range(math.ceil(len(rows) / batch_size)):
     part = rows[number * batch_size : (number + 1) * batch_size]
     # The last batch is filled up, so that it needs no second compilation.

@@ -5,6 +5,7 @@ judge. So a report always holds the name of the judge, the entropy of the
 samples, and both figures for real text.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -33,24 +34,13 @@ def unigram_entropy(ids: np.ndarray) -> np.ndarray:
   return np.asarray(rows)
 
 
-def judged(
-  method: Method,
-  network: Network,
-  trained: Trained,
-  ids: Array | np.ndarray,
-  batch: int = 16,
-) -> np.ndarray:
-  """Returns -log p of each row in nats [B] under an autoregressive judge.
+def judging(
+  method: Method, network: Network
+) -> Callable[[Trained, Array], Array]:
+  """Returns the compiled function (trained, ids [B, L]) -> -log p [B] in nats.
 
   A diffusion model cannot be the judge, because the gap of its bound would be
   part of the score.
-
-  Args:
-    method: method of the judge, which must use the same tokenizer.
-    network: network of the judge.
-    trained: parameters of the judge.
-    ids: [B, L] rows to score.
-    batch: rows per call.
 
   Raises:
     UserError: the judge has no exact likelihood.
@@ -61,7 +51,6 @@ def judged(
       'checkpoint'
     )
 
-  @jax.jit
   def nats(trained: Trained, ids: Array) -> Array:
     ones = jnp.ones_like(ids)
     positions = jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape)
@@ -70,6 +59,23 @@ def judged(
     models = Models(bind(method, network, trained))
     return method.objective(models, jax.random.key(0), whole).nats.sum(-1)
 
+  return jax.jit(nats)
+
+
+def judged(
+  nats: Callable[[Trained, Array], Array],
+  trained: Trained,
+  ids: Array | np.ndarray,
+  batch: int = 16,
+) -> np.ndarray:
+  """Returns -log p of each row in nats [B] under an autoregressive judge.
+
+  Args:
+    nats: of the judge, from `judging`; it must use the same tokenizer.
+    trained: parameters of the judge.
+    ids: [B, L] rows to score.
+    batch: rows per call.
+  """
   rows = jnp.asarray(ids)
   rest = -len(rows) % batch
   filled = jnp.concatenate([rows, jnp.repeat(rows[-1:], rest, 0)])

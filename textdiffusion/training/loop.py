@@ -4,8 +4,8 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator
-from typing import Any
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -31,7 +31,17 @@ from textdiffusion.training.step import jit_train_step
 from textdiffusion.training.watchdog import Watchdog
 from textdiffusion.training.workdir import Run
 
-Evaluate = Callable[[TrainState, int], dict[str, float]]
+
+class Periodic(NamedTuple):
+  """An evaluation that is repeated during training.
+
+  Attributes:
+    every: steps between two evaluations; 0 for the end only.
+    run: maps the state to named figures and a text to print, '' for none.
+  """
+
+  every: int
+  run: Callable[[TrainState], tuple[dict[str, float], str]]
 
 
 def train(
@@ -42,7 +52,7 @@ def train(
   mesh: Mesh,
   workdir: str | None = None,
   run: Run | None = None,
-  evaluate: Evaluate | None = None,
+  evaluations: Sequence[Periodic] = (),
   flops_per_token: float = 0.0,
   profile: Steps | None = None,
   owner: Owner | None = None,
@@ -60,8 +70,7 @@ def train(
     workdir: folder for metrics and checkpoints; None writes nothing.
     run: config, tokenizer and data, saved with every checkpoint; required with
       a workdir.
-    evaluate: maps (state, step) to named figures; called every `eval_every`
-      steps and at the end.
+    evaluations: each runs every so many steps, and at the end.
     flops_per_token: FLOPs of a forward pass per token, for the printed model
       FLOP/s.
     profile: the steps to trace into the workdir.
@@ -150,23 +159,25 @@ def train(
       is_stop = is_stopped() if is_alone else bool(flags['stop'])
       is_last = step == config.steps
       is_end = is_last or is_stop
-      is_eval = evaluate is not None and (
-        is_last or (_is_due(step, config.eval_every) and not is_stop)
-      )
+      due = [
+        one
+        for one in evaluations
+        if is_last or (_is_due(step, one.every) and not is_stop)
+      ]
       is_save = saver is not None and (
         is_end or _is_due(step, config.checkpoint_every)
       )
       if owner is not None and (
-        is_end or is_eval or is_save or _is_due(step, config.log_every)
+        is_end or due or is_save or _is_due(step, config.log_every)
       ):
         _check_owner(owner, saver, run, state, batches)
-      if is_end or is_eval or is_save:
+      if is_end or due or is_save:
         # First, so that the metrics of a step are written before its
         # checkpoint.
         read_pending()
-      if evaluate is not None and is_eval:
+      for evaluation in due:
         with watch.paused():
-          watch.figures(step, evaluate(state, step))
+          watch.figures(step, *evaluation.run(state))
         watchdog.beat(step)
       # While steps are not finite the state does not change, and the last good
       # state is on disk already. Only at the end of a run is it saved all the
@@ -299,12 +310,16 @@ class _Watch:
     if self._log is not None:
       self._log.write(step, values)
 
-  def figures(self, step: int, figures: dict[str, float]) -> None:
-    """Logs and prints the figures of an evaluation."""
+  def figures(
+    self, step: int, figures: dict[str, float], text: str = ''
+  ) -> None:
+    """Logs and prints the figures of an evaluation, and its text below."""
     if self._log is not None:
       self._log.write(step, {f'eval/{k}': v for k, v in figures.items()})
-    text = '  '.join(f'{k} {v:.4f}' for k, v in figures.items())
-    self._bar.print_line(f'step {step}  {text}')
+    shown = '  '.join(f'{k} {v:.4f}' for k, v in figures.items())
+    self._bar.print_line(f'step {step}  {shown}')
+    for line in text.splitlines():
+      self._bar.print_line(f'  {line}')
 
   def stopped(self, step: int) -> None:
     """Prints that the run has stopped, and how to resume it."""

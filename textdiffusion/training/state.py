@@ -29,7 +29,8 @@ class TrainConfig:
       stratum of [0, 1]; `own_jitter` draws its place there for each row,
       `shared_jitter` uses the same place for all rows.
     log_every: steps between two logged rows of metrics.
-    eval_every: steps between two evaluations; 0 evaluates only at the end.
+    eval_every: steps between two evaluations of the held-out likelihood; 0
+      evaluates it only at the end.
     checkpoint_every: steps between two checkpoints; 0 saves only at the end.
     keep: how many checkpoints stay on disk, the newest ones.
     max_bad_steps: the run ends after more non-finite steps in a row than this.

@@ -42,6 +42,7 @@ _FREE = (
   'model.remat',
   'sampler',
   'evaluate.',
+  'evaluators',
   'mesh.',
 )
 # These may change too if the data are the same: the fingerprint is computed
