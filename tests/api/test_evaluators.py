@@ -65,7 +65,15 @@ def test_each_evaluator_has_its_own_steps(measured):
   ]
 
 
-def test_samples_are_those_of_the_averaged_parameters(measured):
+def test_evaluators_see_the_averaged_parameters(measured):
+  """Which `load` returns; those of the last step differ by more."""
+  params = td.load(measured).parts.trained.params
+  size = sum(float((x**2).sum()) for x in jax.tree.leaves(params))
+  found = rows(measured, 'eval/size_of_parameters/size')[4]
+  assert found == pytest.approx(size, rel=1e-6)
+
+
+def test_samples_are_those_of_a_loaded_model(measured):
   """The figures by hand, from samples that are drawn again."""
   made = td.load(measured).parts
   key = stream(jax.random.key(0), 'sample_texts')
