@@ -14,6 +14,7 @@ from tests.latent_paths import (
 from tests.models import FunctionModel, TableEmbedder
 from tests.objectives.test_nelbo import batch_of
 from textdiffusion.core.distributions import Normal
+from textdiffusion.core.numerics import one_hot
 from textdiffusion.core.types import (
   X0,
   Eps,
@@ -78,7 +79,7 @@ class Law:
   def tokens(self, x):
     """log p(w_i | x_start_i) and a constant: [B, L, D] -> [B, L, K]."""
     std = self.marginals.marginal(self.table, 0.0).std
-    is_v = self.ids.T[..., None] == jnp.arange(5)  # [L, N, K]
+    is_v = one_hot(self.ids.T, 5)  # [L, N, K]
     prior = jnp.where(is_v, jnp.exp(self.log_p)[:, None], 0.0).sum(1)
     distance = jnp.square(x[..., None, :] - self.table).sum(-1)
     return jnp.log(prior) - 0.5 * distance / std**2

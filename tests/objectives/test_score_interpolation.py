@@ -15,6 +15,7 @@ from tests.latent_paths import (
 )
 from tests.models import FunctionModel, TableEmbedder, outputs
 from tests.objectives.test_nelbo import batch_of
+from textdiffusion.core.numerics import one_hot
 from textdiffusion.core.types import (
   X0,
   Facts,
@@ -73,7 +74,7 @@ class Law:
     precision = jnp.exp(-jnp.maximum(level.log_1m_alpha[..., 0], -7.0))
     log_q = -0.5 * (distance * precision).sum(-1)
     joint = jax.nn.log_softmax(self.log_p + log_q)  # [B, N]
-    is_v = self.ids.T[..., None] == jnp.arange(SIZE)  # [L, N, K]
+    is_v = one_hot(self.ids.T, SIZE)  # [L, N, K]
     picked = jnp.where(is_v, joint[:, None, :, None], -jnp.inf)
     return Posterior(jax.nn.logsumexp(picked, axis=2))
 
