@@ -146,7 +146,7 @@ def test_the_gradient_of_two_draws_is_that_of_the_enumerated_mean(is_counted):
   def enumerated(power, theta):
     p = process_at(power)
     nats = vector_bound(p, x0, table_of(theta)(z, t), z, t)
-    return weights(p) @ (nats * jnp.array(is_counted)).sum(-1)
+    return weights(p) @ (nats * jnp.array(is_counted)[None]).sum(-1)
 
   np.testing.assert_allclose(weights(process_at(power)).sum(), 1, rtol=1e-12)
   both = lambda f: jax.jit(jax.value_and_grad(f, (0, 1)))
