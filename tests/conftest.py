@@ -20,6 +20,11 @@ os.environ['XLA_FLAGS'] = (
   + ' --xla_cpu_parallel_codegen_split_count=1'
 )
 
+# An implicit change of rank, such as [L] with [L, L], is an error, here and in
+# child processes: `match_ranks` and `[None]` show which axes are meant.
+os.environ['JAX_NUMPY_RANK_PROMOTION'] = 'raise'
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
 # Compiled graphs are many objects that live on: looking through them again and
 # again took 5% of the time.
 gc.set_threshold(20_000, 20, 20)

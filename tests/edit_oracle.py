@@ -140,7 +140,7 @@ def heads(c, law, log_weight, kind):
 
 def look_up(table, x):
   """Heads [S, ...] of rows [B, C]; what is impossible is given any token."""
-  place = (x * STATES ** jnp.arange(x.shape[-1])).sum(-1)
+  place = (x * STATES ** jnp.arange(x.shape[-1])[None]).sum(-1)
   head = jax.tree.map(lambda leaf: leaf[place], table)
 
   def proper(leaf):

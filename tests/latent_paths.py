@@ -28,11 +28,14 @@ def path_nats(clean, grid, signal, variance, estimate, token_nats, key):
     log_p = Normal(mean, jnp.sqrt(jnp.where(moves, var, 1.0))).log_prob(x)
     return jnp.where(moves, log_p, 0.0).sum((-1, -2))
 
+  # Levels of times [L] stand for all rows: [1, L, 1].
+  signal, variance = (lambda t, f=f: f(t)[None] for f in (signal, variance))
+
   def advance(carry, times):
     key, xs, nats = carry
     key, key_noise = jax.random.split(key)
     s, t = times
-    moves = (s < t)[:, None]
+    moves = (s < t)[None, :, None]
     keep = signal(t) / signal(s)
     fresh = variance(t) - keep**2 * variance(s)
     noise = jax.random.normal(key_noise, xs.shape)

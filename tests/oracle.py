@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from textdiffusion.core.numerics import one_hot
 from textdiffusion.core.types import Array, Cavity, Posterior, Time
 from textdiffusion.processes.rank_one import (
   Hybrid,
@@ -69,8 +70,8 @@ class Law:
     likelihood = self.process.likelihood(z, t)  # [L, K]
     each = jnp.take_along_axis(likelihood, self.ids.T, axis=1)  # [L, N]
     others = jnp.eye(self.length)[..., None] if leave_out else 0
-    joint = jnp.where(others, 0.0, each[None]).sum(1) + self.log_p  # [L, N]
-    is_v = self.ids.T[..., None] == jnp.arange(self.process.num_states)
+    joint = jnp.where(others, 0.0, each[None]).sum(1) + self.log_p[None]
+    is_v = one_hot(self.ids.T, self.process.num_states)  # [L, N, K]
     picked = jnp.where(is_v, joint[..., None], -jnp.inf)  # [L, N, K]
     return jax.nn.log_softmax(jax.nn.logsumexp(picked, axis=1))
 
@@ -86,12 +87,13 @@ class Law:
     table = jax.vmap(lambda z: self.cavity(z, t).logits)(
       sequences(base, self.length)
     )
-    place = x * base ** jnp.arange(self.length)[::-1]
+    place = x * base ** jnp.arange(self.length)[None, ::-1]
     return Cavity(table[place.sum(-1)])
 
   def conditional(self, is_given, values) -> np.ndarray:
     """[N] p(. | x_i = values_i where given)."""
-    fits = (~is_given | (self.ids == values)).all(-1)
+    given, values = np.asarray(is_given), np.asarray(values)
+    fits = (~given | (np.asarray(self.ids) == values)).all(-1)
     p = np.where(fits, np.exp(self.log_p), 0.0)
     return p / p.sum()
 
@@ -144,9 +146,9 @@ def law_of_chain(
 
   prior = process.prior()
   each = jax.vmap(lambda x: prior.log_prob(x))(states)
-  start = jnp.exp(jnp.where(is_given, 0.0, each).sum(-1))
+  start = jnp.exp(jnp.where(is_given[None], 0.0, each).sum(-1))
   if given is not None:
-    start *= (~is_given | (states == given)).all(-1)
+    start *= (~is_given[None] | (states == given[None])).all(-1)
   grid = jnp.asarray(grid)
   steps = len(grid) - 1 if steps is None else steps
   return jax.lax.fori_loop(0, steps, advance, start)
@@ -159,9 +161,10 @@ def total_variation(law: Law, chain: Array, given=None) -> float:
 
 def distance(law: Law, chain: Array, given=None) -> Array:
   """`total_variation` that can be traced."""
-  base = law.process.num_states ** jnp.arange(law.length)[::-1]
+  base = law.process.num_states ** jnp.arange(law.length)[None, ::-1]
   p = jnp.exp(law.log_p)
   if given is not None:
+    given = given[None]
     p = jnp.where(((given < 0) | (law.ids == given)).all(-1), p, 0.0)
   exact = jnp.zeros_like(chain).at[(law.ids * base).sum(-1)].set(p / p.sum())
   return 0.5 * jnp.abs(chain - exact).sum()

@@ -13,6 +13,7 @@ from tests.models import FunctionModel, FunctionNetwork, TableEmbedder
 from tests.oracle import PROCESSES, Law
 from tests.training import tiny, toy
 from textdiffusion.core.keys import row_keys
+from textdiffusion.core.numerics import one_hot
 from textdiffusion.core.types import (
   X0,
   Batch,
@@ -242,7 +243,7 @@ class Oracle(FunctionNetwork):
     fits = (ids[:, own] == x[None]) | law.process.is_mask(x)[None]  # [N, B, k]
     barred = (allowed[None, None] & ~fits[:, :, None]).any(-1)  # [N, B, q]
     log_p = jnp.where(barred, -jnp.inf, law.log_p[:, None, None])
-    is_y = ids[:, own, None] == jnp.arange(law.process.num_states)
+    is_y = one_hot(ids[:, own], law.process.num_states)
     logits = jnp.where(is_y, log_p[..., None], -jnp.inf)
     return jax.nn.logsumexp(logits, axis=0), cache
 

@@ -21,6 +21,7 @@ from textdiffusion.api.showcase import (
 )
 from textdiffusion.api.text_model import TextModel
 from textdiffusion.config import Config
+from textdiffusion.core.numerics import one_hot
 from textdiffusion.core.types import Cavity
 from textdiffusion.data.pipeline import DataConfig, open_data
 from textdiffusion.data.tokenizers import TokenizerConfig
@@ -65,10 +66,10 @@ def knows(tokenizer, text, length):
 
   def apply(params, x, t, view):
     # After a source and its end, if there is one, the text begins.
-    is_end = (x == vocab.eos_id) & (jnp.arange(length) < 3)
+    is_end = (x == vocab.eos_id) & (jnp.arange(length) < 3)[None]
     start = jnp.where(is_end.any(-1), is_end.argmax(-1) + 1, 0)[:, None]
-    place = jnp.clip(jnp.arange(x.shape[1]) - start, 0, length - 1)
-    is_token = jnp.asarray(ids)[place][..., None] == jnp.arange(vocab.size)
+    place = jnp.clip(jnp.arange(x.shape[1])[None] - start, 0, length - 1)
+    is_token = one_hot(jnp.asarray(ids)[place], vocab.size)
     return jnp.where(is_token, params, 0.0)
 
   return FunctionNetwork(apply, lambda key: 20.0, own=Traits(vocab.size))

@@ -19,11 +19,13 @@ from textdiffusion.core.numerics import (
   log_add,
   log_gap,
   log_one_hot,
+  match_ranks,
   one_minus_exp,
   poisson_kl,
   pytree,
   static,
 )
+from textdiffusion.processes import rank_one
 from textdiffusion.schedules import noise
 
 KEY = jax.random.key(0)
@@ -80,6 +82,34 @@ def test_gradients_are_finite_where_a_probability_is_zero(f):
   x = jnp.array([-INF, -1.0, -1e-3])
   grad = jax.grad(lambda x: jnp.where(jnp.isfinite(y := f(x)), y, 0).sum())(x)
   assert jnp.isfinite(grad).all()
+
+
+def test_match_ranks_only_adds_leading_axes():
+  x = jnp.arange(6.0).reshape(2, 3)
+  level = noise.Linear()(jnp.array([0.1, 0.4, 0.7]))
+  number, matched, same = match_ranks(0.5, level, x[None, None])
+  assert number.shape == (1, 1, 1, 1)
+  assert number.weak_type  # as a Python number
+  assert type(matched) is noise.NoiseLevel
+  for old, new in zip(level, matched):
+    assert new.shape == (1, 1, 3, 1)
+    np.testing.assert_array_equal(new[0, 0], old)
+  np.testing.assert_array_equal(same, x[None, None])
+  assert match_ranks(jnp.int8(1), True)[0].dtype == jnp.int8
+  with pytest.raises(ValueError, match='rank_promotion'):
+    x + x[0]
+
+
+def test_a_lower_rank_is_as_repeated_rows():
+  """Leading axes of times, logits and tokens broadcast in both directions."""
+  process = rank_one.mixture(5, 4, noise.Linear(), 0.3)
+  z, t = jnp.array([[0, 3, 4], [1, 4, 2]]), jnp.array([0.3, 0.6, 0.9])
+  rows = jnp.broadcast_to(t, z.shape)
+  for f in (process.likelihood, process.rate, process.log_noise):
+    np.testing.assert_array_equal(f(z, t), f(z, rows))
+    np.testing.assert_array_equal(f(z[0], rows), f(z[:1].repeat(2, 0), rows))
+  both = process.column(z, 0.2, t), process.column(z, rows * 0 + 0.2, rows)
+  np.testing.assert_array_equal(*both)
 
 
 def test_log_one_hot():

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 from tests.models import FunctionNetwork
+from textdiffusion.core.numerics import one_hot
 from textdiffusion.core.types import (
   Cavity,
   UserError,
@@ -27,14 +28,14 @@ METHOD = MDLM().build(TOKENIZER.vocab)._replace(head=RawHead(Cavity))
 
 def surely(ids):
   """Logits of these tokens and no others."""
-  is_token = ids[..., None] == jnp.arange(TOKENIZER.vocab.size)
+  is_token = one_hot(ids, TOKENIZER.vocab.size)
   return jnp.where(is_token, 0.0, -jnp.inf)
 
 
 def repeats_after_itself(params, x, t, view):
   """Joined rows: the source up to and with its end, again and again."""
   length = (x == TOKENIZER.vocab.eos_id).argmax(-1)[:, None] + 1
-  place = jnp.arange(x.shape[1]) % length
+  place = jnp.arange(x.shape[1])[None] % length
   return surely(jnp.take_along_axis(x, place, 1))
 
 

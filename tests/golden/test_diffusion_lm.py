@@ -229,7 +229,7 @@ def _reverse_steps(g, p, s, t, head):
   make = {'START_X': X0, 'EPSILON': Eps}[head]
   x0 = to_x0(p, make(g['model_output']), x, t).value
   table = jnp.asarray(g['emb'])
-  distance = jnp.square(x0[..., None, :] - table).sum(-1)
+  distance = jnp.square(x0[..., None, :] - table[None, None]).sum(-1)
   nearest = table[distance.argmin(-1)]
   variances = clipped(p, t, size)
   for match in g.find(f'({head}_.*)_mean'):
@@ -370,6 +370,8 @@ def test_seqdiffuseq():
 def _model(g, make, process):
   """The network that always says the recorded output."""
   table, bias = jnp.asarray(g['emb']), jnp.asarray(g['lm_bias'])
-  embedder = TableEmbedder(table, lambda x, table: x @ table.T + bias)
+  embedder = TableEmbedder(
+    table, lambda x, table: x @ table.T + bias[None, None]
+  )
   says = lambda x, t: make(jnp.asarray(g['model_output']))
   return FunctionModel(says, process, Facts(embedder=embedder)), embedder

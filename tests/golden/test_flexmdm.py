@@ -67,7 +67,7 @@ def test_loss(pair):
   assert not is_gap[:, -1].any() and not gaps[:, -1].any()
   close(missing, gaps[:, :-1])
   size = (x != pad_id).sum(-1, keepdims=True)
-  close(jnp.arange(x.shape[-1] + 1) <= size, is_gap)
+  close(jnp.arange(x.shape[-1] + 1)[None] <= size, is_gap)
 
   t = 1 - when
   specials = jnp.isin(

@@ -42,7 +42,7 @@ def initial(method):
 
 def chain_probs(process, law, grid):
   chain = np.asarray(law_of_chain(process, law.posterior, 2, grid))
-  return chain[(law.ids * jnp.array([4, 1])).sum(-1)]
+  return chain[(law.ids * jnp.array([[4, 1]])).sum(-1)]
 
 
 def test_powers_have_a_gradient_beside_visible_tokens():

@@ -63,7 +63,8 @@ def test_rounding_undoes_embedding(rounding):
   np.testing.assert_array_equal(embedder.logits(x).argmax(-1), ids)
   if rounding == 'distance':
     away = x + 3.0
-    gap = jnp.linalg.norm(away[..., None, :] - params['embedding'], axis=-1)
+    table = params['embedding'][None, None]
+    gap = jnp.linalg.norm(away[..., None, :] - table, axis=-1)
     logits = embedder.logits(away)
     np.testing.assert_allclose(logits, -gap, rtol=1e-4, atol=1e-4)
 

@@ -147,15 +147,15 @@ def test_method_parameters_beside_a_network_over_features():
   assert set(params) == {'network', 'method'}
   mean = network.method_params(params)['mean']
   x = jax.random.normal(KEY, (ROWS, LENGTH, 4))
-  plain = outputs(inner, params['network'], x + mean)
-  close(outputs(network, params, x), plain - mean)
+  plain = outputs(inner, params['network'], x + mean[None, None])
+  close(outputs(network, params, x), plain - mean[None, None])
   outside = network.embedder(params)
   inside = inner.embedder(params['network'])
-  close(outside.embed(IDS), inside.embed(IDS) - mean)
-  close(outside.table, inside.table - mean)
-  close(outside.logits(x), inside.logits(x + mean))
+  close(outside.embed(IDS), inside.embed(IDS) - mean[None, None])
+  close(outside.table, inside.table - mean[None])
+  close(outside.logits(x), inside.logits(x + mean[None, None]))
   logits = jax.random.normal(KEY, (ROWS, LENGTH, STATES))
-  close(outside.expected(logits), inside.expected(logits) - mean)
+  close(outside.expected(logits), inside.expected(logits) - mean[None, None])
 
 
 STRUCTURES = [Full(), Causal(), BlockCausal(2), CleanNoisy(2, 4)]
@@ -272,7 +272,7 @@ def test_caches_of_a_network_without_direction():
     ).head.logits
   )
   starts = jnp.asarray([0, 2, 4, 4])[:, None]
-  places = starts + jnp.arange(2)
+  places = starts + jnp.arange(2)[None]
   block = jnp.take_along_axis(IDS, places, 1)
   everywhere = row >= 0
   dual = at(places, block, everywhere)

@@ -145,7 +145,8 @@ def test_layer_norm_by_hand():
   x = 3 + 2 * jax.random.normal(jax.random.key(0), (1, 2, 8))
   params = {'params': {'scale': jnp.arange(8.0)}}
   want = (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)
-  close(LayerNorm().apply(params, x), want * jnp.arange(8.0), atol=1e-4)
+  want *= jnp.arange(8.0)[None, None]
+  close(LayerNorm().apply(params, x), want, atol=1e-4)
 
 
 def test_a_time_size_without_adaln_is_refused():
@@ -318,7 +319,7 @@ def test_splash_kernel_equals_plain_attention(structure):
   )
   visible = structure.dense(128)
   segments = jnp.repeat(jnp.array([[1, 2]]), 64, axis=1)
-  mask = (segments[:, :, None] == segments[:, None])[:, None] & visible
+  mask = (segments[:, :, None] == segments[:, None])[:, None] & visible[None]
   close(
     splash(q, k, v, segments, structure, interpret=True),
     attend(q, k, v, mask),

@@ -6,6 +6,7 @@ import pytest
 
 from tests.models import student
 from tests.oracle import PROCESSES, Law
+from textdiffusion.core.numerics import one_hot
 from textdiffusion.core.types import (
   Batch,
   Causal,
@@ -22,8 +23,8 @@ def causal(law, shifted):
   fits = jnp.cumprod(
     jnp.pad(fits, ((0, 0), (0, 0), (1, 0)), constant_values=1), -1
   )
-  weights = fits * jnp.exp(law.log_p)[:, None]
-  is_v = law.ids[..., None] == jnp.arange(law.process.num_states)
+  weights = fits * jnp.exp(law.log_p)[None, :, None]
+  is_v = one_hot(law.ids, law.process.num_states)
   return Causal(jnp.log(jnp.einsum('bnl,nlk->blk', weights, is_v)))
 
 

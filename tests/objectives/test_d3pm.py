@@ -12,6 +12,7 @@ from scipy.special import log_softmax as scipy_log_softmax
 from tests.models import student
 from tests.oracle import Law
 from textdiffusion.core.keys import row_keys
+from textdiffusion.core.numerics import one_hot
 from textdiffusion.core.types import (
   Batch,
   Causal,
@@ -30,6 +31,7 @@ from textdiffusion.objectives.nelbo import (
   rank_one_step,
   step_bound,
 )
+from textdiffusion.processes.bridge import without_mask
 from textdiffusion.processes.rank_one import absorbing, uniform
 from textdiffusion.schedules.betas import InverseTime, LeftToRight, from_betas
 from textdiffusion.schedules.noise import Linear
@@ -210,11 +212,13 @@ def test_autoregression_is_d3pm_that_masks_from_the_right(kind):
 
   def conditional(z):
     """p(x_i | x_0 ... x_{i-1}) of every i, masks unknown: [L] -> [L, K]."""
-    before = jnp.arange(length)[:, None] > jnp.arange(length)
-    is_free = ~before | process.is_mask(z)
-    fits = (is_free | (law.ids[:, None] == z)).all(-1)  # [N, L]
+    before = jnp.arange(length)[:, None] > jnp.arange(length)[None]
+    is_free = ~before | process.is_mask(z)[None]
+    fits = (is_free[None] | (law.ids[:, None] == z[None, None])).all(
+      -1
+    )  # [N, L]
     joint = jnp.where(fits, law.log_p[:, None], -jnp.inf)
-    is_v = law.ids[..., None] == jnp.arange(4)
+    is_v = one_hot(law.ids, 4)
     each = jnp.where(is_v, joint[..., None], -jnp.inf)
     return jax.nn.log_softmax(jax.nn.logsumexp(each, axis=0))
 
@@ -256,7 +260,7 @@ def test_bert_is_d3pm_of_one_step():
   @jax.jit
   def of_masks():
     z = masked.corrupt(jax.random.key(1), jnp.asarray(x0), 1.0)
-    clean = jnp.where(jnp.arange(6) == 5, -jnp.inf, logits)
+    clean = without_mask(5, logits)
     nats = step_bound(masked, x0, Cavity(logits), z, 0.0, 1.0)
     return z, nats, cross_entropy(clean, jnp.asarray(x0))
 

@@ -125,7 +125,7 @@ def test_positions_are_absorbed_as_noise_grows():
   # Neighbours are absorbed independently.
   pairs = (is_absorbed - chance)[:, 1:] * (is_absorbed - chance)[:, :-1]
   assert abs(pairs.mean()) < 4.5 * pairs.std() / pairs.size**0.5
-  given = jnp.arange(5) < 2
+  given = jnp.arange(5)[None] < 2
   noisy, _ = made(table, absorb=1.0, noisy_source=True)
   noisy(model, KEY, batch._replace(is_given=given | (batch.ids < 0)))
   assert (seen[1][0][:, :2] != 0).all() and (seen[1][0][:, 2:] == 0).any()

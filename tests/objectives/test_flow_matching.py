@@ -108,7 +108,7 @@ def test_each_bound_bounds_the_law_of_its_own_sampler(name):
     return possible(process, mixed, z, t)
 
   grid = jnp.sin(jnp.pi / 2 * grids.uniform(300)) ** 2
-  place = (law.ids * size ** jnp.arange(2)[::-1]).sum(-1)
+  place = (law.ids * size ** jnp.arange(2)[None, ::-1]).sum(-1)
   for bound, transition in ((flow_bound, flow(process)), (rate_bound, None)):
     chain = jax.jit(
       lambda t, f=transition: law_of_chain(process, head_of, 2, t, f)

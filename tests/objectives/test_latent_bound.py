@@ -14,6 +14,7 @@ from tests.latent_paths import (
 from tests.models import FunctionModel, TableEmbedder
 from tests.objectives.test_nelbo import batch_of
 from textdiffusion.core.distributions import Normal
+from textdiffusion.core.numerics import one_hot
 from textdiffusion.core.types import (
   X0,
   Eps,
@@ -55,7 +56,7 @@ class Law:
     clean = self.table[self.ids]
     q = self.marginals.marginal(clean, t[:, None])  # [B, N, L, D]
     log_q = Normal(q.mean, q.std).log_prob(x[:, None]).sum((-1, -2))
-    weights = jax.nn.softmax(self.log_p + log_q)
+    weights = jax.nn.softmax(self.log_p[None] + log_q)
     return jnp.einsum('bn,nld->bld', weights, self.table[self.ids])
 
   def model(self, kind=X0):
@@ -78,10 +79,10 @@ class Law:
   def tokens(self, x):
     """log p(w_i | x_start_i) and a constant: [B, L, D] -> [B, L, K]."""
     std = self.marginals.marginal(self.table, 0.0).std
-    is_v = self.ids.T[..., None] == jnp.arange(5)  # [L, N, K]
+    is_v = one_hot(self.ids.T, 5)  # [L, N, K]
     prior = jnp.where(is_v, jnp.exp(self.log_p)[:, None], 0.0).sum(1)
-    distance = jnp.square(x[..., None, :] - self.table).sum(-1)
-    return jnp.log(prior) - 0.5 * distance / std**2
+    distance = jnp.square(x[..., None, :] - self.table[None, None]).sum(-1)
+    return jnp.log(prior)[None] - 0.5 * distance / std[0, 0] ** 2
 
 
 def rows_of(law, num):
@@ -126,7 +127,7 @@ def test_the_terms_are_those_of_whole_paths(multi_level):
   law = Law(bound, process, length=3 if multi_level else 2)
   _, terms = repeated(law, 20_000, 20)
   length = law.ids.shape[1]
-  grid = jnp.linspace(0.0, 1.0, 11)[:, None] * jnp.ones(length)
+  grid = jnp.linspace(0.0, 1.0, 11)[:, None] * jnp.ones((1, length))
   if multi_level:
     index = jnp.arange(num_fine_steps(length, 10) + 1)
     grid = fine_walk(index, length, 10)
@@ -188,7 +189,7 @@ def test_posteriors_are_bayes_rule():
   """q(x_s | x_t, w) of `start` and `spread` against x_s, x_t drawn jointly by
   way of x_start: least squares of 400,000 draws, 5 standard errors."""
   p = bound_of(20)[1]
-  bound, clean = Marginals(p, 20), jnp.asarray([0.7])
+  bound, clean = Marginals(p, 20), jnp.asarray([[0.7]])
   num = 400_000
   keys = jax.random.split(KEY, 3)
   one = lambda key: jax.random.normal(key, (num, 1))
@@ -199,7 +200,7 @@ def test_posteriors_are_bayes_rule():
     start = first.mean + first.std * one(keys[0])
     xs = p.marginal(start, s)
     xs = xs.mean + xs.std * one(keys[1])
-    keep = jnp.exp(p.schedule(t).log_alpha - p.schedule(s).log_alpha)
+    keep = jnp.exp(p.schedule(t).log_alpha - p.schedule(s).log_alpha)[0]
     xt = jnp.sqrt(keep) * xs + jnp.sqrt(1 - keep) * one(keys[2])
     mean = p.bridge(X0(bound.start(clean, xt, t)), xt, s, t).mean
     std = bound.spread(xt, s, t)

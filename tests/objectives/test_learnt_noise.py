@@ -122,7 +122,7 @@ def test_the_gradient_of_two_draws_is_that_of_the_enumerated_mean(is_counted):
   is not counted (padding) is not seen by the network either."""
   x0, t = jnp.array([0, 2]), 0.4
   states = sequences(3, 2)
-  z = states[((states == 1) | (states == x0)).all(-1)]
+  z = states[((states == 1) | (states == x0[None])).all(-1)]
   one, two = (jnp.asarray(x) for x in np.mgrid[:4, :4].reshape(2, -1))
   theta = jax.random.normal(KEY, (3, 3, 2, 3))
   if not is_counted[1]:
@@ -146,7 +146,7 @@ def test_the_gradient_of_two_draws_is_that_of_the_enumerated_mean(is_counted):
   def enumerated(power, theta):
     p = process_at(power)
     nats = vector_bound(p, x0, table_of(theta)(z, t), z, t)
-    return weights(p) @ (nats * jnp.array(is_counted)).sum(-1)
+    return weights(p) @ (nats * jnp.array(is_counted)[None]).sum(-1)
 
   np.testing.assert_allclose(weights(process_at(power)).sum(), 1, rtol=1e-12)
   both = lambda f: jax.jit(jax.value_and_grad(f, (0, 1)))
@@ -172,7 +172,9 @@ def mutual_information(law, t):
   log_q = lambda x: law.process.marginal(x, t).log_prob(sequences(4, 2)).sum(-1)
   q = jnp.exp(jax.vmap(log_q)(law.ids))
   joint = jnp.exp(law.log_p)[:, None] * q
-  return jnp.where(joint > 0, joint * jnp.log(q / joint.sum(0)), 0.0).sum()
+  return jnp.where(
+    joint > 0, joint * jnp.log(q / joint.sum(0)[None]), 0.0
+  ).sum()
 
 
 def test_the_objective_has_the_value_of_the_bound():

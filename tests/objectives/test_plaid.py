@@ -91,7 +91,7 @@ def test_the_terms_are_information_and_what_is_left():
     x = q.mean[row] + std * jax.random.normal(keys[1], std.shape)
     log_q = Normal(q.mean, q.std).log_prob(x[:, None]).sum((-1, -2))  # [B, N]
     own = jnp.take_along_axis(log_q, row[:, None], axis=1)[:, 0]
-    information = own - jax.nn.logsumexp(log_q + law.log_p, axis=1)
+    information = own - jax.nn.logsumexp(log_q + law.log_p[None], axis=1)
     log_p = jax.nn.log_softmax(law.denoise(x, 0.0).logits)
     ids = law.ids[row][..., None]
     return information, -jnp.take_along_axis(log_p, ids, -1).sum((-1, -2))

@@ -32,7 +32,7 @@ def value_and_grads(step, p, x0, head, z, s, t):
   terms, pull = jax.vjp(
     lambda logits: step(p, x0, Cavity(logits), z, s, t), head.logits
   )
-  each = jnp.eye(3)[..., None, None] * jnp.ones(z.shape)
+  each = jnp.eye(3)[..., None, None] * jnp.ones((1, 1, *z.shape))
   (grads,) = jax.vmap(pull)(Step(*each.swapaxes(0, 1)))
   return terms, grads
 

@@ -15,6 +15,7 @@ from tests.latent_paths import (
 )
 from tests.models import FunctionModel, TableEmbedder, outputs
 from tests.objectives.test_nelbo import batch_of
+from textdiffusion.core.numerics import one_hot
 from textdiffusion.core.types import (
   X0,
   Facts,
@@ -67,19 +68,20 @@ class Law:
   def denoise(self, x, t):
     """log p(w_i | x_t), [B, L, K]; times may differ from place to place."""
     level = self.process.schedule(jnp.broadcast_to(t, x.shape[:-1])[:, None])
-    mean = jnp.exp(0.5 * level.log_alpha) * self.table[self.ids]
+    mean = jnp.exp(0.5 * level.log_alpha) * self.table[self.ids][None]
     distance = jnp.square(x[:, None] - mean).sum(-1)  # [B, N, L]
     # What is clean was drawn, and need not be an embedding to the bit.
     precision = jnp.exp(-jnp.maximum(level.log_1m_alpha[..., 0], -7.0))
     log_q = -0.5 * (distance * precision).sum(-1)
-    joint = jax.nn.log_softmax(self.log_p + log_q)  # [B, N]
-    is_v = self.ids.T[..., None] == jnp.arange(SIZE)  # [L, N, K]
-    picked = jnp.where(is_v, joint[:, None, :, None], -jnp.inf)
+    joint = jax.nn.log_softmax(self.log_p[None] + log_q)  # [B, N]
+    is_v = one_hot(self.ids.T, SIZE)  # [L, N, K]
+    picked = jnp.where(is_v[None], joint[:, None, :, None], -jnp.inf)
     return Posterior(jax.nn.logsumexp(picked, axis=2))
 
   @property
   def embedder(self):
-    read = lambda x, table: x @ table.T - 0.5 * jnp.square(table).sum(-1)
+    half = lambda table: 0.5 * jnp.square(table).sum(-1)[None, None]
+    read = lambda x, table: x @ table.T - half(table)
     return TableEmbedder(self.table, read)
 
   def model(self, denoise=None):
@@ -127,7 +129,7 @@ def test_the_terms_are_those_of_whole_paths():
   bound = InterpolationBound(10)
   _, terms = repeated_means(bound, law.models(), law, 20_000, 20, KEY)
   level = law.process.schedule
-  grid = jnp.linspace(0.1, 1.0, 10)[:, None] * jnp.ones(2)
+  grid = jnp.linspace(0.1, 1.0, 10)[:, None] * jnp.ones((1, 2))
 
   def draw(key):
     keys = jax.random.split(key)
@@ -161,10 +163,10 @@ def test_the_mean_embedding_is_the_denoiser():
 
   @jax.jit
   def estimates():
-    level = p.schedule(0.6)
+    level = jax.tree.map(jnp.squeeze, p.schedule(0.6))
     mean = jnp.exp(0.5 * level.log_alpha) * law.table[law.ids]
-    distance = jnp.square(x[:, None] - mean).sum((-1, -2))
-    log_q = law.log_p - 0.5 * distance * jnp.exp(-level.log_1m_alpha)
+    distance = jnp.square(x[:, None] - mean[None]).sum((-1, -2))
+    log_q = law.log_p[None] - 0.5 * distance * jnp.exp(-level.log_1m_alpha)
     want = jnp.einsum('bn,nld->bld', jax.nn.softmax(log_q), law.table[law.ids])
     heads = law.denoise(x, t), X0(x)
     return want, *(estimate_of(p, law.embedder, h, x, t).value for h in heads)

@@ -16,6 +16,7 @@ import pytest
 import textdiffusion.objectives
 from tests.spy import SIZE, Spy
 from textdiffusion.core.keys import row_keys
+from textdiffusion.core.numerics import one_hot
 from textdiffusion.core.types import (
   X0,
   Batch,
@@ -79,7 +80,7 @@ DUO = Duo(largest=0).build(VOCAB).objective
 
 def log_score(process, raw, x, t):
   del process, t
-  return LogScore(jnp.where(x[..., None] == jnp.arange(STATES), 0.0, raw))
+  return LogScore(jnp.where(one_hot(x, STATES), 0.0, raw))
 
 
 def edits(process, raw, x, t):

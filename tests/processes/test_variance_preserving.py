@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import chi2
 
 from tests.models import FunctionModel, TableEmbedder
+from textdiffusion.core.numerics import match_ranks
 from textdiffusion.core.types import (
   X0,
   Cavity,
@@ -49,10 +50,11 @@ class Embedded:
   def posterior(self, p, x, t):
     """[B, L, D] -> log p(n | x_t), [B, N]."""
     level = p.schedule(t)
-    mean = jnp.exp(0.5 * level.log_alpha) * self.x0
+    x0, level = match_ranks(self.x0[None], level)  # [B, N, L, D]
+    mean = jnp.exp(0.5 * level.log_alpha) * x0
     distance = jnp.square(x[:, None] - mean).sum((-1, -2))
-    log_q = -0.5 * distance * jnp.exp(-level.log_1m_alpha[..., 0])
-    return jax.nn.log_softmax(self.log_p + log_q)
+    log_q = -0.5 * distance * jnp.exp(-level.log_1m_alpha[..., 0, 0])
+    return jax.nn.log_softmax(self.log_p[None] + log_q)
 
   def denoise(self, p, x, t):
     """E(x0 | x_t), [B, L, D]."""
@@ -101,6 +103,7 @@ def test_bridge_is_bayes_rule(name, s, t):
     return
   now, then = p.schedule(s), p.schedule(t)
   keep = jnp.exp(then.log_alpha - now.log_alpha)
+  keep = keep[None]
   forward = type(p.prior())(jnp.sqrt(keep) * xs, jnp.sqrt(1 - keep))
   left = p.bridge(X0(x0), xt, s, t).log_prob(xs)
   left += p.marginal(x0, t).log_prob(xt)
@@ -210,7 +213,7 @@ def test_the_second_order_solver_is_of_second_order():
   model = FunctionModel(denoise, p, Facts(embedder=table))
   samplers = {'ddim': DDIM(), 'solver': DPMSolver()}
   x = jax.random.normal(KEY, (50, 2, 4))
-  exact = x * jnp.sqrt(spread(s) / spread(t))
+  exact = x * jnp.sqrt(spread(s) / spread(t))[0]
 
   def error(name, steps):
     sampler, grid = samplers[name], jnp.linspace(t, s, steps + 1)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from textdiffusion.core.numerics import one_hot
 from textdiffusion.core.types import Cavity
 from textdiffusion.model import Model, RawHead, Trained, bind
 from textdiffusion.nn.network import (
@@ -111,10 +112,10 @@ class LawNetwork(Network):
       tokens = keys[..., 0, 0]
       where = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     law, ids = self.law, self.law.ids
-    fits = (ids[:, where] == tokens) | law.process.is_mask(tokens)  # [N, B, k]
+    fits = (ids[:, where] == tokens[None]) | law.process.is_mask(tokens)[None]
     is_barred = (allowed[None] & ~fits[:, :, None]).any(-1)  # [N, B, q]
     log_p = jnp.where(is_barred, -jnp.inf, law.log_p[:, None, None])
-    is_token = ids[:, places, None] == jnp.arange(law.process.num_states)
+    is_token = one_hot(ids[:, places], law.process.num_states)
     logits = jnp.where(is_token, log_p[..., None], -jnp.inf)
     return jax.nn.logsumexp(logits, axis=0), cache
 

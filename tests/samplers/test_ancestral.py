@@ -214,7 +214,7 @@ def test_guided_greed_needs_no_mass_in_common():
     def reverse(self, x, s, t, by=None):
       a, b = (
         by(Cavity(h), x, s, t).log_probs
-        for h in (0 * x[..., None] + LEFT, 0 * x[..., None] + RIGHT)
+        for h in (0 * x[..., None] + h[None, None] for h in (LEFT, RIGHT))
       )
       return Categorical(2 * a - b)
 

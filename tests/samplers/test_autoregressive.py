@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures('quick_compile')
 LENGTH, BOS, EOS = 12, 3, 4
 PROMPTS = jnp.asarray([0, 2, 3, 7])
 IDS = jax.random.randint(KEY, (4, LENGTH), 0, 7)
-CANVAS = Canvas(IDS, jnp.arange(LENGTH) < PROMPTS[:, None])
+CANVAS = Canvas(IDS, jnp.arange(LENGTH)[None] < PROMPTS[:, None])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class PrefixNetwork(LawNetwork):
     tokens = cache.k[0][..., 0, 0]
     hidden = []
     for j in range(x.shape[1]):
-      is_before = jnp.arange(tokens.shape[1]) < places[:, j : j + 1]
+      is_before = jnp.arange(tokens.shape[1])[None] < places[:, j : j + 1]
       masked = jnp.where(is_before, tokens, mask)
       logits = self.law.denoise(masked, 0.5).logits
       at = jnp.minimum(places[:, j], tokens.shape[1] - 1)
@@ -141,7 +141,7 @@ def test_draws_do_not_depend_on_other_prompts():
   model = even_model(jnp.log(jnp.array([0.3, 0.3, 0.2, 0.2, 0.0, 0.0])))
 
   def first_row(*lengths):
-    is_given = jnp.arange(16) < jnp.array(lengths)[:, None]
+    is_given = jnp.arange(16)[None] < jnp.array(lengths)[:, None]
     canvas = Canvas(jnp.zeros((len(lengths), 16), int), is_given)
     return np.asarray(run(model, canvas, LeftToRight(bos_id=BOS)).ids[0])
 

@@ -36,7 +36,7 @@ ROWS, LENGTH, SIZE = 4, 12, 3
 MASKS = absorbing(8, 7, Linear())
 PROMPTS = jnp.asarray([0, 2, 3, 7])
 IDS = jax.random.randint(KEY, (ROWS, LENGTH), 0, 7)
-CANVAS = Canvas(IDS, jnp.arange(LENGTH) < PROMPTS[:, None])
+CANVAS = Canvas(IDS, jnp.arange(LENGTH)[None] < PROMPTS[:, None])
 NETWORK = Transformer(
   TransformerConfig(num_layers=2, d_model=16, num_heads=2, d_ff=32), 8
 )
@@ -126,7 +126,9 @@ def test_blocks_follow_the_law(cache):
   rows = 8_000
   law = Law(absorbing(3, 1, Linear()), 4)
   values, size = jnp.asarray([2, 0, 0, 0]), jnp.arange(rows) % 2
-  canvas = Canvas(jnp.tile(values, (rows, 1)), jnp.arange(4) < size[:, None])
+  canvas = Canvas(
+    jnp.tile(values, (rows, 1)), jnp.arange(4)[None] < size[:, None]
+  )
   model = attending(law, BlockCausal(2))
   sampler = Blocks(2, Propose('entropy', Filter()), cache=cache)
   samples = run(model, canvas, sampler)

@@ -291,7 +291,7 @@ def test_draws_follow_the_law_of_the_chain(name, place):
       process, law.posterior, 2, grids.cosine(5), flow(process, GENTLE), given
     )
   )
-  index = law.ids * process.num_states ** jnp.arange(2)[::-1]
+  index = law.ids * process.num_states ** jnp.arange(2)[None, ::-1]
   assert_follows(law, samples.ids, probs[index.sum(-1)])
 
 

@@ -50,7 +50,8 @@ class Embedder:
     return TABLE[ids]
 
   def logits(self, features):
-    return 2 * features @ TABLE.T - jnp.square(TABLE).sum(-1)
+    lengths = jnp.square(TABLE).sum(-1)[None, None]
+    return 2 * features @ TABLE.T - lengths
 
   def expected(self, logits):
     return jax.nn.softmax(logits) @ TABLE
@@ -154,7 +155,7 @@ def test_clamping_takes_the_nearest_embedding(table):
   """Of every step, of late ones, of none; near embeddings clamping ends at
   them to the bit. Without a table it is the most probable token's."""
   x = jax.random.normal(KEY, (5, 7, 4))
-  distance = jnp.square(x[..., None, :] - TABLE).sum(-1)
+  distance = jnp.square(x[..., None, :] - TABLE[None, None]).sum(-1)
   np.testing.assert_array_equal(nearest(TABLE, x), distance.argmin(-1))
   np.testing.assert_array_equal(
     nearest(TABLE, TABLE[nearest(TABLE, x)]), nearest(TABLE, x)

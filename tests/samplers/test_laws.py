@@ -42,7 +42,7 @@ def test_samples_follow_the_law_of_their_chain(name):
   process = PROCESSES[name](3)
   law = Law(process, 2)
   chain = np.asarray(law_of_chain(process, law.cavity, 2, grids.cosine(6)))
-  place = law.ids * process.num_states ** jnp.arange(2)[::-1]
+  place = law.ids * process.num_states ** jnp.arange(2)[None, ::-1]
   probs = chain[place.sum(-1)]
   np.testing.assert_allclose(probs.sum(), 1, atol=1e-9)
   samples = run(exact(law), canvas_of(20_000, None, None), Ancestral(6))

@@ -75,7 +75,7 @@ def test_more_than_admissible_does_not():
 @pytest.mark.parametrize('s, t', TIMES)
 def test_remasking_is_psi(kind, s, t):
   """sigma = (1 - kappa) (1 - alpha_s), wherever such a kappa exists."""
-  noise = jnp.exp(MASKED.schedule(s).log_1m_alpha)
+  noise = jnp.exp(MASKED.schedule(s).log_1m_alpha[0])
   plain = amount(MASKED, Remask(kind=kind, eta=0.3))
   sigma = lambda s, t: jnp.minimum(plain(s, t), noise)
   head = Cavity(jax.random.normal(KEY, (4, 4)))

@@ -10,6 +10,7 @@ import pytest
 from tests.oracle import PROCESSES, Law, law_of_chain, total_variation
 from tests.samplers.models import HeadModel, run
 from textdiffusion.core.distributions import Categorical
+from textdiffusion.core.numerics import one_hot
 from textdiffusion.core.types import LogScore
 from textdiffusion.objectives.score_entropy import LogScoreHead
 from textdiffusion.processes.bridge import to_log_score
@@ -71,7 +72,7 @@ def euler(process):
   """The first-order step of the rates R s, for comparison."""
 
   def transition(head, xt, s, t):
-    is_own = xt[..., None] == jnp.arange(process.num_states)
+    is_own = one_hot(xt, process.num_states)
     jumps = (t - s) * process.rate(xt, t) * jnp.exp(head.value)
     jumps = jnp.where(is_own, 0.0, jumps)
     stay = jnp.maximum(1 - jumps.sum(-1, keepdims=True), 0.0)

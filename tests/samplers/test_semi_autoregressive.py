@@ -36,7 +36,9 @@ def test_blocks_follow_the_law(prompts):
   row, and no more of them than the shortest one needs."""
   rows, values = 20_000, jnp.asarray([1, 0, 0])
   size = jnp.asarray(prompts)[jnp.arange(rows) % len(prompts)]
-  canvas = Canvas(jnp.tile(values, (rows, 1)), jnp.arange(3) < size[:, None])
+  canvas = Canvas(
+    jnp.tile(values, (rows, 1)), jnp.arange(3)[None] < size[:, None]
+  )
   sampler = SemiAutoregressive(2, FirstHitting())  # no bias of steps
   model = attending(LAW)
   samples = run(model, canvas, sampler)

@@ -11,6 +11,7 @@ import pytest
 import textdiffusion.samplers
 from tests.samplers.models import KEY, HeadModel
 from tests.samplers.test_latent import Embedder, Facts
+from textdiffusion.core.numerics import one_hot
 from textdiffusion.core.types import (
   X0,
   Causal,
@@ -70,7 +71,7 @@ EDIT = EditPath(Linear(), STATES, PAD, MASK)
 
 
 def log_score(raw, x, t):
-  return LogScore(jnp.where(x[..., None] == jnp.arange(STATES), 0.0, raw))
+  return LogScore(jnp.where(one_hot(x, STATES), 0.0, raw))
 
 
 def edits(raw, x, t):

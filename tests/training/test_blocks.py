@@ -86,7 +86,7 @@ def test_the_bound_is_the_entropy():
 def test_blocks_begin_anywhere_between_prompt_and_padding():
   """Of 6,000 rows with a prompt of 1 and 7 tokens of 8: 6 starts, 1,000 +- 29
   each, within 5 standard errors."""
-  rows, places = 6_000, jnp.arange(LENGTH)
+  rows, places = 6_000, jnp.arange(LENGTH)[None]
   ids = jnp.zeros((rows, LENGTH), jnp.int32)
   batch = Batch(
     ids,
@@ -126,7 +126,7 @@ def test_a_block_sees_what_is_before_it():
     return jnp.where(part.is_counted, nats, 0)
 
   ids = rows_of()['ids']
-  places, start = jnp.arange(LENGTH), jnp.arange(ROWS)[:, None]
+  places, start = jnp.arange(LENGTH)[None], jnp.arange(ROWS)[:, None]
   first = loss(ids)
   assert ((first > 0) == ((places >= start) & (places < start + 3))).all()
   after = loss(jnp.where(places >= start + 3, 7 - ids, ids))

@@ -6,7 +6,7 @@ visible as inf. All functions have finite gradients where an input is -inf.
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, TypeVar, TypeVarTuple, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from textdiffusion.core.types import Array, Key
 
 T = TypeVar('T')
+Ts = TypeVarTuple('Ts')
 
 
 def static(**kwargs: Any) -> Any:
@@ -57,9 +58,33 @@ def pytree(cls: type[T]) -> type[T]:
   return frozen
 
 
+def match_ranks(*trees: *Ts) -> tuple[*Ts]:
+  """Adds leading axes of length 1 to arrays, up to the highest rank of all.
+
+  So that a time broadcasts against tokens, and a vector over states against
+  [L, K]. Tests make an implicit change of rank an error, because it hides
+  mistakes: [L] with [L, L].
+
+  Args:
+    trees: arrays or numbers, or trees of them such as a noise level.
+
+  Returns:
+    The same trees; numbers become arrays.
+  """
+  rank = max(jnp.ndim(x) for x in jax.tree.leaves(trees))
+  expand = lambda x: jnp.expand_dims(x, tuple(range(rank - jnp.ndim(x))))
+  return jax.tree.map(expand, trees)
+
+
+def one_hot(ids: Array, num_states: int) -> Array:
+  """Returns [L, K], True at the id, for ids [L]. XLA fuses it into its use."""
+  ids, states = match_ranks(ids[..., None], jnp.arange(num_states))
+  return ids == states
+
+
 def log_one_hot(ids: Array, num_states: int) -> Array:
   """Returns [L, K] with 0 at the id and -inf elsewhere, for ids [L]."""
-  return jnp.where(ids[..., None] == jnp.arange(num_states), 0.0, -jnp.inf)
+  return jnp.where(one_hot(ids, num_states), 0.0, -jnp.inf)
 
 
 def one_minus_exp(x: Array) -> Array:
@@ -208,8 +233,9 @@ def largest_normals(
   Returns:
     [*shape, count] values.
   """
-  left = size - jnp.arange(count)
-  log_u = -jnp.cumsum(fine_exponential(key, (*shape, count)) / left, axis=-1)
+  spacing = fine_exponential(key, (*shape, count))
+  spacing, left = match_ranks(spacing, size - jnp.arange(count))
+  log_u = -jnp.cumsum(spacing / left, axis=-1)
   return -jax.scipy.special.ndtri(-jnp.expm1(log_u))
 
 

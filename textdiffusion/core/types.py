@@ -239,7 +239,7 @@ class Batch(NamedTuple):
         no token attends to those after the block.
       size: number of tokens in the block.
     """
-    offset = jnp.arange(self.ids.shape[1]) - start[:, None]
+    offset = jnp.arange(self.ids.shape[1])[None] - start[:, None]
     is_before = offset < 0
     given = is_before if self.is_given is None else self.is_given | is_before
     segments = jnp.where(offset < size, self.segments, 0)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
+from textdiffusion.core.numerics import match_ranks
 from textdiffusion.core.types import Array, Edits, Time, UserError, Vocab, X
 from textdiffusion.core.validation import check_fields
 from textdiffusion.methods.flexmdm import require_ends
@@ -72,7 +73,7 @@ def edits(process: Any, raw: Array, x: X, t: Time) -> Edits:
   Returns:
     The head. A rate is exp(output) * (1 - alpha), as in `flexmdm.growth`.
   """
-  log_noise = process.schedule(t).log_1m_alpha
+  raw, log_noise = match_ranks(raw, process.schedule(t).log_1m_alpha)
   rates, logits = raw[..., :3] + log_noise, raw[..., 3:]
   insert, substitute = jnp.split(logits, 2, axis=-1)
   return Edits(rates[..., 0], rates[..., 1], rates[..., 2], insert, substitute)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
+from textdiffusion.core.numerics import match_ranks
 from textdiffusion.core.types import (
   Array,
   Growth,
@@ -80,8 +81,8 @@ def growth(process: Any, raw: Array, x: X, t: Time) -> Growth:
     probability that a token is missing, so the loss is finite near t = 0
     whatever the output.
   """
-  log_noise = process.insert(t).log_1m_alpha[..., 0]
-  return Growth(raw[..., :-1], raw[..., -1] + log_noise)
+  raw, log_noise = match_ranks(raw, process.insert(t).log_1m_alpha)
+  return Growth(raw[..., :-1], raw[..., -1] + log_noise[..., 0])
 
 
 def require_ends(name: str, schedule: Schedule, noise_at_1: bool) -> None:

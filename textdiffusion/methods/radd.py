@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 
+from textdiffusion.core.numerics import match_ranks
 from textdiffusion.core.types import (
   Array,
   Cavity,
@@ -44,6 +45,7 @@ def dce_bound(p: RankOne, x0: Array, head: Any, z: Array, t: Time) -> Array:
     z: [L] noisy tokens.
     t: time.
   """
+  x0, z, t = match_ranks(x0, z, t)
   level = p.schedule(t)
   weight = level.rate * jnp.exp(-level.log_1m_alpha)
   extra = weight * (level.log_1m_alpha - level.log_alpha)

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from textdiffusion.core.numerics import by_parts, pytree, static
+from textdiffusion.core.numerics import by_parts, match_ranks, pytree, static
 from textdiffusion.core.types import Array, Features, PyTree
 from textdiffusion.nn import layout
 from textdiffusion.nn.layers import Dense
@@ -87,23 +87,32 @@ class FeatureEmbedder:
 
   @property
   def table(self) -> Array:
-    return self._raw() - self.origin
+    return self._from_origin(self._raw())
 
   def embed(self, ids: Array) -> Array:
-    return jnp.take(self._raw(), ids, axis=0) - self.origin
+    return self._from_origin(jnp.take(self._raw(), ids, axis=0))
 
   def logits(self, features: Array) -> Array:
-    rows, bias = self._raw(), self.params['rounding_bias']
-    x = features + self.origin
+    rows = self._raw()
+    x, origin, bias = match_ranks(
+      features, self.origin, self.params['rounding_bias']
+    )
+    x = x + origin
     product = x @ rows.T
     if self.features.rounding == 'dot':
       return product + bias
     square = jnp.square(x).sum(-1, keepdims=True) - 2 * product
-    square = jnp.maximum(square + jnp.square(rows).sum(-1), 1e-12)
+    square, length = match_ranks(square, jnp.square(rows).sum(-1))
+    square = jnp.maximum(square + length, 1e-12)
     return bias - jnp.sqrt(square)
 
   def expected(self, logits: Array) -> Array:
-    return _expected(self._raw(), logits) - self.origin
+    return self._from_origin(_expected(self._raw(), logits))
+
+  def _from_origin(self, x: Array) -> Array:
+    """Returns [..., D] vectors relative to the origin."""
+    x, origin = match_ranks(x, self.origin)
+    return x - origin
 
   def _raw(self) -> Array:
     """Returns the [K, D] embeddings, normalised as set in `features`."""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from textdiffusion.core.keys import stream
-from textdiffusion.core.numerics import pytree, static
+from textdiffusion.core.numerics import match_ranks, pytree, static
 from textdiffusion.core.types import (
   Array,
   Embedder,
@@ -71,10 +71,12 @@ class Centred(Wrapper):
   def hidden(
     self, params: PyTree, x: X, t: Time, view: View, cache: PyTree = None
   ) -> tuple[Any, PyTree]:
-    return super().hidden(params, x + self._mean(params), t, view, cache)
+    x, mean = match_ranks(x, self._mean(params))
+    return super().hidden(params, x + mean, t, view, cache)
 
   def read(self, params: PyTree, hidden: Any) -> Array:
-    return super().read(params, hidden) - self._mean(params)
+    x0, mean = match_ranks(super().read(params, hidden), self._mean(params))
+    return x0 - mean
 
   def embedder(self, params: PyTree) -> Embedder | None:
     inner: Any = super().embedder(params)

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from textdiffusion.core.keys import row_keys
-from textdiffusion.core.numerics import poisson_kl
+from textdiffusion.core.numerics import match_ranks, poisson_kl
 from textdiffusion.core.types import (
   Array,
   Batch,
@@ -91,7 +91,8 @@ def cross_entropy(
   """
   states = jnp.arange(logits.shape[-1])
   is_special = jnp.isin(states, jnp.asarray(special_ids))
-  logits = jnp.where(is_special, -jnp.inf, logits)
+  no_token, logits = match_ranks(is_special, logits)
+  logits = jnp.where(no_token, -jnp.inf, logits)
   # Special ids are not tokens of the text, and their nats are never counted.
   safe = next(i for i in range(len(special_ids) + 1) if i not in special_ids)
   tokens = jnp.where(is_special[tokens], safe, tokens)
@@ -139,6 +140,7 @@ def growth_terms(
     raise TypeError(
       f'masked insertion takes a Growth head, not {type(head).__name__}'
     )
+  x0, z, t = match_ranks(x0, z, t)
   x, place = pack(z, p.pad_id)
   is_clean = x0 != p.pad_id
   is_masked = is_clean & (z == p.mask_id)
@@ -173,6 +175,7 @@ def edit_terms(p: EditPath, x0: Array, head: Any, z: Array, t: Time) -> Terms:
     raise TypeError(
       f'an edit path takes an Edits head, not {type(head).__name__}'
     )
+  x0, z, t = match_ranks(x0, z, t)
   x, place = pack(z, p.pad_id)
   is_clean, is_there = x0 != p.pad_id, z != p.pad_id
   is_missing = is_clean & ~is_there
@@ -192,7 +195,8 @@ def edit_terms(p: EditPath, x0: Array, head: Any, z: Array, t: Time) -> Terms:
   substitute = _pending(here(head.log_substitute), is_replaced)
   substitute += jnp.where(is_replaced, what, 0.0)
   # All inserted tokens are next to each other, after those of the source.
-  is_inserted = is_clean & (jnp.arange(x0.shape[-1]) >= p.source_length)
+  position, is_clean = match_ranks(jnp.arange(x0.shape[-1]), is_clean)
+  is_inserted = is_clean & (position >= p.source_length)
   return {
     'insert': rate * insert,
     'delete': rate * jnp.where(is_there, delete, 0.0),

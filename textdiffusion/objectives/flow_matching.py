@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from textdiffusion.core.keys import row_keys, stream
-from textdiffusion.core.numerics import poisson_kl
+from textdiffusion.core.numerics import match_ranks, one_hot, poisson_kl
 from textdiffusion.core.types import Array, Batch, Key, Time, UserError
 from textdiffusion.model import token_losses
 from textdiffusion.objectives.base import Estimand, Loss, Models
@@ -44,11 +44,11 @@ def flow_bound(p: RankOne, x0: Array, head: Any, z: Array, t: Time) -> Array:
   Returns:
     [L] nats per unit of t.
   """
+  x0, z, t = match_ranks(x0, z, t)
   level, log_p = p.schedule(t), _log_posterior(p, head, z, t)
   weight = (level.rate * jnp.exp(-level.log_1m_alpha))[..., 0]
   x0 = _clean(p, x0)
-  states = jnp.arange(p.num_states)
-  is_end = (states == z[..., None]) | (states == x0[..., None])
+  is_end = one_hot(z, p.num_states) | one_hot(x0, p.num_states)
   elsewhere = jnp.where(is_end, 0.0, jnp.exp(log_p)).sum(-1)
   chosen = jnp.take_along_axis(log_p, x0[..., None], axis=-1)[..., 0]
   has_moved = z != x0

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from textdiffusion.core.distributions import Categorical, Normal
 from textdiffusion.core.keys import row_keys
+from textdiffusion.core.numerics import match_ranks
 from textdiffusion.core.types import X0, Array, Batch, Key, Time
 from textdiffusion.objectives.base import Estimand, Loss, Models
 from textdiffusion.objectives.end_to_end import (
@@ -118,7 +119,7 @@ class Marginals:
   def marginal(self, clean: Array, t: Time) -> Normal:
     """Returns q(x_t | w) for embeddings [L, D], with x_start integrated out."""
     mean = self.process.marginal(clean, t).mean
-    return Normal(mean, jnp.sqrt(self._variance(t)))
+    return Normal(*match_ranks(mean, jnp.sqrt(self._variance(t))))
 
   def start(self, clean: Array, xt: Array, t: Time) -> Array:
     """Returns E(x_start | x_t, w): [L, D].
@@ -130,7 +131,10 @@ class Marginals:
     """
     mean = self.process.marginal(clean, t).mean
     signal = jnp.exp(0.5 * self.process.schedule(t).log_alpha)
-    pull = signal * self._first() / self._variance(t)
+    clean, xt, mean, signal, first, variance = match_ranks(
+      clean, xt, mean, signal, self._first(), self._variance(t)
+    )
+    pull = signal * first / variance
     return clean + pull * (xt - mean)
 
   def spread(self, xt: Array, s: Time, t: Time) -> Array:
@@ -147,7 +151,10 @@ class Marginals:
       X0(jnp.ones_like(xt)), jnp.zeros_like(xt), s, t
     )
     left = jnp.exp(self.process.schedule(t).log_1m_alpha)
-    start_variance = self._first() * left / self._variance(t)
+    bridge, left, first, variance = match_ranks(
+      bridge, left, self._first(), self._variance(t)
+    )
+    start_variance = first * left / variance
     return jnp.sqrt(bridge.std**2 + bridge.mean**2 * start_variance)
 
   def _first(self) -> Array:
@@ -156,7 +163,5 @@ class Marginals:
 
   def _variance(self, t: Time) -> Array:
     """Returns v_t, [..., 1]."""
-    level = self.process.schedule(t)
-    return (
-      jnp.exp(level.log_1m_alpha) + jnp.exp(level.log_alpha) * self._first()
-    )
+    level, first = match_ranks(self.process.schedule(t), self._first())
+    return jnp.exp(level.log_1m_alpha) + jnp.exp(level.log_alpha) * first

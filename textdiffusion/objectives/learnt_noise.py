@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from textdiffusion.core.keys import row_keys
+from textdiffusion.core.numerics import match_ranks
 from textdiffusion.core.types import (
   Array,
   Batch,
@@ -23,6 +24,7 @@ from textdiffusion.core.types import (
 )
 from textdiffusion.model import Model, token_losses
 from textdiffusion.objectives.base import Estimand, Loss, Models
+from textdiffusion.processes.bridge import without_mask
 from textdiffusion.processes.vector import VectorAbsorbing
 from textdiffusion.schedules.times import continuous
 
@@ -54,15 +56,15 @@ def vector_bound(
     raise TypeError(
       f'vector_bound takes Cavity or Posterior heads, not {type(head).__name__}'
     )
+  x0, z, t = match_ranks(x0, z, t)
   logits = head.logits
   if isinstance(head, Cavity):
     logits = logits + p.schedule(t).log_1m_alpha
   is_masked = p.is_mask(z)
-  is_mask_state = p.is_mask(jnp.arange(p.num_states))
   # At visible tokens a head may have logits of -inf. They have no loss, and
   # zeros there keep the gradient finite.
   logits = jnp.where(is_masked[..., None], logits, 0.0)
-  logits = jnp.where(is_mask_state, -jnp.inf, logits)
+  logits = without_mask(p.mask_id, logits)
   # A mask among the clean tokens is padding: it has no likelihood and is never
   # counted, so any token may replace it.
   safe_x0 = jnp.where(is_masked & ~p.is_mask(x0), x0, (p.mask_id == 0) * 1)

@@ -13,9 +13,12 @@ from textdiffusion.core.numerics import (
   exp_gap,
   log_add,
   log_gap,
+  match_ranks,
+  one_hot,
   one_minus_exp,
 )
 from textdiffusion.core.types import Array, Time
+from textdiffusion.processes.bridge import without_mask
 from textdiffusion.processes.rank_one import RankOne
 
 # The largest log of signal over noise, or of noise over signal, that is used. A
@@ -39,6 +42,7 @@ def compare_marginals(
     KL(q_t(. | x0) || q_t(. | xhat)) / alpha_t, log rho with rho =
     q_t(z | x0) / q_t(z | xhat), log xhat(x0) and log xhat(z): [L] each.
   """
+  x0, z, t = match_ranks(x0, z, t)
   token = jnp.full((), 1 if p.mask_id == 0 else 0)
   # A mask among the clean tokens is padding, which is never counted.
   x0 = jnp.where(p.is_mask(x0), token, x0)
@@ -93,7 +97,7 @@ def _token_terms_forward(
   mask_id: int | None, logits: Array, x: Array, z: Array, log_r: Array
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
   """Returns the outputs of `_token_terms`, and the values to store."""
-  tokens = _without(mask_id, logits)
+  tokens = without_mask(mask_id, logits)
   total = jax.nn.logsumexp(tokens, axis=-1)
   at = lambda ids: (
     jnp.take_along_axis(logits, ids[..., None], axis=-1)[..., 0] - total
@@ -101,7 +105,7 @@ def _token_terms_forward(
   log_x = at(x)
   log_z = at(z) if mask_id is None else jnp.where(z == mask_id, -jnp.inf, at(z))
   u = jnp.exp(tokens + (log_r - total)[..., None])
-  spread = jnp.where(_is(x, logits), 0.0, log_gap(u)).sum(-1)
+  spread = jnp.where(one_hot(x, logits.shape[-1]), 0.0, log_gap(u)).sum(-1)
   return (log_x, log_z, spread), (logits, total, x, z, log_r)
 
 
@@ -111,7 +115,7 @@ def _token_terms_backward(
   """Returns the gradients of logits and log_r; ids have none."""
   logits, total, x, z, log_r = kept
   grad_x, grad_z, grad_spread = (c[..., None] for c in cotangents)
-  tokens, is_x = _without(mask_id, logits), _is(x, logits)
+  tokens, is_x = without_mask(mask_id, logits), one_hot(x, logits.shape[-1])
   u = jnp.exp(tokens + (log_r - total)[..., None])
   xhat = u * jnp.exp(-log_r)[..., None]
   # d spread / d log xhat_y = u^2 / (1 + u), whose sum over y is d spread /
@@ -121,22 +125,9 @@ def _token_terms_backward(
   if mask_id is not None:
     grad_z = jnp.where(z[..., None] == mask_id, 0.0, grad_z)
   grad = grad_spread * slope + jnp.where(is_x, grad_x, 0.0)
-  grad += jnp.where(_is(z, logits), grad_z, 0.0)
+  grad += jnp.where(one_hot(z, logits.shape[-1]), grad_z, 0.0)
   grad -= xhat * (grad_spread * slopes[..., None] + grad_x + grad_z)
   return grad, None, None, cotangents[2] * slopes
 
 
 _token_terms.defvjp(_token_terms_forward, _token_terms_backward)
-
-
-def _is(ids: Array, logits: Array) -> Array:
-  """Returns [L, K], True at the id. XLA fuses it, so it is never stored."""
-  return ids[..., None] == jnp.arange(logits.shape[-1])
-
-
-def _without(mask_id: int | None, logits: Array) -> Array:
-  """Returns the logits with -inf at the mask."""
-  if mask_id is None:
-    return logits
-  is_mask = jnp.arange(logits.shape[-1]) == mask_id
-  return jnp.where(is_mask, -jnp.inf, logits)

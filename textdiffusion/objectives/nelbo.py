@@ -17,6 +17,7 @@ from textdiffusion.core.numerics import (
   exp_gap,
   log_add,
   log_gap,
+  match_ranks,
   poisson_kl,
 )
 from textdiffusion.core.types import (
@@ -31,7 +32,11 @@ from textdiffusion.core.types import (
 from textdiffusion.model import token_losses
 from textdiffusion.objectives.base import Estimand, Loss, Models
 from textdiffusion.objectives.marginals import MAX_LOG_RATIO, compare_marginals
-from textdiffusion.processes.bridge import to_cavity, to_log_score
+from textdiffusion.processes.bridge import (
+  to_cavity,
+  to_log_score,
+  without_mask,
+)
 from textdiffusion.processes.rank_one import RankOne
 from textdiffusion.schedules.noise import log_transition
 from textdiffusion.schedules.times import continuous, discrete
@@ -57,6 +62,7 @@ def rate_bound(p: RankOne, x0: Array, head: Any, z: Array, t: Time) -> Array:
   Returns:
     [L] nats per unit of t.
   """
+  x0, z, t = match_ranks(x0, z, t)
   rate = p.rate(z, t)
   exact = to_log_score(p, p.clean(x0), z, t).value
   model = to_log_score(p, head, z, t).value
@@ -89,11 +95,11 @@ def masked_bound(p: RankOne, x0: Array, head: Any, z: Array, t: Time) -> Array:
     raise TypeError(
       f'masked_bound takes Cavity or Posterior heads, not {type(head).__name__}'
     )
+  x0, z, t = match_ranks(x0, z, t)
   is_masked = p.is_mask(z)
   level = p.schedule(t)
   weight = (level.rate * jnp.exp(-level.log_1m_alpha))[..., 0]
-  is_mask_state = p.is_mask(jnp.arange(p.num_states))
-  logits = jnp.where(is_mask_state, -jnp.inf, head.logits)
+  logits = without_mask(p.mask_id, head.logits)
   # A mask among the clean tokens is padding: it has no likelihood and is never
   # counted. At a visible token a posterior may have a logit of -inf for x0.
   token = jnp.where(p.is_mask(x0), (p.mask_id == 0) * 1, x0)
@@ -140,6 +146,7 @@ def bound_weight(p: RankOne, x0: Array, z: Array, t: Time) -> Array:
   Returns:
     [L] weights of `rank_one_divergence`.
   """
+  x0, z, t = match_ranks(x0, z, t)
   flow = p.flow(z, t)[..., 0]
   log_q = p.log_noise(z, t)[..., 0]
   signal = p.schedule(t).log_alpha[..., 0]
@@ -177,6 +184,7 @@ def rank_one_divergence(
   Returns:
     [L] nats.
   """
+  x0, z, t = match_ranks(x0, z, t)
   logits = to_cavity(p, head, z, t).logits
   kl, log_rho, _, _ = compare_marginals(p, x0, logits, z, t)
   if p.is_absorbing:
@@ -226,6 +234,7 @@ def rank_one_step(
   Returns:
     The bound and the cross-entropies.
   """
+  x0, xt, s, t = match_ranks(x0, xt, s, t)
   logits = to_cavity(p, head, xt, t).logits
   kl, log_rho, log_x, log_z = compare_marginals(p, x0, logits, xt, s)
   now, then = p.schedule(s), p.schedule(t)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from textdiffusion.core.numerics import match_ranks
 from textdiffusion.core.types import Array, Time, UserError
 from textdiffusion.objectives.nelbo import bound_weight, rank_one_divergence
 from textdiffusion.processes.rank_one import Hybrid, RankOne
@@ -55,6 +56,7 @@ class Reweighted:
     Returns:
       [L] weights in [least, most], or 0 where the weight of the bound is 0.
     """
+    x0, z, t = match_ranks(x0, z, t)
     signal = p.schedule(t).log_alpha[..., 0]
     if self.kind == 'clipped':
       exact = bound_weight(p, x0, z, t)
@@ -80,6 +82,7 @@ class Reweighted:
       z: [L] noisy tokens.
       t: time.
     """
+    x0, z, t = match_ranks(x0, z, t)
     nats = rank_one_divergence(p, x0, head, z, t)
     signal = jnp.exp(p.schedule(t).log_alpha[..., 0])
     return self.weight(p, x0, z, t) * signal * nats

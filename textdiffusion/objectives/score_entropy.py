@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from textdiffusion.core.numerics import log_one_hot, poisson_kl
+from textdiffusion.core.numerics import match_ranks, one_hot, poisson_kl
 from textdiffusion.core.types import (
   Array,
   Cavity,
@@ -22,6 +22,7 @@ from textdiffusion.core.types import (
   X,
 )
 from textdiffusion.objectives.nelbo import masked_bound, rate_bound
+from textdiffusion.processes.bridge import without_mask
 from textdiffusion.processes.rank_one import RankOne
 
 
@@ -42,15 +43,15 @@ class LogScoreHead:
   scale_by_sigma: bool
 
   def __call__(self, process: Any, raw: Array, x: X, t: Time) -> LogScore:
-    states = jnp.arange(process.num_states)
-    never_occurs = process.is_mask(states) & (not process.is_absorbing)
+    x, t = match_ranks(x, t)
     if self.scale_by_sigma:
       level = process.schedule(t)
       log_noise = level.log_1m_alpha - level.log_alpha
       shift = log_noise + math.log(max(process.num_states - 1, 1))
       raw = raw - jnp.where(jnp.isfinite(shift), shift, 0.0)
-    value = jnp.where(never_occurs, -jnp.inf, raw)
-    return LogScore(jnp.where(states == x[..., None], 0.0, value))
+    never_occurs = None if process.is_absorbing else process.mask_id
+    value = without_mask(never_occurs, raw)
+    return LogScore(jnp.where(one_hot(x, process.num_states), 0.0, value))
 
 
 def score_entropy(
@@ -78,6 +79,7 @@ def score_entropy(
     raise TypeError(
       f'score_entropy takes LogScore heads, not {type(head).__name__}'
     )
+  x0, z, t = match_ranks(x0, z, t)
   if p.is_absorbing:
     return _absorbing(p, x0, head.value, z, t)
   if p.share is jnp.zeros_like:
@@ -94,8 +96,7 @@ def _absorbing(p: RankOne, x0: Array, value: Array, z: Array, t: Time) -> Array:
   softmax, S = r, and the loss is that of MDLM (RADD, Ou et al. 2024).
   """
   is_masked, level = p.is_mask(z), p.schedule(t)
-  is_token = ~p.is_mask(jnp.arange(p.num_states))
-  total = jax.nn.logsumexp(jnp.where(is_token, value, -jnp.inf), axis=-1)
+  total = jax.nn.logsumexp(without_mask(p.mask_id, value), axis=-1)
   log_r = (level.log_alpha - level.log_1m_alpha)[..., 0]
   error = jnp.where(is_masked, total - log_r, 0.0)
   weight = (level.rate * jnp.exp(-level.log_1m_alpha))[..., 0]
@@ -113,12 +114,10 @@ def _uniform(p: RankOne, x0: Array, value: Array, z: Array, t: Time) -> Array:
   level, rate = p.schedule(t), p.rate(z, t)
   log_noise = level.log_1m_alpha - math.log(p.vocab_size)
   log_rho = log_noise - jnp.logaddexp(level.log_alpha, log_noise)
-  states, is_clean = jnp.arange(p.num_states), (z == x0)[..., None]
-  back = jnp.where(states == x0[..., None], -log_rho, 0.0)
-  log_r = jnp.where(is_clean, log_rho, back)
-  if p.mask_id is not None:
-    log_r = jnp.where(p.is_mask(states), -jnp.inf, log_r)
-  own = log_one_hot(z, p.num_states) == 0
+  back = jnp.where(one_hot(x0, p.num_states), -log_rho, 0.0)
+  log_r = jnp.where((z == x0)[..., None], log_rho, back)
+  log_r = without_mask(p.mask_id, log_r)
+  own = one_hot(z, p.num_states)
   log_s, log_r = jnp.where(own, 0.0, value), jnp.where(own, 0.0, log_r)
   # This is elementwise, so recomputing it in the backward pass is cheaper than
   # storing [L, K].

@@ -7,10 +7,13 @@ from textdiffusion.core.numerics import (
   distinct,
   fine_normal,
   largest_normals,
+  match_ranks,
+  one_hot,
   pytree,
   static,
 )
 from textdiffusion.core.types import Array, Key, Mixture, Time
+from textdiffusion.processes.bridge import without_mask
 from textdiffusion.processes.rank_one import RankOne, uniform
 from textdiffusion.schedules.duality import GaussianArgmax
 
@@ -47,12 +50,13 @@ class Duality:
       noise: [L, K] standard normal draws.
       t: time.
     """
-    gamma = self.schedule.gamma(t)[..., None]
-    states = jnp.arange(self.num_states)
+    gamma, noise, is_x0 = match_ranks(
+      self.schedule.gamma(t)[..., None], noise, one_hot(x0, self.num_states)
+    )
     signal = jnp.sqrt(jax.nn.sigmoid(-gamma))
     w = jnp.sqrt(jax.nn.sigmoid(gamma)) * noise
-    w += jnp.where(x0[..., None] == states, signal, 0.0)
-    return jnp.where(states == self.mask_id, -jnp.inf, w)
+    w += jnp.where(is_x0, signal, 0.0)
+    return without_mask(self.mask_id, w)
 
   def corrupt(
     self, key: Key, x0: Array, t: Time, temperature: Array | float
@@ -91,6 +95,7 @@ class Duality:
     Returns:
       z = argmax(w), [L], and the softmax as a mixture of [L, 1 + k] tokens.
     """
+    x0, t = match_ranks(x0, t)
     others = self.discrete.vocab_size - 1
     key_own, key_order, key_ids = jax.random.split(key, 3)
     gamma = self.schedule.gamma(t)[..., None]

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from textdiffusion.core.numerics import (
   fine_uniform,
   log1m_exp,
+  match_ranks,
   pytree,
   static,
 )
@@ -55,8 +56,9 @@ def has_gap(x: Array, pad_id: int) -> Array:
     x: [L] packed row.
     pad_id: id of padding.
   """
-  size, capacity = lengths(x, pad_id), x.shape[-1]
-  return (jnp.arange(capacity) <= size) & (size < capacity)
+  capacity = x.shape[-1]
+  size, position = match_ranks(lengths(x, pad_id), jnp.arange(capacity))
+  return (position <= size) & (size < capacity)
 
 
 def count_at(place: Array, is_counted: Array) -> Array:
@@ -91,8 +93,9 @@ def log_chance(schedule: Schedule, s: Time, t: Time) -> Array:
     s: end of the step.
     t: start of the step.
   """
+  s, t = match_ranks(jnp.asarray(s), jnp.asarray(t))
   left = schedule(s).log_1m_alpha - schedule(t).log_1m_alpha
-  is_last = jnp.asarray(s)[..., None] <= 0
+  is_last = s[..., None] <= 0
   return log1m_exp(jnp.where(is_last, -jnp.inf, left))[..., 0]
 
 
@@ -137,6 +140,7 @@ class MaskedInsertion:
     Returns:
       [L] blanks, masks and tokens of the text.
     """
+    x0, t = match_ranks(x0, t)
     key_insert, key_unmask = jax.random.split(key)
     log_noise = jnp.log(fine_uniform(key_insert, x0.shape))
     is_missing = log_noise < self.insert(t).log_1m_alpha[..., 0]
@@ -213,6 +217,8 @@ class EditPath:
       [L] tokens and blanks z. Edits are pending where z differs from x0.
     """
     key_source, key_time = jax.random.split(key)
+    source = self.source(key_source, x0.shape[-1])
+    source, x0, t = match_ranks(source, x0, t)
     log_noise = jnp.log(fine_uniform(key_time, x0.shape))
     is_pending = log_noise < self.schedule(t).log_1m_alpha[..., 0]
-    return jnp.where(is_pending, self.source(key_source, x0.shape[-1]), x0)
+    return jnp.where(is_pending, source, x0)

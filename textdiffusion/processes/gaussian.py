@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from textdiffusion.core.distributions import Categorical
-from textdiffusion.core.numerics import log_add, pytree, static
+from textdiffusion.core.numerics import log_add, match_ranks, pytree, static
 from textdiffusion.core.types import Array, Time, UserError
 from textdiffusion.processes.grid import GridProcess, identity
 
@@ -59,6 +59,7 @@ class Gaussian(GridProcess):
 
   def column(self, z: Array, s: Time, t: Time) -> Array:
     """Returns log q_{t|s}(z | y) for every y, [L, K], a symmetric kernel."""
+    z, s, t = match_ranks(z, s, t)
     first, last = self.place(s), self.place(t)
     logits = self._log_kernel(z, self.variances[last] - self.variances[first])
     return identity(z, logits, (first == last) | self.is_mask(z))
@@ -80,8 +81,9 @@ class Gaussian(GridProcess):
     """Returns log q(id | y) over y, [L, K], at a variance [L] or [1]."""
     if self.mask_id is not None:
       ids = ids - (ids > self.mask_id)
-    there = jnp.arange(self.vocab_size)
-    here, variance = ids[..., None], variance[..., None]
+    there, here, variance = match_ranks(
+      jnp.arange(self.vocab_size), ids[..., None], variance[..., None]
+    )
     direct = _log_wrapped(there - here, variance, self.vocab_size)
     mirror = _log_wrapped(there + here + 1, variance, self.vocab_size)
     return self._with_mask(log_add(direct, mirror))
@@ -131,7 +133,8 @@ def _blur(probs: Array, variance: Array) -> Array:
   size = probs.shape[-1]
   even = jnp.concatenate([probs, probs[..., ::-1]], axis=-1)
   waves = jnp.arange(size + 1) * (math.pi / size)
-  damping = jnp.exp(-variance[..., None] * waves**2 / 2)
+  even, waves, variance = match_ranks(even, waves, variance[..., None])
+  damping = jnp.exp(-variance * waves**2 / 2)
   out = jnp.fft.irfft(jnp.fft.rfft(even) * damping, n=2 * size)[..., :size]
   least = jnp.finfo(out.dtype).eps * jax.lax.stop_gradient(out).max(
     -1, keepdims=True

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from textdiffusion.core.distributions import Categorical
-from textdiffusion.core.numerics import log_one_hot
+from textdiffusion.core.numerics import log_one_hot, match_ranks
 from textdiffusion.core.types import Array, Cavity, Time
 from textdiffusion.processes.bridge import TokenProcess
 from textdiffusion.schedules.times import place
@@ -54,4 +54,5 @@ def identity(x0: Array, log_probs: Array, is_clean: Array) -> Array:
   """
   if jnp.issubdtype(x0.dtype, jnp.integer):
     x0 = log_one_hot(x0, log_probs.shape[-1])
-  return jnp.where(is_clean[..., None], x0.astype(log_probs.dtype), log_probs)
+  kept, x0, log_probs = match_ranks(is_clean[..., None], x0, log_probs)
+  return jnp.where(kept, x0.astype(log_probs.dtype), log_probs)

@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from textdiffusion.core.distributions import Categorical
-from textdiffusion.core.numerics import log_one_hot, pytree, static
+from textdiffusion.core.numerics import log_one_hot, match_ranks, pytree, static
 from textdiffusion.core.types import Array, Facts, Key, Time
 from textdiffusion.processes.grid import GridProcess, identity
 
@@ -46,10 +46,14 @@ class MaskLast(GridProcess):
     """Returns q_t(. | x0), [L, K], for ids [L] or clean logits [L, K]."""
     before = self.inner.marginal(x0, self._inner_time(t)).logits
     is_last = self.place(t) == self.num_steps
-    return Categorical(jnp.where(is_last[..., None], self._masks(()), before))
+    is_last, masks, before = match_ranks(
+      is_last[..., None], self._masks(()), before
+    )
+    return Categorical(jnp.where(is_last, masks, before))
 
   def corrupt(self, key: Key, x0: Array, t: Time) -> Array:
     """Draws noisy tokens [L]."""
+    x0, t = match_ranks(x0, t)
     before = self.inner.corrupt(key, x0, self._inner_time(t))
     return jnp.where(self.place(t) == self.num_steps, self.mask_id, before)
 
@@ -58,6 +62,7 @@ class MaskLast(GridProcess):
 
     At t = 1 it is 0 for the mask, whatever y.
     """
+    z, s, t = match_ranks(z, s, t)
     first, last = self.place(s), self.place(t)
     is_mask = self.is_mask(z)
     token = jnp.where(is_mask, (self.mask_id == 0) * 1, z)

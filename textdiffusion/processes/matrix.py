@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from textdiffusion.core.distributions import Categorical
-from textdiffusion.core.numerics import pytree, static
+from textdiffusion.core.numerics import match_ranks, pytree, static
 from textdiffusion.core.types import Array, Time
 from textdiffusion.processes.grid import GridProcess, identity, safe_log
 
@@ -72,9 +72,13 @@ class Matrix(GridProcess):
       kernel = jnp.exp(self.log_kernels[jnp.maximum(last_shared - 1 - j, 0)])
       top = row.max(-1, keepdims=True)
       product = jnp.matmul(jnp.exp(row - top), kernel, precision='highest')
-      return jnp.where((j < gap)[..., None, None], safe_log(product) + top, row)
+      inside, product, row = match_ranks(
+        (j < gap)[..., None, None], safe_log(product) + top, row
+      )
+      return jnp.where(inside, product, row)
 
     row = jax.lax.fori_loop(1, jnp.maximum(gap.max(), 1), back, row)
+    first, last = match_ranks(first, last)
     return identity(z, row, first == last)
 
   def likelihood(self, z: Array, t: Time) -> Array:

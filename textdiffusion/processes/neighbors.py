@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from textdiffusion.core.distributions import Categorical
-from textdiffusion.core.numerics import log_one_hot, pytree, static
+from textdiffusion.core.numerics import log_one_hot, match_ranks, pytree, static
 from textdiffusion.core.types import Array, Facts, Key, Time
 from textdiffusion.processes.grid import GridProcess, identity, safe_log
 
@@ -87,9 +87,9 @@ def nearest(
   def neighbors_of_rows(start: Array) -> Array:
     rows = jnp.minimum(start + jnp.arange(min(chunk, size)), size - 1)
     near = jnp.matmul(table[rows], table.T, precision='highest')
-    is_barred = ids == rows[:, None]
+    is_barred = ids[None] == rows[:, None]
     if mask_id is not None:
-      is_barred |= ids == mask_id
+      is_barred |= ids[None] == mask_id
     return jax.lax.top_k(jnp.where(is_barred, -jnp.inf, near), count)[1]
 
   found = jax.lax.map(neighbors_of_rows, jnp.arange(0, size, chunk))
@@ -176,6 +176,7 @@ class Neighbors(GridProcess):
 
   def column(self, z: Array, s: Time, t: Time) -> Array:
     """Returns log q_{t|s}(z | y) for every y, [L, K], a symmetric kernel."""
+    z, s, t = match_ranks(z, s, t)
     first, last = self.place(s), self.place(t)
     one_hot = log_one_hot(z, self.num_states).astype(self.exponents.dtype)
     span = self.exponents[last] - self.exponents[first]
@@ -250,9 +251,9 @@ def _walk(columns: Array, mean: Array, graph: Graph) -> Array:
   def term(j: Array, both: tuple[Array, Array]) -> tuple[Array, Array]:
     x, total = both
     x = product(x)
-    return x, total + jnp.exp(_log_poisson(j, mean)) * x
+    return x, total + jnp.exp(_log_poisson(j, mean))[None] * x
 
-  first = columns, jnp.exp(-mean) * columns
+  first = columns, jnp.exp(-mean)[None] * columns
   return jax.lax.fori_loop(1, _num_terms(mean).max(), term, first)[1]
 
 

@@ -26,6 +26,7 @@ from textdiffusion.core.numerics import (
   log1m_exp,
   log_add,
   log_one_hot,
+  match_ranks,
   pytree,
   static,
 )
@@ -102,13 +103,13 @@ class RankOne(TokenProcess):
 
     The logit of the mask is ignored.
     """
-    level = self.schedule(t)
-    log_noise = jnp.log(self._noise(jnp.arange(self.num_states), t))
+    level, clean, noise = match_ranks(
+      self.schedule(t),
+      self.clean_log_probs(x0),
+      self._noise(jnp.arange(self.num_states), t),
+    )
     return Categorical(
-      log_add(
-        level.log_alpha + self.clean_log_probs(x0),
-        level.log_1m_alpha + log_noise,
-      )
+      log_add(level.log_alpha + clean, level.log_1m_alpha + jnp.log(noise))
     )
 
   def corrupt(self, key: Key, x0: Array, t: Time) -> Array:
@@ -128,6 +129,7 @@ class RankOne(TokenProcess):
 
   def column(self, z: Array, s: Time, t: Time) -> Array:
     """Returns log q_{t|s}(z | y) for every y: [L, K]."""
+    z, s, t = match_ranks(z, s, t)
     log_keep = log_transition(self.schedule(s), self.schedule(t))
     noise = self.noise_between(z[..., None], s, t)
     return log_add(log_keep + log_one_hot(z, self.num_states), jnp.log(noise))
@@ -137,7 +139,8 @@ class RankOne(TokenProcess):
 
     The states are [L, 1] or [K], the result [L, 1] or [L, K].
     """
-    return jnp.exp(self.schedule(t).log_1m_alpha) * self._noise(states, t)
+    level, pi = match_ranks(self.schedule(t), self._noise(states, t))
+    return jnp.exp(level.log_1m_alpha) * pi
 
   def noise_between(self, states: Array, s: Time, t: Time) -> Array:
     """Returns q_{t|s}(z | y) for z other than y, which depends on z only.
@@ -154,9 +157,13 @@ class RankOne(TokenProcess):
     Returns:
       [L, 1] or [L, K].
     """
-    now, then = self.schedule(s), self.schedule(t)
+    pi_s, pi_t, now, then = match_ranks(
+      self._noise(states, s),
+      self._noise(states, t),
+      self.schedule(s),
+      self.schedule(t),
+    )
     log_keep = log_transition(now, then)
-    pi_s, pi_t = self._noise(states, s), self._noise(states, t)
     drift = jnp.exp(log_keep + now.log_1m_alpha) * (pi_t - pi_s)
     return jnp.exp(log1m_exp(log_keep)) * pi_t + drift
 
@@ -165,6 +172,7 @@ class RankOne(TokenProcess):
 
     Unlike `column(z, 0, t)` it includes the noise at t = 0.
     """
+    z, t = match_ranks(z, t)
     signal = self.schedule(t).log_alpha + log_one_hot(z, self.num_states)
     return log_add(signal, self.log_noise(z, t))
 
@@ -174,11 +182,13 @@ class RankOne(TokenProcess):
     It is the same for all y:
     R_t(z) = b'_t(z) + beta_t b_t(z) = beta_t pi_t(z) + (1 - alpha_t) pi'_t(z).
     """
+    z, t = match_ranks(z, t)
     return self.flow(z, t) * jnp.exp(-self.schedule(t).log_alpha)
 
   def flow(self, z: Array, t: Time) -> Array:
     """Returns alpha_t R_t(z) per unit of t, finite where alpha is 0: [L, 1]."""
-    level, t = self.schedule(t), jnp.asarray(t, float)
+    z, t = match_ranks(z, jnp.asarray(t, float))
+    level = self.schedule(t)
     pi, drift = jax.jvp(
       lambda t: self._noise(z[..., None], t), (t,), (jnp.ones_like(t),)
     )
@@ -188,6 +198,7 @@ class RankOne(TokenProcess):
 
   def log_noise(self, z: Array, t: Time) -> Array:
     """Returns log (1 - alpha_t) pi_t(z), the probability from noise: [L, 1]."""
+    z, t = match_ranks(z, t)
     noise = jnp.log(self._noise(z[..., None], t))
     return self.schedule(t).log_1m_alpha + noise
 
@@ -198,6 +209,7 @@ class RankOne(TokenProcess):
     that no probability is lost to rounding.
     """
     noise = self.noise_at(jnp.arange(self.num_states), t)
+    log_q, noise = match_ranks(log_q, noise)
     signal = jax.nn.softmax(log_q) - noise
     some = signal > 0
     left = jnp.where(some, jnp.log(jnp.where(some, signal, 1.0)), -jnp.inf)
@@ -208,7 +220,8 @@ class RankOne(TokenProcess):
     t = jnp.asarray(t, float)[..., None]
     share = self.share(t)
     rest = 1 - share if self.rest is None else self.rest(t)
-    return jnp.where(self.is_mask(states), share, rest / self.vocab_size)
+    is_mask, share, rest = match_ranks(self.is_mask(states), share, rest)
+    return jnp.where(is_mask, share, rest / self.vocab_size)
 
 
 def absorbing(num_states: int, mask_id: int, schedule: Schedule) -> RankOne:

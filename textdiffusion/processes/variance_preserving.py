@@ -5,7 +5,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 
 from textdiffusion.core.distributions import Normal
-from textdiffusion.core.numerics import log1m_exp, pytree
+from textdiffusion.core.numerics import log1m_exp, match_ranks, pytree
 from textdiffusion.core.types import (
   X0,
   Array,
@@ -43,7 +43,7 @@ class VariancePreserving:
 
   def marginal(self, x0: Array, t: Time) -> Normal:
     """Returns q_t(. | x0) for features [L, D]."""
-    level = self.schedule(t)
+    x0, level = match_ranks(x0, self.schedule(t))
     std = jnp.exp(0.5 * level.log_1m_alpha)
     return Normal(jnp.exp(0.5 * level.log_alpha) * x0, std)
 
@@ -81,7 +81,9 @@ class VariancePreserving:
       variance: 'large' uses the variance 1 - alpha_{t|s} (0 at s = 0), which is
         exact if x0 is normal. 'small' is exact if x0 is a single point.
     """
-    now, then = self.schedule(s), self.schedule(t)
+    head, xt, now, then = match_ranks(
+      head, xt, self.schedule(s), self.schedule(t)
+    )
     log_keep = log_transition(now, then)
     is_clean = jnp.isneginf(then.log_1m_alpha)
     log_ratio = jnp.where(is_clean, 0.0, now.log_1m_alpha - then.log_1m_alpha)
@@ -142,7 +144,7 @@ def to_x0(p: VariancePreserving, head: Any, xt: Array, t: Time) -> X0:
   Raises:
     TypeError: the head is not a feature head.
   """
-  level = p.schedule(t)
+  head, xt, level = match_ranks(head, xt, p.schedule(t))
   signal = jnp.exp(0.5 * level.log_alpha)
   noise = jnp.exp(0.5 * level.log_1m_alpha)
   match head:
@@ -191,8 +193,8 @@ def to_eps(p: VariancePreserving, head: Any, xt: Array, t: Time) -> Eps:
   """
   if isinstance(head, Eps):
     return head
-  level = p.schedule(t)
-  clean = jnp.exp(0.5 * level.log_alpha) * to_x0(p, head, xt, t).value
+  xt, x0, level = match_ranks(xt, to_x0(p, head, xt, t).value, p.schedule(t))
+  clean = jnp.exp(0.5 * level.log_alpha) * x0
   return Eps((xt - clean) * jnp.exp(-0.5 * level.log_1m_alpha))
 
 
@@ -209,7 +211,7 @@ def to_velocity(
   """
   if isinstance(head, Velocity):
     return head
-  level, x0 = p.schedule(t), to_x0(p, head, xt, t).value
+  xt, x0, level = match_ranks(xt, to_x0(p, head, xt, t).value, p.schedule(t))
   signal, noise = (
     jnp.exp(0.5 * log) for log in (level.log_alpha, level.log_1m_alpha)
   )

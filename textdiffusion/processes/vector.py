@@ -18,6 +18,7 @@ from textdiffusion.core.numerics import (
   flip,
   log1m_exp,
   log_one_hot,
+  match_ranks,
   pytree,
   static,
 )
@@ -67,12 +68,9 @@ class VectorAbsorbing(TokenProcess):
 
     The logit of the mask is ignored.
     """
-    level = self.schedule(t)
-    clean = self.clean_log_probs(x0)
+    level, clean = match_ranks(self.schedule(t), self.clean_log_probs(x0))
     masked = _logsumexp(level.log_1m_alpha + clean)
-    return Categorical(
-      jnp.where(self._is_mask_state, masked, level.log_alpha + clean)
-    )
+    return Categorical(self._by_state(masked, level.log_alpha + clean))
 
   def corrupt(self, key: Key, x0: Array, t: Time) -> Array:
     """Draws noisy tokens [L], by one draw per token."""
@@ -90,20 +88,22 @@ class VectorAbsorbing(TokenProcess):
       x0: [L] clean tokens.
       t: time.
     """
-    level = self.schedule.of(x0, t)
+    z, level = match_ranks(z, self.schedule.of(x0, t))
     return jnp.where(self.is_mask(z), level.log_1m_alpha, level.log_alpha)
 
   def column(self, z: Array, s: Time, t: Time) -> Array:
     """Returns log q_{t|s}(z | y) for every y: [L, K]."""
+    z, s, t = match_ranks(z, s, t)
     log_keep = log_transition(self.schedule(s), self.schedule(t))
-    moves = jnp.where(self._is_mask_state, 0.0, log1m_exp(log_keep))
+    moves = self._by_state(0.0, log1m_exp(log_keep))
     stays = log_keep + log_one_hot(z, self.num_states)
     return jnp.where(self.is_mask(z)[..., None], moves, stays)
 
   def likelihood(self, z: Array, t: Time) -> Array:
     """Returns log q_t(z | x) for every clean x: [L, K]."""
+    z, t = match_ranks(z, t)
     level = self.schedule(t)
-    moves = jnp.where(self._is_mask_state, -jnp.inf, level.log_1m_alpha)
+    moves = self._by_state(-jnp.inf, level.log_1m_alpha)
     stays = level.log_alpha + log_one_hot(z, self.num_states)
     return jnp.where(self.is_mask(z)[..., None], moves, stays)
 
@@ -112,13 +112,15 @@ class VectorAbsorbing(TokenProcess):
 
     It is 0 unless z is the mask.
     """
-    moves = self.is_mask(z)[..., None] & ~self._is_mask_state
-    return jnp.where(moves, self.schedule(t).hazard, 0.0)
+    z, t = match_ranks(z, t)
+    moves = self._by_state(0.0, self.schedule(t).hazard)
+    return jnp.where(self.is_mask(z)[..., None], moves, 0.0)
 
   def unmix(self, log_q: Array, t: Time) -> Array:
     """Returns clean logits of a marginal, q / alpha on the tokens: [L, K]."""
-    log_alpha = self.schedule(t).log_alpha
-    some = (log_alpha > -jnp.inf) & ~self._is_mask_state
+    log_alpha = self._by_state(-jnp.inf, self.schedule(t).log_alpha)
+    log_q, log_alpha = match_ranks(log_q, log_alpha)
+    some = log_alpha > -jnp.inf
     ratio = log_q - jnp.where(some, log_alpha, 0.0)
     return jnp.where(some, ratio, -jnp.inf)
 
@@ -129,7 +131,7 @@ class VectorAbsorbing(TokenProcess):
     """
     level, noise = self.schedule.of(x0, 1.0), self.schedule(1.0).log_1m_alpha
     log_size = math.log(self.vocab_size)
-    mean = _logsumexp(self._of_tokens(noise)) - log_size
+    mean = _logsumexp(self._by_state(-jnp.inf, noise))[..., 0] - log_size
     return expect(level.log_alpha, log_size) + expect(
       level.log_1m_alpha, level.log_1m_alpha - mean
     )
@@ -139,17 +141,18 @@ class VectorAbsorbing(TokenProcess):
 
     The decoder p(x0 | mask) ~ 1 - alpha_{t,x0} uses the noise but no context.
     """
+    x0, t = match_ranks(x0, t)
     log_noise = self.schedule.of(x0, t).log_1m_alpha
-    total = _logsumexp(self._of_tokens(self.schedule(t).log_1m_alpha))[..., 0]
+    noise = self._by_state(-jnp.inf, self.schedule(t).log_1m_alpha)
+    total = _logsumexp(noise)[..., 0]
     return expect(log_noise, total - log_noise)
 
-  @property
-  def _is_mask_state(self) -> Array:
-    return self.is_mask(jnp.arange(self.num_states))
-
-  def _of_tokens(self, value: Array) -> Array:
-    """Returns values [..., K] with -inf at the mask."""
-    return jnp.where(self._is_mask_state, -jnp.inf, value)
+  def _by_state(self, mask: Array | float, tokens: Array) -> Array:
+    """Returns [..., K]: one value at the mask, others at the tokens."""
+    is_mask, mask, tokens = match_ranks(
+      self.is_mask(jnp.arange(self.num_states)), mask, tokens
+    )
+    return jnp.where(is_mask, mask, tokens)
 
 
 def _logsumexp(x: Array) -> Array:

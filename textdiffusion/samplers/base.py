@@ -160,7 +160,7 @@ def generate(
     is_done = sampler.is_done(model, carry)
     keys = row_keys(jax.random.fold_in(key_loop, index), rows)
     s, t = (
-      jnp.where(canvas.is_given, 0.0, time)
+      jnp.where(canvas.is_given, 0.0, jnp.atleast_2d(time))
       for time in (grid[index + 1], grid[index])
     )
     after = sampler.step(keys, model, carry, s, t)

@@ -134,7 +134,7 @@ class Blocks(Sampler):
   ) -> BlockState:
     p, last = model.process, t.shape[1] // self.size - 1
     block = jnp.minimum(carry.block, last)
-    places = block[:, None] * self.size + jnp.arange(self.size)
+    places = block[:, None] * self.size + jnp.arange(self.size)[None]
     x, log_prob, is_free = take_at(
       (carry.x, carry.log_prob, carry.is_free), places
     )

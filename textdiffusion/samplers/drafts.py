@@ -61,7 +61,7 @@ def start_draft(ids: Array, is_given: Array, pad_id: int) -> Draft:
 
 def open_gaps(draft: Draft, pad_id: int) -> Array:
   """[B, L] before which positions a token may be inserted."""
-  is_end = jnp.arange(draft.x.shape[-1]) == lengths(draft.x, pad_id)
+  is_end = jnp.arange(draft.x.shape[-1])[None] == lengths(draft.x, pad_id)
   is_shut = draft.is_joined | (is_end & draft.is_ended[:, None])
   return has_gap(draft.x, pad_id) & ~is_shut
 
@@ -149,7 +149,7 @@ def spliced(
   where = jax.vmap(splice)(is_kept, counts)
   move = lambda values, into: jax.vmap(put)(where.moved, values, into)
   first = jnp.where(counts > 0, where.first, capacity)
-  is_text = jnp.arange(capacity) < where.size[:, None]
+  is_text = jnp.arange(capacity)[None] < where.size[:, None]
   fresh = jnp.where(is_text, blank, pad_id).astype(draft.x.dtype)
   fresh = jax.vmap(put)(first, tokens, fresh)
   fresh_log_prob = jnp.zeros_like(draft.log_prob)

@@ -14,7 +14,12 @@ import numpy as np
 from jax.core import Tracer
 
 from textdiffusion.core.distributions import Categorical
-from textdiffusion.core.numerics import fine_uniform, flip, log1m_exp
+from textdiffusion.core.numerics import (
+  fine_uniform,
+  flip,
+  log1m_exp,
+  match_ranks,
+)
 from textdiffusion.core.types import Array, Edits, Growth, Key, UserError
 from textdiffusion.core.validation import check_fields
 from textdiffusion.model import Model
@@ -264,4 +269,5 @@ def _row_times(s: Array, t: Array) -> tuple[Array, Array]:
 def _no_specials(logits: Array, special_ids: tuple[int, ...]) -> Array:
   """[..., K] logits without mass on ids that are no token of a text."""
   is_special = jnp.isin(jnp.arange(logits.shape[-1]), jnp.asarray(special_ids))
+  is_special, logits = match_ranks(is_special, logits)
   return jnp.where(is_special, -jnp.inf, logits)

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from textdiffusion.core.numerics import log_one_hot, match_ranks
 from textdiffusion.core.types import Array, Posterior, Time, Transition
 from textdiffusion.core.validation import check_fields
 from textdiffusion.processes.bridge import TokenProcess, to_cavity, to_posterior
@@ -31,9 +32,7 @@ def filtered(
   """
   # A smaller number is zero to an accelerator, and so would be the divisor.
   if temperature < jnp.finfo(jnp.float32).tiny:
-    best = jnp.argmax(logits, axis=-1, keepdims=True)
-    keep = jnp.arange(logits.shape[-1]) == best
-    return jnp.where(keep, 0.0, -jnp.inf)
+    return log_one_hot(jnp.argmax(logits, axis=-1), logits.shape[-1])
   if temperature < 1:  # a quotient of the largest must not overflow
     best = jnp.max(logits, axis=-1, keepdims=True)
     logits = logits - jnp.where(jnp.isfinite(best), best, 0)
@@ -70,6 +69,7 @@ def filtered_posterior(
   """
   # Probability on tokens that x cannot come from must not count: a filter would
   # cut off the one that a visible x does come from.
+  x, t = match_ranks(x, t)
   is_possible = process.likelihood(x, t) > -jnp.inf
   logits = jnp.where(
     is_possible, to_posterior(process, head, x, t).logits, -jnp.inf

@@ -74,7 +74,7 @@ class FirstHitting(Sampler):
     hidden, _ = model.hidden(carry.x, times)
     hidden, x, at = take_at((hidden, carry.x, times), place[:, None])
     logits = clean_logits(p, model.read(hidden, x, at), x, at)
-    is_here = jnp.arange(t.shape[1]) == place[:, None]
+    is_here = jnp.arange(t.shape[1])[None] == place[:, None]
     return place_tokens(
       key_what,
       carry,

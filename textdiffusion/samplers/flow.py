@@ -22,6 +22,7 @@ from textdiffusion.core.numerics import (
   log1m_exp,
   log_add,
   log_one_hot,
+  match_ranks,
   pytree,
   static,
 )
@@ -119,6 +120,7 @@ def flow(
   rates = _frozen if frozen else _integrated
 
   def transition(head: Head, xt: Array, s: Time, t: Time) -> Categorical:
+    xt, s, t = match_ranks(xt, s, t)
     log_p = process.clean_log_probs(to_posterior(process, head, xt, t).logits)
     here = log_one_hot(xt, process.num_states)
     s, t = jnp.asarray(s, float)[..., None], jnp.asarray(t, float)[..., None]

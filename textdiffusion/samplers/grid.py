@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from textdiffusion.core.distributions import Categorical
+from textdiffusion.core.numerics import match_ranks
 from textdiffusion.core.types import (
   Array,
   Cavity,
@@ -23,6 +24,7 @@ from textdiffusion.processes.bridge import (
   TokenProcess,
   denoised_at_end,
   to_cavity,
+  without_mask,
 )
 from textdiffusion.processes.rank_one import RankOne
 from textdiffusion.samplers.base import (
@@ -181,15 +183,15 @@ def check_rank_one(sampler: Sampler, model: Model) -> None:
 def greedy_at_end(logits: Array, s: Time) -> Array:
   """[L, K] logits; at s = 0 the most probable token only."""
   best = filtered(logits, temperature=0.0, top_k=0, top_p=1.0)
-  return jnp.where(jnp.asarray(s)[..., None] <= 0, best, logits)
+  s, best, logits = match_ranks(jnp.asarray(s)[..., None], best, logits)
+  return jnp.where(s <= 0, best, logits)
 
 
 def clean_logits(process: TokenProcess, head: Any, z: Array, t: Time) -> Array:
   """[L, K] logits of p(x_i | z) at masked positions, none on the mask."""
   if not isinstance(head, Cavity | Posterior):
     head = to_cavity(process, head, z, t)
-  is_mask = process.is_mask(jnp.arange(process.num_states))
-  return jnp.where(is_mask, -jnp.inf, head.logits)
+  return without_mask(process.mask_id, head.logits)
 
 
 def place_tokens(

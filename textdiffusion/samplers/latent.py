@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from textdiffusion.core.distributions import Categorical, Normal
-from textdiffusion.core.numerics import by_parts
+from textdiffusion.core.numerics import by_parts, match_ranks
 from textdiffusion.core.types import (
   X0,
   Array,
@@ -245,8 +245,8 @@ class DPMSolver(LatentSampler):
   def reverse(
     self, process: Any, x0: Array, carry: LatentChain, s: Time, t: Time
   ) -> Normal:
-    now, then, last = (
-      _half_log_snr(process, time) for time in (s, t, carry.time)
+    x0, now, then, last = match_ranks(
+      x0, *(_half_log_snr(process, time) for time in (s, t, carry.time))
     )
     is_first = (carry.calls == 0) | jnp.isinf(now) | (then <= last)
     ratio = (now - then) / jnp.where(is_first, 1.0, 2 * (then - last))
@@ -282,5 +282,5 @@ def _half_log_snr(process: VariancePreserving, t: Time) -> Array:
 def nearest(table: Array, x: Array) -> Array:
   """[..., D] -> [...] ids of the nearest rows of [K, D], a part at a time."""
   length = 0.5 * jnp.square(table).sum(-1)
-  find = lambda row: jnp.argmax(row @ table.T - length, -1)
+  find = lambda row: jnp.argmax(row @ table.T - length[None], -1)
   return by_parts(find, x, len(table))

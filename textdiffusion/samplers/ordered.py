@@ -69,7 +69,7 @@ class Ordered(Sampler):
     times = jnp.where(t > 0, time_of_masks(p, is_masked, t > 0), 0.0)
     logits = clean_logits(p, model(carry.x, times).head, carry.x, times)
     if self.by == 'left_to_right':
-      score = -jnp.arange(t.shape[1], dtype=jnp.float32)
+      score = -jnp.arange(t.shape[1], dtype=jnp.float32)[None]
     elif self.by == 'random':
       score = random_scores(key_order, t.shape[1])
     else:

@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from textdiffusion.core.distributions import Categorical
-from textdiffusion.core.numerics import log_add
+from textdiffusion.core.numerics import log_add, match_ranks
 from textdiffusion.core.types import (
   Array,
   Time,
@@ -60,6 +60,7 @@ def psi(process: TokenProcess, kappa: Amount) -> Transition:
   """
 
   def transition(head: TokenHead, xt: Array, s: Time, t: Time) -> Categorical:
+    xt, s, t = match_ranks(xt, s, t)
     # A given token, t = 0, stays even where a schedule has noise there.
     kept = jnp.where(jnp.asarray(t)[..., None] > 0, kappa(s, t), 1.0)
     posterior = to_posterior(process, head, xt, t)

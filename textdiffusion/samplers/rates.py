@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from textdiffusion.core.distributions import Categorical
-from textdiffusion.core.numerics import log1m_exp
+from textdiffusion.core.numerics import log1m_exp, match_ranks, one_hot
 from textdiffusion.core.types import (
   Array,
   Time,
@@ -71,12 +71,12 @@ def log_rates(process: RankOne, head: TokenHead, z: Array, t: Time) -> Array:
   At t = 1 a rate may be an infinite hazard times a vanishing ratio: it is taken
   one rounding before, where both are finite and their product is the limit.
   """
-  t = jnp.asarray(t, float)
+  z, t = match_ranks(z, jnp.asarray(t, float))
   t = jnp.minimum(t, 1 - jnp.finfo(t.dtype).epsneg)
   rate = process.rate(z, t)
   ratio = to_log_score(process, head, z, t).value
   moves = (rate > 0) & (ratio > -jnp.inf)
-  moves &= z[..., None] != jnp.arange(process.num_states)
+  moves &= ~one_hot(z, process.num_states)
   return jnp.where(
     moves, jnp.log(rate) + jnp.where(moves, ratio, 0.0), -jnp.inf
   )
@@ -106,12 +106,13 @@ def _by_rates(
 
   def transition(head: TokenHead, xt: Array, s: Time, t: Time) -> Categorical:
     s, t = jnp.asarray(s, float), jnp.asarray(t, float)
+    xt, s, t = match_ranks(xt, s, t)
     rates = log_rates(process, head, xt, t)
     total = jax.nn.logsumexp(rates, axis=-1, keepdims=True)
     some = total > -jnp.inf
     jump = log_chance(jnp.log(t - s)[..., None] + total)
     to = rates - jnp.where(some, total, 0.0)
-    here = xt[..., None] == jnp.arange(process.num_states)
+    here = one_hot(xt, process.num_states)
     dist = jnp.where(here, log1m_exp(jump), jump + to)
     # At the end no rate is left, only the prediction: SEDD's denoiser.
     last = process.bridge(head, xt, s, t).log_probs

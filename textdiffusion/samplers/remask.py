@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from textdiffusion.core.distributions import Categorical
-from textdiffusion.core.numerics import log1m_exp, log_one_hot
+from textdiffusion.core.numerics import log1m_exp, log_one_hot, match_ranks
 from textdiffusion.core.types import (
   Array,
   Key,
@@ -195,8 +195,9 @@ def remasking(process: RankOne, sigma: Amount) -> Transition:
   """
 
   def transition(head: TokenHead, xt: Array, s: Time, t: Time) -> Categorical:
+    xt, s, t = match_ranks(xt, jnp.asarray(s), jnp.asarray(t))
     now, then = process.schedule(s), process.schedule(t)
-    is_last = jnp.asarray(s)[..., None] <= 0
+    is_last = s[..., None] <= 0
     share = jnp.where(is_last, 0.0, sigma(s, t))
     none = jnp.isneginf(now.log_1m_alpha) | is_last
     noise = jnp.where(none, 0.0, now.log_1m_alpha)
@@ -211,8 +212,9 @@ def remasking(process: RankOne, sigma: Amount) -> Transition:
       jnp.log1p(-share) + log_one_hot(xt, process.num_states),
     )
     mask = jnp.where(is_masked, stay, jnp.log(share))
-    is_mask_state = process.is_mask(jnp.arange(process.num_states))
-    return Categorical(jnp.where(is_mask_state, mask, token))
+    states = jnp.arange(process.num_states)
+    is_mask, mask, token = match_ranks(process.is_mask(states), mask, token)
+    return Categorical(jnp.where(is_mask, mask, token))
 
   return transition
 
@@ -224,10 +226,14 @@ def by_confidence(process: RankOne, sigma: Amount, chain: Any) -> Amount:
   """
 
   def shared(s: Time, t: Time) -> Array:
-    is_drawn = ~process.is_mask(chain.x) & (jnp.asarray(t) > 0)
+    x, t = match_ranks(chain.x, jnp.asarray(t))
+    is_drawn = ~process.is_mask(x) & (t > 0)
     logits = jnp.where(is_drawn, -jnp.exp(chain.log_prob), -jnp.inf)
     some = is_drawn.any(-1, keepdims=True)
     share = jax.nn.softmax(jnp.where(some, logits, 0.0))
-    return sigma(s, t) * jnp.where(is_drawn, share, 0.0)[..., None]
+    size, share = match_ranks(
+      sigma(s, t), jnp.where(is_drawn, share, 0.0)[..., None]
+    )
+    return size * share
 
   return shared

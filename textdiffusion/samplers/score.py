@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 
 from textdiffusion.core.distributions import Categorical
-from textdiffusion.core.numerics import log1m_exp
+from textdiffusion.core.numerics import log1m_exp, match_ranks
 from textdiffusion.core.types import (
   Array,
   Time,
@@ -18,7 +18,7 @@ from textdiffusion.core.types import (
   UserError,
 )
 from textdiffusion.model import Model
-from textdiffusion.processes.bridge import to_log_score
+from textdiffusion.processes.bridge import to_log_score, without_mask
 from textdiffusion.processes.rank_one import RankOne
 from textdiffusion.samplers.grid import GridSampler, check_rank_one
 
@@ -65,6 +65,7 @@ def tweedie(process: RankOne) -> Transition:
   def transition(head: TokenHead, xt: Array, s: Time, t: Time) -> Categorical:
     value = to_log_score(process, head, xt, t).value
     s, t = jnp.asarray(s, float), jnp.asarray(t, float)
+    xt, s, t = match_ranks(xt, s, t)
     is_last = ((s <= 0) & (t > 0))[..., None]
     column = process.column(xt, s, t)
     column = jnp.where(is_last, process.likelihood(xt, t), column)
@@ -74,7 +75,7 @@ def tweedie(process: RankOne) -> Transition:
     some = value > -jnp.inf
     taken = jnp.log(arrived) + total - jnp.where(some, value, 0.0)
     before = jnp.where(some, value + log1m_exp(taken), -jnp.inf)
-    no_mask = is_last & process.is_mask(states)
-    return Categorical(column + jnp.where(no_mask, -jnp.inf, before))
+    no_mask = without_mask(process.mask_id, before)
+    return Categorical(column + jnp.where(is_last, no_mask, before))
 
   return transition

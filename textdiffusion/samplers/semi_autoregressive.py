@@ -102,7 +102,8 @@ class SemiAutoregressive(Sampler):
     chain = jax.lax.cond(is_new, restart, lambda chain: chain, carry.chain)
     is_free = self._is_free(carry.canvas, begin)
     s, t = (
-      jnp.where(is_free, time, 0.0) for time in (grid[place + 1], grid[place])
+      jnp.where(is_free, jnp.atleast_2d(time), 0.0)
+      for time in (grid[place + 1], grid[place])
     )
     chain = jax.lax.cond(
       self.sampler.is_done(narrow, chain).all(),
@@ -148,7 +149,7 @@ class SemiAutoregressive(Sampler):
 
     Tokens after the block are given too, so that no call is spent on them.
     """
-    places = jnp.arange(x.shape[1])
+    places = jnp.arange(x.shape[1])[None]
     # Noise, which may be a mask, is no token to be given.
     ids = jnp.where(places < begin[:, None] + self.size, x, 0)
     here = canvas._replace(ids=ids, is_given=~self._is_free(canvas, begin))
@@ -156,10 +157,11 @@ class SemiAutoregressive(Sampler):
 
   def _is_free(self, canvas: Canvas, begin: Array) -> Array:
     """[B, L] True for the tokens that the block at `begin` [B] samples."""
-    since = jnp.arange(canvas.ids.shape[1]) - begin[:, None]
+    since = jnp.arange(canvas.ids.shape[1])[None] - begin[:, None]
     return ~canvas.is_given & (since >= 0) & (since < self.size)
 
   def _model(self, model: Model, canvas: Canvas, begin: Array) -> Model:
     """The model without tokens after the block."""
-    is_there = jnp.arange(canvas.ids.shape[1]) < begin[:, None] + self.size
+    places = jnp.arange(canvas.ids.shape[1])[None]
+    is_there = places < begin[:, None] + self.size
     return model.with_view(segments=is_there.astype(jnp.int32))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from textdiffusion.core.numerics import by_parts, pytree
+from textdiffusion.core.numerics import by_parts, match_ranks, pytree
 from textdiffusion.core.types import Array, Time
 from textdiffusion.schedules.noise import NoiseLevel, Schedule, inverse
 from textdiffusion.schedules.times import discrete, place
@@ -115,7 +115,7 @@ class PerPosition:
   def __call__(self, t: Time) -> NoiseLevel:
     """Returns levels [..., L, 1] at times that broadcast against [L]."""
     num_steps, length = self.alpha.shape
-    i, at = place(t, num_steps), jnp.arange(length)
+    i, at = match_ranks(place(t, num_steps), jnp.arange(length))
     read = lambda i: jnp.where(
       i > 0, self.alpha[jnp.maximum(i - 1, 0), at], 1.0
     )
@@ -271,8 +271,8 @@ def nearest_noise(schedule: Schedule, table: Array) -> LeastNoise:
   def nearest(rows: Array) -> Array:
     # rows: [n, D + 1], embeddings and, in the last column, their token ids.
     x, place = rows[:, :-1], rows[:, -1:]
-    gap = half + 0.5 * jnp.square(x).sum(-1, keepdims=True) - x @ table.T
-    is_itself = jnp.arange(len(table)) == place
+    gap = half[None] + 0.5 * jnp.square(x).sum(-1, keepdims=True) - x @ table.T
+    is_itself = jnp.arange(len(table))[None] == place
     return 2 * jnp.where(is_itself, jnp.inf, gap).min(-1)
 
   places = jnp.arange(len(table), dtype=table.dtype)[:, None]

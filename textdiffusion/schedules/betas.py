@@ -12,7 +12,7 @@ from typing import Protocol
 import jax.numpy as jnp
 import numpy as np
 
-from textdiffusion.core.numerics import pytree, static
+from textdiffusion.core.numerics import match_ranks, pytree, static
 from textdiffusion.core.types import Array, Time, UserError
 from textdiffusion.schedules.noise import NoiseLevel
 from textdiffusion.schedules.times import place
@@ -231,7 +231,8 @@ class LeftToRight:
 
   def __call__(self, t: Time) -> NoiseLevel:
     left = self.length - place(t, self.length)
-    is_kept = (jnp.arange(self.length) < left)[..., None]
+    position, left = match_ranks(jnp.arange(self.length), left)
+    is_kept = (position < left)[..., None]
     level = lambda is_full: jnp.where(is_full, 0.0, -jnp.inf)
     return NoiseLevel(
       level(is_kept), level(~is_kept), jnp.zeros_like(is_kept, float)

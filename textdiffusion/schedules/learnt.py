@@ -8,7 +8,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from textdiffusion.core.numerics import pytree
+from textdiffusion.core.numerics import match_ranks, pytree
 from textdiffusion.core.types import Array, Key, PyTree, Time
 from textdiffusion.schedules.noise import NoiseLevel
 
@@ -73,8 +73,11 @@ def learnable(key: Key, low: float, high: float, units: int = 64) -> PyTree:
 def _increasing(inside: PyTree, t: Array) -> Array:
   """Returns g(t) up to shift and scale, in the shape of t."""
   positive = lambda name: jax.nn.softplus(inside[name])
-  bent = jnp.tanh(positive('rate') * t[..., None] + inside['shift'])
-  return positive('straight') * t + (positive('weight') * bent).sum(-1)
+  rate, shift, weight, time = match_ranks(
+    positive('rate'), inside['shift'], positive('weight'), t[..., None]
+  )
+  bent = jnp.tanh(rate * time + shift)
+  return positive('straight') * t + (weight * bent).sum(-1)
 
 
 def variance_loss(noise: LearntGamma, t: Array, loss: Array) -> Array:

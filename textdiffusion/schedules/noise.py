@@ -12,7 +12,13 @@ from typing import NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from textdiffusion.core.numerics import log1m_exp, log_add, pytree, static
+from textdiffusion.core.numerics import (
+  log1m_exp,
+  log_add,
+  match_ranks,
+  pytree,
+  static,
+)
 from textdiffusion.core.types import Array, Time, UserError
 
 
@@ -52,6 +58,7 @@ def log_transition(now: NoiseLevel, then: NoiseLevel) -> Array:
   `now` is the level at s, `then` the level at t > s. The result is 0 where no
   signal is left at s, as noise stays as it is.
   """
+  now, then = match_ranks(now, then)
   is_over = jnp.isneginf(now.log_alpha)
   kept = then.log_alpha - jnp.where(is_over, 0.0, now.log_alpha)
   return jnp.where(is_over, 0.0, kept)
@@ -388,9 +395,12 @@ class PolynomialPerToken:
     None. As power / t it does not underflow with t^power.
     """
     t = jnp.asarray(t, float)
-    return self.power / t[..., None] if x0 is None else self.power[x0] / t
+    powers = self.power if x0 is None else self.power[x0]
+    powers, t = match_ranks(powers, t[..., None] if x0 is None else t)
+    return powers / t
 
   def _level(self, power: Array, t: Array) -> NoiseLevel:
+    power, t = match_ranks(power, t)
     some = t > 0
     log_t = jnp.log(jnp.where(some, t, 1.0))
     log_noise = math.log1p(-self.eps) + power * log_t

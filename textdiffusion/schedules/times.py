@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from textdiffusion.core.numerics import match_ranks
 from textdiffusion.core.types import Array
 
 
@@ -37,11 +38,12 @@ def multi_level(u: Array | float, length: int, num_steps: int) -> Array:
     [..., L] times.
   """
   last = num_steps - 1
-  moved = jnp.asarray(u)[..., None] * (length - 1 + last)
+  u, position = match_ranks(jnp.asarray(u)[..., None], jnp.arange(length))
+  moved = u * (length - 1 + last)
   place = jnp.maximum(length - 1 - moved, 0.0)
   level = jnp.maximum(moved - (length - 1), 0.0)
   slope = (last - level) / (2 * length - place)
-  line = level + slope * (jnp.arange(length) - place)
+  line = level + slope * (position - place)
   return jnp.clip(line / last, 0.0, 1.0)
 
 
