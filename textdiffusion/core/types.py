@@ -218,10 +218,20 @@ class Batch(NamedTuple):
       rows: arrays by name; names that are no fields are ignored.
       u: [B] numbers in (0, 1) for training times.
       step: [B] training step, or None.
+
+    Raises:
+      AssertionError: arrays [B, L] differ in their shapes.
     """
+    import chex  # Here, as importing it takes 0.1 s.
+
     names = set(cls._fields) & set(rows)
     fields: dict[str, Any] = {name: rows[name] for name in names}
-    return cls(**fields, u=u, step=step)
+    batch = cls(**fields, u=u, step=step)
+    tokens = (batch.ids, batch.segments, batch.positions, batch.is_given)
+    chex.assert_equal_shape(
+      [x for x in (*tokens, batch.weights) if x is not None]
+    )
+    return batch
 
   @property
   def is_counted(self) -> Bool[Array, 'B L']:
