@@ -6,14 +6,16 @@ and reports the bound.
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
-from textdiffusion.core.types import Array, Time, UserError
+from textdiffusion.core.types import Array, Head, Time, UserError
 from textdiffusion.objectives.nelbo import bound_weight, rank_one_divergence
 from textdiffusion.processes.rank_one import Hybrid, RankOne
+from textdiffusion.schedules.noise import Schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +45,9 @@ class Reweighted:
         f'weights from {self.least} to {self.most}: need 0 <= least < most'
       )
 
-  def weight(self, p: RankOne, x0: Array, z: Array, t: Time) -> Array:
+  def weight(
+    self, p: RankOne, x0: Int[Array, '... L'], z: Int[Array, '... L'], t: Time
+  ) -> Float[Array, '... L']:
     """Computes the weight of the divergence.
 
     Args:
@@ -69,8 +73,13 @@ class Reweighted:
     return jnp.clip(weight, self.least, self.most)
 
   def __call__(
-    self, p: RankOne, x0: Array, head: Any, z: Array, t: Time
-  ) -> Array:
+    self,
+    p: RankOne,
+    x0: Int[Array, '... L'],
+    head: Head,
+    z: Int[Array, '... L'],
+    t: Time,
+  ) -> Float[Array, '... L']:
     """Returns [L] losses; the signature is that of a `Bound`, but it is none.
 
     Args:
@@ -85,7 +94,9 @@ class Reweighted:
     return self.weight(p, x0, z, t) * signal * nats
 
 
-def _released(schedule: Any, num_states: int, t: Time) -> Array:
+def _released(
+  schedule: Schedule, num_states: int, t: Time
+) -> Float[Array, '...']:
   """Returns the official weight of tokens with z = x."""
   if not isinstance(schedule, Hybrid):
     raise TypeError(
