@@ -249,7 +249,7 @@ def test_gaps_keep_relative_precision_near_zero():
   want = np.where(x < 1e-6, wide**2 / 2, want).astype(float)
   np.testing.assert_allclose(gap, want, rtol=1e-5)
   assert exp_gap(jnp.array(-jnp.inf)) == jnp.inf
-  assert exp_gap(0.0) == log_gap(0.0) == 0
+  assert exp_gap(jnp.zeros(())) == log_gap(jnp.zeros(())) == 0
 
 
 def test_largest_normals_and_distinct_ids():

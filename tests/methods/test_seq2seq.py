@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -236,7 +237,7 @@ def test_a_noisy_source_is_x_start_at_every_time():
   state, _ = trained(method, spy, batch, steps=0)
   clean = np.asarray(state.params['embedding'])[np.asarray(batch['ids'])]
   away = (spy.calls[0][0] - clean)[given]
-  std = float(method.process.marginal(jnp.zeros(()), 1 / 20).std[0])
+  std = float(method.process.marginal(jnp.zeros(1), 1 / 20).std[0])
   assert 0.5 * std < away.std() < 2 * std
   rows = Batch.of(batch, jnp.full(ROWS, 0.5))
   models = Models(anchored(bind(method, spy, Trained(params)), rows))
@@ -436,12 +437,7 @@ def test_the_schedule_is_in_the_checkpoint(tmp_path):
   loaded = load(str(tmp_path))
   kept = load_method_state(loaded, shapes)
   for other in (back.method_state, kept):
-    assert jax.tree.structure(other) == jax.tree.structure(state.method_state)
-    pairs = zip(
-      jax.tree.leaves(other), jax.tree.leaves(state.method_state), strict=True
-    )
-    for one, two in pairs:
-      np.testing.assert_array_equal(one, two)
+    chex.assert_trees_all_equal(other, state.method_state)
   assert load_method_state(loaded, ()) == ()
 
 
@@ -535,7 +531,8 @@ def test_times_from_where_noise_reaches_embeddings():
   model = bind(method, net, Trained(state.params, state.method_state))
   near = Facts(embedder=TableEmbedder(0.7 * model.facts.table))
   same, fresh = (
-    method.state.before_step(state.method_state, near, n) for n in (3, 4)
+    method.state.before_step(state.method_state, near, n)
+    for n in jnp.array([3, 4])
   )
   assert same.time == state.method_state.time
   np.testing.assert_allclose(at(fresh), 0.49 * v / (1 + 0.49 * v), rtol=0.05)

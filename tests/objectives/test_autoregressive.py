@@ -1,5 +1,6 @@
 """The left-to-right likelihood is exact, and begins at every document."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from textdiffusion.core.types import (
 from textdiffusion.objectives.autoregressive import Autoregressive
 
 BOS = 7
+KEY = jax.random.key(0)
 
 
 def causal(law, shifted):
@@ -43,7 +45,7 @@ def test_the_chain_rule_gives_minus_log_p():
     return causal(law, x)
 
   batch = batch_of(law.ids, jnp.broadcast_to(jnp.arange(3), law.ids.shape))
-  nats, terms = Autoregressive(BOS)(student(denoise), None, batch)
+  nats, terms = Autoregressive(BOS)(student(denoise), KEY, batch)
   assert nats.shape == law.ids.shape and set(terms) == {'nll'}
   np.testing.assert_allclose(nats.sum(-1), -law.log_p, rtol=1e-12)
   entropy = (jnp.exp(law.log_p) * nats.sum(-1)).sum()
@@ -60,7 +62,7 @@ def test_a_document_begins_with_bos_not_with_its_neighbour():
 
   ids = jnp.array([[1, 2, 3, 4, 5]])
   batch = batch_of(ids, jnp.array([[0, 1, 2, 0, 1]]))
-  Autoregressive(BOS)(student(denoise), None, batch)
+  Autoregressive(BOS)(student(denoise), KEY, batch)
   np.testing.assert_array_equal(seen[0], [[BOS, 1, 2, BOS, 4]])
 
 
@@ -68,4 +70,4 @@ def test_a_foreign_head_is_refused():
   model = student(lambda x, t: Cavity(jnp.zeros((*x.shape, 9))))
   ids = jnp.zeros((1, 3), int)
   with pytest.raises(TypeError, match='Causal head, not Cavity'):
-    Autoregressive(BOS)(model, None, batch_of(ids, ids))
+    Autoregressive(BOS)(model, KEY, batch_of(ids, ids))

@@ -189,8 +189,8 @@ def test_posteriors_are_bayes_rule():
   """q(x_s | x_t, w) of `start` and `spread` against x_s, x_t drawn jointly by
   way of x_start: least squares of 400,000 draws, 5 standard errors."""
   p = bound_of(20)[1]
-  bound, clean = Marginals(p, 20), jnp.asarray([[0.7]])
-  num = 400_000
+  bound, num = Marginals(p, 20), 400_000
+  clean = jnp.full((num, 1), 0.7)
   keys = jax.random.split(KEY, 3)
   one = lambda key: jax.random.normal(key, (num, 1))
 

@@ -1,5 +1,6 @@
 """The bound of learnt noise is tight, and its gradient is that of the mean."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,8 +67,7 @@ def test_vector_bound_is_the_rate_bound(kind):
     values.append(nats)
     grads.append(slopes)
   np.testing.assert_allclose(*values, rtol=1e-9, atol=1e-12)
-  for mine, want in zip(*grads, strict=True):
-    np.testing.assert_allclose(mine, want, rtol=1e-8, atol=1e-10)
+  chex.assert_trees_all_close(*grads, rtol=1e-8, atol=1e-10)
 
 
 def test_equal_powers_leave_the_masked_bound():
@@ -153,8 +153,7 @@ def test_the_gradient_of_two_draws_is_that_of_the_enumerated_mean(is_counted):
   value, grads = both(by_pairs)(power, theta)
   want, slopes = both(enumerated)(power, theta)
   np.testing.assert_allclose(value, want, rtol=1e-12)
-  for grad, slope in zip(grads, slopes, strict=True):
-    np.testing.assert_allclose(grad, slope, rtol=1e-10, atol=1e-12)
+  chex.assert_trees_all_close(grads, slopes, rtol=1e-10, atol=1e-12)
   assert slopes[0][1] == 0  # the mask's own power
   # One draw leaves the score's part out.
   naive = jax.jit(jax.grad(lambda power: by_pairs(power, theta, 1)))(power)

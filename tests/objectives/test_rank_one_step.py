@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,8 +49,7 @@ def test_it_is_the_general_step_in_value_and_gradient(name):
   mine, mine_grads = value_and_grads(rank_one_step, p, *args)
   want, want_grads = value_and_grads(general, p, *args)
   assert (np.asarray(mine.kl) > 0).any(1).all()
-  for a, b in zip(mine, want, strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-11)
+  chex.assert_trees_all_close(mine, want, rtol=1e-8, atol=1e-11)
   np.testing.assert_allclose(mine_grads, want_grads, rtol=1e-7, atol=1e-10)
 
 

@@ -1,5 +1,6 @@
 """Refits make the loss linear in time; second moments choose times fairly."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,8 +62,7 @@ def test_history_counts_tokens_wherever_they_stand_in_a_batch():
   other = empty_history(BINS, 4)
   for part in (slice(20, 50), slice(0, 20)):
     other = other.add(place[part], losses[part], is_counted[part])
-  for a, b in zip(whole, other, strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-12)
+  chex.assert_trees_all_close(whole, other, rtol=1e-12)
   assert whole.count.sum() == BINS * 4 + is_counted.sum()
   # Each place falls into its own bin, whatever rounding does to it.
   every = jnp.arange(STEPS) / STEPS

@@ -1,5 +1,6 @@
 """One table of schedules, one set of laws for all of them."""
 
+import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -80,8 +81,8 @@ def test_what_keeps_signal_or_begins_noisy_has_finite_ends(schedule):
 
 def test_squeezed_by_nothing_is_the_schedule():
   t = jnp.linspace(0.0, 1.0, 9)
-  for mine, want in zip(Squeezed(Cosine(), 0.0)(t), Cosine()(t), strict=True):
-    np.testing.assert_allclose(mine, want, rtol=1e-6, atol=1e-7)
+  squeezed = Squeezed(Cosine(), 0.0)(t)
+  chex.assert_trees_all_close(squeezed, Cosine()(t), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.usefixtures('x64')

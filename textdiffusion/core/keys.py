@@ -8,6 +8,7 @@ import zlib
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from textdiffusion.core.types import Array, Key, UserError
 
@@ -31,14 +32,14 @@ def stream(key: Key, name: str) -> Key:
   return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
-def row_keys(key: Key, rows: Array) -> Key:
+def row_keys(key: Key, rows: Int[Array, ' B']) -> Key:
   """Returns one key per row index, [B]; it does not depend on other rows."""
   return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(rows))
 
 
 def strata(
-  key: Key, rows: Array, num_rows: int, is_shared: bool = False
-) -> Array:
+  key: Key, rows: Int[Array, ' B'], num_rows: int, is_shared: bool = False
+) -> Float[Array, ' B']:
   """Draws stratified numbers in (0, 1): row i from [i / n, (i + 1) / n).
 
   Args:

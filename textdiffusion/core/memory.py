@@ -9,11 +9,10 @@ import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jax
 
-from textdiffusion.core.types import UserError
+from textdiffusion.core.types import PyTree, UserError
 
 # Files with the memory limit of Linux control groups, versions 2 and 1.
 _GROUPS = (
@@ -84,8 +83,8 @@ def check_attention(rows: int, length: int) -> None:
 
 
 def compile_within(
-  fn: Callable[..., Any], *args: Any, subject: str, mend: str
-) -> Callable[..., Any]:
+  fn: Callable[..., PyTree], *args: PyTree, subject: str, mend: str
+) -> jax.stages.Compiled:
   """Compiles a function and checks that it fits in memory.
 
   Args:

@@ -10,8 +10,9 @@ from typing import Any, TypeVar, TypeVarTuple, dataclass_transform
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int, Shaped
 
-from textdiffusion.core.types import Array, Key
+from textdiffusion.core.types import Array, Key, PyTree
 
 T = TypeVar('T')
 Ts = TypeVarTuple('Ts')
@@ -37,15 +38,15 @@ def pytree(cls: type[T]) -> type[T]:
 
   keys = [jax.tree_util.GetAttrKey(name) for name in leaves]
 
-  def flatten(node: Any) -> tuple[list[Any], tuple[Any, ...]]:
+  def flatten(node: T) -> tuple[list[PyTree], tuple[object, ...]]:
     read = lambda names: [getattr(node, name) for name in names]
     return read(leaves), tuple(read(others))
 
-  def flatten_with_keys(node: Any) -> tuple[list[Any], tuple[Any, ...]]:
+  def flatten_with_keys(node: T) -> tuple[list[PyTree], tuple[object, ...]]:
     parts, static = flatten(node)
     return list(zip(keys, parts)), static
 
-  def unflatten(static: tuple[Any, ...], parts: Iterable[Any]) -> Any:
+  def unflatten(static: tuple[object, ...], parts: Iterable[PyTree]) -> T:
     # Skips __post_init__, as traced values cannot be checked.
     node = object.__new__(frozen)
     for name, value in zip([*leaves, *others], [*parts, *static]):
@@ -76,18 +77,20 @@ def match_ranks(*trees: *Ts) -> tuple[*Ts]:
   return jax.tree.map(expand, trees)
 
 
-def one_hot(ids: Array, num_states: int) -> Array:
+def one_hot(ids: Int[Array, '...'], num_states: int) -> Bool[Array, '... K']:
   """Returns [L, K], True at the id, for ids [L]. XLA fuses it into its use."""
   ids, states = match_ranks(ids[..., None], jnp.arange(num_states))
   return ids == states
 
 
-def log_one_hot(ids: Array, num_states: int) -> Array:
+def log_one_hot(
+  ids: Int[Array, '...'], num_states: int
+) -> Float[Array, '... K']:
   """Returns [L, K] with 0 at the id and -inf elsewhere, for ids [L]."""
   return jnp.where(one_hot(ids, num_states), 0.0, -jnp.inf)
 
 
-def one_minus_exp(x: Array) -> Array:
+def one_minus_exp(x: Float[Array, '*shape']) -> Float[Array, '*shape']:
   """Returns 1 - exp(x) for x <= 0, with precise values and derivatives.
 
   JAX 0.10 computes the derivative of `expm1` as expm1(x) + 1, which cancels
@@ -99,7 +102,7 @@ def one_minus_exp(x: Array) -> Array:
   return jnp.where(is_near, near, far)
 
 
-def log1m_exp(x: Array) -> Array:
+def log1m_exp(x: Float[Array, '*shape']) -> Float[Array, '*shape']:
   """Returns log(1 - exp(x)) for x <= 0; -inf with zero gradient at x = 0."""
   safe = jnp.where(x < 0, x, -1.0)
   near = jnp.log(-jnp.expm1(jnp.maximum(safe, -0.6931472)))
@@ -107,7 +110,9 @@ def log1m_exp(x: Array) -> Array:
   return jnp.where(x < 0, jnp.where(safe > -0.6931472, near, far), -jnp.inf)
 
 
-def log_add(a: Array, b: Array) -> Array:
+def log_add(
+  a: Float[Array, '...'], b: Float[Array, '...']
+) -> Float[Array, '...']:
   """Returns log(exp(a) + exp(b)).
 
   Unlike `jnp.logaddexp` it has no NaN gradient if both are -inf.
@@ -120,13 +125,17 @@ def log_add(a: Array, b: Array) -> Array:
   )
 
 
-def expect(log_p: Array, value: Array | float) -> Array:
+def expect(
+  log_p: Float[Array, '...'], value: Float[Array, '...'] | float
+) -> Float[Array, '...']:
   """Returns exp(log_p) * value, with 0 * inf = 0."""
   some = log_p > -jnp.inf
   return jnp.where(some, jnp.exp(log_p) * jnp.where(some, value, 0.0), 0.0)
 
 
-def poisson_kl(log_a: Array, log_b: Array) -> Array:
+def poisson_kl(
+  log_a: Float[Array, '...'], log_b: Float[Array, '...']
+) -> Float[Array, '...']:
   """Returns a log(a / b) - a + b >= 0 for rates a, b given by their logs.
 
   It is computed as a (expm1(d) - d), d = log b - log a, which does not cancel
@@ -139,7 +148,7 @@ def poisson_kl(log_a: Array, log_b: Array) -> Array:
   )
 
 
-def exp_gap(x: Array) -> Array:
+def exp_gap(x: Float[Array, '*shape']) -> Float[Array, '*shape']:
   """Returns exp(x) - 1 - x >= 0, precisely also near 0; inf at -inf."""
   near = jnp.abs(x) < 0.1
   small, large = jnp.where(near, x, 0.0), jnp.where(near, 1.0, x)
@@ -149,7 +158,7 @@ def exp_gap(x: Array) -> Array:
   return jnp.where(near, small**2 / 2 * series, jnp.expm1(large) - large)
 
 
-def log_gap(x: Array) -> Array:
+def log_gap(x: Float[Array, '*shape']) -> Float[Array, '*shape']:
   """Returns x - log(1 + x) >= 0 for x > -1, precisely also near 0."""
   near = jnp.abs(x) < 0.1
   small, series = jnp.clip(x, -0.1, 0.1), jnp.zeros_like(x)
@@ -160,8 +169,11 @@ def log_gap(x: Array) -> Array:
 
 
 def by_parts(
-  f: Callable[[Array], Array], x: Array, width: int, most: int = 2**26
-) -> Array:
+  f: Callable[[Float[Array, 'n K']], Shaped[Array, 'n ...']],
+  x: Float[Array, '... K'],
+  width: int,
+  most: int = 2**26,
+) -> Shaped[Array, '...']:
   """Applies a function to the rows of x, a limited number at a time.
 
   So no array [B, L, width] is held in memory beside x.
@@ -184,13 +196,13 @@ def by_parts(
   return out.reshape(*x.shape[:-1], *out.shape[1:])
 
 
-def fine_uniform(key: Key, shape: tuple[int, ...]) -> Array:
+def fine_uniform(key: Key, shape: tuple[int, ...]) -> Float[Array, '...']:
   """Draws float32 in (0, 1), in steps of 2^-32 near 0 (in JAX 2^-23)."""
   bits = jax.random.bits(key, shape, 'uint32').astype('float32')
   return jnp.minimum((bits + 0.5) * 2.0**-32, 1 - 2.0**-24)
 
 
-def fine_normal(key: Key, shape: tuple[int, ...]) -> Array:
+def fine_normal(key: Key, shape: tuple[int, ...]) -> Float[Array, '...']:
   """Draws float32 standard normals with an upper tail up to 6.3.
 
   The draws of JAX end at 5.4, which makes the largest of many draws too small.
@@ -198,7 +210,7 @@ def fine_normal(key: Key, shape: tuple[int, ...]) -> Array:
   return -jax.scipy.special.ndtri(fine_uniform(key, shape))
 
 
-def draw(key: Key, logits: Array) -> Array:
+def draw(key: Key, logits: Float[Array, '*shape K']) -> Int[Array, '*shape']:
   """Draws ids [...] from logits [..., K]. All categorical draws use this.
 
   It is Gumbel-max sampling that keeps small probabilities: an id with
@@ -210,14 +222,14 @@ def draw(key: Key, logits: Array) -> Array:
   return jnp.argmax(logits - jnp.log(exponential), axis=-1)
 
 
-def fine_exponential(key: Key, shape: tuple[int, ...]) -> Array:
+def fine_exponential(key: Key, shape: tuple[int, ...]) -> Float[Array, '...']:
   """Draws float32 exponentials of mean 1, in fine steps near 0."""
   return -jnp.log1p(-fine_uniform(key, shape))
 
 
 def largest_normals(
   key: Key, shape: tuple[int, ...], count: int, size: int
-) -> Array:
+) -> Float[Array, '... {count}']:
   """Draws the `count` largest of `size` standard normals, in descending order.
 
   The i-th largest of uniforms is a product of independent powers of uniforms
@@ -239,7 +251,9 @@ def largest_normals(
   return -jax.scipy.special.ndtri(-jnp.expm1(log_u))
 
 
-def distinct(key: Key, shape: tuple[int, ...], count: int, size: int) -> Array:
+def distinct(
+  key: Key, shape: tuple[int, ...], count: int, size: int
+) -> Int[Array, '... {count}']:
   """Draws `count` distinct integers below `size`, in random order.
 
   Args:
@@ -261,7 +275,7 @@ def distinct(key: Key, shape: tuple[int, ...], count: int, size: int) -> Array:
   return chosen
 
 
-def flip(key: Key, log_p: Array) -> Array:
+def flip(key: Key, log_p: Float[Array, '*shape']) -> Bool[Array, '*shape']:
   """Draws True with probability exp(log_p), precisely also for 1e-10.
 
   The steps of 2^-32 of `fine_uniform` would turn 1e-10 into 0, so eight more

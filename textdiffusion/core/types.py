@@ -9,12 +9,13 @@ tests check them in every call.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import jax
 import jax.numpy as jnp
 import jaxtyping
-from jaxtyping import Float, Shaped
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
 
 Array = jax.Array
 Key = jaxtyping.Key[Array, '...']  # one key, or one for each row
@@ -47,7 +48,7 @@ class Posterior(NamedTuple):
     logits: [L, K] unnormalised log probabilities.
   """
 
-  logits: Array
+  logits: Float[Array, '... L K']
 
 
 class Cavity(NamedTuple):
@@ -57,7 +58,7 @@ class Cavity(NamedTuple):
     logits: [L, K] unnormalised log probabilities.
   """
 
-  logits: Array
+  logits: Float[Array, '... L K']
 
 
 class LogScore(NamedTuple):
@@ -67,7 +68,7 @@ class LogScore(NamedTuple):
     value: [L, K] log ratios, 0 at y = z_i.
   """
 
-  value: Array
+  value: Float[Array, '... L K']
 
 
 class Causal(NamedTuple):
@@ -77,7 +78,7 @@ class Causal(NamedTuple):
     logits: [L, K] unnormalised log probabilities.
   """
 
-  logits: Array
+  logits: Float[Array, '... L K']
 
 
 class Growth(NamedTuple):
@@ -91,8 +92,8 @@ class Growth(NamedTuple):
       its end.
   """
 
-  logits: Array
-  log_count: Array
+  logits: Float[Array, '... L K']
+  log_count: Float[Array, '... L']
 
 
 class Edits(NamedTuple):
@@ -107,11 +108,11 @@ class Edits(NamedTuple):
     logits_substitute: [L, K] logits of the new token of a substitution.
   """
 
-  log_insert: Array
-  log_delete: Array
-  log_substitute: Array
-  logits_insert: Array
-  logits_substitute: Array
+  log_insert: Float[Array, '... L']
+  log_delete: Float[Array, '... L']
+  log_substitute: Float[Array, '... L']
+  logits_insert: Float[Array, '... L K']
+  logits_substitute: Float[Array, '... L K']
 
 
 class X0(NamedTuple):
@@ -121,7 +122,7 @@ class X0(NamedTuple):
     value: [L, D].
   """
 
-  value: Array
+  value: Float[Array, '... L D']
 
 
 class Eps(NamedTuple):
@@ -131,7 +132,7 @@ class Eps(NamedTuple):
     value: [L, D].
   """
 
-  value: Array
+  value: Float[Array, '... L D']
 
 
 class Velocity(NamedTuple):
@@ -141,7 +142,7 @@ class Velocity(NamedTuple):
     value: [L, D].
   """
 
-  value: Array
+  value: Float[Array, '... L D']
 
 
 TokenHead = Posterior | Cavity | LogScore
@@ -192,21 +193,24 @@ class Batch(NamedTuple):
       or rewards, by name. The first axis of each is B.
   """
 
-  ids: Array
-  segments: Array
-  positions: Array
-  rows: Array
-  u: Array
-  step: Array | None = None
-  is_given: Array | None = None
-  source: Array | None = None
-  source_segments: Array | None = None
-  weights: Array | None = None
-  extra: dict[str, Array] | None = None
+  ids: Int[Array, 'B L']
+  segments: Int[Array, 'B L']
+  positions: Int[Array, 'B L']
+  rows: Int[Array, ' B']
+  u: Float[Array, ' B']
+  step: Int[Array, ' B'] | None = None
+  is_given: Bool[Array, 'B L'] | None = None
+  source: Int[Array, 'B S'] | None = None
+  source_segments: Int[Array, 'B S'] | None = None
+  weights: Float[Array, 'B L'] | None = None
+  extra: dict[str, Shaped[Array, 'B ...']] | None = None
 
   @classmethod
   def of(
-    cls, rows: Mapping[str, Array], u: Array, step: Array | None = None
+    cls,
+    rows: Mapping[str, Shaped[Array, 'B ...']],
+    u: Float[Array, ' B'],
+    step: Int[Array, ' B'] | None = None,
   ) -> 'Batch':
     """Builds a batch from the arrays of a data pipeline.
 
@@ -214,24 +218,34 @@ class Batch(NamedTuple):
       rows: arrays by name; names that are no fields are ignored.
       u: [B] numbers in (0, 1) for training times.
       step: [B] training step, or None.
+
+    Raises:
+      AssertionError: arrays [B, L] differ in their shapes.
     """
+    import chex  # Here, as importing it takes 0.1 s.
+
     names = set(cls._fields) & set(rows)
     fields: dict[str, Any] = {name: rows[name] for name in names}
-    return cls(**fields, u=u, step=step)
+    batch = cls(**fields, u=u, step=step)
+    tokens = (batch.ids, batch.segments, batch.positions, batch.is_given)
+    chex.assert_equal_shape(
+      [x for x in (*tokens, batch.weights) if x is not None]
+    )
+    return batch
 
   @property
-  def is_counted(self) -> Array:
+  def is_counted(self) -> Bool[Array, 'B L']:
     """[B, L], True where losses count: not at padding or given tokens."""
     return is_counted(self.segments, self.is_given)
 
   @property
-  def prompt(self) -> Array:
+  def prompt(self) -> Int[Array, ' B']:
     """[B] number of given tokens at the start of each row."""
     if self.is_given is None:
       return jnp.zeros(len(self.ids), jnp.int32)
     return leading(self.is_given)
 
-  def block(self, start: Array, size: int) -> 'Batch':
+  def block(self, start: Int[Array, ' B'], size: int) -> 'Batch':
     """Returns the batch that trains on one block of each row.
 
     Args:
@@ -246,16 +260,16 @@ class Batch(NamedTuple):
     return self._replace(segments=segments, is_given=given)
 
 
-def leading(is_given: Any) -> Any:
-  """Returns [B] numbers of given tokens before the first one that is not given.
-
-  The argument is a JAX or NumPy array [B, L].
-  """
+def leading(is_given: Bool[Array | np.ndarray, '... L']) -> Any:
+  """Returns [...] numbers of given tokens before the first not given one."""
   return is_given.astype(jnp.int32).cumprod(-1).sum(-1)
 
 
-def is_counted(segments: Any, is_given: Any) -> Any:
-  """Returns where losses count, [B, L], for JAX or NumPy arrays [B, L]."""
+def is_counted(
+  segments: Int[Array | np.ndarray, '... L'],
+  is_given: Bool[Array | np.ndarray, '... L'] | None,
+) -> Any:
+  """Returns where losses count, [..., L], in the arrays' own library."""
   return segments > 0 if is_given is None else (segments > 0) & ~is_given
 
 
@@ -267,8 +281,8 @@ class Mixture(NamedTuple):
     weights: [..., k] weights of their embeddings.
   """
 
-  ids: Array
-  weights: Array
+  ids: Int[Array, '... k']
+  weights: Float[Array, '... k']
 
 
 class Features(NamedTuple):
@@ -311,20 +325,24 @@ class Embedder(Protocol):
   """
 
   @property
-  def table(self) -> Array | None: ...
+  def table(self) -> Float[Array, 'K D'] | None: ...
   @property
   def is_input(self) -> bool: ...
   @property
   def self_condition(self) -> bool: ...
-  def embed(self, ids: Array) -> Array:
+  def embed(self, ids: Int[Array, '... L']) -> Float[Array, '... L D']:
     """Returns the features [L, D] of ids [L]."""
     ...
 
-  def logits(self, features: Array) -> Array:
+  def logits(
+    self, features: Float[Array, '... L D']
+  ) -> Float[Array, '... L K']:
     """Returns token logits [L, K] of features [L, D]."""
     ...
 
-  def expected(self, logits: Array) -> Array:
+  def expected(
+    self, logits: Float[Array, '... L K']
+  ) -> Float[Array, '... L D']:
     """Returns the mean features [L, D] under token logits [L, K]."""
     ...
 
@@ -343,7 +361,7 @@ class Facts(NamedTuple):
   embedder: Embedder | None = None
 
   @property
-  def table(self) -> Array | None:
+  def table(self) -> Float[Array, 'K D'] | None:
     """[K, D] token embeddings, or None."""
     return None if self.embedder is None else self.embedder.table
 
@@ -351,15 +369,15 @@ class Facts(NamedTuple):
 class Dist(Protocol):
   """The contract of a distribution, for reverse steps, bounds and guidance."""
 
-  def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Array:
+  def sample(self, key: Key, shape: tuple[int, ...] = ()) -> X:
     """Returns draws with `shape` as their leading axes."""
     ...
 
-  def log_prob(self, x: Array) -> Array:
+  def log_prob(self, x: X) -> Float[Array, '...']:
     """Returns the log probability of x, elementwise, in nats."""
     ...
 
-  def kl(self, other: Any) -> Array:
+  def kl(self, other: Self) -> Float[Array, '...']:
     """Returns KL(self || other), elementwise, in nats."""
     ...
 
@@ -371,7 +389,7 @@ class Process(Protocol):
     """Returns the distribution of one token at t = 1, the same for every x0."""
     ...
 
-  def marginal(self, x0: Array, t: Time) -> Dist:
+  def marginal(self, x0: X, t: Time) -> Dist:
     """Returns q_t(. | x0); token processes take ids [L] or logits [L, K]."""
     ...
 

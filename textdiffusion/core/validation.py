@@ -9,7 +9,7 @@ from typing import Any, Literal
 from textdiffusion.core.types import UserError
 
 
-def check_fields(owner: Any, **intervals: str) -> None:
+def check_fields(owner: object, **intervals: str) -> None:
   """Checks numbers against intervals, and `Literal` fields against their types.
 
   Args:
@@ -62,7 +62,7 @@ def refuse_unused_fields(owner: Any, *names: str, needs: str) -> None:
       )
 
 
-def _refuse(owner: Any, name: str, rule: str) -> None:
+def _refuse(owner: object, name: str, rule: str) -> None:
   """Raises UserError with the field, its value and the rule."""
   setting = f'{name}={getattr(owner, name)!r}'
   if group := getattr(type(owner), 'config_group', ''):

@@ -4,6 +4,7 @@ import dataclasses
 from typing import ClassVar
 
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from textdiffusion.core.types import (
   Array,
@@ -113,11 +114,13 @@ class TimeWarp:
   def init(self, facts: Facts) -> Adaptive:
     return self.refits.init()
 
-  def before_step(self, state: Adaptive, facts: Facts, step: Array) -> Adaptive:
+  def before_step(
+    self, state: Adaptive, facts: Facts, step: Int[Array, '']
+  ) -> Adaptive:
     return self.refits.before_step(state, step)
 
   def after_step(
-    self, state: Adaptive, batch: Batch, terms: dict[str, Array]
+    self, state: Adaptive, batch: Batch, terms: dict[str, Float[Array, 'B L']]
   ) -> Adaptive:
     count = batch.is_counted.sum(-1, keepdims=True)
     nats = jnp.where(batch.is_counted, terms['cross_entropy'], 0.0)

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 
 import jax
 import numpy as np
+from jaxtyping import Float, Int
 
 from textdiffusion.core.types import (
   Array,
@@ -209,17 +210,19 @@ class NearestTokens:
     assert facts.table is not None
     return graph_of(nearest(facts.table, self.count, self.mask_id))
 
-  def before_step(self, state: Graph, facts: Facts, step: Array) -> Graph:
+  def before_step(
+    self, state: Graph, facts: Facts, step: Int[Array, '']
+  ) -> Graph:
     is_due = step % self.update_every == 0
     return jax.lax.cond(is_due, lambda: self.init(facts), lambda: state)
 
   def after_step(
-    self, state: Graph, batch: Batch, terms: dict[str, Array]
+    self, state: Graph, batch: Batch, terms: dict[str, Float[Array, 'B L']]
   ) -> Graph:
     return state
 
 
-def _frequencies(vocab: Vocab) -> np.ndarray:
+def _frequencies(vocab: Vocab) -> Float[np.ndarray, ' V']:
   """Returns [V] token frequencies of the training split, without the mask."""
   if vocab.counts is None:
     raise UserError(

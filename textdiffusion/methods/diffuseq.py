@@ -7,7 +7,7 @@ marks its source tokens as given, and every method keeps given tokens clean.
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 
@@ -17,6 +17,7 @@ from textdiffusion.methods.diffusion_lm import DiffusionLM
 from textdiffusion.methods.method import Given, Method
 from textdiffusion.nn.network import Network
 from textdiffusion.nn.wrappers import Centred, WithParams
+from textdiffusion.objectives.base import Objective
 from textdiffusion.objectives.end_to_end import EndToEnd
 
 
@@ -63,7 +64,7 @@ class DiffuSeq(DiffusionLM):
   def build(self, vocab: Vocab) -> Method:
     base = super().build(vocab)
     is_noisy = self.source == 'noisy'
-    objective: Any = base.objective
+    objective: Objective = base.objective
     if isinstance(objective, EndToEnd):
       objective = dataclasses.replace(
         objective, noisy_source=is_noisy, absorb=self.absorb or 0.0

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from textdiffusion.core.types import (
   X0,
@@ -163,12 +164,15 @@ class LossByStep:
     return no_losses(self.num_steps, self.history)
 
   def before_step(
-    self, state: SecondMoment, facts: Facts, step: Array
+    self, state: SecondMoment, facts: Facts, step: Int[Array, '']
   ) -> SecondMoment:
     return state
 
   def after_step(
-    self, state: SecondMoment, batch: Batch, terms: dict[str, Array]
+    self,
+    state: SecondMoment,
+    batch: Batch,
+    terms: dict[str, Float[Array, 'B L']],
   ) -> SecondMoment:
     index, weight = state.draw(batch.u)
     total = jnp.stack(list(terms.values())).sum(0)
@@ -195,12 +199,12 @@ class NearestNoise:
     return nearest_noise(self.process.schedule, table)
 
   def before_step(
-    self, state: LeastNoise, facts: Facts, step: Array
+    self, state: LeastNoise, facts: Facts, step: Int[Array, '']
   ) -> LeastNoise:
     is_due = step % self.update_every == 0
     return jax.lax.cond(is_due, lambda: self.init(facts), lambda: state)
 
   def after_step(
-    self, state: LeastNoise, batch: Batch, terms: dict[str, Array]
+    self, state: LeastNoise, batch: Batch, terms: dict[str, Float[Array, 'B L']]
   ) -> LeastNoise:
     return state

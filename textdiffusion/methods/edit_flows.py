@@ -2,9 +2,10 @@
 substitutions."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from textdiffusion.core.numerics import match_ranks
 from textdiffusion.core.types import Array, Edits, Time, UserError, Vocab, X
@@ -61,7 +62,9 @@ class EditFlows:
     )
 
 
-def edits(process: Any, raw: Array, x: X, t: Time) -> Edits:
+def edits(
+  process: EditPath, raw: Float[Array, '... L C'], x: X, t: Time
+) -> Edits:
   """Splits raw outputs [B, L, 2 K + 3] into three log rates and two logits.
 
   Args:

@@ -5,9 +5,10 @@ also generates the length.
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from textdiffusion.core.numerics import match_ranks
 from textdiffusion.core.types import (
@@ -67,7 +68,9 @@ class FlexMDM:
     )
 
 
-def growth(process: Any, raw: Array, x: X, t: Time) -> Growth:
+def growth(
+  process: MaskedInsertion, raw: Float[Array, '... L C'], x: X, t: Time
+) -> Growth:
   """Splits raw outputs [B, L, K + 1] into token logits and log expected counts.
 
   Args:

@@ -7,14 +7,16 @@ that do not depend on time. So the network needs no time input
 """
 
 import dataclasses
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from textdiffusion.core.numerics import match_ranks
 from textdiffusion.core.types import (
   Array,
   Cavity,
+  Head,
   Time,
   Vocab,
 )
@@ -29,7 +31,13 @@ from textdiffusion.samplers.base import Sampler
 from textdiffusion.schedules.noise import Linear, Schedule
 
 
-def dce_bound(p: RankOne, x0: Array, head: Any, z: Array, t: Time) -> Array:
+def dce_bound(
+  p: RankOne,
+  x0: Int[Array, '... L'],
+  head: Head,
+  z: Int[Array, '... L'],
+  t: Time,
+) -> Float[Array, '... L']:
   """Computes RADD's t-DCE loss at time t: [L] nats per unit of t.
 
   The denoising cross-entropy takes -log of the ratio where `masked_bound` takes

@@ -7,6 +7,7 @@ position that is fitted to the loss at that position.
 import dataclasses
 
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from textdiffusion.core.types import (
   Array,
@@ -116,11 +117,13 @@ class LossByPosition:
   def init(self, facts: Facts) -> Adaptive:
     return self.refits.init()
 
-  def before_step(self, state: Adaptive, facts: Facts, step: Array) -> Adaptive:
+  def before_step(
+    self, state: Adaptive, facts: Facts, step: Int[Array, '']
+  ) -> Adaptive:
     return self.refits.before_step(state, step)
 
   def after_step(
-    self, state: Adaptive, batch: Batch, terms: dict[str, Array]
+    self, state: Adaptive, batch: Batch, terms: dict[str, Float[Array, 'B L']]
   ) -> Adaptive:
     is_token = batch.is_counted & (batch.ids != self.pad_id)
     errors = terms['mse'] + terms['first']

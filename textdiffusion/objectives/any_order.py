@@ -9,6 +9,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Int, Num
 
 from textdiffusion.core.keys import row_keys
 from textdiffusion.core.types import Array, Batch, Key
@@ -18,13 +19,15 @@ from textdiffusion.objectives.nelbo import masked_bound
 from textdiffusion.schedules.times import discrete
 
 
-def mask_exactly(key: Key, x0: Array, count: Array, mask_id: int) -> Array:
+def mask_exactly(
+  key: Key, x0: Int[Array, ' L'], count: Num[Array, '...'], mask_id: int
+) -> Int[Array, ' L']:
   """Masks a fixed number of tokens; every set of positions is equally likely.
 
   Args:
     key: random key.
     x0: [L] clean tokens.
-    count: [] number of masks.
+    count: number of masks, [] or [1].
     mask_id: id of the mask.
 
   Returns:

@@ -1,12 +1,12 @@
 """The exact negative log-likelihood of an autoregressive model."""
 
 import dataclasses
-from typing import Any
 
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from textdiffusion.core.distributions import Categorical
-from textdiffusion.core.types import Array, Batch, Causal, Key
+from textdiffusion.core.types import Array, Batch, Causal, Head, Key
 from textdiffusion.model import token_losses
 from textdiffusion.objectives.base import Estimand, Loss, Models
 
@@ -31,7 +31,7 @@ class Autoregressive:
     return Loss(nats, {'nll': nats})
 
 
-def _nll(head: Any, ids: Array) -> Array:
+def _nll(head: Head, ids: Int[Array, '... L']) -> Float[Array, '... L']:
   """Returns [L] nats of the ids under a `Causal` head."""
   if not isinstance(head, Causal):
     raise TypeError(

@@ -2,6 +2,8 @@
 
 from typing import Literal, NamedTuple, Protocol
 
+from jaxtyping import Float
+
 from textdiffusion.core.types import Array, Batch, Key
 from textdiffusion.model import Model
 
@@ -33,8 +35,8 @@ class Loss(NamedTuple):
     terms: the summands of `nats`, [B, L] each, by name.
   """
 
-  nats: Array
-  terms: dict[str, Array]
+  nats: Float[Array, 'B L']
+  terms: dict[str, Float[Array, 'B L']]
 
 
 class Objective(Protocol):

@@ -6,13 +6,14 @@ case: q(x_0 | x_1, x_0) is certain there, so the divergence is -log p.
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from textdiffusion.core.keys import row_keys
-from textdiffusion.core.types import Array, Batch, Key, Time
+from textdiffusion.core.types import Array, Batch, Head, Key, Time
 from textdiffusion.model import Model, token_losses
 from textdiffusion.objectives.base import Estimand, Loss, Models
 from textdiffusion.objectives.nelbo import (
@@ -21,12 +22,16 @@ from textdiffusion.objectives.nelbo import (
   rank_one_step,
   step_bound,
 )
-from textdiffusion.processes.bridge import to_cavity, to_posterior
+from textdiffusion.processes.bridge import TokenProcess, to_cavity, to_posterior
 from textdiffusion.processes.rank_one import RankOne
 from textdiffusion.schedules.times import discrete
 
 
-def cross_entropy(logits: Array, x0: Array, smoothing: float = 0.0) -> Array:
+def cross_entropy(
+  logits: Float[Array, '... L K'],
+  x0: Int[Array, '... L'],
+  smoothing: float = 0.0,
+) -> Float[Array, '... L']:
   """Computes the cross-entropy with smoothed labels: [L] nats.
 
   Args:
@@ -111,11 +116,11 @@ class StepBound:
     return Loss(jnp.stack(list(terms.values())).sum(0), terms)
 
   def _summed(
-    self, process: Any, model: Model, keys: Key, batch: Batch
-  ) -> dict[str, Array]:
+    self, process: TokenProcess, model: Model, keys: Key, batch: Batch
+  ) -> dict[str, Float[Array, 'B L']]:
     """Returns the terms summed over all steps."""
 
-    def step_terms(i: Array) -> dict[str, Array]:
+    def step_terms(i: Int[Array, '']) -> dict[str, Float[Array, 'B L']]:
       step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, i)
       index = jnp.full((len(batch.ids), 1), i)
       s, t = index / self.num_steps, (index + 1) / self.num_steps
@@ -125,8 +130,14 @@ class StepBound:
     return jax.tree.map(lambda term: term.sum(0), all_terms)
 
   def _terms(
-    self, process: Any, model: Model, keys: Key, x0: Array, s: Time, t: Time
-  ) -> dict[str, Array]:
+    self,
+    process: TokenProcess,
+    model: Model,
+    keys: Key,
+    x0: Int[Array, 'B L'],
+    s: Float[Array, 'B 1'],
+    t: Float[Array, 'B 1'],
+  ) -> dict[str, Float[Array, 'B L']]:
     """Returns the [B, L] terms of one step from t to s, both [B, 1]."""
     xt = jax.vmap(process.corrupt)(keys, x0, t)
     step = lambda head, x0, xt, s, t: self._step(process, x0, head, xt, s, t)
@@ -142,7 +153,13 @@ class StepBound:
     return terms
 
   def _step(
-    self, process: Any, x0: Array, head: Any, xt: Array, s: Time, t: Time
+    self,
+    process: TokenProcess,
+    x0: Int[Array, '... L'],
+    head: Head,
+    xt: Int[Array, '... L'],
+    s: Time,
+    t: Time,
   ) -> Step:
     """Returns the bound of one step and both cross-entropies, [L] each."""
     # Rank-one noise has a form that writes no [L, K] array beside the logits.
@@ -156,8 +173,12 @@ class StepBound:
 
 
 def hybrid_logits(
-  p: Any, head: Any, xt: Array, t: Time, kind: Literal['posterior', 'output']
-) -> Array:
+  p: TokenProcess,
+  head: Head,
+  xt: Int[Array, '... L'],
+  t: Time,
+  kind: Literal['posterior', 'output'],
+) -> Float[Array, '... L K']:
   """Returns the logits of which the hybrid loss takes the cross-entropy.
 
   Args:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from textdiffusion.core.keys import row_keys
 from textdiffusion.core.types import Array, Batch, Key
@@ -52,8 +53,8 @@ class Curriculum:
   largest: int = 0
   estimand: Estimand = 'surrogate'
 
-  def temperature(self, step: Array) -> Array:
-    """Returns the temperature, [], at a training step."""
+  def temperature(self, step: Int[Array, '*shape']) -> Float[Array, '*shape']:
+    """Returns the temperature at a training step."""
     first, last = self.log10_temperature
     span = max(self.steps - self.anneal_from, 1)
     done = jnp.clip((step - self.anneal_from) / span, 0.0, 1.0)
@@ -84,8 +85,12 @@ class Curriculum:
     return jax.lax.cond(step < self.steps, soft, hard)
 
   def soft(
-    self, model: Model, key: Key, batch: Batch, temperature: Array | float
-  ) -> Array:
+    self,
+    model: Model,
+    key: Key,
+    batch: Batch,
+    temperature: Float[Array, ''] | float,
+  ) -> Float[Array, 'B L']:
     """Computes the curriculum loss at one place in the window per row.
 
     Args:

@@ -23,11 +23,11 @@ the whole row must be summed, including those at padding.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from textdiffusion.core.keys import row_keys
 from textdiffusion.core.numerics import match_ranks, poisson_kl
@@ -36,6 +36,7 @@ from textdiffusion.core.types import (
   Batch,
   Edits,
   Growth,
+  Head,
   Key,
   Time,
 )
@@ -50,10 +51,10 @@ from textdiffusion.processes.edit import (
 )
 from textdiffusion.schedules.times import continuous
 
-Terms = dict[str, Array]
+Terms = dict[str, Float[Array, '... L']]
 
 
-def order_nats(capacity: int) -> np.ndarray:
+def order_nats(capacity: int) -> Float[np.ndarray, ' {capacity}+1']:
   """Returns the expected nats of the order of insertions, by number of tokens.
 
   This is E of the sum, over insertions, of log(tokens missing in the gap). For
@@ -76,8 +77,11 @@ def order_nats(capacity: int) -> np.ndarray:
 
 
 def cross_entropy(
-  logits: Array, tokens: Array, place: Array, special_ids: tuple[int, ...]
-) -> Array:
+  logits: Float[Array, '... L K'],
+  tokens: Int[Array, '... L'],
+  place: Int[Array, '... L'],
+  special_ids: tuple[int, ...],
+) -> Float[Array, '... L']:
   """Computes the nats of each token of the text at its position in x_t.
 
   Args:
@@ -105,7 +109,7 @@ def cross_entropy(
   return at(logits, total, place, tokens)
 
 
-def _order(is_inserted: Array) -> Array:
+def _order(is_inserted: Bool[Array, '... L']) -> Float[Array, '... L']:
   """Returns [L] minus `order_nats`, spread evenly over the inserted tokens."""
   table = jnp.asarray(order_nats(is_inserted.shape[-1]))
   count = is_inserted.sum(-1, keepdims=True)
@@ -113,13 +117,19 @@ def _order(is_inserted: Array) -> Array:
   return -jnp.where(is_inserted, share, 0.0)
 
 
-def _pending(log_rate: Array, is_pending: Array) -> Array:
+def _pending(
+  log_rate: Float[Array, '... L'], is_pending: Bool[Array, '... L']
+) -> Float[Array, '... L']:
   """Returns the Poisson KL of one edit, pending or not, from its rate."""
   return poisson_kl(jnp.where(is_pending, 0.0, -jnp.inf), log_rate)
 
 
 def growth_terms(
-  p: MaskedInsertion, x0: Array, head: Any, z: Array, t: Time
+  p: MaskedInsertion,
+  x0: Int[Array, '... L'],
+  head: Head,
+  z: Int[Array, '... L'],
+  t: Time,
 ) -> Terms:
   """Computes the terms of FlexMDM's bound at time t.
 
@@ -155,7 +165,13 @@ def growth_terms(
   }
 
 
-def edit_terms(p: EditPath, x0: Array, head: Any, z: Array, t: Time) -> Terms:
+def edit_terms(
+  p: EditPath,
+  x0: Int[Array, '... L'],
+  head: Head,
+  z: Int[Array, '... L'],
+  t: Time,
+) -> Terms:
   """Computes the terms of the bound of Edit Flows at time t.
 
   Args:

@@ -6,10 +6,10 @@ x_t is drawn from q_t(. | x_start).
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
 
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.keys import row_keys, stream
@@ -109,7 +109,9 @@ class EndToEnd:
     t, importance = self.times(model, batch)
     embedded = embedder_of(model).embed(batch.ids)
 
-    def noised(key: Key, clean: Array, t: Time) -> tuple[Array, Array]:
+    def noised(
+      key: Key, clean: Float[Array, 'L D'], t: Time
+    ) -> tuple[Float[Array, 'L D'], Float[Array, 'L D']]:
       key_start, key_noise = jax.random.split(key)
       noise = jax.random.normal(key_start, clean.shape)
       start = self.start(p, clean, noise)
@@ -134,7 +136,9 @@ class EndToEnd:
     }
     return Loss(jnp.stack(list(terms.values())).sum(0), terms)
 
-  def times(self, model: Model, batch: Batch) -> tuple[Array, Array]:
+  def times(
+    self, model: Model, batch: Batch
+  ) -> tuple[Float[Array, ' B #L'], Float[Array, 'B 1']]:
     """Returns times, [B, 1 or L], and the weights of their losses, [B, 1]."""
     u, state = batch.u[:, None], model.facts.method_state
     if isinstance(state, SecondMoment):
@@ -151,10 +155,10 @@ class EndToEnd:
     self,
     p: VariancePreserving,
     key: Key,
-    rows: Array,
-    xt: Array,
+    rows: Int[Array, ' B'],
+    xt: Float[Array, 'B L D'],
     t: Time,
-  ) -> Array:
+  ) -> Float[Array, 'B L D']:
     """Moves some positions to the origin (DiffuSeq v2).
 
     Args:
@@ -172,7 +176,12 @@ class EndToEnd:
     u = jax.vmap(draw)(row_keys(key, rows))
     return jnp.where((u < chance[..., 0])[..., None], 0.0, xt)
 
-  def start(self, p: VariancePreserving, clean: Array, noise: Array) -> Array:
+  def start(
+    self,
+    p: VariancePreserving,
+    clean: Float[Array, '... L D'],
+    noise: Float[Array, '... L D'],
+  ) -> Float[Array, '... L D']:
     """Returns x_start, embeddings with the noise of the first step.
 
     Args:
@@ -185,12 +194,12 @@ class EndToEnd:
   def terms(
     self,
     model: Model,
-    ids: Array,
-    start: Array,
-    xt: Array,
+    ids: Int[Array, 'B L'],
+    start: Float[Array, 'B L D'],
+    xt: Float[Array, 'B L D'],
     t: Time,
-    inputs: Array | None = None,
-  ) -> dict[str, Array]:
+    inputs: Float[Array, 'B L inputs'] | None = None,
+  ) -> dict[str, Float[Array, 'B L']]:
     """Computes the terms without their weights.
 
     Args:
@@ -205,7 +214,7 @@ class EndToEnd:
       The terms by name, [B, L] each.
     """
     p, embedder = model.process, embedder_of(model)
-    head: Any = model(xt if inputs is None else inputs, t).head
+    head: FeatureHead = model(xt if inputs is None else inputs, t).head
     squares = jnp.square(head.value - target(p, head, start, xt, t).value)
     x0 = to_x0(p, head, xt, t).value
     errors = jnp.square(x0 - embedder.embed(ids)).mean(-1)
@@ -229,13 +238,17 @@ def embedder_of(model: Model) -> Embedder:
   return embedder
 
 
-def at_rest(t: Array, batch: Batch) -> Array:
+def at_rest(t: Float[Array, 'B L'], batch: Batch) -> Float[Array, 'B L']:
   """Returns the times with those of given tokens set to 0: [B, L]."""
   return t if batch.is_given is None else jnp.where(batch.is_given, 0.0, t)
 
 
 def target(
-  p: VariancePreserving, head: FeatureHead, x0: Array, xt: Array, t: Time
+  p: VariancePreserving,
+  head: FeatureHead,
+  x0: Float[Array, '... L D'],
+  xt: Float[Array, '... L D'],
+  t: Time,
 ) -> FeatureHead:
   """Returns the exact head of the same type as the prediction.
 
@@ -259,7 +272,9 @@ def target(
   raise TypeError(f'takes X0, Eps or Velocity heads, not {type(head).__name__}')
 
 
-def with_estimate(model: Model, xt: Array, t: Time, is_shown: Array) -> Array:
+def with_estimate(
+  model: Model, xt: Float[Array, '... D'], t: Time, is_shown: Bool[Array, '']
+) -> Float[Array, '... 2*D']:
   """Appends the network's estimate of x0 to x_t, for self-conditioning.
 
   No gradient flows through the estimate (Chen et al. 2023).
@@ -276,7 +291,7 @@ def with_estimate(model: Model, xt: Array, t: Time, is_shown: Array) -> Array:
   """
   blank = jnp.zeros_like(xt)
 
-  def estimate() -> Array:
+  def estimate() -> Float[Array, '... D']:
     head = model(jnp.concatenate([xt, blank], -1), t).head
     x0 = estimate_of(model.process, embedder_of(model), head, xt, t)
     return jax.lax.stop_gradient(x0.value)

@@ -7,14 +7,14 @@ jump, to x0, at the rate kappa' / (1 - kappa).
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
 
 from textdiffusion.core.keys import row_keys, stream
 from textdiffusion.core.numerics import match_ranks, one_hot, poisson_kl
-from textdiffusion.core.types import Array, Batch, Key, Time, UserError
+from textdiffusion.core.types import Array, Batch, Head, Key, Time, UserError
 from textdiffusion.model import token_losses
 from textdiffusion.objectives.base import Estimand, Loss, Models
 from textdiffusion.objectives.nelbo import Bound
@@ -23,7 +23,13 @@ from textdiffusion.processes.rank_one import RankOne
 from textdiffusion.schedules.times import continuous
 
 
-def flow_bound(p: RankOne, x0: Array, head: Any, z: Array, t: Time) -> Array:
+def flow_bound(
+  p: RankOne,
+  x0: Int[Array, '... L'],
+  head: Head,
+  z: Int[Array, '... L'],
+  t: Time,
+) -> Float[Array, '... L']:
   """Computes the generalised KL at time t.
 
   This is the Poisson KL between the rates of the path to x0 and of the model,
@@ -57,7 +63,13 @@ def flow_bound(p: RankOne, x0: Array, head: Any, z: Array, t: Time) -> Array:
   return weight * (elsewhere + jump)
 
 
-def cross_entropy(p: RankOne, x0: Array, head: Any, z: Array, t: Time) -> Array:
+def cross_entropy(
+  p: RankOne,
+  x0: Int[Array, '... L'],
+  head: Head,
+  z: Int[Array, '... L'],
+  t: Time,
+) -> Float[Array, '... L']:
   """Computes -log p(x0 | z) at time t, [L] nats. It is not a bound.
 
   All times have the same weight.
@@ -113,13 +125,13 @@ class FlowMatching:
     nats = jnp.where(is_given, 0.0, nats)
     return Loss(nats, {'flow': nats})
 
-  def _prompts(self, key: Key, batch: Batch) -> Array:
+  def _prompts(self, key: Key, batch: Batch) -> Bool[Array, ' B #L']:
     """Draws prompts: [B, L] True at their tokens, [B, 1] False without any."""
     rows, length = batch.ids.shape
     if not self.prompt_rate:
       return jnp.zeros((rows, 1), bool)
 
-    def one(key: Key) -> Array:
+    def one(key: Key) -> Bool[Array, ' L']:
       key_any, key_size = jax.random.split(key)
       size = jax.random.randint(key_size, (), 1, length)
       is_coupled = jax.random.bernoulli(key_any, self.prompt_rate)
@@ -128,11 +140,13 @@ class FlowMatching:
     return jax.vmap(one)(row_keys(stream(key, 'prompt'), batch.rows))
 
 
-def _log_posterior(p: RankOne, head: Any, z: Array, t: Time) -> Array:
+def _log_posterior(
+  p: RankOne, head: Head, z: Int[Array, '... L'], t: Time
+) -> Float[Array, '... L K']:
   """Returns log p(x_i | z), [L, K], under any token head."""
   return p.clean_log_probs(to_posterior(p, head, z, t).logits)
 
 
-def _clean(p: RankOne, x0: Array) -> Array:
+def _clean(p: RankOne, x0: Int[Array, '... L']) -> Int[Array, '... L']:
   """Returns x0 with masks (padding, never counted) replaced by some token."""
   return jnp.where(p.is_mask(x0), (p.mask_id == 0) * 1, x0)

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from textdiffusion.core.distributions import Categorical, Normal
 from textdiffusion.core.keys import row_keys
@@ -91,7 +92,9 @@ class LatentBound:
     }
     return Loss(jnp.stack(list(terms.values())).sum(0), terms)
 
-  def step(self, batch: Batch) -> tuple[int, Array, Array]:
+  def step(
+    self, batch: Batch
+  ) -> tuple[int, Float[Array, ' B #L'], Float[Array, ' B #L']]:
     """Returns the number of steps, and s and t of one of them, [B, 1 or L]."""
     size = self.num_steps
     if not self.multi_level:
@@ -116,12 +119,14 @@ class Marginals:
   process: VariancePreserving
   num_steps: int
 
-  def marginal(self, clean: Array, t: Time) -> Normal:
+  def marginal(self, clean: Float[Array, '... L D'], t: Time) -> Normal:
     """Returns q(x_t | w) for embeddings [L, D], with x_start integrated out."""
     mean = self.process.marginal(clean, t).mean
     return Normal(*match_ranks(mean, jnp.sqrt(self._variance(t))))
 
-  def start(self, clean: Array, xt: Array, t: Time) -> Array:
+  def start(
+    self, clean: Float[Array, '... L D'], xt: Float[Array, '... L D'], t: Time
+  ) -> Float[Array, '... L D']:
     """Returns E(x_start | x_t, w): [L, D].
 
     Args:
@@ -137,7 +142,9 @@ class Marginals:
     pull = signal * first / variance
     return clean + pull * (xt - mean)
 
-  def spread(self, xt: Array, s: Time, t: Time) -> Array:
+  def spread(
+    self, xt: Float[Array, '... L D'], s: Time, t: Time
+  ) -> Float[Array, '... L D']:
     """Returns the standard deviation of q(x_s | x_t, w): [L, D].
 
     Its variance is that of the bridge plus that of x_start given x_t.
@@ -157,11 +164,11 @@ class Marginals:
     start_variance = first * left / variance
     return jnp.sqrt(bridge.std**2 + bridge.mean**2 * start_variance)
 
-  def _first(self) -> Array:
+  def _first(self) -> Float[Array, '... 1']:
     """Returns std_0^2, [1]."""
     return jnp.exp(self.process.schedule(1 / self.num_steps).log_1m_alpha)
 
-  def _variance(self, t: Time) -> Array:
+  def _variance(self, t: Time) -> Float[Array, '... 1']:
     """Returns v_t, [..., 1]."""
     level, first = match_ranks(self.process.schedule(t), self._first())
     return jnp.exp(level.log_1m_alpha) + jnp.exp(level.log_alpha) * first

@@ -7,10 +7,10 @@ two draws, each is the baseline of the other (Kool et al. 2019).
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from textdiffusion.core.keys import row_keys
 from textdiffusion.core.numerics import match_ranks
@@ -18,6 +18,7 @@ from textdiffusion.core.types import (
   Array,
   Batch,
   Cavity,
+  Head,
   Key,
   Posterior,
   Time,
@@ -30,8 +31,12 @@ from textdiffusion.schedules.times import continuous
 
 
 def vector_bound(
-  p: VectorAbsorbing, x0: Array, head: Any, z: Array, t: Time
-) -> Array:
+  p: VectorAbsorbing,
+  x0: Int[Array, '... L'],
+  head: Head,
+  z: Int[Array, '... L'],
+  t: Time,
+) -> Float[Array, '... L']:
   """Computes `rate_bound` of `VectorAbsorbing` noise at time t.
 
   A mask is revealed as x at the rate h_x, and by the model as v at the rate
@@ -114,9 +119,9 @@ def paired(
   p: VectorAbsorbing,
   model: Model,
   batch: Batch,
-  t: Array,
-  draws: Array,
-) -> Array:
+  t: Float[Array, 'B 1'],
+  draws: Int[Array, 'n B L'],
+) -> Float[Array, 'B L']:
   """Computes the mean `vector_bound` over one or two draws of z.
 
   With two draws, the gradient of a row's sum is an unbiased gradient of its

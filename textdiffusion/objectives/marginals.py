@@ -8,6 +8,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from textdiffusion.core.numerics import (
   exp_gap,
@@ -27,8 +28,17 @@ MAX_LOG_RATIO = 60.0
 
 
 def compare_marginals(
-  p: RankOne, x0: Array, logits: Array, z: Array, t: Time
-) -> tuple[Array, Array, Array, Array]:
+  p: RankOne,
+  x0: Int[Array, '... L'],
+  logits: Float[Array, '... L K'],
+  z: Int[Array, '... L'],
+  t: Time,
+) -> tuple[
+  Float[Array, '... L'],
+  Float[Array, '... L'],
+  Float[Array, '... L'],
+  Float[Array, '... L'],
+]:
   """Compares the marginals q_t of the clean token and of the prediction xhat.
 
   Args:
@@ -70,8 +80,12 @@ def compare_marginals(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _token_terms(
-  mask_id: int | None, logits: Array, x: Array, z: Array, log_r: Array
-) -> tuple[Array, Array, Array]:
+  mask_id: int | None,
+  logits: Float[Array, '*B L K'],
+  x: Int[Array, '*B L'],
+  z: Int[Array, '*B L'],
+  log_r: Float[Array, '*B L'],
+) -> tuple[Float[Array, '*B L'], Float[Array, '*B L'], Float[Array, '*B L']]:
   """Computes the parts of the bound that sum or gather over the vocabulary.
 
   Only this function of the bound touches [L, K] arrays. Its derivative is
@@ -94,8 +108,15 @@ def _token_terms(
 
 
 def _token_terms_forward(
-  mask_id: int | None, logits: Array, x: Array, z: Array, log_r: Array
-) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
+  mask_id: int | None,
+  logits: Float[Array, '*B L K'],
+  x: Int[Array, '*B L'],
+  z: Int[Array, '*B L'],
+  log_r: Float[Array, '*B L'],
+) -> tuple[
+  tuple[Float[Array, '*B L'], Float[Array, '*B L'], Float[Array, '*B L']],
+  tuple[Array, ...],
+]:
   """Returns the outputs of `_token_terms`, and the values to store."""
   tokens = without_mask(mask_id, logits)
   total = jax.nn.logsumexp(tokens, axis=-1)

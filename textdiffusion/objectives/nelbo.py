@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from textdiffusion.core.keys import row_keys
 from textdiffusion.core.numerics import (
@@ -24,10 +25,12 @@ from textdiffusion.core.types import (
   Array,
   Batch,
   Cavity,
+  Head,
   Key,
   Posterior,
   Process,
   Time,
+  X,
 )
 from textdiffusion.model import token_losses
 from textdiffusion.objectives.base import Estimand, Loss, Models
@@ -41,10 +44,19 @@ from textdiffusion.processes.rank_one import RankOne
 from textdiffusion.schedules.noise import log_transition
 from textdiffusion.schedules.times import continuous, discrete
 
-Bound = Callable[[Any, Array, Any, Array, Array], Array]
+Bound = Callable[
+  [RankOne, Int[Array, '... L'], Any, Int[Array, '... L'], Time],
+  Float[Array, '... L'],
+]
 
 
-def rate_bound(p: RankOne, x0: Array, head: Any, z: Array, t: Time) -> Array:
+def rate_bound(
+  p: RankOne,
+  x0: Int[Array, '... L'],
+  head: Head,
+  z: Int[Array, '... L'],
+  t: Time,
+) -> Float[Array, '... L']:
   """Computes the continuous-time bound at time t.
 
   sum_y R_t(y -> z) [r_model - r + r log(r / r_model)], r = q_t(y) / q_t(z): a
@@ -72,7 +84,13 @@ def rate_bound(p: RankOne, x0: Array, head: Any, z: Array, t: Time) -> Array:
   return jnp.where(rate > 0, rate * jumps, 0.0).sum(-1)
 
 
-def masked_bound(p: RankOne, x0: Array, head: Any, z: Array, t: Time) -> Array:
+def masked_bound(
+  p: RankOne,
+  x0: Int[Array, '... L'],
+  head: Head,
+  z: Int[Array, '... L'],
+  t: Time,
+) -> Float[Array, '... L']:
   """Computes `rate_bound` of the absorbing process: cross-entropy on masks.
 
   The weight of -log xhat(x0) is -alpha' / (1 - alpha) (MDLM, equation 10). The
@@ -110,8 +128,12 @@ def masked_bound(p: RankOne, x0: Array, head: Any, z: Array, t: Time) -> Array:
 
 
 def rank_one_bound(
-  p: RankOne, x0: Array, head: Any, z: Array, t: Time
-) -> Array:
+  p: RankOne,
+  x0: Int[Array, '... L'],
+  head: Head,
+  z: Int[Array, '... L'],
+  t: Time,
+) -> Float[Array, '... L']:
   """Computes `rate_bound` of a rank-one process at about the cost of a softmax.
 
   R_t(z) / q_t(z | x) [KL(q_t(. | x) || q_t(. | xhat)) + rho - log rho - 1],
@@ -134,7 +156,9 @@ def rank_one_bound(
   return jnp.where(weight > 0, weight * jnp.where(weight > 0, nats, 0.0), 0.0)
 
 
-def bound_weight(p: RankOne, x0: Array, z: Array, t: Time) -> Array:
+def bound_weight(
+  p: RankOne, x0: Int[Array, '... L'], z: Int[Array, '... L'], t: Time
+) -> Float[Array, '... L']:
   """Returns alpha_t R_t(z) / q_t(z | x), or 0 if noise never turns x into z.
 
   Args:
@@ -156,8 +180,12 @@ def bound_weight(p: RankOne, x0: Array, z: Array, t: Time) -> Array:
 
 
 def rank_one_divergence(
-  p: RankOne, x0: Array, head: Any, z: Array, t: Time
-) -> Array:
+  p: RankOne,
+  x0: Int[Array, '... L'],
+  head: Head,
+  z: Int[Array, '... L'],
+  t: Time,
+) -> Float[Array, '... L']:
   """Computes the divergence of `rank_one_bound`, without its weight.
 
   This is [KL(q_t(. | x) || q_t(. | xhat)) + rho - log rho - 1] / alpha_t. With
@@ -203,13 +231,18 @@ class Step(NamedTuple):
     cavity: cross-entropy of x0 under the cavity.
   """
 
-  kl: Array
-  posterior: Array
-  cavity: Array
+  kl: Float[Array, '... L']
+  posterior: Float[Array, '... L']
+  cavity: Float[Array, '... L']
 
 
 def rank_one_step(
-  p: RankOne, x0: Array, head: Any, xt: Array, s: Time, t: Time
+  p: RankOne,
+  x0: Int[Array, '... L'],
+  head: Head,
+  xt: Int[Array, '... L'],
+  s: Time,
+  t: Time,
 ) -> Step:
   """Computes `step_bound` of a rank-one process at about the cost of a softmax.
 
@@ -256,7 +289,12 @@ def rank_one_step(
   return Step(where_possible(nats), where_possible(gained - log_x), -log_x)
 
 
-def _jensen_gap(a: Array, b: Array, x: Array, log_bx: Array) -> Array:
+def _jensen_gap(
+  a: Float[Array, '... L'],
+  b: Float[Array, '... L'],
+  x: Float[Array, '... L'],
+  log_bx: Float[Array, '... L'],
+) -> Float[Array, '... L']:
   """Computes log(a + b e^x) - b x >= 0, with a small relative error.
 
   Args:
@@ -281,8 +319,8 @@ def _jensen_gap(a: Array, b: Array, x: Array, log_bx: Array) -> Array:
 
 
 def step_bound(
-  p: Process, x0: Array, head: Any, xt: Array, s: Time, t: Time
-) -> Array:
+  p: Process, x0: X, head: Head, xt: X, s: Time, t: Time
+) -> Float[Array, '...']:
   """Computes KL(q(x_s | x_t, x0) || p(x_s | x_t)) of one reverse step.
 
   The sum over a grid of steps and `prior_bound` is the exact bound of D3PM and
@@ -300,11 +338,11 @@ def step_bound(
   Returns:
     [L] or [L, D] nats.
   """
-  exact: Any = p.bridge(p.clean(x0), xt, s, t)
+  exact = p.bridge(p.clean(x0), xt, s, t)
   return exact.kl(p.bridge(head, xt, s, t))
 
 
-def prior_bound(p: Process, x0: Array) -> Array:
+def prior_bound(p: Process, x0: X) -> Float[Array, '...']:
   """Returns KL(q_1(. | x0) || prior): [L] or [L, D] nats."""
   return p.marginal(x0, 1.0).kl(p.prior())
 
@@ -327,7 +365,7 @@ class Nelbo:
   bound: Bound = rate_bound
   num_steps: int = 0
   estimand: Estimand = 'nelbo'
-  process: Any = None
+  process: RankOne | None = None
 
   def __call__(self, models: Models, key: Key, batch: Batch) -> Loss:
     """Returns the sum of the terms diffusion, prior and reconstruction."""

@@ -7,10 +7,11 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.keys import row_keys, stream
-from textdiffusion.core.types import Array, Batch, Key
+from textdiffusion.core.types import Array, Batch, Key, Posterior
 from textdiffusion.objectives.base import Estimand, Loss, Models
 from textdiffusion.objectives.end_to_end import embedder_of, with_estimate
 from textdiffusion.processes.variance_preserving import (
@@ -61,7 +62,9 @@ class ContinuousBound:
     chance = 1.0 if self.always_shown else self.self_condition or 0.0
     coin = jax.random.bernoulli(stream(key, 'coin'), chance)
 
-    def predict(time: Array, noise: Array):
+    def predict(
+      time: Float[Array, 'B 1'], noise: Float[Array, 'B L D']
+    ) -> tuple[Posterior, Float[Array, 'B L D']]:
       q = p.marginal(clean, time)
       xt = q.mean + q.std * noise
       inputs = xt

@@ -6,15 +6,17 @@ and reports the bound.
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from textdiffusion.core.numerics import match_ranks
-from textdiffusion.core.types import Array, Time, UserError
+from textdiffusion.core.types import Array, Head, Time, UserError
 from textdiffusion.objectives.nelbo import bound_weight, rank_one_divergence
 from textdiffusion.processes.rank_one import Hybrid, RankOne
+from textdiffusion.schedules.noise import Schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +46,9 @@ class Reweighted:
         f'weights from {self.least} to {self.most}: need 0 <= least < most'
       )
 
-  def weight(self, p: RankOne, x0: Array, z: Array, t: Time) -> Array:
+  def weight(
+    self, p: RankOne, x0: Int[Array, '... L'], z: Int[Array, '... L'], t: Time
+  ) -> Float[Array, '... L']:
     """Computes the weight of the divergence.
 
     Args:
@@ -71,8 +75,13 @@ class Reweighted:
     return jnp.clip(weight, self.least, self.most)
 
   def __call__(
-    self, p: RankOne, x0: Array, head: Any, z: Array, t: Time
-  ) -> Array:
+    self,
+    p: RankOne,
+    x0: Int[Array, '... L'],
+    head: Head,
+    z: Int[Array, '... L'],
+    t: Time,
+  ) -> Float[Array, '... L']:
     """Returns [L] losses; the signature is that of a `Bound`, but it is none.
 
     Args:
@@ -88,7 +97,9 @@ class Reweighted:
     return self.weight(p, x0, z, t) * signal * nats
 
 
-def _released(schedule: Any, num_states: int, t: Time) -> Array:
+def _released(
+  schedule: Schedule, num_states: int, t: Time
+) -> Float[Array, '...']:
   """Returns the official weight of tokens with z = x."""
   if not isinstance(schedule, Hybrid):
     raise TypeError(

@@ -8,10 +8,10 @@ make it a bound.
 
 import dataclasses
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from textdiffusion.core.numerics import match_ranks, one_hot, poisson_kl
 from textdiffusion.core.types import (
@@ -42,7 +42,9 @@ class LogScoreHead:
 
   scale_by_sigma: bool
 
-  def __call__(self, process: Any, raw: Array, x: X, t: Time) -> LogScore:
+  def __call__(
+    self, process: RankOne, raw: Float[Array, '... L K'], x: X, t: Time
+  ) -> LogScore:
     x, t = match_ranks(x, t)
     if self.scale_by_sigma:
       level = process.schedule(t)
@@ -55,8 +57,12 @@ class LogScoreHead:
 
 
 def score_entropy(
-  p: RankOne, x0: Array, head: LogScore, z: Array, t: Time
-) -> Array:
+  p: RankOne,
+  x0: Int[Array, '... L'],
+  head: LogScore,
+  z: Int[Array, '... L'],
+  t: Time,
+) -> Float[Array, '... L']:
   """Computes `rate_bound` with a LogScore head at time t.
 
   sum_{y != z} R_t(y -> z) [s_y - r_y log s_y + r_y (log r_y - 1)] (theorem 3.6
@@ -87,7 +93,13 @@ def score_entropy(
   return rate_bound(p, x0, head, z, t)
 
 
-def _absorbing(p: RankOne, x0: Array, value: Array, z: Array, t: Time) -> Array:
+def _absorbing(
+  p: RankOne,
+  x0: Int[Array, '... L'],
+  value: Float[Array, '... L K'],
+  z: Int[Array, '... L'],
+  t: Time,
+) -> Float[Array, '... L']:
   """Computes the score entropy of absorbing noise.
 
   On masks it is -alpha' / (1 - alpha) [-log(s_x / S) + S / r - 1 - log(S / r)],
@@ -105,7 +117,13 @@ def _absorbing(p: RankOne, x0: Array, value: Array, z: Array, t: Time) -> Array:
   return token_loss + jnp.where(is_masked, total_loss, 0.0)
 
 
-def _uniform(p: RankOne, x0: Array, value: Array, z: Array, t: Time) -> Array:
+def _uniform(
+  p: RankOne,
+  x0: Int[Array, '... L'],
+  value: Float[Array, '... L K'],
+  z: Int[Array, '... L'],
+  t: Time,
+) -> Float[Array, '... L']:
   """Computes the score entropy of uniform noise.
 
   The ratio r takes three values: 1 between two tokens other than x, rho =

@@ -7,14 +7,14 @@ grow until the noise has no effect.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
 
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.keys import row_keys, stream
-from textdiffusion.core.types import Array, Batch, Key, Posterior, Time
+from textdiffusion.core.types import Array, Batch, Head, Key, Posterior, Time
 from textdiffusion.model import Model
 from textdiffusion.objectives.base import Estimand, Loss, Models
 from textdiffusion.objectives.end_to_end import embedder_of, with_estimate
@@ -106,7 +106,11 @@ Either = ScoreInterpolation | InterpolationBound
 
 
 def _posterior(
-  objective: Either, model: Model, xt: Array, t: Time, coin: Array
+  objective: Either,
+  model: Model,
+  xt: Float[Array, 'B L D'],
+  t: Time,
+  coin: Bool[Array, ''],
 ) -> Posterior:
   """Returns the head at x_t, with self-conditioning if the objective has it.
 
@@ -123,7 +127,7 @@ def _posterior(
   inputs = xt
   if objective.self_condition is not None:
     inputs = with_estimate(model, xt, t, coin)
-  head: Any = model(inputs, t).head
+  head: Head = model(inputs, t).head
   if not isinstance(head, Posterior):
     raise TypeError(
       f'{type(objective).__name__} takes Posterior heads, not '
@@ -135,11 +139,11 @@ def _posterior(
 def _cross_entropy(
   objective: Either,
   model: Model,
-  ids: Array,
-  xt: Array,
+  ids: Int[Array, 'B L'],
+  xt: Float[Array, 'B L D'],
   t: Time,
-  coin: Array,
-) -> Array:
+  coin: Bool[Array, ''],
+) -> Float[Array, 'B L']:
   """Returns [B, L] nats of the ids under the head of `_posterior`."""
   head = _posterior(objective, model, xt, t, coin)
   return -Categorical(head.logits).log_prob(ids)

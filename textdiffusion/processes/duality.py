@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from textdiffusion.core.numerics import (
   distinct,
@@ -42,7 +43,9 @@ class Duality:
     """The uniform process with the distribution of the argmax."""
     return uniform(self.num_states, self.schedule, self.mask_id)
 
-  def latent(self, x0: Array, noise: Array, t: Time) -> Array:
+  def latent(
+    self, x0: Int[Array, '... L'], noise: Float[Array, '... L K'], t: Time
+  ) -> Float[Array, '... L K']:
     """Returns w, [L, K].
 
     Args:
@@ -59,8 +62,12 @@ class Duality:
     return without_mask(self.mask_id, w)
 
   def corrupt(
-    self, key: Key, x0: Array, t: Time, temperature: Array | float
-  ) -> tuple[Array, Array]:
+    self,
+    key: Key,
+    x0: Int[Array, '... L'],
+    t: Time,
+    temperature: Float[Array, ''] | float,
+  ) -> tuple[Int[Array, '... L'], Float[Array, '... L K']]:
     """Draws w and returns its argmax and its softmax.
 
     Args:
@@ -77,8 +84,13 @@ class Duality:
     return jnp.argmax(w, axis=-1), jax.nn.softmax(w / temperature)
 
   def corrupt_largest(
-    self, key: Key, x0: Array, t: Time, temperature: Array | float, count: int
-  ) -> tuple[Array, Mixture]:
+    self,
+    key: Key,
+    x0: Int[Array, '... L'],
+    t: Time,
+    temperature: Float[Array, ''] | float,
+    count: int,
+  ) -> tuple[Int[Array, '... L'], Mixture]:
     """Does `corrupt` with the largest coordinates only, at a cost free of K.
 
     z has the same distribution. The softmax has the coordinate of x0 and the

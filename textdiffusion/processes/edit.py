@@ -12,6 +12,7 @@ the hazard of an edit that is still pending is -alpha' / (1 - alpha).
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
 
 from textdiffusion.core.numerics import (
   fine_uniform,
@@ -24,7 +25,9 @@ from textdiffusion.core.types import Array, Facts, Key, Time, UserError
 from textdiffusion.schedules.noise import Schedule, inverse
 
 
-def pack(z: Array, pad_id: int) -> tuple[Array, Array]:
+def pack(
+  z: Int[Array, '... L'], pad_id: int
+) -> tuple[Int[Array, '... L'], Int[Array, '... L']]:
   """Packs an aligned state [L] to the left.
 
   Args:
@@ -42,12 +45,12 @@ def pack(z: Array, pad_id: int) -> tuple[Array, Array]:
   return jnp.take_along_axis(z, order, axis=-1), place
 
 
-def lengths(x: Array, pad_id: int) -> Array:
+def lengths(x: Int[Array, '... L'], pad_id: int) -> Int[Array, '... 1']:
   """Returns the number of tokens in a packed row [L]: [1]."""
   return (x != pad_id).sum(-1, keepdims=True)
 
 
-def has_gap(x: Array, pad_id: int) -> Array:
+def has_gap(x: Int[Array, '... L'], pad_id: int) -> Bool[Array, '... L']:
   """Returns [L] whether a token may be inserted before each position.
 
   This is before each token and after the last one, and nowhere in a full row.
@@ -61,7 +64,9 @@ def has_gap(x: Array, pad_id: int) -> Array:
   return (position <= size) & (size < capacity)
 
 
-def count_at(place: Array, is_counted: Array) -> Array:
+def count_at(
+  place: Int[Array, '... L'], is_counted: Bool[Array, '... L']
+) -> Float[Array, '... L']:
   """Returns the number of counted tokens at each place: float [L].
 
   Args:
@@ -74,7 +79,7 @@ def count_at(place: Array, is_counted: Array) -> Array:
   )
 
 
-def hazard(schedule: Schedule, t: Time) -> Array:
+def hazard(schedule: Schedule, t: Time) -> Float[Array, '...']:
   """Returns the rate, from noise to data, of an edit that is pending at t.
 
   The result has the shape of t.
@@ -83,7 +88,7 @@ def hazard(schedule: Schedule, t: Time) -> Array:
   return (level.rate * jnp.exp(-level.log_1m_alpha))[..., 0]
 
 
-def log_chance(schedule: Schedule, s: Time, t: Time) -> Array:
+def log_chance(schedule: Schedule, s: Time, t: Time) -> Float[Array, '...']:
   """Returns the log probability that an edit pending at t is made by s < t.
 
   The probability is 1 - (1 - alpha_s) / (1 - alpha_t), and 1 for s = 0.
@@ -129,7 +134,9 @@ class MaskedInsertion:
     """Returns the process itself, as nothing of it is learnt."""
     return self
 
-  def corrupt(self, key: Key, x0: Array, t: Time) -> Array:
+  def corrupt(
+    self, key: Key, x0: Int[Array, '... L'], t: Time
+  ) -> Int[Array, '... L']:
     """Draws a noisy state, aligned with the clean text.
 
     Args:
@@ -183,7 +190,7 @@ class EditPath:
     ids = (self.mask_id, self.pad_id)
     return tuple(sorted(i for i in ids if i is not None))
 
-  def source(self, key: Key, capacity: int) -> Array:
+  def source(self, key: Key, capacity: int) -> Int[Array, ' {capacity}']:
     """Draws a packed source text, [L] with L = capacity.
 
     Raises:
@@ -205,7 +212,9 @@ class EditPath:
     """Returns the process itself, as nothing of it is learnt."""
     return self
 
-  def corrupt(self, key: Key, x0: Array, t: Time) -> Array:
+  def corrupt(
+    self, key: Key, x0: Int[Array, '... L'], t: Time
+  ) -> Int[Array, '... L']:
     """Draws a noisy state, aligned with the clean text.
 
     Args:

@@ -18,6 +18,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.numerics import log_add, match_ranks, pytree, static
@@ -41,12 +42,14 @@ class Gaussian(GridProcess):
       the order; None for no mask.
   """
 
-  variances: Array
+  variances: Float[Array, ' {num_steps}+1']
   num_states: int = static()  # ty: ignore[incompatible-attribute-override]
   num_steps: int = static()  # ty: ignore[incompatible-attribute-override]
   mask_id: int | None = static()  # ty: ignore[incompatible-attribute-override]
 
-  def marginal(self, x0: Array, t: Time) -> Categorical:
+  def marginal(
+    self, x0: Int[Array, '...'] | Float[Array, '... K'], t: Time
+  ) -> Categorical:
     """Returns q_t(. | x0), [L, K], exactly for ids [L], by FFT for logits."""
     clean, i = self.clean_log_probs(x0), self.place(t)
     if jnp.issubdtype(x0.dtype, jnp.integer):
@@ -57,19 +60,21 @@ class Gaussian(GridProcess):
       logits = self._with_mask(blurred)
     return Categorical(identity(clean, logits, i == 0))
 
-  def column(self, z: Array, s: Time, t: Time) -> Array:
+  def column(
+    self, z: Int[Array, '... L'], s: Time, t: Time
+  ) -> Float[Array, '... L K']:
     """Returns log q_{t|s}(z | y) for every y, [L, K], a symmetric kernel."""
     z, s, t = match_ranks(z, s, t)
     first, last = self.place(s), self.place(t)
     logits = self._log_kernel(z, self.variances[last] - self.variances[first])
     return identity(z, logits, (first == last) | self.is_mask(z))
 
-  def _tokens(self) -> np.ndarray:
+  def _tokens(self) -> Int[np.ndarray, ' V']:
     """Returns the [V] ids of the tokens, in order."""
     ids = np.arange(self.num_states)
     return ids if self.mask_id is None else np.delete(ids, self.mask_id)
 
-  def _with_mask(self, logits: Array) -> Array:
+  def _with_mask(self, logits: Float[Array, '... V']) -> Float[Array, '... K']:
     """Inserts -inf at the mask: [..., V] -> [..., K]."""
     if self.mask_id is None:
       return logits
@@ -77,8 +82,10 @@ class Gaussian(GridProcess):
     none = jnp.full_like(logits[..., :1], -jnp.inf)
     return jnp.concatenate([before, none, after], axis=-1)
 
-  def _log_kernel(self, ids: Array, variance: Array) -> Array:
-    """Returns log q(id | y) over y, [L, K], at a variance [L] or [1]."""
+  def _log_kernel(
+    self, ids: Int[Array, '... L'], variance: Float[Array, '...']
+  ) -> Float[Array, '... L K']:
+    """Returns log q(id | y) over y; the variance broadcasts against [L]."""
     if self.mask_id is not None:
       ids = ids - (ids > self.mask_id)
     there, here, variance = match_ranks(
@@ -89,7 +96,9 @@ class Gaussian(GridProcess):
     return self._with_mask(log_add(direct, mirror))
 
 
-def _log_wrapped(lag: Array, variance: Array, size: int) -> Array:
+def _log_wrapped(
+  lag: Int[Array, '... V'], variance: Float[Array, '... 1'], size: int
+) -> Float[Array, '... V']:
   """Returns log g_v at integer lags: the normal density with period 2 V.
 
   A narrow density is a sum over images. For a wide one the Fourier series is
@@ -123,7 +132,9 @@ def _log_wrapped(lag: Array, variance: Array, size: int) -> Array:
   return jnp.where(is_wide, wide, narrow)
 
 
-def _blur(probs: Array, variance: Array) -> Array:
+def _blur(
+  probs: Float[Array, '... V'], variance: Float[Array, '...']
+) -> Float[Array, '... V']:
   """Applies the noise to [..., V] probabilities; returns their logs.
 
   The FFT is precise relative to the largest probability. Smaller ones than eps
@@ -143,7 +154,7 @@ def _blur(probs: Array, variance: Array) -> Array:
 
 
 def gaussian(
-  num_states: int, betas: np.ndarray, mask_id: int | None = None
+  num_states: int, betas: Float[np.ndarray, ' T'], mask_id: int | None = None
 ) -> Gaussian:
   """Builds the process whose steps have the variance (V - 1)^2 beta / 8.
 

@@ -1,6 +1,7 @@
 """Base class of the processes of D3PM, which have T steps on the grid i / T."""
 
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
 
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.numerics import log_one_hot, match_ranks
@@ -26,7 +27,7 @@ class GridProcess(TokenProcess):
     is_mask = self.is_mask(jnp.arange(self.num_states))
     return Categorical(jnp.where(is_mask, -jnp.inf, 0.0))
 
-  def clean(self, x0: Array) -> Cavity:
+  def clean(self, x0: Int[Array, '... L']) -> Cavity:
     """Returns the head of a perfect prediction of the ids [L].
 
     It contains ids in place of logits, as the `marginal` of ids is exact, and
@@ -34,17 +35,21 @@ class GridProcess(TokenProcess):
     """
     return Cavity(x0)
 
-  def place(self, t: Time) -> Array:
+  def place(self, t: Time) -> Int[Array, '...']:
     """Returns the index i of the nearest i / T, in the shape of t."""
     return place(t, self.num_steps)
 
 
-def safe_log(p: Array) -> Array:
+def safe_log(p: Float[Array, '*shape']) -> Float[Array, '*shape']:
   """Returns log p, which is -inf with zero gradient at p = 0."""
   return jnp.where(p > 0, jnp.log(jnp.where(p > 0, p, 1.0)), -jnp.inf)
 
 
-def identity(x0: Array, log_probs: Array, is_clean: Array) -> Array:
+def identity(
+  x0: Int[Array, '...'] | Float[Array, '... K'],
+  log_probs: Float[Array, '... K'],
+  is_clean: Bool[Array, '...'],
+) -> Float[Array, '... K']:
   """Returns log probabilities with x0 itself where no step was taken.
 
   Args:

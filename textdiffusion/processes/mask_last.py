@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.numerics import log_one_hot, match_ranks, pytree, static
@@ -42,7 +43,9 @@ class MaskLast(GridProcess):
     """Returns the distribution that is the mask for sure, [K]."""
     return Categorical(self._masks(()))
 
-  def marginal(self, x0: Array, t: Time) -> Categorical:
+  def marginal(
+    self, x0: Int[Array, '...'] | Float[Array, '... K'], t: Time
+  ) -> Categorical:
     """Returns q_t(. | x0), [L, K], for ids [L] or clean logits [L, K]."""
     before = self.inner.marginal(x0, self._inner_time(t)).logits
     is_last = self.place(t) == self.num_steps
@@ -51,13 +54,17 @@ class MaskLast(GridProcess):
     )
     return Categorical(jnp.where(is_last, masks, before))
 
-  def corrupt(self, key: Key, x0: Array, t: Time) -> Array:
+  def corrupt(
+    self, key: Key, x0: Int[Array, '... L'], t: Time
+  ) -> Int[Array, '... L']:
     """Draws noisy tokens [L]."""
     x0, t = match_ranks(x0, t)
     before = self.inner.corrupt(key, x0, self._inner_time(t))
     return jnp.where(self.place(t) == self.num_steps, self.mask_id, before)
 
-  def column(self, z: Array, s: Time, t: Time) -> Array:
+  def column(
+    self, z: Int[Array, '... L'], s: Time, t: Time
+  ) -> Float[Array, '... L K']:
     """Returns log q_{t|s}(z | y) for every y, [L, K].
 
     At t = 1 it is 0 for the mask, whatever y.
@@ -72,10 +79,10 @@ class MaskLast(GridProcess):
     log_probs = jnp.where(is_last[..., None], of_mask, before)
     return identity(z, log_probs, (first == last) | (is_mask & ~is_last))
 
-  def _inner_time(self, t: Time) -> Array:
+  def _inner_time(self, t: Time) -> Float[Array, '...']:
     return jnp.minimum(self.place(t), self.num_steps - 1) / self.num_steps
 
-  def _masks(self, shape: tuple[int, ...]) -> Array:
+  def _masks(self, shape: tuple[int, ...]) -> Float[Array, '... K']:
     return log_one_hot(jnp.full(shape, self.mask_id), self.num_states)
 
 

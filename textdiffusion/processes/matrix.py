@@ -4,11 +4,10 @@ Austin et al. 2021, appendix A.2. It stores 2 T + 1 matrices [K, K]. For large
 vocabularies use `rank_one`, `gaussian` and `neighbors`, which store none.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int, Shaped
 
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.numerics import match_ranks, pytree, static
@@ -31,9 +30,9 @@ class Matrix(GridProcess):
     mask_id: id of the mask, or None.
   """
 
-  log_kernels: Array
-  log_totals: Array
-  log_prior: Array
+  log_kernels: Float[Array, 'T K K']
+  log_totals: Float[Array, 'T+1 K K']
+  log_prior: Float[Array, ' K']
   num_states: int = static()  # ty: ignore[incompatible-attribute-override]
   num_steps: int = static()  # ty: ignore[incompatible-attribute-override]
   mask_id: int | None = static()  # ty: ignore[incompatible-attribute-override]
@@ -42,7 +41,9 @@ class Matrix(GridProcess):
     """Returns the prior given at construction, [K]."""
     return Categorical(self.log_prior)
 
-  def marginal(self, x0: Array, t: Time) -> Categorical:
+  def marginal(
+    self, x0: Int[Array, '...'] | Float[Array, '... K'], t: Time
+  ) -> Categorical:
     """Returns q_t(. | x0), [L, K], for ids [L] or clean logits [L, K]."""
     i = self.place(t)
     total = self.log_totals[_shared(i)]
@@ -59,7 +60,9 @@ class Matrix(GridProcess):
       logits = safe_log(probs)
     return Categorical(identity(clean, logits, i == 0))
 
-  def column(self, z: Array, s: Time, t: Time) -> Array:
+  def column(
+    self, z: Int[Array, '... L'], s: Time, t: Time
+  ) -> Float[Array, '... L K']:
     """Returns log q_{t|s}(z | y) for every y, [L, K].
 
     It takes one matrix product per step after the first.
@@ -68,7 +71,9 @@ class Matrix(GridProcess):
     gap, last_shared = _shared(last) - _shared(first), _shared(last)
     row = _rows(self.log_kernels[jnp.maximum(last_shared - 1, 0)], z)
 
-    def back(j: Array, row: Array) -> Array:
+    def back(
+      j: Int[Array, ''], row: Float[Array, '... L K']
+    ) -> Float[Array, '... L K']:
       kernel = jnp.exp(self.log_kernels[jnp.maximum(last_shared - 1 - j, 0)])
       top = row.max(-1, keepdims=True)
       product = jnp.matmul(jnp.exp(row - top), kernel, precision='highest')
@@ -81,13 +86,15 @@ class Matrix(GridProcess):
     first, last = match_ranks(first, last)
     return identity(z, row, first == last)
 
-  def likelihood(self, z: Array, t: Time) -> Array:
+  def likelihood(
+    self, z: Int[Array, '... L'], t: Time
+  ) -> Float[Array, '... L K']:
     """Returns log q_t(z | x) for every clean x, [L, K], without a loop."""
     i = self.place(t)
     return identity(z, _rows(self.log_totals[_shared(i)], z), i == 0)
 
 
-def _shared(index: Array) -> Array:
+def _shared(index: Int[Array, '...']) -> Int[Array, '...']:
   """Returns the time index that a row shares, ignoring zeros: [...].
 
   The indices are [] or [..., 1 or L].
@@ -95,7 +102,9 @@ def _shared(index: Array) -> Array:
   return index if index.ndim == 0 else index.max(-1)
 
 
-def _rows(matrix: Array, ids: Array) -> Array:
+def _rows(
+  matrix: Float[Array, '... K K'], ids: Int[Array, '...']
+) -> Float[Array, '... K']:
   """Returns rows [..., L, K] of one matrix [K, K] or one per batch row."""
   if matrix.ndim == 2:
     return matrix[ids]
@@ -103,7 +112,9 @@ def _rows(matrix: Array, ids: Array) -> Array:
 
 
 def from_kernels(
-  kernels: np.ndarray, prior: Any = None, mask_id: int | None = None
+  kernels: Float[np.ndarray, 'T K K'],
+  prior: Float[np.ndarray, ' K'] | None = None,
+  mask_id: int | None = None,
 ) -> Matrix:
   """Builds the process from its matrices, with products in float64.
 
@@ -127,7 +138,9 @@ def from_kernels(
   return Matrix(*logs, size, len(kernels), mask_id)
 
 
-def beside_mask(kernels: np.ndarray, mask_id: int | None) -> np.ndarray:
+def beside_mask(
+  kernels: Float[np.ndarray, 'T V V'], mask_id: int | None
+) -> Float[np.ndarray, 'T K K']:
   """Adds a mask that stays as it is to kernels [T, V, V].
 
   Args:
@@ -147,13 +160,17 @@ def beside_mask(kernels: np.ndarray, mask_id: int | None) -> np.ndarray:
   return out
 
 
-def mixed_kernels(base: np.ndarray, betas: np.ndarray) -> np.ndarray:
+def mixed_kernels(
+  base: Float[np.ndarray, 'V V'], betas: Float[np.ndarray, ' T']
+) -> Float[np.ndarray, 'T V V']:
   """Returns (1 - beta) I + beta M, [T, V, V], for M = base and [T] betas."""
   beta = np.asarray(betas, np.float64)[:, None, None]
   return (1 - beta) * np.eye(len(base)) + beta * np.asarray(base, np.float64)
 
 
-def gaussian_kernels(size: int, betas: np.ndarray) -> np.ndarray:
+def gaussian_kernels(
+  size: int, betas: Float[np.ndarray, ' T']
+) -> Float[np.ndarray, 'T {size} {size}']:
   """Returns discretised Gaussians over the order of ids (A.2.4): [T, V, V].
 
   The probability of distance n is exp(-4 n^2 / ((V - 1)^2 beta)), divided by
@@ -164,7 +181,9 @@ def gaussian_kernels(size: int, betas: np.ndarray) -> np.ndarray:
   return lag_kernels(size, betas, 1.0)
 
 
-def lag_kernels(size: int, betas: np.ndarray, stretch: float) -> np.ndarray:
+def lag_kernels(
+  size: int, betas: Float[np.ndarray, ' T'], stretch: float
+) -> Float[np.ndarray, 'T {size} {size}']:
   """Returns discretised Gaussians of stretched distances, [T, V, V].
 
   Args:
@@ -185,7 +204,7 @@ def lag_kernels(size: int, betas: np.ndarray, stretch: float) -> np.ndarray:
   return kernels
 
 
-def band_matrix(size: int, width: int) -> np.ndarray:
+def band_matrix(size: int, width: int) -> Float[np.ndarray, '{size} {size}']:
   """Returns equal weights on the `width` nearest tokens (A.2.3): [V, V].
 
   The token itself is one of them. Columns are normalised, so the matrix is not
@@ -197,7 +216,9 @@ def band_matrix(size: int, width: int) -> np.ndarray:
   return band / band.sum(0)
 
 
-def sinkhorn(adjacency: np.ndarray, iterations: int) -> np.ndarray:
+def sinkhorn(
+  adjacency: Shaped[np.ndarray, 'V V'], iterations: int
+) -> Float[np.ndarray, 'V V']:
   """Makes a matrix doubly stochastic, scaling rows, then columns (A.2.5)."""
   matrix = np.asarray(adjacency, np.float64)
   for _ in range(iterations):

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.numerics import log_one_hot, match_ranks, pytree, static
@@ -38,18 +39,18 @@ class Graph(NamedTuple):
       sources[starts[i] : starts[i + 1]].
   """
 
-  out: Array
-  sources: Array
-  starts: Array
+  out: Int[Array, 'K k']
+  sources: Int[Array, ' K*k']
+  starts: Int[Array, ' K+1']
 
   @property
-  def rates(self) -> Array:
+  def rates(self) -> Float[Array, ' K']:
     """[K] rates out of each token, including edges to itself."""
     count = self.out.shape[1]
     return (count + jnp.diff(self.starts)).astype(float) / (2 * count)
 
 
-def graph_of(out: Array) -> Graph:
+def graph_of(out: Int[Array, 'K k']) -> Graph:
   """Builds the graph of [K, k] neighbours, with its transpose."""
   size, count = out.shape
   ends = out.reshape(-1)
@@ -63,8 +64,11 @@ def graph_of(out: Array) -> Graph:
 
 
 def nearest(
-  table: Array, count: int, mask_id: int | None = None, chunk: int = 512
-) -> Array:
+  table: Float[Array, 'K D'],
+  count: int,
+  mask_id: int | None = None,
+  chunk: int = 512,
+) -> Int[Array, 'K {count}']:
   """Finds the nearest other tokens by angle, the nearest first.
 
   The mask is no neighbour of any token, and has only itself as neighbour.
@@ -84,7 +88,7 @@ def nearest(
   size = len(table)
   ids = jnp.arange(size)
 
-  def neighbors_of_rows(start: Array) -> Array:
+  def neighbors_of_rows(start: Int[Array, '']) -> Int[Array, 'n k']:
     rows = jnp.minimum(start + jnp.arange(min(chunk, size)), size - 1)
     near = jnp.matmul(table[rows], table.T, precision='highest')
     is_barred = ids[None] == rows[:, None]
@@ -99,7 +103,9 @@ def nearest(
   return found.astype(jnp.int32)
 
 
-def band(num_states: int, width: int, mask_id: int | None = None) -> np.ndarray:
+def band(
+  num_states: int, width: int, mask_id: int | None = None
+) -> Int[np.ndarray, '{num_states} {width-1}']:
   """Returns the tokens around each token in id order, reflected at the ends.
 
   With reflection the walk is symmetric and the uniform distribution is
@@ -141,7 +147,7 @@ class Neighbors(GridProcess):
       `refresh` then takes it from the method state, or builds it.
   """
 
-  exponents: Array
+  exponents: Float[Array, ' {num_steps}+1']
   graph: Graph | None
   num_states: int = static()  # ty: ignore[incompatible-attribute-override]
   num_steps: int = static()  # ty: ignore[incompatible-attribute-override]
@@ -168,13 +174,17 @@ class Neighbors(GridProcess):
       self.exponents, graph, self.num_states, self.num_steps, self.mask_id
     )
 
-  def marginal(self, x0: Array, t: Time) -> Categorical:
+  def marginal(
+    self, x0: Int[Array, '...'] | Float[Array, '... K'], t: Time
+  ) -> Categorical:
     """Returns q_t(. | x0), [L, K], for ids [L] or clean logits [L, K]."""
     clean, i = self.clean_log_probs(x0), self.place(t)
     logits = self._walked(clean, self.exponents[i])
     return Categorical(identity(clean, logits, i == 0))
 
-  def column(self, z: Array, s: Time, t: Time) -> Array:
+  def column(
+    self, z: Int[Array, '... L'], s: Time, t: Time
+  ) -> Float[Array, '... L K']:
     """Returns log q_{t|s}(z | y) for every y, [L, K], a symmetric kernel."""
     z, s, t = match_ranks(z, s, t)
     first, last = self.place(s), self.place(t)
@@ -182,7 +192,9 @@ class Neighbors(GridProcess):
     span = self.exponents[last] - self.exponents[first]
     return identity(z, self._walked(one_hot, span), first == last)
 
-  def corrupt(self, key: Key, x0: Array, t: Time) -> Array:
+  def corrupt(
+    self, key: Key, x0: Int[Array, '... L'], t: Time
+  ) -> Int[Array, '... L']:
     """Draws noisy tokens [L], jump by jump."""
     graph = self._graph()
     rates, count = graph.rates, graph.out.shape[1]
@@ -192,7 +204,7 @@ class Neighbors(GridProcess):
     jumps = jax.random.poisson(key_count, mean)
     jumps = jnp.minimum(jumps, _num_terms(mean) - 1)
 
-    def jump(j: Array, x: Array) -> Array:
+    def jump(j: Int[Array, ''], x: Int[Array, '... L']) -> Int[Array, '... L']:
       u = jax.random.uniform(jax.random.fold_in(key_jumps, j), (2, *x.shape))
       # One of 2k c places is drawn; the token stays if no edge has that place.
       pick = u[0] * most * 2 * count
@@ -208,7 +220,9 @@ class Neighbors(GridProcess):
     x = jax.lax.fori_loop(0, jumps.max(), jump, x0.astype(jnp.int32))
     return x.astype(x0.dtype)
 
-  def _walked(self, log_p: Array, exponents: Array) -> Array:
+  def _walked(
+    self, log_p: Float[Array, '... L K'], exponents: Float[Array, '...']
+  ) -> Float[Array, '... L K']:
     """Applies exp(tau R) to [L, K] log probabilities; tau is [L], [1] or []."""
     graph = self._graph()
     shape = log_p.shape
@@ -226,7 +240,9 @@ class Neighbors(GridProcess):
 
 
 @jax.custom_vjp
-def _walk(columns: Array, mean: Array, graph: Graph) -> Array:
+def _walk(
+  columns: Float[Array, 'K N'], mean: Float[Array, ' N'], graph: Graph
+) -> Float[Array, 'K N']:
   """Returns sum_j Poisson(j; mean) P^j x for every column x: [K, N].
 
   P is symmetric, so the gradient is the same walk applied to the cotangent.
@@ -241,14 +257,18 @@ def _walk(columns: Array, mean: Array, graph: Graph) -> Array:
   stay = 1 - rates / most
   scale = 1 / (2 * count * most)
 
-  def product(x: Array) -> Array:
-    def edge(c: Array, total: Array) -> Array:
+  def product(x: Float[Array, 'K N']) -> Float[Array, 'K N']:
+    def edge(
+      c: Int[Array, ''], total: Float[Array, 'K N']
+    ) -> Float[Array, 'K N']:
       ends = graph.out[:, c]
       return (total + scale * x[ends]).at[ends].add(scale * x)
 
     return jax.lax.fori_loop(0, count, edge, stay * x)
 
-  def term(j: Array, both: tuple[Array, Array]) -> tuple[Array, Array]:
+  def term(
+    j: Int[Array, ''], both: tuple[Float[Array, 'K N'], Float[Array, 'K N']]
+  ) -> tuple[Float[Array, 'K N'], Float[Array, 'K N']]:
     x, total = both
     x = product(x)
     return x, total + jnp.exp(_log_poisson(j, mean))[None] * x
@@ -257,11 +277,15 @@ def _walk(columns: Array, mean: Array, graph: Graph) -> Array:
   return jax.lax.fori_loop(1, _num_terms(mean).max(), term, first)[1]
 
 
-def _walk_forward(columns: Array, mean: Array, graph: Graph):
+def _walk_forward(
+  columns: Float[Array, 'K N'], mean: Float[Array, ' N'], graph: Graph
+):
   return _walk(columns, mean, graph), (mean, graph)
 
 
-def _walk_backward(kept: tuple[Array, Graph], cotangent: Array):
+def _walk_backward(
+  kept: tuple[Float[Array, ' N'], Graph], cotangent: Float[Array, 'K N']
+):
   mean, graph = kept
   return _walk(cotangent, mean, graph), None, None
 
@@ -269,7 +293,7 @@ def _walk_backward(kept: tuple[Array, Graph], cotangent: Array):
 _walk.defvjp(_walk_forward, _walk_backward)
 
 
-def _num_terms(mean: Array) -> Array:
+def _num_terms(mean: Float[Array, '*shape']) -> Int[Array, '*shape']:
   """Returns the number of terms of the sum over jumps.
 
   It is subadditive in the mean. So tokens reached by one walk are also reached
@@ -279,7 +303,9 @@ def _num_terms(mean: Array) -> Array:
   return jnp.where(mean > 0, most + 1, 1)
 
 
-def _log_poisson(j: Array, mean: Array) -> Array:
+def _log_poisson(
+  j: Int[Array, ''], mean: Float[Array, '*shape']
+) -> Float[Array, '*shape']:
   """Returns log Poisson(j; mean), j >= 1, precisely (Loader 2000)."""
   j = jnp.asarray(j, mean.dtype)
   some = jnp.where(mean > 0, mean, 1.0)
@@ -297,8 +323,8 @@ def _log_poisson(j: Array, mean: Array) -> Array:
 
 def neighbors(
   num_states: int,
-  betas: np.ndarray,
-  out: np.ndarray | Array,
+  betas: Float[np.ndarray, ' T'],
+  out: Int[np.ndarray | Array, 'K k'],
   mask_id: int | None = None,
 ) -> Neighbors:
   """Builds a random walk on a given graph.
@@ -315,7 +341,10 @@ def neighbors(
 
 
 def following(
-  num_states: int, betas: np.ndarray, count: int, mask_id: int | None = None
+  num_states: int,
+  betas: Float[np.ndarray, ' T'],
+  count: int,
+  mask_id: int | None = None,
 ) -> Neighbors:
   """Builds a random walk among the nearest embeddings of the model.
 

@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.numerics import (
@@ -38,7 +39,7 @@ from textdiffusion.schedules.noise import (
   log_transition,
 )
 
-Share = Callable[[Array], Array]
+Share = Callable[[Float[Array, '...']], Float[Array, '...']]
 
 
 @pytree
@@ -80,7 +81,7 @@ class RankOne(TokenProcess):
     even = jnp.zeros((1, self.num_states))
     return Categorical(self.marginal(even, 1.0).logits[0])
 
-  def decoder_bound(self) -> Array:
+  def decoder_bound(self) -> Float[Array, '']:
     """Returns the reconstruction term E -log p(x0 | x at t = 0), [] nats.
 
     It is 0 without noise at t = 0. The decoder p(x0 | z) ~ q_0(z | x0) uses the
@@ -98,7 +99,9 @@ class RankOne(TokenProcess):
     nats += expect(same, visible - same) + expect(others, visible - other)
     return nats[0]
 
-  def marginal(self, x0: Array, t: Time) -> Categorical:
+  def marginal(
+    self, x0: Int[Array, '...'] | Float[Array, '... K'], t: Time
+  ) -> Categorical:
     """Returns q_t(. | x0), [L, K], for ids [L] or clean logits [L, K].
 
     The logit of the mask is ignored.
@@ -112,7 +115,9 @@ class RankOne(TokenProcess):
       log_add(level.log_alpha + clean, level.log_1m_alpha + jnp.log(noise))
     )
 
-  def corrupt(self, key: Key, x0: Array, t: Time) -> Array:
+  def corrupt(
+    self, key: Key, x0: Int[Array, '... L'], t: Time
+  ) -> Int[Array, '... L']:
     """Draws noisy tokens [L], by three draws per token for any vocabulary."""
     key_move, key_mask, key_token = jax.random.split(key, 3)
     moves = flip(
@@ -127,14 +132,18 @@ class RankOne(TokenProcess):
     token += token >= self.mask_id
     return jnp.where(moves, jnp.where(masks, self.mask_id, token), x0)
 
-  def column(self, z: Array, s: Time, t: Time) -> Array:
+  def column(
+    self, z: Int[Array, '... L'], s: Time, t: Time
+  ) -> Float[Array, '... L K']:
     """Returns log q_{t|s}(z | y) for every y: [L, K]."""
     z, s, t = match_ranks(z, s, t)
     log_keep = log_transition(self.schedule(s), self.schedule(t))
     noise = self.noise_between(z[..., None], s, t)
     return log_add(log_keep + log_one_hot(z, self.num_states), jnp.log(noise))
 
-  def noise_at(self, states: Array, t: Time) -> Array:
+  def noise_at(
+    self, states: Int[Array, '... #K'], t: Time
+  ) -> Float[Array, '... #K']:
     """Returns b_t = (1 - alpha_t) pi_t of states.
 
     The states are [L, 1] or [K], the result [L, 1] or [L, K].
@@ -142,7 +151,9 @@ class RankOne(TokenProcess):
     level, pi = match_ranks(self.schedule(t), self._noise(states, t))
     return jnp.exp(level.log_1m_alpha) * pi
 
-  def noise_between(self, states: Array, s: Time, t: Time) -> Array:
+  def noise_between(
+    self, states: Int[Array, '... #K'], s: Time, t: Time
+  ) -> Float[Array, '... #K']:
     """Returns q_{t|s}(z | y) for z other than y, which depends on z only.
 
     It is b_t(z) - alpha_{t|s} b_s(z) with b = (1 - alpha) pi. To avoid
@@ -167,7 +178,9 @@ class RankOne(TokenProcess):
     drift = jnp.exp(log_keep + now.log_1m_alpha) * (pi_t - pi_s)
     return jnp.exp(log1m_exp(log_keep)) * pi_t + drift
 
-  def likelihood(self, z: Array, t: Time) -> Array:
+  def likelihood(
+    self, z: Int[Array, '... L'], t: Time
+  ) -> Float[Array, '... L K']:
     """Returns log q_t(z | x) for every clean x, [L, K].
 
     Unlike `column(z, 0, t)` it includes the noise at t = 0.
@@ -176,7 +189,7 @@ class RankOne(TokenProcess):
     signal = self.schedule(t).log_alpha + log_one_hot(z, self.num_states)
     return log_add(signal, self.log_noise(z, t))
 
-  def rate(self, z: Array, t: Time) -> Array:
+  def rate(self, z: Int[Array, '... L'], t: Time) -> Float[Array, '... L 1']:
     """Returns the forward rate y -> z per unit of t, [L, 1].
 
     It is the same for all y:
@@ -185,7 +198,7 @@ class RankOne(TokenProcess):
     z, t = match_ranks(z, t)
     return self.flow(z, t) * jnp.exp(-self.schedule(t).log_alpha)
 
-  def flow(self, z: Array, t: Time) -> Array:
+  def flow(self, z: Int[Array, '... L'], t: Time) -> Float[Array, '... L 1']:
     """Returns alpha_t R_t(z) per unit of t, finite where alpha is 0: [L, 1]."""
     z, t = match_ranks(z, jnp.asarray(t, float))
     level = self.schedule(t)
@@ -196,13 +209,15 @@ class RankOne(TokenProcess):
       drift
     )
 
-  def log_noise(self, z: Array, t: Time) -> Array:
+  def log_noise(self, z: Int[Array, '...'], t: Time) -> Float[Array, '... 1']:
     """Returns log (1 - alpha_t) pi_t(z), the probability from noise: [L, 1]."""
     z, t = match_ranks(z, t)
     noise = jnp.log(self._noise(z[..., None], t))
     return self.schedule(t).log_1m_alpha + noise
 
-  def unmix(self, log_q: Array, t: Time) -> Array:
+  def unmix(
+    self, log_q: Float[Array, '... L K'], t: Time
+  ) -> Float[Array, '... L K']:
     """Returns the unnormalised clean logits of a marginal, [L, K].
 
     They are log(q - (1 - alpha) pi), and log q for states without noise, so
@@ -215,7 +230,9 @@ class RankOne(TokenProcess):
     left = jnp.where(some, jnp.log(jnp.where(some, signal, 1.0)), -jnp.inf)
     return jnp.where(noise > 0, left, jax.nn.log_softmax(log_q))
 
-  def _noise(self, states: Array, t: Time) -> Array:
+  def _noise(
+    self, states: Int[Array, '... #K'], t: Time
+  ) -> Float[Array, '... #K']:
     """Returns pi_t of states [L, 1] or [K], broadcast with t[..., None]."""
     t = jnp.asarray(t, float)[..., None]
     share = self.share(t)
@@ -262,7 +279,7 @@ class Constant:
     if not 0 <= self.value <= 1:
       raise UserError(f'a share of {self.value}: must be in [0, 1]')
 
-  def __call__(self, t: Array) -> Array:
+  def __call__(self, t: Float[Array, '*shape']) -> Float[Array, '*shape']:
     return jnp.full_like(t, self.value)
 
 
@@ -316,7 +333,7 @@ class Hybrid:
     log_alpha = jnp.where(noise < 0.5, jnp.log1p(-noise), jnp.log(alpha))
     return NoiseLevel(log_alpha, jnp.log(noise), -slope)
 
-  def share(self, t: Array) -> Array:
+  def share(self, t: Float[Array, '*shape']) -> Float[Array, '*shape']:
     """Returns the share of the mask, t / (t + c).
 
     Both parts are divided by t^(gamma / 2), so that share(0) = 0.
@@ -324,16 +341,18 @@ class Hybrid:
     masked, spread = self._parts(t)
     return masked / (masked + spread)
 
-  def rest(self, t: Array) -> Array:
+  def rest(self, t: Float[Array, '*shape']) -> Float[Array, '*shape']:
     """Returns 1 - share = c / (t + c)."""
     masked, spread = self._parts(t)
     return spread / (masked + spread)
 
-  def _parts(self, t: Array) -> tuple[Array, Array]:
+  def _parts(
+    self, t: Float[Array, '*shape']
+  ) -> tuple[Float[Array, '*shape'], Float[Array, '*shape']]:
     half = self.gamma / 2
     return t ** (1 - half), self.odds * (1 - t) ** half
 
-  def _c(self, t: Array) -> Array:
+  def _c(self, t: Float[Array, '*shape']) -> Float[Array, '*shape']:
     return self.odds * (t * (1 - t)) ** (self.gamma / 2)
 
   @property

@@ -1,8 +1,9 @@
 """Variance-preserving Gaussian noise on embeddings (Ho et al. 2020)."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from textdiffusion.core.distributions import Normal
 from textdiffusion.core.numerics import log1m_exp, match_ranks, pytree
@@ -12,6 +13,7 @@ from textdiffusion.core.types import (
   Embedder,
   Eps,
   Facts,
+  Head,
   Key,
   Posterior,
   Time,
@@ -41,24 +43,26 @@ class VariancePreserving:
     """Returns N(0, 1), the distribution of one feature at t = 1."""
     return Normal(jnp.zeros(()), jnp.ones(()))
 
-  def marginal(self, x0: Array, t: Time) -> Normal:
+  def marginal(self, x0: Float[Array, '... D'], t: Time) -> Normal:
     """Returns q_t(. | x0) for features [L, D]."""
     x0, level = match_ranks(x0, self.schedule(t))
     std = jnp.exp(0.5 * level.log_1m_alpha)
     return Normal(jnp.exp(0.5 * level.log_alpha) * x0, std)
 
-  def corrupt(self, key: Key, x0: Array, t: Time) -> Array:
+  def corrupt(
+    self, key: Key, x0: Float[Array, '... L D'], t: Time
+  ) -> Float[Array, '... L D']:
     """Draws noisy features [L, D]."""
     return self.marginal(x0, t).sample(key)
 
-  def clean(self, x0: Array) -> X0:
+  def clean(self, x0: Float[Array, '... L D']) -> X0:
     """Returns the head of a perfect prediction of x0."""
     return X0(x0)
 
   def bridge(
     self,
-    head: Any,
-    xt: Array,
+    head: Head,
+    xt: Float[Array, '... L D'],
     s: Time,
     t: Time,
     eta: float = 1.0,
@@ -132,7 +136,9 @@ class Learnt(VariancePreserving):
     return VariancePreserving(LearntGamma(**own['noise'])) if own else self
 
 
-def to_x0(p: VariancePreserving, head: Any, xt: Array, t: Time) -> X0:
+def to_x0(
+  p: VariancePreserving, head: Head, xt: Float[Array, '... L D'], t: Time
+) -> X0:
   """Converts any feature head to an estimate of x0, [L, D].
 
   Args:
@@ -161,7 +167,11 @@ def to_x0(p: VariancePreserving, head: Any, xt: Array, t: Time) -> X0:
 
 
 def estimate_of(
-  p: VariancePreserving, embedder: Embedder, head: Any, xt: Array, t: Time
+  p: VariancePreserving,
+  embedder: Embedder,
+  head: Head,
+  xt: Float[Array, '... L D'],
+  t: Time,
 ) -> X0:
   """Converts a feature head or a `Posterior` to an estimate of x0, [L, D].
 
@@ -180,7 +190,9 @@ def estimate_of(
   return to_x0(p, head, xt, t)
 
 
-def to_eps(p: VariancePreserving, head: Any, xt: Array, t: Time) -> Eps:
+def to_eps(
+  p: VariancePreserving, head: Head, xt: Float[Array, '... L D'], t: Time
+) -> Eps:
   """Converts any feature head to an estimate of the noise, [L, D].
 
   It is 0 / 0 at t = 0, where there is no noise.
@@ -199,7 +211,7 @@ def to_eps(p: VariancePreserving, head: Any, xt: Array, t: Time) -> Eps:
 
 
 def to_velocity(
-  p: VariancePreserving, head: Any, xt: Array, t: Time
+  p: VariancePreserving, head: Head, xt: Float[Array, '... L D'], t: Time
 ) -> Velocity:
   """Converts any feature head to an estimate of the velocity, [L, D].
 

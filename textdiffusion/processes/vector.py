@@ -11,6 +11,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.numerics import (
@@ -27,7 +28,7 @@ from textdiffusion.processes.bridge import TokenProcess
 from textdiffusion.schedules.noise import PolynomialPerToken, log_transition
 
 
-def learnable(power: float, num_states: int) -> Array:
+def learnable(power: float, num_states: int) -> Float[Array, ' {num_states}']:
   """Returns parameters [K] whose softplus is `power`."""
   return jnp.full(num_states, math.log(math.expm1(power)))
 
@@ -63,7 +64,9 @@ class VectorAbsorbing(TokenProcess):
     even = jnp.zeros((1, self.num_states))
     return Categorical(self.marginal(even, 1.0).logits[0])
 
-  def marginal(self, x0: Array, t: Time) -> Categorical:
+  def marginal(
+    self, x0: Int[Array, '...'] | Float[Array, '... K'], t: Time
+  ) -> Categorical:
     """Returns q_t(. | x0), [L, K], for ids [L] or clean logits [L, K].
 
     The logit of the mask is ignored.
@@ -72,13 +75,17 @@ class VectorAbsorbing(TokenProcess):
     masked = _logsumexp(level.log_1m_alpha + clean)
     return Categorical(self._by_state(masked, level.log_alpha + clean))
 
-  def corrupt(self, key: Key, x0: Array, t: Time) -> Array:
+  def corrupt(
+    self, key: Key, x0: Int[Array, '... L'], t: Time
+  ) -> Int[Array, '... L']:
     """Draws noisy tokens [L], by one draw per token."""
     log_noise = self.schedule.of(x0, t).log_1m_alpha
     moves = flip(key, jnp.broadcast_to(log_noise, x0.shape))
     return jnp.where(moves, self.mask_id, x0)
 
-  def log_q(self, z: Array, x0: Array, t: Time) -> Array:
+  def log_q(
+    self, z: Int[Array, '... L'], x0: Int[Array, '... L'], t: Time
+  ) -> Float[Array, '... L']:
     """Returns log q_t(z | x0), [L], for z that x0 can become.
 
     It builds no [L, K] array.
@@ -91,7 +98,9 @@ class VectorAbsorbing(TokenProcess):
     z, level = match_ranks(z, self.schedule.of(x0, t))
     return jnp.where(self.is_mask(z), level.log_1m_alpha, level.log_alpha)
 
-  def column(self, z: Array, s: Time, t: Time) -> Array:
+  def column(
+    self, z: Int[Array, '... L'], s: Time, t: Time
+  ) -> Float[Array, '... L K']:
     """Returns log q_{t|s}(z | y) for every y: [L, K]."""
     z, s, t = match_ranks(z, s, t)
     log_keep = log_transition(self.schedule(s), self.schedule(t))
@@ -99,7 +108,9 @@ class VectorAbsorbing(TokenProcess):
     stays = log_keep + log_one_hot(z, self.num_states)
     return jnp.where(self.is_mask(z)[..., None], moves, stays)
 
-  def likelihood(self, z: Array, t: Time) -> Array:
+  def likelihood(
+    self, z: Int[Array, '... L'], t: Time
+  ) -> Float[Array, '... L K']:
     """Returns log q_t(z | x) for every clean x: [L, K]."""
     z, t = match_ranks(z, t)
     level = self.schedule(t)
@@ -107,7 +118,7 @@ class VectorAbsorbing(TokenProcess):
     stays = level.log_alpha + log_one_hot(z, self.num_states)
     return jnp.where(self.is_mask(z)[..., None], moves, stays)
 
-  def rate(self, z: Array, t: Time) -> Array:
+  def rate(self, z: Int[Array, '... L'], t: Time) -> Float[Array, '... L K']:
     """Returns the forward rate y -> z per unit of t, [L, K].
 
     It is 0 unless z is the mask.
@@ -116,7 +127,9 @@ class VectorAbsorbing(TokenProcess):
     moves = self._by_state(0.0, self.schedule(t).hazard)
     return jnp.where(self.is_mask(z)[..., None], moves, 0.0)
 
-  def unmix(self, log_q: Array, t: Time) -> Array:
+  def unmix(
+    self, log_q: Float[Array, '... L K'], t: Time
+  ) -> Float[Array, '... L K']:
     """Returns clean logits of a marginal, q / alpha on the tokens: [L, K]."""
     log_alpha = self._by_state(-jnp.inf, self.schedule(t).log_alpha)
     log_q, log_alpha = match_ranks(log_q, log_alpha)
@@ -124,7 +137,7 @@ class VectorAbsorbing(TokenProcess):
     ratio = log_q - jnp.where(some, log_alpha, 0.0)
     return jnp.where(some, ratio, -jnp.inf)
 
-  def prior_nats(self, x0: Array) -> Array:
+  def prior_nats(self, x0: Int[Array, '... L']) -> Float[Array, '... L']:
     """Returns KL(q_1(. | x0) || prior), [L] nats.
 
     It is `prior_bound`, computed without an [L, K] array.
@@ -136,7 +149,9 @@ class VectorAbsorbing(TokenProcess):
       level.log_1m_alpha, level.log_1m_alpha - mean
     )
 
-  def decoder_nats(self, x0: Array, t: Time) -> Array:
+  def decoder_nats(
+    self, x0: Int[Array, '... L'], t: Time
+  ) -> Float[Array, '... L']:
     """Returns the reconstruction term E -log p(x0 | z at t), [L] nats.
 
     The decoder p(x0 | mask) ~ 1 - alpha_{t,x0} uses the noise but no context.
@@ -147,7 +162,9 @@ class VectorAbsorbing(TokenProcess):
     total = _logsumexp(noise)[..., 0]
     return expect(log_noise, total - log_noise)
 
-  def _by_state(self, mask: Array | float, tokens: Array) -> Array:
+  def _by_state(
+    self, mask: Float[Array, '...'] | float, tokens: Float[Array, '...']
+  ) -> Float[Array, '... K']:
     """Returns [..., K]: one value at the mask, others at the tokens."""
     is_mask, mask, tokens = match_ranks(
       self.is_mask(jnp.arange(self.num_states)), mask, tokens
@@ -155,7 +172,7 @@ class VectorAbsorbing(TokenProcess):
     return jnp.where(is_mask, mask, tokens)
 
 
-def _logsumexp(x: Array) -> Array:
+def _logsumexp(x: Float[Array, '... K']) -> Float[Array, '... 1']:
   """Returns log sum exp, [..., 1], without NaN gradients if all are -inf."""
   is_empty = jnp.isneginf(x).all(-1, keepdims=True)
   total = jax.nn.logsumexp(jnp.where(is_empty, 0.0, x), -1, keepdims=True)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
 
 from textdiffusion.core.numerics import by_parts, match_ranks, pytree
 from textdiffusion.core.types import Array, Time
@@ -30,11 +31,14 @@ class LossHistory(NamedTuple):
     count: [bins, L] numbers of tokens.
   """
 
-  total: Array
-  count: Array
+  total: Float[Array, 'bins L']
+  count: Float[Array, 'bins L']
 
   def add(
-    self, place: Array, losses: Array, is_counted: Array
+    self,
+    place: Float[Array, ' B'],
+    losses: Float[Array, 'B L'],
+    is_counted: Bool[Array, 'B L'],
   ) -> 'LossHistory':
     """Adds the losses of a batch.
 
@@ -58,7 +62,9 @@ def empty_history(bins: int, length: int) -> LossHistory:
   )
 
 
-def refit(alpha: Array, history: LossHistory, keep_first: bool = True) -> Array:
+def refit(
+  alpha: Float[Array, 'T L'], history: LossHistory, keep_first: bool = True
+) -> Float[Array, 'T L']:
   """Fits a schedule under which the loss is linear in t.
 
   The loss as a function of alpha is interpolated linearly between the means of
@@ -89,7 +95,9 @@ def refit(alpha: Array, history: LossHistory, keep_first: bool = True) -> Array:
   ends = jnp.ones((1, length))
   known = jnp.concatenate([alpha.max() * ends, means, alpha.min() * ends])
 
-  def read(loss: Array, known: Array) -> Array:
+  def read(
+    loss: Float[Array, ' n'], known: Float[Array, ' n']
+  ) -> Float[Array, ' T']:
     levels = jnp.linspace(loss.min() - _RISE, loss.max() + _RISE, num_steps)
     return jnp.interp(levels, loss, known)
 
@@ -105,7 +113,7 @@ class PerPosition:
     alpha: [T, L] alphas at i = 1 ... T.
   """
 
-  alpha: Array
+  alpha: Float[Array, 'T L']
 
   @property
   def num_steps(self) -> int:
@@ -149,7 +157,7 @@ class Refits(NamedTuple):
     keep_first: whether position 0 keeps its alphas.
   """
 
-  alpha: Array
+  alpha: Float[Array, 'T L']
   bins: int
   every: int
   since: int
@@ -159,7 +167,7 @@ class Refits(NamedTuple):
     """Returns the initial schedule, without losses."""
     return Adaptive(PerPosition(self.alpha), self._empty())
 
-  def before_step(self, old: Adaptive, step: Array) -> Adaptive:
+  def before_step(self, old: Adaptive, step: Int[Array, '']) -> Adaptive:
     """Returns the state for training step `step`, fitted anew if it is due."""
     is_due = (step > 0) & (step >= self.since) & (step % self.every == 0)
 
@@ -170,7 +178,11 @@ class Refits(NamedTuple):
     return jax.lax.cond(is_due, fresh, lambda: old)
 
   def observe(
-    self, old: Adaptive, u: Array, losses: Array, is_counted: Array
+    self,
+    old: Adaptive,
+    u: Float[Array, ' B'],
+    losses: Float[Array, 'B L'],
+    is_counted: Bool[Array, 'B L'],
   ) -> Adaptive:
     """Adds the losses of a batch to the state.
 
@@ -195,13 +207,17 @@ class SecondMoment(NamedTuple):
     count: [T] number of losses recorded so far, at most H.
   """
 
-  losses: Array
-  count: Array
+  losses: Float[Array, 'T H']
+  count: Int[Array, ' T']
 
-  def add(self, index: Array, losses: Array) -> 'SecondMoment':
+  def add(
+    self, index: Int[Array, ' N'], losses: Float[Array, ' N']
+  ) -> 'SecondMoment':
     """Records losses [N] at steps `index` [N] in 0 ... T - 1, in order."""
 
-    def one(state: 'SecondMoment', item: tuple[Array, Array]):
+    def one(
+      state: 'SecondMoment', item: tuple[Int[Array, ''], Float[Array, '']]
+    ):
       i, loss = item
       row = jnp.roll(state.losses[i], -1).at[-1].set(loss)
       most = state.losses.shape[1]
@@ -212,7 +228,7 @@ class SecondMoment(NamedTuple):
 
     return jax.lax.scan(one, self, (index, losses))[0]
 
-  def probs(self, uniform: float = 1e-3) -> Array:
+  def probs(self, uniform: float = 1e-3) -> Float[Array, ' T']:
     """Returns the probabilities of the steps, [T].
 
     They are proportional to the root of the mean squared loss, mixed with the
@@ -227,7 +243,9 @@ class SecondMoment(NamedTuple):
     mixed = (1 - uniform) * share + uniform * even
     return jnp.where((self.count == most).all(), mixed, even)
 
-  def draw(self, u: Array, uniform: float = 1e-3) -> tuple[Array, Array]:
+  def draw(
+    self, u: Float[Array, '*shape'], uniform: float = 1e-3
+  ) -> tuple[Int[Array, '*shape'], Float[Array, '*shape']]:
     """Draws steps, and importance weights that make the loss unbiased.
 
     Args:
@@ -251,10 +269,10 @@ class LeastNoise(NamedTuple):
     time: [] in [0, 1].
   """
 
-  time: Array
+  time: Float[Array, '']
 
 
-def nearest_noise(schedule: Schedule, table: Array) -> LeastNoise:
+def nearest_noise(schedule: Schedule, table: Float[Array, 'K D']) -> LeastNoise:
   """Computes the time at which noise reaches the nearest other embedding.
 
   It is the time with 1 - alpha = v / (1 + v), where v is the mean, over
@@ -268,8 +286,8 @@ def nearest_noise(schedule: Schedule, table: Array) -> LeastNoise:
   """
   half = 0.5 * jnp.square(table).sum(-1)
 
-  def nearest(rows: Array) -> Array:
-    # rows: [n, D + 1], embeddings and, in the last column, their token ids.
+  def nearest(rows: Float[Array, 'n C']) -> Float[Array, ' n']:
+    # The last column has the ids of the tokens, the others their embeddings.
     x, place = rows[:, :-1], rows[:, -1:]
     gap = half[None] + 0.5 * jnp.square(x).sum(-1, keepdims=True) - x @ table.T
     is_itself = jnp.arange(len(table))[None] == place

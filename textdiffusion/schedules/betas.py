@@ -7,10 +7,12 @@ neighbours.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Protocol
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from textdiffusion.core.numerics import match_ranks, pytree, static
 from textdiffusion.core.types import Array, Time, UserError
@@ -21,7 +23,7 @@ from textdiffusion.schedules.times import place
 class BetaSchedule(Protocol):
   """The contract of a discrete-time schedule: a frozen dataclass of options."""
 
-  def betas(self, num_steps: int) -> np.ndarray:
+  def betas(self, num_steps: int) -> Float[np.ndarray, ' {num_steps}']:
     """Returns float64 [T] betas in (0, 1]."""
     ...
 
@@ -33,7 +35,7 @@ class InverseTime:
   Sohl-Dickstein et al. 2015; D3PM uses it for absorbing noise.
   """
 
-  def betas(self, num_steps: int) -> np.ndarray:
+  def betas(self, num_steps: int) -> Float[np.ndarray, ' {num_steps}']:
     return 1 / (num_steps - np.arange(num_steps, dtype=np.float64))
 
 
@@ -56,7 +58,7 @@ class LinearBetas:
         'need 0 < beta_min <= beta_max <= 1'
       )
 
-  def betas(self, num_steps: int) -> np.ndarray:
+  def betas(self, num_steps: int) -> Float[np.ndarray, ' {num_steps}']:
     share = np.arange(num_steps, dtype=np.float64) / num_steps
     return self.beta_min + (self.beta_max - self.beta_min) * share
 
@@ -69,7 +71,7 @@ class CosineBetas:
   the official code clips it to 0.999.
   """
 
-  def betas(self, num_steps: int) -> np.ndarray:
+  def betas(self, num_steps: int) -> Float[np.ndarray, ' {num_steps}']:
     shifted = (np.arange(num_steps + 1) / num_steps + 0.008) / 1.008
     # The cosine as a sine of the complement, so that f is exactly 0 at t = 1.
     f = np.sin(np.pi / 2 * (1 - shifted))
@@ -85,7 +87,9 @@ class MutualInformation:
   split. For absorbing noise this is `InverseTime`, whatever the frequencies.
   """
 
-  def exponents(self, frequencies: np.ndarray, num_steps: int) -> np.ndarray:
+  def exponents(
+    self, frequencies: Float[np.ndarray, ' V'], num_steps: int
+  ) -> Float[np.ndarray, ' {num_steps}+1']:
     """Returns [T + 1] cumulative -log alpha of uniform noise; the last is inf.
 
     Args:
@@ -96,7 +100,7 @@ class MutualInformation:
       lambda exponent: uniform_removal(exponent, frequencies), num_steps
     )
 
-  def betas(self, num_steps: int) -> np.ndarray:
+  def betas(self, num_steps: int) -> Float[np.ndarray, ' {num_steps}']:
     """Raises UserError, as only `exponents` are defined."""
     raise UserError(
       'the mutual information schedule is for uniform and absorbing noise: '
@@ -108,8 +112,8 @@ Betas = InverseTime | LinearBetas | CosineBetas | MutualInformation
 
 
 def uniform_removal(
-  exponents: np.ndarray, frequencies: np.ndarray
-) -> np.ndarray:
+  exponents: Float[np.ndarray, ' N'], frequencies: Float[np.ndarray, ' V']
+) -> Float[np.ndarray, ' N']:
   """Computes 1 - I(x_t; x_0) / H(x_0), the information uniform noise removes.
 
   Args:
@@ -136,7 +140,9 @@ def uniform_removal(
   return (clean + given - after) / clean
 
 
-def matrix_removal(matrix: np.ndarray, frequencies: np.ndarray) -> float:
+def matrix_removal(
+  matrix: Float[np.ndarray, 'V V'], frequencies: Float[np.ndarray, ' V']
+) -> float:
   """Computes 1 - I(x_t; x_0) / H(x_0), the information a transition removes.
 
   Args:
@@ -148,7 +154,11 @@ def matrix_removal(matrix: np.ndarray, frequencies: np.ndarray) -> float:
   return float((_entropy(joint).sum() - _entropy(joint.sum(1)).sum()) / clean)
 
 
-def fit_exponents(removal, num_steps: int, largest: float = 1e5) -> np.ndarray:
+def fit_exponents(
+  removal: Callable[[Float[np.ndarray, ' N']], Float[np.ndarray, ' N']],
+  num_steps: int,
+  largest: float = 1e5,
+) -> Float[np.ndarray, ' {num_steps}+1']:
   """Finds the exponents at which `removal` is i / T, by bisection.
 
   The official code interpolates a table of 128 values of the function.
@@ -171,7 +181,7 @@ def fit_exponents(removal, num_steps: int, largest: float = 1e5) -> np.ndarray:
   return np.concatenate([[0.0], np.exp(high), [np.inf]])
 
 
-def _entropy(p: np.ndarray) -> np.ndarray:
+def _entropy(p: Float[np.ndarray, '*shape']) -> Float[np.ndarray, '*shape']:
   """Returns -p log p, elementwise."""
   return -p * np.log(np.where(p > 0, p, 1.0))
 
@@ -188,8 +198,8 @@ class Tabulated:
     num_steps: number of steps, T.
   """
 
-  log_alpha: Array
-  log_1m_alpha: Array
+  log_alpha: Float[Array, ' {num_steps}+1']
+  log_1m_alpha: Float[Array, ' {num_steps}+1']
   num_steps: int = static()
 
   def __call__(self, t: Time) -> NoiseLevel:
@@ -199,13 +209,13 @@ class Tabulated:
     return NoiseLevel(self.log_alpha[i], self.log_1m_alpha[i], rate)
 
 
-def from_betas(betas: np.ndarray) -> Tabulated:
+def from_betas(betas: Float[np.ndarray, ' T']) -> Tabulated:
   """Returns the schedule alpha_i = prod_{j <= i} (1 - beta_j) of [T] betas."""
   with np.errstate(divide='ignore'):
     return from_exponents(np.cumsum([0.0, *-np.log1p(-np.asarray(betas))]))
 
 
-def from_exponents(exponents: np.ndarray) -> Tabulated:
+def from_exponents(exponents: Float[np.ndarray, ' N']) -> Tabulated:
   """Returns the schedule of [T + 1] cumulative -log alpha, the first one 0."""
   log_alpha = -np.asarray(exponents, np.float64)
   with np.errstate(divide='ignore'):

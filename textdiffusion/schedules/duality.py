@@ -16,6 +16,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from textdiffusion.core.numerics import pytree, static
 from textdiffusion.core.types import Array, Time, UserError
@@ -42,11 +43,11 @@ class GaussianArgmax:
     gamma_max: gamma at t = 1.
   """
 
-  coefficients: Array
+  coefficients: Float[Array, 'N 4']
   gamma_min: float = static()
   gamma_max: float = static()
 
-  def gamma(self, t: Time) -> Array:
+  def gamma(self, t: Time) -> Float[Array, '...']:
     """Returns the log of noise over signal of the latent, in the shape of t."""
     return self.gamma_min + jnp.asarray(t) * (self.gamma_max - self.gamma_min)
 
@@ -111,8 +112,8 @@ def gamma_of_signal(alpha: float, vocab_size: int) -> float:
 
 
 def argmax_logit(
-  gamma: np.ndarray, vocab_size: int
-) -> tuple[np.ndarray, np.ndarray]:
+  gamma: Float[np.ndarray, ' N'], vocab_size: int
+) -> tuple[Float[np.ndarray, ' N'], Float[np.ndarray, ' N']]:
   """Computes log alpha / (1 - alpha) and its derivative by gamma.
 
   It uses the trapezoidal rule on the whole line, whose error falls
@@ -160,7 +161,9 @@ def argmax_logit(
   return log_alpha - log_noise, slope
 
 
-def series_coefficients(vocab_size: int, num_terms: int) -> np.ndarray:
+def series_coefficients(
+  vocab_size: int, num_terms: int
+) -> Float[np.ndarray, ' {num_terms}']:
   """Returns c_n = int v^n / n! phi(v) Phi(v)^(K - 1) dv, n < num_terms."""
   v = np.arange(-40, 40 + 1 / 32, 1 / 32)
   n = np.arange(num_terms)[:, None]
@@ -174,8 +177,8 @@ def series_coefficients(vocab_size: int, num_terms: int) -> np.ndarray:
 
 
 def series(
-  gamma: np.ndarray, vocab_size: int, num_terms: int = 150
-) -> tuple[np.ndarray, np.ndarray]:
+  gamma: Float[np.ndarray, ' N'], vocab_size: int, num_terms: int = 150
+) -> tuple[Float[np.ndarray, ' N'], Float[np.ndarray, ' N']]:
   """Computes alpha and d alpha / d gamma by P = exp(-s^2 / 2) sum_n c_n s^n.
 
   This power series is used by Duo's code. Here it only checks the quadrature:
@@ -200,19 +203,19 @@ def series(
   return alpha, slope * -s[:, 0] / 2
 
 
-def _log_pdf(v: np.ndarray) -> np.ndarray:
+def _log_pdf(v: Float[np.ndarray, '*shape']) -> Float[np.ndarray, '*shape']:
   """Returns the log of the standard normal density."""
   return -(v**2) / 2 - math.log(2 * math.pi) / 2
 
 
-def _log_cdf(v: np.ndarray) -> np.ndarray:
+def _log_cdf(v: Float[np.ndarray, '*shape']) -> Float[np.ndarray, '*shape']:
   """Returns log Phi(v) to full relative precision, for v > -37."""
   tail = np.vectorize(math.erfc)(abs(v) / math.sqrt(2)) / 2
   with np.errstate(divide='ignore'):
     return np.where(v < 0, np.log(tail), np.log1p(-tail))
 
 
-def _log_sum(x: np.ndarray) -> np.ndarray:
+def _log_sum(x: Float[np.ndarray, '*N K']) -> Float[np.ndarray, '*N']:
   """Returns log sum exp over the last axis."""
   most = x.max(-1, keepdims=True)
   return np.log(np.exp(x - most).sum(-1)) + most[..., 0]

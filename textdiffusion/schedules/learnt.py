@@ -7,6 +7,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from textdiffusion.core.numerics import match_ranks, pytree
 from textdiffusion.core.types import Array, Key, PyTree, Time
@@ -23,17 +24,17 @@ class LearntGamma:
       linear functions of t, with positive weights.
   """
 
-  ends: Array
+  ends: Float[Array, ' 2']
   inside: PyTree
 
-  def gamma(self, t: Time) -> Array:
+  def gamma(self, t: Time) -> Float[Array, '...']:
     """Returns gamma(t), in the shape of t."""
     raw = lambda t: _increasing(self.inside, t)
     first, last = raw(jnp.zeros(())), raw(jnp.ones(()))
     share = (raw(jnp.asarray(t, float)) - first) / (last - first)
     return self.ends[0] + (self.ends[1] - self.ends[0]) * share
 
-  def slope(self, t: Time) -> Array:
+  def slope(self, t: Time) -> Float[Array, '...']:
     """Returns d gamma / dt, in the shape of t."""
     t = jnp.asarray(t, float)
     return jax.jvp(self.gamma, (t,), (jnp.ones_like(t),))[1]
@@ -70,7 +71,9 @@ def learnable(key: Key, low: float, high: float, units: int = 64) -> PyTree:
   }
 
 
-def _increasing(inside: PyTree, t: Array) -> Array:
+def _increasing(
+  inside: PyTree, t: Float[Array, '*shape']
+) -> Float[Array, '*shape']:
   """Returns g(t) up to shift and scale, in the shape of t."""
   positive = lambda name: jax.nn.softplus(inside[name])
   rate, shift, weight, time = match_ranks(
@@ -80,7 +83,9 @@ def _increasing(inside: PyTree, t: Array) -> Array:
   return positive('straight') * t + (weight * bent).sum(-1)
 
 
-def variance_loss(noise: LearntGamma, t: Array, loss: Array) -> Array:
+def variance_loss(
+  noise: LearntGamma, t: Float[Array, ' B'], loss: Float[Array, ' B']
+) -> Float[Array, ' B']:
   """Returns a term of value 0 whose gradient lowers the variance of the loss.
 
   The gradient, which is in `inside` only, is that of the variance of the loss

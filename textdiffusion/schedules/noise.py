@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from textdiffusion.core.numerics import (
   log1m_exp,
@@ -31,12 +32,12 @@ class NoiseLevel(NamedTuple):
     rate: [..., 1] -d alpha / dt >= 0, which is finite where alpha is 0.
   """
 
-  log_alpha: Array
-  log_1m_alpha: Array
-  rate: Array
+  log_alpha: Float[Array, '... #K']
+  log_1m_alpha: Float[Array, '... #K']
+  rate: Float[Array, '... #K']
 
   @property
-  def hazard(self) -> Array:
+  def hazard(self) -> Float[Array, '... #K']:
     """The hazard beta = -d log(alpha) / dt, infinite where alpha is 0."""
     return self.rate * jnp.exp(-self.log_alpha)
 
@@ -52,7 +53,7 @@ class Schedule(Protocol):
     ...
 
 
-def log_transition(now: NoiseLevel, then: NoiseLevel) -> Array:
+def log_transition(now: NoiseLevel, then: NoiseLevel) -> Float[Array, '... #K']:
   """Returns log alpha_{t|s} = log(alpha_t / alpha_s): [..., 1].
 
   `now` is the level at s, `then` the level at t > s. The result is 0 where no
@@ -64,7 +65,9 @@ def log_transition(now: NoiseLevel, then: NoiseLevel) -> Array:
   return jnp.where(is_over, 0.0, kept)
 
 
-def inverse(schedule: Schedule, log_1m_alpha: Array, steps: int = 40) -> Array:
+def inverse(
+  schedule: Schedule, log_1m_alpha: Float[Array, '*shape'], steps: int = 40
+) -> Float[Array, '*shape']:
   """Finds the times with the given log(1 - alpha) by bisection.
 
   Args:
@@ -76,7 +79,9 @@ def inverse(schedule: Schedule, log_1m_alpha: Array, steps: int = 40) -> Array:
     Times in the shape of `log_1m_alpha`.
   """
 
-  def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+  def halve(
+    _: int, ends: tuple[Float[Array, '*shape'], Float[Array, '*shape']]
+  ) -> tuple[Float[Array, '*shape'], Float[Array, '*shape']]:
     low, high = ends
     middle = (low + high) / 2
     too_noisy = schedule(middle).log_1m_alpha[..., 0] > log_1m_alpha
@@ -88,9 +93,9 @@ def inverse(schedule: Schedule, log_1m_alpha: Array, steps: int = 40) -> Array:
 
 
 def from_noise(
-  noise: Callable[[Array], Array],
+  noise: Callable[[Float[Array, '...']], Float[Array, '...']],
   t: Time,
-  signal: Callable[[Array], Array] | None = None,
+  signal: Callable[[Float[Array, '...']], Float[Array, '...']] | None = None,
 ) -> NoiseLevel:
   """Returns the level of alpha = 1 - noise(t).
 
@@ -108,7 +113,9 @@ def from_noise(
   return NoiseLevel(log_alpha, jnp.log(level), jnp.maximum(rate, 0.0))
 
 
-def from_sigma(sigma: Callable[[Array], Array], t: Time) -> NoiseLevel:
+def from_sigma(
+  sigma: Callable[[Float[Array, '...']], Float[Array, '...']], t: Time
+) -> NoiseLevel:
   """Returns the level of alpha = exp(-sigma(t)) for the total noise sigma."""
   t = jnp.asarray(t, float)[..., None]
   total, rate = jax.jvp(sigma, (t,), (jnp.ones_like(t),))
@@ -269,7 +276,7 @@ class Power:
   def __call__(self, t: Time) -> NoiseLevel:
     keep = 1 - self.eps
 
-    def noise(t: Array) -> Array:
+    def noise(t: Float[Array, '*shape']) -> Float[Array, '*shape']:
       near = -jnp.expm1(self.power * jnp.log1p(-jnp.minimum(t, 0.5)))
       return keep * jnp.where(t < 0.5, near, 1 - (1 - t) ** self.power)
 
@@ -374,7 +381,7 @@ class PolynomialPerToken:
     eps: alpha at t = 1.
   """
 
-  power: Array
+  power: Float[Array, ' K']
   eps: float = static(default=0.0)
 
   def __post_init__(self) -> None:
@@ -384,11 +391,13 @@ class PolynomialPerToken:
     """Returns the levels of every token: leaves [..., K]."""
     return self._level(self.power, jnp.asarray(t, float)[..., None])
 
-  def of(self, x0: Array, t: Time) -> NoiseLevel:
+  def of(self, x0: Int[Array, '... L'], t: Time) -> NoiseLevel:
     """Returns the levels of the tokens x0, [L] ids: leaves [L]."""
     return self._level(self.power[x0], jnp.asarray(t, float))
 
-  def reveal_rate(self, t: Time, x0: Array | None = None) -> Array:
+  def reveal_rate(
+    self, t: Time, x0: Int[Array, '... L'] | None = None
+  ) -> Float[Array, '...']:
     """Returns the rate at which a mask is revealed, -alpha' / (1 - alpha).
 
     It is [L] for the masked tokens x0, and [..., K] for all tokens if x0 is
@@ -399,7 +408,9 @@ class PolynomialPerToken:
     powers, t = match_ranks(powers, t[..., None] if x0 is None else t)
     return powers / t
 
-  def _level(self, power: Array, t: Array) -> NoiseLevel:
+  def _level(
+    self, power: Float[Array, '...'], t: Float[Array, '...']
+  ) -> NoiseLevel:
     power, t = match_ranks(power, t)
     some = t > 0
     log_t = jnp.log(jnp.where(some, t, 1.0))

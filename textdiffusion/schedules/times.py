@@ -2,12 +2,13 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int, Num
 
 from textdiffusion.core.numerics import match_ranks
-from textdiffusion.core.types import Array
+from textdiffusion.core.types import Array, Time
 
 
-def continuous(u: Array) -> Array:
+def continuous(u: Float[Array, '*shape']) -> Float[Array, '*shape']:
   """Returns t = u, kept below 1, as a hazard may be infinite at t = 1.
 
   float32 may have rounded u up to 1.
@@ -15,13 +16,17 @@ def continuous(u: Array) -> Array:
   return jnp.minimum(u, 1 - 2.0**-24)
 
 
-def discrete(u: Array, num_steps: int) -> tuple[Array, Array]:
+def discrete(
+  u: Float[Array, '*shape'], num_steps: int
+) -> tuple[Float[Array, '*shape'], Float[Array, '*shape']]:
   """Returns (s, t) = ((i - 1) / T, i / T), where i is uniform on 1 ... T."""
   index = jnp.minimum(jnp.floor(u * num_steps), num_steps - 1)
   return index / num_steps, (index + 1) / num_steps
 
 
-def multi_level(u: Array | float, length: int, num_steps: int) -> Array:
+def multi_level(
+  u: Time, length: int, num_steps: int
+) -> Float[Array, '... {length}']:
   """Returns the time of each position; left positions have smaller times.
 
   AR-Diffusion (Wu et al. 2023, algorithm 1): a point (position, step) moves
@@ -47,13 +52,13 @@ def multi_level(u: Array | float, length: int, num_steps: int) -> Array:
   return jnp.clip(line / last, 0.0, 1.0)
 
 
-def place(t: Array | float, num_steps: int) -> Array:
+def place(t: Time, num_steps: int) -> Int[Array, '...']:
   """Returns the index i of the nearest time i / T, in the shape of t."""
   nearest = jnp.round(jnp.asarray(t) * num_steps)
   return jnp.clip(nearest, 0, num_steps).astype(int)
 
 
-def walk(u: Array | float, length: int, num_steps: int) -> Array:
+def walk(u: Time, length: int, num_steps: int) -> Float[Array, '... {length}']:
   """Returns `multi_level` times, rounded to the grid i / T.
 
   Args:
@@ -72,7 +77,9 @@ def num_fine_steps(length: int, num_steps: int) -> int:
   return (length - 1) * _fine_parts(length, num_steps) + num_steps - 1
 
 
-def fine_walk(index: Array, length: int, num_steps: int) -> Array:
+def fine_walk(
+  index: Num[Array, '...'], length: int, num_steps: int
+) -> Float[Array, '... {length}']:
   """Returns the times after some of the steps of a walk from t = 0 to t = 1.
 
   No step of the walk moves a position by more than two levels. While the point
@@ -100,7 +107,7 @@ def _fine_parts(length: int, num_steps: int) -> int:
   return -(-num_steps // (length + 1))
 
 
-def snapped(grid: Array, num_steps: int) -> Array:
+def snapped(grid: Float[Array, ' N'], num_steps: int) -> Float[Array, ' N']:
   """Moves descending times from 1 to 0 to distinct points of the grid i / T.
 
   Args:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
+from jaxtyping import Float
 
 from textdiffusion.core.types import UserError
 from textdiffusion.schedules.betas import Tabulated, from_betas
@@ -21,7 +22,7 @@ _LARGEST = 0.999  # The official cap of betas; it leaves some signal at t = 1.
 class Variances(Protocol):
   """The contract of a Gaussian schedule: a frozen dataclass of options."""
 
-  def betas(self, num_steps: int) -> np.ndarray:
+  def betas(self, num_steps: int) -> Float[np.ndarray, ' {num_steps}']:
     """Returns float64 [T] betas in (0, 1)."""
     ...
 
@@ -38,8 +39,10 @@ def tabulated(variances: Variances, num_steps: int) -> Tabulated:
 
 
 def _ratios(
-  alpha: Callable[[np.ndarray], np.ndarray], num_steps: int, shifted: bool
-) -> np.ndarray:
+  alpha: Callable[[Float[np.ndarray, ' N']], Float[np.ndarray, ' N']],
+  num_steps: int,
+  shifted: bool,
+) -> Float[np.ndarray, ' {num_steps}']:
   """Returns [T] betas from the ratios of consecutive alphas, capped.
 
   Args:
@@ -63,7 +66,7 @@ class SquareRoot:
   of the token.
   """
 
-  def betas(self, num_steps: int) -> np.ndarray:
+  def betas(self, num_steps: int) -> Float[np.ndarray, ' {num_steps}']:
     return _ratios(lambda t: 1 - np.sqrt(t + 1e-4), num_steps, shifted=False)
 
 
@@ -82,7 +85,7 @@ class SquaredCosine:
   offset: float = 0.008
   shifted: bool = False
 
-  def betas(self, num_steps: int) -> np.ndarray:
+  def betas(self, num_steps: int) -> Float[np.ndarray, ' {num_steps}']:
     angle = lambda t: (t + self.offset) / (1 + self.offset) * np.pi / 2
     return _ratios(lambda t: np.cos(angle(t)) ** 2, num_steps, self.shifted)
 
@@ -107,7 +110,7 @@ class Rescaled:
     if self.factor <= 0:
       raise UserError(f'factor={self.factor}: must be positive')
 
-  def betas(self, num_steps: int) -> np.ndarray:
+  def betas(self, num_steps: int) -> Float[np.ndarray, ' {num_steps}']:
     alpha = np.cumprod(1 - self.base.betas(num_steps))
     more = self.factor**2
     alpha = np.concatenate([[1.0], alpha / (more - (more - 1) * alpha)])
@@ -129,7 +132,7 @@ class LinearVariances:
   first: float = 0.0
   bent: int = 0
 
-  def betas(self, num_steps: int) -> np.ndarray:
+  def betas(self, num_steps: int) -> Float[np.ndarray, ' {num_steps}']:
     low, high = 1e-4 * 1000 / num_steps, 0.02 * 1000 / num_steps
     if not self.bent:
       return np.linspace(low, high, num_steps) + self.first
