@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec
+from jaxtyping import Float, Shaped
 
 from textdiffusion.core.types import Array, PyTree
 
@@ -71,7 +72,7 @@ def size_of(axis: str) -> int:
   return dict(jax.sharding.get_abstract_mesh().shape).get(axis, 1)
 
 
-def constrained(x: Array, *axes: Any) -> Array:
+def constrained(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
   """Constrains the sharding of an array.
 
   A dimension that its axes do not divide evenly is not split.
@@ -85,12 +86,16 @@ def constrained(x: Array, *axes: Any) -> Array:
   return jax.lax.with_sharding_constraint(x, _fitting(x.shape, axes))
 
 
-def rows(x: Array, last: str | None = None) -> Array:
-  """Constrains activations [B, L, ...]; `last` is the last dimension's axis."""
+def rows(
+  x: Shaped[Array, 'B L ...'], last: str | None = None
+) -> Shaped[Array, 'B L ...']:
+  """Constrains activations; `last` is the last dimension's axis."""
   return constrained(x, BATCH, 'sequence', *(None,) * (x.ndim - 3), last)
 
 
-def gathered(x: Array, path: tuple[str, ...]) -> Array:
+def gathered(
+  x: Float[Array, '...'], path: tuple[str, ...]
+) -> Float[Array, '...']:
   """Gathers a parameter along `fsdp` for its use.
 
   Its gradient is reduce-scattered back to the shards of the parameter
@@ -116,7 +121,9 @@ def _gathered(x: Array, back: tuple, used: tuple) -> Array:
   return constrained(x, *used)
 
 
-def _scattered(back: tuple, used: tuple, _: None, gradient: Array) -> Any:
+def _scattered(
+  back: tuple, used: tuple, _: None, gradient: Array
+) -> tuple[Array]:
   del used
   for axes in back:
     gradient = constrained(gradient, *axes)
