@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int, Integer
 
 from textdiffusion.core.keys import stream
-from textdiffusion.core.types import Array, UserError
+from textdiffusion.core.types import Array, Key, UserError
 from textdiffusion.data.pipeline import DataConfig
 from textdiffusion.data.tokenizers import Tokenizer
 from textdiffusion.methods.method import Method
@@ -110,7 +110,12 @@ def answers(
   key = stream(jax.random.key(seed), 'answer')
 
   @jax.jit
-  def run(trained: Trained, key: Any, batch: Any, places: Array) -> Array:
+  def run(
+    trained: Trained,
+    key: Key,
+    batch: dict[str, Array],
+    places: Integer[Array, ' B'],
+  ) -> Int[Array, 'B N L']:
     repeat = lambda x: jnp.repeat(x, candidates, axis=0)
     view = View()
     if 'source' in batch:

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 from textdiffusion.core.types import Array, Batch, UserError
 from textdiffusion.evals.statistics import Estimate, cluster_ratio, cluster_sums
@@ -19,12 +20,10 @@ from textdiffusion.nn.network import Network
 from textdiffusion.objectives.base import Models
 
 
-def unigram_entropy(ids: np.ndarray) -> np.ndarray:
-  """Returns the entropy of the token frequencies in each row, [B] nats.
-
-  Args:
-    ids: [B, L] token ids.
-  """
+def unigram_entropy(
+  ids: Int[np.ndarray, 'B L'],
+) -> Float[np.ndarray, ' B']:
+  """Returns the entropy of the token frequencies in each row, in nats."""
   rows = []
   for row in np.asarray(ids):
     _, counts = np.unique(row, return_counts=True)
@@ -37,10 +36,10 @@ def judged(
   method: Method,
   network: Network,
   trained: Trained,
-  ids: Array | np.ndarray,
+  ids: Int[Array | np.ndarray, 'B L'],
   batch: int = 16,
-) -> np.ndarray:
-  """Returns -log p of each row in nats [B] under an autoregressive judge.
+) -> Float[np.ndarray, ' B']:
+  """Returns -log p of each row in nats under an autoregressive judge.
 
   A diffusion model cannot be the judge, because the gap of its bound would be
   part of the score.
@@ -49,7 +48,7 @@ def judged(
     method: method of the judge, which must use the same tokenizer.
     network: network of the judge.
     trained: parameters of the judge.
-    ids: [B, L] rows to score.
+    ids: rows to score.
     batch: rows per call.
 
   Raises:
@@ -62,7 +61,7 @@ def judged(
     )
 
   @jax.jit
-  def nats(trained: Trained, ids: Array) -> Array:
+  def nats(trained: Trained, ids: Int[Array, 'B L']) -> Float[Array, ' B']:
     ones = jnp.ones_like(ids)
     positions = jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape)
     rows = jnp.arange(len(ids))
@@ -80,22 +79,22 @@ def judged(
 
 
 def report(
-  nats: np.ndarray,
-  ids: np.ndarray,
+  nats: Float[np.ndarray, ' B'],
+  ids: Int[np.ndarray, 'B L'],
   judge: str,
-  real_nats: np.ndarray,
-  real_ids: np.ndarray,
-  real_documents: np.ndarray | None = None,
+  real_nats: Float[np.ndarray, ' R'],
+  real_ids: Int[np.ndarray, 'R N'],
+  real_documents: Int[np.ndarray, 'R N'] | None = None,
 ) -> dict[str, Any]:
   """Reports generative perplexity and entropy of samples and of real text.
 
   Args:
-    nats: [B] -log p of the samples, from `judged`.
-    ids: [B, L] the samples.
+    nats: -log p of the samples, from `judged`.
+    ids: the samples.
     judge: name of the judge.
-    real_nats: [R] -log p of held-out rows of the same length.
-    real_ids: [R, L] the held-out rows.
-    real_documents: [R, L] the document of each token; if None, the rows count
+    real_nats: -log p of held-out rows of the same length.
+    real_ids: the held-out rows.
+    real_documents: the document of each token; if None, the rows count
       as independent.
 
   Returns:

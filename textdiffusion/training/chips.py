@@ -77,13 +77,13 @@ _KINDS = {
 }
 
 
-def compiler_options(device: Any) -> dict[str, Any]:
+def compiler_options(device: jax.Device) -> dict[str, Any]:
   """Returns compiler options of the training step; {} if it is not a TPU."""
   name = _KINDS.get(getattr(device, 'device_kind', ''))
   return dict(CHIPS[name].options) if name else {}
 
 
-def tpu_slice(topology: str) -> tuple[Chip, list[Any]]:
+def tpu_slice(topology: str) -> tuple[Chip, list[jax.Device]]:
   """Returns the chip and the devices of a slice such as `v5p:8x8x8`.
 
   The slice need not exist: its devices serve as targets of the compiler.

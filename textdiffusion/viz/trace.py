@@ -48,7 +48,7 @@ class Trace:
   is_given: Sequence[bool]
   times: Sequence[float]
   title: str = ''
-  settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
   ids: Sequence[Sequence[int]] | None = None
   text: str | None = None
 
