@@ -23,6 +23,7 @@ from jaxtyping import Float, Shaped
 from textdiffusion.core.types import Array, PyTree
 
 BATCH = ('data', 'fsdp')
+Axis = str | tuple[str, ...] | None  # of the mesh, for one dimension
 
 # (path, axes of the trailing dimensions); scanned layers have one more in
 # front.
@@ -72,7 +73,7 @@ def size_of(axis: str) -> int:
   return dict(jax.sharding.get_abstract_mesh().shape).get(axis, 1)
 
 
-def constrained(x: Array, *axes: str | tuple[str, ...] | None) -> Array:
+def constrained(x: Array, *axes: Axis) -> Array:
   """Constrains the sharding of an array.
 
   A dimension that its axes do not divide evenly is not split.
@@ -135,11 +136,11 @@ _gathered.defvjp(
 )
 
 
-def _fitting(shape: tuple[int, ...], axes: Any) -> PartitionSpec:
+def _fitting(shape: tuple[int, ...], axes: tuple[Axis, ...]) -> PartitionSpec:
   """Returns the spec of `axes`, without those that do not divide evenly."""
   sizes = dict(jax.sharding.get_abstract_mesh().shape)
 
-  def fit(size: int, axis: Any) -> Any:
+  def fit(size: int, axis: Axis) -> Axis:
     names = (axis,) if isinstance(axis, str) else axis or ()
     return None if size % math.prod(sizes.get(n, 1) for n in names) else axis
 

@@ -252,7 +252,7 @@ def _restore_items(
   path: Path,
   items: Mapping[str, ocp.args.CheckpointArgs],
   plain: tuple[str, ...] = (),
-) -> Any:
+) -> Mapping[str, Any]:
   """Restores items of the checkpoint at `path` and verifies their checksums.
 
   Args:

@@ -13,7 +13,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Generator
-from typing import Any
 
 import jax
 from jax.experimental import topologies
@@ -54,7 +53,7 @@ class Chip:
   network_rate: float
   devices: int = 1
   ring: int = 4
-  options: tuple[tuple[str, Any], ...] = ()
+  options: tuple[tuple[str, bool], ...] = ()
 
 
 _GIB = 2.0**30
@@ -77,7 +76,7 @@ _KINDS = {
 }
 
 
-def compiler_options(device: jax.Device) -> dict[str, Any]:
+def compiler_options(device: jax.Device) -> dict[str, bool]:
   """Returns compiler options of the training step; {} if it is not a TPU."""
   name = _KINDS.get(getattr(device, 'device_kind', ''))
   return dict(CHIPS[name].options) if name else {}

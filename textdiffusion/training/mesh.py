@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import chex
 import jax
@@ -226,7 +225,9 @@ def param_shardings(mesh: Mesh, params: PyTree) -> PyTree:
   A dimension that an axis does not divide evenly is not split.
   """
 
-  def fit(leaf: Any, spec: PartitionSpec) -> NamedSharding:
+  def fit(
+    leaf: Array | jax.ShapeDtypeStruct, spec: PartitionSpec
+  ) -> NamedSharding:
     axes = [
       axis if axis is None or size % mesh.shape[axis] == 0 else None
       for size, axis in zip(leaf.shape, spec)

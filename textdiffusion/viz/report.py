@@ -150,7 +150,7 @@ def report_html(
   body += '\n'.join(
     f'<h2 id="{name}">{head}</h2>\n{inner}' for name, head, inner in shown
   )
-  data: dict[str, Any] = {}
+  data: dict[str, object] = {}
   scripts = []
   if curves:
     data['metrics'] = curves
@@ -173,7 +173,7 @@ def _number(value: Any) -> float | None:
 def _curves(
   metrics: Sequence[Mapping[str, object]],
   rules: Mapping[str, Sequence[tuple[str, float]]],
-) -> list[dict[str, Any]]:
+) -> Sequence[Mapping[str, object]]:
   """Returns the data of report.js, one entry for each chart that has points.
 
   A point is [step, value, standard error or 0, smoothed value or null].
