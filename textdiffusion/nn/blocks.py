@@ -171,7 +171,7 @@ class Context:
   """The inputs of every layer besides its hidden states.
 
   Attributes:
-    positions: of the tokens, which are also their places in the cache.
+    positions: positions of the tokens, and their places in the cache.
     mask: attention mask over N keys; None if the kernel takes `structure` and
       `segments`, or if every token attends to every token.
     segments: document numbers, or None.

@@ -177,7 +177,7 @@ def rotate(
 
   Args:
     x: queries or keys.
-    positions: of the tokens.
+    positions: positions of the tokens.
     base: base of the frequencies.
   """
   half = x.shape[-1] // 2

@@ -39,7 +39,7 @@ class Canvas(NamedTuple):
 
 
 class Frame(NamedTuple):
-  """A state of a chain as text; in a trace, one of each of its times.
+  """A state of a chain as text; a trace holds its N states, stacked.
 
   Attributes:
     ids: tokens.
@@ -56,10 +56,10 @@ class Samples(NamedTuple):
   Attributes:
     ids: tokens.
     log_prob: as in `Frame`.
-    steps: of each row.
-    calls: of the network.
-    trace: N = T + 1 frames, the start first; None without a trace.
-    times: of the frames; None without a trace.
+    steps: number of steps of each row.
+    calls: number of calls of the network.
+    trace: the N = T + 1 frames, the start first; None without a trace.
+    times: times of the frames; None without a trace.
     is_given: where given tokens ended up, for samplers that move tokens.
     refused: insertions that found no room, for the same samplers.
   """

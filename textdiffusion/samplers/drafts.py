@@ -63,7 +63,7 @@ def start_draft(
 
 
 def open_gaps(draft: Draft, pad_id: int) -> Bool[Array, 'B L']:
-  """Returns before which positions a token may be inserted."""
+  """Returns True where a token may be inserted before the position."""
   is_end = jnp.arange(draft.x.shape[-1]) == lengths(draft.x, pad_id)
   is_shut = draft.is_joined | (is_end & draft.is_ended[:, None])
   return has_gap(draft.x, pad_id) & ~is_shut
@@ -95,7 +95,7 @@ def count(
 def fit(
   key: Key, counts: Int[Array, ' L'], room: Int[Array, ''] | int
 ) -> Int[Array, ' L']:
-  """Counts -> counts of at most `room` in all, each insertion kept with
+  """Returns counts of at most `room` in all, each insertion kept with
   the same probability (systematic resampling)."""
   total = counts.sum()
   share = jnp.minimum(1.0, room / jnp.maximum(total, 1))
@@ -176,7 +176,7 @@ def spliced(
 def fit_rows(
   keys: Key, counts: Int[Array, 'B L'], is_kept: Bool[Array, 'B L']
 ) -> tuple[Int[Array, 'B L'], Int[Array, ' B']]:
-  """Counts -> those that find room, and for each row how many do not."""
+  """Returns the counts that find room, and for each row how many do not."""
   room = counts.shape[-1] - is_kept.sum(-1)
   kept = jax.vmap(fit)(keys, counts, room)
   return kept, (counts.sum(-1) - kept.sum(-1)).astype(jnp.int32)

@@ -150,7 +150,7 @@ def _check_hosts(mesh: Mesh) -> None:
 
 
 def _check_rows(batch: dict[str, Shaped[np.ndarray, 'B ...']]) -> None:
-  """Raises UserError unless all arrays of a batch have as many rows."""
+  """Raises UserError unless all arrays of a batch have equally many rows."""
   chex.assert_equal_shape_prefix(
     [np.asarray(value) for value in batch.values()],
     1,
