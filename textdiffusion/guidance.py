@@ -4,6 +4,8 @@ sampler runs the result."""
 from collections.abc import Callable
 from typing import Any, Literal
 
+from jaxtyping import Float
+
 from textdiffusion.core.distributions import Categorical, extrapolate
 from textdiffusion.core.numerics import pytree, static
 from textdiffusion.core.types import (
@@ -11,6 +13,7 @@ from textdiffusion.core.types import (
   Cavity,
   Dist,
   Facts,
+  Mixture,
   Posterior,
   PyTree,
   Time,
@@ -58,14 +61,16 @@ class Guided(Model):
   def _chunk_size(self) -> int:
     return self.cond._chunk_size
 
-  def hidden(self, x: X, t: Time, cache: PyTree = None) -> tuple[Any, PyTree]:
+  def hidden(
+    self, x: X | Mixture, t: Time, cache: PyTree = None
+  ) -> tuple[PyTree, PyTree]:
     parts = self._parts()
     caches = (None,) * len(parts) if cache is None else cache
     calls = [part.hidden(x, t, own) for part, own in zip(parts, caches)]
     hidden, caches = zip(*calls)
     return hidden, None if cache is None else caches
 
-  def read(self, hidden: Any, x: X, t: Time) -> Any:
+  def read(self, hidden: PyTree, x: X | Mixture, t: Time) -> Any:
     heads = [part.read(h, x, t) for part, h in zip(self._parts(), hidden)]
     if len(heads) > 1 and self._guides_steps:
       raise TypeError(
@@ -113,14 +118,14 @@ class ClassifierGuided(WrappedModel):
 
   Attributes:
     model: the model without a label.
-    log_prob: (x_t [B, L], t) -> [B, L, K], log p(label | x_t with token k at
-      place i); one gradient is its linear approximation.
+    log_prob: (x_t [B, L], t) -> log p(label | x_t with token k at place i); one
+      gradient is its linear approximation.
     weight: 0 is `model`, above 1 is sharper.
     at: 'steps', or 'heads' of masked models.
   """
 
   model: Model
-  log_prob: Callable[[X, Time], Array] = static()
+  log_prob: Callable[[Any, Time], Float[Array, 'B L K']] = static()
   weight: float = static(default=1.0)
   at: Literal['steps', 'heads'] = static(default='steps')
 
@@ -128,14 +133,16 @@ class ClassifierGuided(WrappedModel):
   def _guides_steps(self) -> bool:
     return self.at == 'steps'
 
-  def hidden(self, x: X, t: Time, cache: PyTree = None) -> tuple[Any, PyTree]:
+  def hidden(
+    self, x: X | Mixture, t: Time, cache: PyTree = None
+  ) -> tuple[PyTree, PyTree]:
     hidden, cache = self.model.hidden(x, t, cache)
     if self._guides_steps:
       return (hidden, None), cache
     # Here, where all tokens are there: heads may be read of a few of them.
     return (hidden, self.weight * self.log_prob(x, t)), cache
 
-  def read(self, hidden: Any, x: X, t: Time) -> Any:
+  def read(self, hidden: PyTree, x: X | Mixture, t: Time) -> Any:
     hidden, gain = hidden
     head = self.model.read(hidden, x, t)
     if gain is None:

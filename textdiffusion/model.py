@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
 
 from textdiffusion.core.numerics import pytree, static
 from textdiffusion.core.types import (
@@ -28,8 +29,8 @@ from textdiffusion.nn.chunks import by_chunks
 from textdiffusion.nn.network import Network, Structure, View
 from textdiffusion.processes.bridge import TokenProcess, denoised_at_end
 
-# (process as it is now, raw output [B, n, outputs], x_t, t) -> typed head.
-HeadFn = Callable[[Any, Array, X, Time], Any]
+# (process as it is now, raw output, x_t, t) -> typed head.
+HeadFn = Callable[[Any, Float[Array, 'B n outputs'], Any, Time], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +41,15 @@ class RawHead:
     kind: the type of the head.
   """
 
-  kind: Callable[[Array], Head]
+  kind: Callable[[Float[Array, 'B n outputs']], Head]
 
-  def __call__(self, process: Any, raw: Array, x: X, t: Time) -> Head:
+  def __call__(
+    self,
+    process: Any,
+    raw: Float[Array, 'B n outputs'],
+    x: X | Mixture,
+    t: Time,
+  ) -> Head:
     return self.kind(raw)
 
 
@@ -66,14 +73,16 @@ class MethodState(Protocol):
     """Returns the state before the first step, from fresh parameters."""
     ...
 
-  def before_step(self, state: PyTree, facts: Facts, step: Array) -> PyTree:
+  def before_step(
+    self, state: PyTree, facts: Facts, step: Int[Array, '']
+  ) -> PyTree:
     """Returns the state under which training step `step` is taken."""
     ...
 
   def after_step(
-    self, state: PyTree, batch: Batch, terms: dict[str, Array]
+    self, state: PyTree, batch: Batch, terms: dict[str, Float[Array, 'B L']]
   ) -> PyTree:
-    """Returns the state after a step; terms: [B, L] each, of the loss."""
+    """Returns the state after a step, from terms of the loss."""
     ...
 
 
@@ -126,14 +135,16 @@ class Model(abc.ABC):
     return 0
 
   @abc.abstractmethod
-  def hidden(self, x: X, t: Time, cache: PyTree = None) -> tuple[Any, PyTree]:
+  def hidden(
+    self, x: X | Mixture, t: Time, cache: PyTree = None
+  ) -> tuple[PyTree, PyTree]:
     """Returns a tree of hidden states [B, n, D], and the cache if there is one.
 
     See `Network.hidden`.
     """
 
   @abc.abstractmethod
-  def read(self, hidden: Any, x: X, t: Time) -> Any:
+  def read(self, hidden: PyTree, x: X | Mixture, t: Time) -> Any:
     """The head of some tokens, each on its own.
 
     Args:
@@ -150,7 +161,7 @@ class Model(abc.ABC):
   def new_cache(self, rows: int, length: int) -> PyTree:
     """See `Network.new_cache`."""
 
-  def __call__(self, x: X, t: Time, cache: PyTree = None) -> Output:
+  def __call__(self, x: X | Mixture, t: Time, cache: PyTree = None) -> Output:
     hidden, cache = self.hidden(x, t, cache)
     return Output(self.read(hidden, x, t), cache)
 
@@ -186,10 +197,10 @@ def _bridge(model: Model) -> Transition:
 def map_tokens(
   model: Model,
   loss: Callable[..., PyTree],
-  hidden: Any,
-  x: X,
+  hidden: PyTree,
+  x: X | Mixture,
   t: Time,
-  *rows: Any,
+  *rows: PyTree,
 ) -> PyTree:
   """loss(head, *rows) for every token, computed a few tokens at a time.
 
@@ -202,12 +213,12 @@ def map_tokens(
     hidden: hidden states of all tokens, from `model.hidden(x, t)`.
     x: as given to `hidden`.
     t: as given to `hidden`.
-    *rows: arrays [B, L, ...]; leaves without L tokens are passed unchanged.
+    *rows: trees of [B, L, ...]; leaves without L tokens are passed unchanged.
   """
   if not model._chunk_size:
     return loss(model.read(hidden, x, t), *rows)
 
-  def of_chunk(hidden: Any, parts: Any) -> PyTree:
+  def of_chunk(hidden: PyTree, parts: PyTree) -> PyTree:
     x, t, *rows = parts
     return loss(model.read(hidden, x, t), *rows)
 
@@ -215,7 +226,11 @@ def map_tokens(
 
 
 def token_losses(
-  model: Model, loss: Callable[..., PyTree], x: X, t: Time, *rows: Any
+  model: Model,
+  loss: Callable[..., PyTree],
+  x: X | Mixture,
+  t: Time,
+  *rows: PyTree,
 ) -> PyTree:
   """`map_tokens` at (x, t), with the call of the network."""
   hidden, _ = model.hidden(x, t)
@@ -237,14 +252,16 @@ class Bound(Model):
   def _chunk_size(self) -> int:
     return self.network.traits.chunk_size
 
-  def hidden(self, x: X, t: Time, cache: PyTree = None) -> tuple[Any, PyTree]:
+  def hidden(
+    self, x: X | Mixture, t: Time, cache: PyTree = None
+  ) -> tuple[PyTree, PyTree]:
     # Most networks are trained with one time per row. When times differ within
     # a row (prompt tokens have t = 0), they receive the row's largest time.
     if jnp.ndim(t) > 1 and not self.network.traits.per_token_time:
       t = jnp.max(t, axis=-1, keepdims=True)
     return self.network.hidden(self.params, x, t, self.view, cache)
 
-  def read(self, hidden: Any, x: X, t: Time) -> Any:
+  def read(self, hidden: PyTree, x: X | Mixture, t: Time) -> Any:
     return self.head(self.process, self.network.read(self.params, hidden), x, t)
 
   def with_view(self, **changes: Any) -> 'Bound':
@@ -345,10 +362,12 @@ class WrappedModel(Model):
   def _chunk_size(self) -> int:
     return self.model._chunk_size
 
-  def hidden(self, x: X, t: Time, cache: PyTree = None) -> tuple[Any, PyTree]:
+  def hidden(
+    self, x: X | Mixture, t: Time, cache: PyTree = None
+  ) -> tuple[PyTree, PyTree]:
     return self.model.hidden(x, t, cache)
 
-  def read(self, hidden: Any, x: X, t: Time) -> Any:
+  def read(self, hidden: PyTree, x: X | Mixture, t: Time) -> Any:
     return self.model.read(hidden, x, t)
 
   def with_view(self, **changes: Any) -> 'Model':
@@ -366,18 +385,20 @@ class Anchored(WrappedModel):
 
   Attributes:
     model: the model without given tokens.
-    ids: [B, L].
-    is_given: [B, L].
+    ids: clean tokens.
+    is_given: True where a token is kept as it is.
   """
 
   model: Model
-  ids: Array
-  is_given: Array
+  ids: Int[Array, 'B L']
+  is_given: Bool[Array, 'B L']
 
-  def hidden(self, x: X, t: Time, cache: PyTree = None) -> tuple[Any, PyTree]:
+  def hidden(
+    self, x: X | Mixture, t: Time, cache: PyTree = None
+  ) -> tuple[PyTree, PyTree]:
     return self.model.hidden(self._restored(x), t, cache)
 
-  def _restored(self, x: Any) -> Any:
+  def _restored(self, x: X | Mixture) -> X | Mixture:
     """x with the given tokens in their places."""
     given, ids = self.is_given[..., None], self.ids
     embedder = self.facts.embedder

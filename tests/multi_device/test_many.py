@@ -7,7 +7,7 @@ import signal
 import socket
 import time
 
-import jax
+import chex
 import numpy as np
 import pytest
 
@@ -138,11 +138,7 @@ def test_many_processes_are_one(whole, count):
   np.testing.assert_allclose(whole[count], whole[1], rtol=1e-5)
   alone, many = whole[1, 'saved'], whole[count, 'saved']
   assert many.step == alone.step == SETTINGS['train.steps']
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
-    many.params,
-    alone.params,
-  )
+  chex.assert_trees_all_close(many.params, alone.params, rtol=1e-4, atol=1e-5)
 
 
 def test_the_death_of_one_ends_all_in_time(killed):

@@ -113,7 +113,7 @@ def test_a_wrapper_delegates_every_call():
   wrapper = Wrapper(Spied())
   wrapper.init(KEY)
   wrapper.hidden((), IDS, 0.5, View())
-  wrapper.read((), IDS)
+  wrapper.read((), IDS * 1.0)
   wrapper.new_cache(1, 2)
   wrapper.encode((), IDS, IDS)
   wrapper.embedder(())

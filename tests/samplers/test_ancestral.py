@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -237,4 +238,4 @@ def test_a_traced_canvas_is_as_a_known_one():
   traced = jax.jit(lambda canvas: generate(model, canvas, KEY, filtered))(
     canvas
   )
-  jax.tree.map(np.testing.assert_array_equal, known, traced)
+  chex.assert_trees_all_equal(known, traced)

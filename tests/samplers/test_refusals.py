@@ -1,5 +1,7 @@
 """Samplers that do not fit, and options out of range, in one line each."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from tests.oracle import Law
@@ -41,6 +43,27 @@ TABULATED = uniform(3, from_betas(InverseTime().betas(8)))
 FEATURES = VariancePreserving(LinearPath())
 EDITS = EditPath(Linear(), 4, 3, 2)
 NEEDS_MASKS = r'needs an absorbing process, not RankOne: use Ancestral\(\)'
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'ids': jnp.zeros(3, int)}, r'\(3,\).*pass ids\[None\] for a single row'),
+    ({'ids': jnp.zeros((2, 3))}, 'float32.*pass integers'),
+    ({'is_given': jnp.zeros((2, 4), bool)}, r'\(2, 4\).*one value for each'),
+    ({'is_given': jnp.zeros((2, 3), int)}, 'int32.*pass a bool array'),
+    ({'rows': jnp.arange(3)}, r'\(3,\).*pass those, or None'),
+  ],
+)
+@pytest.mark.parametrize('by', [lambda f: f, jax.jit])
+def test_canvases_that_do_not_fit(changes, message, by):
+  model, canvas = (
+    HeadModel(MASKED, lambda x, t: None),
+    canvas_of(2, *[None] * 3),
+  )
+  run = by(lambda canvas: generate(model, canvas, KEY, Ancestral(2)))
+  with pytest.raises(UserError, match=message):
+    run(canvas._replace(**changes))
 
 
 @pytest.mark.parametrize(

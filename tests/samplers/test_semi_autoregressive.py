@@ -1,5 +1,6 @@
 """Blocks of tokens by a sampler of whole rows, one after another."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,7 +54,7 @@ def test_blocks_follow_the_law(prompts):
   assert samples.calls == max(3 - prompt for prompt in prompts)
   # Under jit the lengths of the prompts are unknown, and nothing differs.
   traced = jax.jit(lambda canvas: generate(model, canvas, KEY, sampler))(canvas)
-  jax.tree.map(np.testing.assert_array_equal, samples[:4], traced[:4])
+  chex.assert_trees_all_equal(samples[:4], traced[:4])
 
 
 def test_a_network_that_attends_to_later_tokens_has_another_law():

@@ -1,6 +1,7 @@
 """Meshes and batches that do not fit are refused in words."""
 
 import jax
+import numpy as np
 import pytest
 
 from textdiffusion.core.types import UserError
@@ -9,6 +10,8 @@ from textdiffusion.training.mesh import (
   check_batch,
   check_platforms,
   make_mesh,
+  put_batch,
+  put_whole,
 )
 
 
@@ -37,6 +40,17 @@ def test_batches_that_do_not_fit():
 
   with pytest.raises(UserError, match='batch_size=6 .*data x fsdp = 4'):
     check_batch(Wide(), 6, 1)
+
+
+@pytest.mark.parametrize('put', [put_batch, put_whole])
+def test_batches_of_unequal_rows_are_refused(put):
+  mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+  batch = {'ids': np.zeros((4, 3), int), 'rows': np.arange(4)}
+  assert put(mesh, batch)['ids'].shape == (4, 3)
+  batch['rows'] = np.arange(3)
+  message = r'\(4,\), \(3,\).*the arrays of a batch \(ids, rows\) need one row'
+  with pytest.raises(UserError, match=message):
+    put(mesh, batch)
 
 
 @pytest.mark.parametrize(

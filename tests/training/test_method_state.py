@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -123,7 +124,7 @@ def test_a_resumed_run_remembers_to_the_bit(tmp_path):
   with pytest.raises(KeyboardInterrupt):
     train(NEAREST, toy.NETWORK, Stops(), *args)
   resumed = train(NEAREST, toy.NETWORK, tiny.Batches(), *args)
-  assert tiny.same(resumed, whole)
+  chex.assert_trees_all_equal(resumed, whole)
   graph = whole.method_state
   now = nearest(whole.params['embedding'], 3, 11)
   assert graph.out.shape == now.shape == (12, 3)
@@ -150,4 +151,5 @@ def test_checkpoints_of_methods_without_it_have_no_such_field(tmp_path):
   assert 'method_state' not in dict(shapes)
   again, _ = saver.restore(jax.eval_shape(lambda: state))
   saver.close()
-  assert tiny.same(again, state) and again.method_state == ()
+  chex.assert_trees_all_equal(again, state)
+  assert again.method_state == ()

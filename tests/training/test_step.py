@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -104,8 +105,9 @@ def test_a_bad_step_moves_nothing_but_the_counters():
   after, metrics = stepped(tiny.batch(), state=broken)
   assert not math.isfinite(metrics['loss'])
   assert (after.step, after.skipped, after.bad_streak) == (3, 1, 1)
-  assert tiny.same(after.opt_state, state.opt_state)
-  assert tiny.same(after.ema, state.ema)
+  chex.assert_trees_all_equal(
+    (after.opt_state, after.ema), (state.opt_state, state.ema)
+  )
   healed = after._replace(params=state.params)
   later, _ = stepped(tiny.batch(), state=healed)
   assert (later.step, later.skipped, later.bad_streak) == (4, 1, 0)
@@ -119,11 +121,7 @@ def test_ema_follows_the_parameters():
   expected = jax.tree.map(
     lambda old, new: decay * old + (1 - decay) * new, fresh.ema, state.params
   )
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
-    state.ema,
-    expected,
-  )
+  chex.assert_trees_all_close(state.ema, expected, rtol=1e-7, atol=1e-6)
 
 
 def test_learning_rates():

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int
 
 from textdiffusion.aot import hlo
 from textdiffusion.core.keys import row_keys
@@ -117,7 +118,7 @@ def lower_sample(
   sampler = method.sampler
   canvas = blank(data.batch_size, data.length)
 
-  def step(trained: Trained, seed: Array) -> Array:
+  def step(trained: Trained, seed: Int[Array, '']) -> Int[Array, 'B L']:
     model = bind(method, network, trained)
     key = jax.random.key(seed)
     grid = sampler.times(model, canvas)

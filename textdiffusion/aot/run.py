@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+
 from textdiffusion import config as config_lib
 from textdiffusion.aot import report
 from textdiffusion.core.types import UserError, Vocab
@@ -24,7 +26,7 @@ class _Tokenizer:
 def compile_step(
   config: config_lib.Config,
   chip: Chip,
-  devices: Sequence[Any],
+  devices: Sequence[jax.Device],
   size: int,
   what: str,
 ) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def compile_step(
   count, is_training = num_params(network), what == 'train'
   step = report.work(config.model, method, count, mesh, data, is_training)
 
-  def lower() -> Any:
+  def lower() -> jax.stages.Lowered:
     if is_training:
       return report.lower_train(method, network, train, mesh, data)
     return report.lower_sample(method, network, mesh, data)

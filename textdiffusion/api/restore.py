@@ -3,15 +3,18 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
+from jax.sharding import Mesh
 
 from textdiffusion import config as config_lib
 from textdiffusion.core.types import UserError
 from textdiffusion.data import tokenizers
 from textdiffusion.data.pipeline import refuse_other
+from textdiffusion.methods.method import Method
 from textdiffusion.model import Trained
+from textdiffusion.nn.network import Network
 from textdiffusion.training import checkpoint
 from textdiffusion.training.mesh import make_mesh, param_shardings
 from textdiffusion.training.state import init_method_state
@@ -35,17 +38,17 @@ class Restored(NamedTuple):
 
   config: config_lib.Config
   tokenizer: tokenizers.Tokenizer
-  method: Any
-  network: Any
+  method: Method
+  network: Network
   trained: Trained
   step: int
-  mesh: Any
+  mesh: Mesh
   workdir: Path
   saved: config_lib.Config
   run: Run
 
   @property
-  def model(self) -> tuple[Any, Any, Trained]:
+  def model(self) -> tuple[Method, Network, Trained]:
     """Method, network and what was trained: the arguments of `bind`."""
     return self.method, self.network, self.trained
 

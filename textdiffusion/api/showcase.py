@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,8 @@ from textdiffusion.evals.likelihood import EvaluateConfig, evaluate, token_nats
 from textdiffusion.samplers.base import Canvas
 from textdiffusion.samplers.prompts import infilling, noised
 from textdiffusion.training.mesh import put_whole
+
+T = TypeVar('T')
 
 TEMPLATES = {
   'e2e': (
@@ -214,7 +216,7 @@ def show(model: TextModel, data: Data) -> Shown:
   that gives the reason."""
   left_out: list[str] = []
 
-  def attempt(name: str, write: Callable[[], Any], otherwise: Any) -> Any:
+  def attempt(name: str, write: Callable[[], T], otherwise: T) -> T:
     try:
       return write()
     except UserError as error:
@@ -323,7 +325,7 @@ def _marked(parts: Sequence[tuple[str, bool]]) -> str:
   return text
 
 
-def _spread(items: list[Any], count: int) -> list[Any]:
+def _spread(items: list[T], count: int) -> list[T]:
   """At most `count` of them, each from the middle of an equal part."""
   count = min(count, len(items))
   return [items[(2 * i + 1) * len(items) // (2 * count)] for i in range(count)]

@@ -5,7 +5,6 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +16,7 @@ from textdiffusion.api.scoring import score
 from textdiffusion.api.training import TrainingRun
 from textdiffusion.core.keys import check_seed, stream
 from textdiffusion.core.memory import check_attention, compile_within
+from textdiffusion.core.types import Key
 from textdiffusion.data.tokenizers import Tokenizer
 from textdiffusion.evals.answers import answers
 from textdiffusion.evals.risk import gains, ranked
@@ -233,7 +233,7 @@ class TextModel:
   ) -> Callable[..., Samples]:
     made, canvas = self.parts, held.canvas
 
-    def run(trained: Trained, key: Any) -> Samples:
+    def run(trained: Trained, key: Key) -> Samples:
       model = bind(made.method, made.network, trained)
       return generate(model, canvas, key, sampler, trace)
 
@@ -260,7 +260,7 @@ class _Canvas:
   def __hash__(self) -> int:
     return hash(self._key)
 
-  def __eq__(self, other: Any) -> bool:
+  def __eq__(self, other: object) -> bool:
     return isinstance(other, _Canvas) and self._key == other._key
 
 

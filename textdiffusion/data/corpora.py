@@ -224,7 +224,7 @@ def _builder(name: str, data_dir: Path) -> Any:
       del dl_manager  # Nothing is downloaded.
       return {'train': self._generate_examples()}
 
-    def _generate_examples(self) -> Any:
+    def _generate_examples(self) -> Iterator[tuple[int, dict[str, str]]]:
       for index, (title, text) in enumerate(documents[name]()):
         text = text.encode('utf-8', 'replace').decode()
         yield index, {'name': title, 'text': text}

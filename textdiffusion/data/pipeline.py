@@ -479,7 +479,7 @@ def train_iterator(
     [len(rows_of) for rows_of in members],
   )
 
-  def fetch(index: int) -> dict[str, Any]:
+  def fetch(index: int) -> dict[str, np.ndarray | np.int32]:
     batch, place = divmod(index, share)
     row = host * share + place
     turn: Any = turns[batch]

@@ -346,7 +346,7 @@ def _tfds(spec: str) -> _Texts:
   return _Texts(fingerprint, texts, _built_files(builder.data_path))
 
 
-def _built_files(folder: Any) -> str:
+def _built_files(folder: str | Path) -> str:
   """Returns a hash that changes when a dataset is built again.
 
   It is computed from names, sizes and times of the files, since their contents
@@ -394,5 +394,5 @@ def _files(spec: str) -> _Texts:
   return _Texts(f'files/{digest.hexdigest()[:16]}', texts, f'{VERSION}')
 
 
-def _text(value: Any) -> str:
+def _text(value: str | bytes) -> str:
   return value.decode('utf-8', 'replace') if isinstance(value, bytes) else value

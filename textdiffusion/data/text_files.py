@@ -7,6 +7,7 @@ import codecs
 import contextlib
 import gzip
 import hashlib
+import io
 import json
 import re
 import zlib
@@ -76,7 +77,7 @@ def parse_json(line: str, place: str) -> Any:
     raise UserError(f'{place}: not JSON ({error})') from None
 
 
-def text_field(row: Any, key: str, place: str, option: str) -> str:
+def text_field(row: object, key: str, place: str, option: str) -> str:
   """Returns the text in a field of a JSON object.
 
   Args:
@@ -182,7 +183,7 @@ def refuse_options(options: dict[str, str], names: set[str], why: str) -> None:
     )
 
 
-def _open(path: str) -> Any:
+def _open(path: str) -> io.BufferedIOBase:
   return gzip.open(path) if path.endswith('.gz') else open(path, 'rb')
 
 

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int, Integer
 
 from textdiffusion.core.keys import stream
-from textdiffusion.core.types import Array, UserError
+from textdiffusion.core.types import Array, Key, UserError
 from textdiffusion.data.pipeline import DataConfig
 from textdiffusion.data.tokenizers import Tokenizer
 from textdiffusion.methods.method import Method
@@ -64,7 +64,7 @@ def source_row(
 
 def answering(
   method: Method, network: Network, sampler: Sampler, candidates: int = 1
-) -> Callable[[Trained, Any, dict[str, Array], Array], Array]:
+) -> Callable[[Trained, Key, dict[str, Array], Array], Array]:
   """Returns the compiled function (trained, key, batch, places) -> ids.
 
   `batch` holds the arrays of `source_row` for B sources, `places` [B] the
@@ -72,7 +72,12 @@ def answering(
   """
 
   @jax.jit
-  def run(trained: Trained, key: Any, batch: Any, places: Array) -> Array:
+  def run(
+    trained: Trained,
+    key: Key,
+    batch: dict[str, Array],
+    places: Integer[Array, ' B'],
+  ) -> Int[Array, 'B N L']:
     repeat = lambda x: jnp.repeat(x, candidates, axis=0)
     view = View()
     if 'source' in batch:

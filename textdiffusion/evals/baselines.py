@@ -5,10 +5,11 @@
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from textdiffusion.core.types import is_counted
 from textdiffusion.data.packing import PairRows, Rows
@@ -29,12 +30,12 @@ class Pairs(NamedTuple):
   """Pairs of a token and the token before it.
 
   Attributes:
-    before: [N] the previous token of the row, or `vocab_size` at its start.
-    tokens: [N] the tokens.
+    before: the previous token of the row, or `vocab_size` at its start.
+    tokens: the tokens.
   """
 
-  before: np.ndarray
-  tokens: np.ndarray
+  before: Int[np.ndarray, ' N']
+  tokens: Int[np.ndarray, ' N']
 
 
 def row_pairs(batch: Mapping[str, np.ndarray], vocab_size: int) -> Pairs:
@@ -78,7 +79,7 @@ class Bigram:
       self._count(rest)
       slice_ = _joined(held)
 
-      def best(name: str, score: Any) -> None:
+      def best(name: str, score: Callable[[Pairs], np.ndarray]) -> None:
         losses = []
         for strength in _STRENGTHS:
           setattr(self, name, strength)
@@ -100,14 +101,14 @@ class Bigram:
   def _key(self, pairs: Pairs) -> np.ndarray:
     return pairs.before.astype(np.int64) * self.vocab_size + pairs.tokens
 
-  def unigram_nats(self, pairs: Pairs) -> np.ndarray:
-    """Returns [N] -log p(token)."""
+  def unigram_nats(self, pairs: Pairs) -> Float[np.ndarray, ' N']:
+    """Returns -log p(token)."""
     k, size = self.unigram_strength, self.vocab_size
     counts = self._tokens[pairs.tokens]
     return np.log(self._tokens.sum() + k) - np.log(counts + k / size)
 
-  def bigram_nats(self, pairs: Pairs) -> np.ndarray:
-    """Returns [N] -log p(token | token before it)."""
+  def bigram_nats(self, pairs: Pairs) -> Float[np.ndarray, ' N']:
+    """Returns -log p(token | token before it)."""
     m, key = self.bigram_strength, self._key(pairs)
     places = np.searchsorted(self._pairs, key)
     places = np.minimum(places, len(self._pairs) - 1)

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 from textdiffusion.core.types import Array, Batch, UserError
 from textdiffusion.evals.statistics import Estimate, cluster_ratio, cluster_sums
@@ -20,12 +21,10 @@ from textdiffusion.nn.network import Network
 from textdiffusion.objectives.base import Models
 
 
-def unigram_entropy(ids: np.ndarray) -> np.ndarray:
-  """Returns the entropy of the token frequencies in each row, [B] nats.
-
-  Args:
-    ids: [B, L] token ids.
-  """
+def unigram_entropy(
+  ids: Int[np.ndarray, 'B L'],
+) -> Float[np.ndarray, ' B']:
+  """Returns the entropy of the token frequencies in each row, in nats."""
   rows = []
   for row in np.asarray(ids):
     _, counts = np.unique(row, return_counts=True)
@@ -36,7 +35,7 @@ def unigram_entropy(ids: np.ndarray) -> np.ndarray:
 
 def judging(
   method: Method, network: Network
-) -> Callable[[Trained, Array], Array]:
+) -> Callable[[Trained, Int[Array, 'B L']], Float[Array, ' B']]:
   """Returns the compiled function (trained, ids [B, L]) -> -log p [B] in nats.
 
   A diffusion model cannot be the judge, because the gap of its bound would be
@@ -51,7 +50,7 @@ def judging(
       'checkpoint'
     )
 
-  def nats(trained: Trained, ids: Array) -> Array:
+  def nats(trained: Trained, ids: Int[Array, 'B L']) -> Float[Array, ' B']:
     ones = jnp.ones_like(ids)
     positions = jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape)
     rows = jnp.arange(len(ids))
@@ -63,11 +62,11 @@ def judging(
 
 
 def judged(
-  nats: Callable[[Trained, Array], Array],
+  nats: Callable[[Trained, Int[Array, 'B L']], Float[Array, ' B']],
   trained: Trained,
-  ids: Array | np.ndarray,
+  ids: Int[Array | np.ndarray, 'B L'],
   batch: int = 16,
-) -> np.ndarray:
+) -> Float[np.ndarray, ' B']:
   """Returns -log p of each row in nats [B] under an autoregressive judge.
 
   Args:
@@ -86,22 +85,22 @@ def judged(
 
 
 def report(
-  nats: np.ndarray,
-  ids: np.ndarray,
+  nats: Float[np.ndarray, ' B'],
+  ids: Int[np.ndarray, 'B L'],
   judge: str,
-  real_nats: np.ndarray,
-  real_ids: np.ndarray,
-  real_documents: np.ndarray | None = None,
+  real_nats: Float[np.ndarray, ' R'],
+  real_ids: Int[np.ndarray, 'R N'],
+  real_documents: Int[np.ndarray, 'R N'] | None = None,
 ) -> dict[str, Any]:
   """Reports generative perplexity and entropy of samples and of real text.
 
   Args:
-    nats: [B] -log p of the samples, from `judged`.
-    ids: [B, L] the samples.
+    nats: -log p of the samples, from `judged`.
+    ids: the samples.
     judge: name of the judge.
-    real_nats: [R] -log p of held-out rows of the same length.
-    real_ids: [R, L] the held-out rows.
-    real_documents: [R, L] the document of each token; if None, the rows count
+    real_nats: -log p of held-out rows of the same length.
+    real_ids: the held-out rows.
+    real_documents: the document of each token; if None, the rows count
       as independent.
 
   Returns:

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
 
 from textdiffusion.core.types import Array
 from textdiffusion.nn import layout
@@ -13,19 +14,19 @@ Implementation = Literal['auto', 'xla', 'cudnn', 'splash']
 
 
 def attention_mask(
-  length: int, structure: Structure, segments: Array | None
-) -> Array | None:
+  length: int, structure: Structure, segments: Int[Array, 'B L'] | None
+) -> Bool[Array, '#B 1 L L'] | None:
   """Builds the mask of a structure and of segments.
 
   Args:
     length: tokens in a row, L.
     structure: which tokens attend to which.
-    segments: [B, L] document numbers; tokens attend to their own document only,
-      and padding (0) only to itself.
+    segments: document numbers; tokens attend to their own document only, and
+      padding (0) only to itself.
 
   Returns:
-    [B or 1, 1, L, L], True where the query (row) may attend to the key; or None
-    if every token attends to every token.
+    A mask that is True where the query (row) may attend to the key; or None if
+    every token attends to every token.
   """
   masks = []
   if segments is not None:
@@ -45,15 +46,19 @@ def attention_mask(
 
 
 def attend(
-  q: Array, k: Array, v: Array, mask: Array | None, kind: str = 'xla'
-) -> Array:
-  """Computes scaled dot-product attention; returns [B, L, H, D].
+  q: Float[Array, 'B L H D'],
+  k: Float[Array, 'B S G D'],
+  v: Float[Array, 'B S G D'],
+  mask: Bool[Array, '#B 1 #L S'] | None,
+  kind: str = 'xla',
+) -> Float[Array, 'B L H D']:
+  """Computes scaled dot-product attention.
 
   Args:
-    q: [B, L, H, D] queries.
-    k: [B, S, G, D] keys, where G divides H (grouped queries).
-    v: [B, S, G, D] values.
-    mask: [B or 1, 1, L, S], True where the query may attend to the key.
+    q: queries.
+    k: keys, where G divides H (grouped queries).
+    v: values.
+    mask: True where the query may attend to the key.
     kind: a result of `resolve`, except splash.
   """
   if kind == 'xla' and layout.platform() == 'cpu':
@@ -65,7 +70,7 @@ def attend(
 
 
 def resolve(
-  implementation: Implementation, dtype: Any, shape: tuple[int, ...]
+  implementation: Implementation, dtype: jnp.dtype, shape: tuple[int, ...]
 ) -> str:
   """Chooses the attention kernel.
 
@@ -93,7 +98,12 @@ def resolve(
   return 'xla'
 
 
-def _cpu_attention(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+def _cpu_attention(
+  q: Float[Array, 'B L H D'],
+  k: Float[Array, 'B S G D'],
+  v: Float[Array, 'B S G D'],
+  mask: Bool[Array, '#B 1 #L S'] | None,
+) -> Float[Array, 'B L H D']:
   """Computes `attend` in a form that is fast on CPU.
 
   Heads come before tokens, so that products are batched matrix products whose
@@ -118,13 +128,13 @@ def _cpu_attention(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
 
 
 def splash(
-  q: Array,
-  k: Array,
-  v: Array,
-  segments: Array | None,
+  q: Float[Array, 'B L H D'],
+  k: Float[Array, 'B S G D'],
+  v: Float[Array, 'B S G D'],
+  segments: Int[Array, 'B L'] | None,
   structure: Structure,
   interpret: bool = False,
-) -> Array:
+) -> Float[Array, 'B L H D']:
   """Computes splash attention, the TPU kernel that stores no [L, S] array.
 
   On a mesh each shard has its rows, its heads and its part of the queries, and
@@ -134,7 +144,7 @@ def splash(
     q: queries as in `attend`.
     k: keys as in `attend`.
     v: values as in `attend`.
-    segments: [B, L] document numbers; tokens attend to their own document only.
+    segments: document numbers; tokens attend to their own document only.
     structure: a rule that is equal for all rows; blocks in which no pair is
       allowed are never computed.
     interpret: whether to interpret the kernel, which is slow but runs on any

@@ -5,10 +5,11 @@ time is added to the input or enters by adaLN-zero (Peebles & Xie 2023).
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
 
 from textdiffusion.core.numerics import pytree, static
 from textdiffusion.core.types import Array, UserError
@@ -158,11 +159,11 @@ class TransformerConfig:
     return self.scan == 'scan'
 
   @property
-  def compute_dtype(self) -> Any:
+  def compute_dtype(self) -> jnp.dtype:
     return jnp.dtype(self.dtype)
 
 
-KeysValues = tuple[Array, Array]
+KeysValues = tuple[Float[Array, 'B S G d'], Float[Array, 'B S G d']]
 
 
 @pytree
@@ -170,29 +171,29 @@ class Context:
   """The inputs of every layer besides its hidden states.
 
   Attributes:
-    positions: [B, n] positions, which are also the tokens' places in the cache.
-    mask: [B or 1, 1, n, S] attention mask; None if the kernel takes `structure`
-      and `segments`, or if every token attends to every token.
-    segments: [B, n] document numbers, or None.
+    positions: positions of the tokens, and their places in the cache.
+    mask: attention mask over N keys; None if the kernel takes `structure` and
+      `segments`, or if every token attends to every token.
+    segments: document numbers, or None.
     structure: which tokens attend to which.
-    time: [B, 1 or n, T] time embedding, or None.
-    memory: [B, S, D] output of the encoder, or None.
-    memory_mask: [B, 1, 1, S] mask of the memory, or None.
+    time: time embedding, or None.
+    memory: output of the encoder, or None.
+    memory_mask: mask of the memory, or None.
     is_training: whether dropout is on.
   """
 
-  positions: Array
-  mask: Array | None
-  segments: Array | None
+  positions: Int[Array, 'B n']
+  mask: Bool[Array, '#B 1 n N'] | None
+  segments: Int[Array, 'B n'] | None
   structure: Structure
-  time: Array | None
-  memory: Array | None
-  memory_mask: Array | None
+  time: Float[Array, ' B #n T'] | None
+  memory: Float[Array, 'B S D'] | None
+  memory_mask: Bool[Array, 'B 1 1 S'] | None
   is_training: bool = static()
 
 
 class Attention(nn.Module):
-  """Attention, [B, n, D] -> [B, n, D].
+  """Attention.
 
   It also returns the updated keys and values of the cache, if there is one.
 
@@ -207,8 +208,11 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Array, context: Context, past: KeysValues | None = None
-  ) -> tuple[Array, KeysValues | None]:
+    self,
+    x: Float[Array, 'B n D'],
+    context: Context,
+    past: KeysValues | None = None,
+  ) -> tuple[Float[Array, 'B n D'], KeysValues | None]:
     cfg = self.config
     batch, length = context.positions.shape
     keys_from = x
@@ -216,7 +220,9 @@ class Attention(nn.Module):
       assert context.memory is not None
       keys_from = context.memory
 
-    def projected(x: Array, name: str, heads: int) -> Array:
+    def projected(
+      x: Float[Array, 'B n D'], name: str, heads: int
+    ) -> Float[Array, 'B n H d']:
       size = heads * cfg.head_size
       dense = Dense(size, cfg.use_bias, cfg.compute_dtype, name=name)
       x = dense(x).reshape(batch, -1, heads, cfg.head_size)
@@ -261,7 +267,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-  """One layer, [B, L, D] -> [B, L, D]: attention and MLP with residuals.
+  """One layer: attention and MLP with residuals.
 
   Attributes:
     config: sizes and options.
@@ -271,18 +277,22 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Array, context: Context, past: KeysValues | None
-  ) -> tuple[Array, KeysValues | None]:
+    self, x: Float[Array, 'B n D'], context: Context, past: KeysValues | None
+  ) -> tuple[Float[Array, 'B n D'], KeysValues | None]:
     cfg = self.config
     drop = nn.Dropout(cfg.dropout, deterministic=not context.is_training)
     shift, gate = self._modulation(context)
 
-    def residual(x: Array, branch: Array, index: int) -> Array:
+    def residual(
+      x: Float[Array, 'B n D'], branch: Float[Array, 'B n D'], index: int
+    ) -> Float[Array, 'B n D']:
       branch = drop(branch)
       x = x + (branch if gate is None else branch * gate[index])
       return layout.rows(x)
 
-    def normed(x: Array, name: str, index: int) -> Array:
+    def normed(
+      x: Float[Array, 'B n D'], name: str, index: int
+    ) -> Float[Array, 'B n D']:
       x = NORMS[cfg.norm](dtype=cfg.compute_dtype, name=name)(x)
       if shift is None:
         return x
@@ -308,7 +318,9 @@ class Block(nn.Module):
     )(normed(x, 'mlp_norm', 1))
     return residual(x, branch, 1), past
 
-  def _modulation(self, context: Context) -> tuple[Any, Any]:
+  def _modulation(
+    self, context: Context
+  ) -> tuple[list[tuple[Array, Array]] | None, list[Array] | None]:
     """Returns (shift, scale) for each norm and a gate for each branch.
 
     These are the outputs of adaLN-zero; without it both are None.

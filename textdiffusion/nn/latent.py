@@ -8,6 +8,7 @@ from features.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from textdiffusion.core.numerics import by_parts, match_ranks, pytree, static
 from textdiffusion.core.types import Array, Features, PyTree
@@ -16,7 +17,7 @@ from textdiffusion.nn.layers import Dense
 
 
 class Projection(nn.Module):
-  """Two dense layers with tanh between them, [..., in] -> [..., features].
+  """Two dense layers with tanh between them.
 
   Attributes:
     hidden: width of the hidden layer.
@@ -29,7 +30,7 @@ class Projection(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
+  def __call__(self, x: Float[Array, '... in']) -> Float[Array, '... features']:
     dense = lambda size, name: Dense(size, True, self.dtype, name=name)
     x = jnp.tanh(dense(self.hidden, 'up')(x))
     return dense(self.features, 'out')(x)
@@ -40,10 +41,10 @@ class IdEmbedder:
   """The embeddings of a network that takes ids.
 
   Attributes:
-    table: [K, D] embedding table.
+    table: embedding table.
   """
 
-  table: Array
+  table: Float[Array, 'K D']
 
   @property
   def is_input(self) -> bool:
@@ -53,13 +54,13 @@ class IdEmbedder:
   def self_condition(self) -> bool:
     return False
 
-  def embed(self, ids: Array) -> Array:
+  def embed(self, ids: Int[Array, '...']) -> Float[Array, '... D']:
     return jnp.take(self.table, ids, axis=0)
 
-  def logits(self, features: Array) -> Array:
+  def logits(self, features: Float[Array, '... D']) -> Float[Array, '... K']:
     raise TypeError('a network over ids has no logits of features')
 
-  def expected(self, logits: Array) -> Array:
+  def expected(self, logits: Float[Array, '... K']) -> Float[Array, '... D']:
     return _expected(self.table, logits)
 
 
@@ -70,12 +71,12 @@ class FeatureEmbedder:
   Attributes:
     params: the parameters `embedding` and `rounding_bias` of the network.
     features: how embeddings are normalised and logits computed from features.
-    origin: [D] vector that is subtracted from every embedding, or 0.
+    origin: vector that is subtracted from every embedding, or 0.
   """
 
   params: PyTree
   features: Features = static()
-  origin: Array | float = 0.0
+  origin: Float[Array, ' D'] | float = 0.0
 
   @property
   def is_input(self) -> bool:
@@ -86,13 +87,13 @@ class FeatureEmbedder:
     return self.features.self_condition
 
   @property
-  def table(self) -> Array:
+  def table(self) -> Float[Array, 'K D']:
     return self._from_origin(self._raw())
 
-  def embed(self, ids: Array) -> Array:
+  def embed(self, ids: Int[Array, '...']) -> Float[Array, '... D']:
     return self._from_origin(jnp.take(self._raw(), ids, axis=0))
 
-  def logits(self, features: Array) -> Array:
+  def logits(self, features: Float[Array, '... D']) -> Float[Array, '... K']:
     rows = self._raw()
     x, origin, bias = match_ranks(
       features, self.origin, self.params['rounding_bias']
@@ -106,16 +107,16 @@ class FeatureEmbedder:
     square = jnp.maximum(square + length, 1e-12)
     return bias - jnp.sqrt(square)
 
-  def expected(self, logits: Array) -> Array:
+  def expected(self, logits: Float[Array, '... K']) -> Float[Array, '... D']:
     return self._from_origin(_expected(self._raw(), logits))
 
-  def _from_origin(self, x: Array) -> Array:
-    """Returns [..., D] vectors relative to the origin."""
+  def _from_origin(self, x: Float[Array, '... D']) -> Float[Array, '... D']:
+    """Returns vectors relative to the origin."""
     x, origin = match_ranks(x, self.origin)
     return x - origin
 
-  def _raw(self) -> Array:
-    """Returns the [K, D] embeddings, normalised as set in `features`."""
+  def _raw(self) -> Float[Array, 'K D']:
+    """Returns the embeddings, normalised as set in `features`."""
     # The table is small and used at both ends, so every device holds it whole.
     raw = layout.constrained(self.params['embedding'], None, None)
     norm = self.features.norm
@@ -128,7 +129,9 @@ class FeatureEmbedder:
     return raw / jnp.maximum(jnp.sqrt(total(-1, keepdims=True)), 1e-6)
 
 
-def _expected(table: Array, logits: Array) -> Array:
-  """Returns the mean embedding under softmax(logits), [..., K] -> [..., D]."""
+def _expected(
+  table: Float[Array, 'K D'], logits: Float[Array, '... K']
+) -> Float[Array, '... D']:
+  """Returns the mean embedding under softmax(logits)."""
   mean = lambda row: jax.nn.softmax(row) @ table
   return by_parts(mean, logits, len(table))

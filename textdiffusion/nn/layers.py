@@ -5,13 +5,16 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from textdiffusion.core.types import Array
 from textdiffusion.nn import layout
 
 
-def product(x: Array, kernel: Array) -> Array:
-  """Multiplies [..., in] by [in, out].
+def product(
+  x: Float[Array, '... in'], kernel: Float[Array, 'in out']
+) -> Float[Array, '... out']:
+  """Multiplies by a matrix.
 
   On CPU the leading axes are merged first. Otherwise the backward pass of a
   [B, L, D] product writes transposed copies, and a whole training step reaches
@@ -25,7 +28,7 @@ def product(x: Array, kernel: Array) -> Array:
 
 
 class Dense(nn.Module):
-  """A dense layer, [..., in] -> [..., features], with float32 parameters.
+  """A dense layer with float32 parameters.
 
   Attributes:
     features: width of the output.
@@ -40,7 +43,7 @@ class Dense(nn.Module):
   scale: float = 1.0
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
+  def __call__(self, x: Float[Array, '... in']) -> Float[Array, '... features']:
     init = (
       nn.initializers.variance_scaling(self.scale, 'fan_in', 'truncated_normal')
       if self.scale
@@ -56,7 +59,7 @@ class Dense(nn.Module):
 
 
 class RMSNorm(nn.Module):
-  """RMSNorm with a learnt scale, [..., D] -> [..., D], computed in float32.
+  """RMSNorm with a learnt scale, computed in float32.
 
   Attributes:
     eps: small number added to the mean square.
@@ -67,7 +70,7 @@ class RMSNorm(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
+  def __call__(self, x: Float[Array, '... D']) -> Float[Array, '... D']:
     scale = self.param('scale', nn.initializers.ones_init(), (x.shape[-1],))
     x = x.astype(jnp.float32)
     x = x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.eps)
@@ -76,7 +79,7 @@ class RMSNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-  """LayerNorm with a learnt scale, [..., D] -> [..., D], computed in float32.
+  """LayerNorm with a learnt scale, computed in float32.
 
   It has no bias, as in the networks of SEDD, MDLM and Duo.
 
@@ -89,7 +92,7 @@ class LayerNorm(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
+  def __call__(self, x: Float[Array, '... D']) -> Float[Array, '... D']:
     scale = self.param('scale', nn.initializers.ones_init(), (x.shape[-1],))
     x = x.astype(jnp.float32)
     x = x - x.mean(-1, keepdims=True)
@@ -104,7 +107,7 @@ _GATES = {'swiglu': nn.silu, 'geglu': nn.gelu, 'glu': nn.sigmoid}
 
 
 class MLP(nn.Module):
-  """The MLP of a block, [B, L, D] -> [B, L, D].
+  """The MLP of a block.
 
   Attributes:
     d_ff: width of the hidden layer.
@@ -122,7 +125,7 @@ class MLP(nn.Module):
   out_scale: float = 1.0
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
+  def __call__(self, x: Float[Array, 'B L D']) -> Float[Array, 'B L D']:
     d_model = x.shape[-1]
     dense = lambda name: Dense(self.d_ff, self.use_bias, self.dtype, name=name)
     if self.kind == 'gelu':
@@ -136,7 +139,7 @@ class MLP(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-  """Embeds times [...] in [0, 1] to [..., features]: sinusoids and an MLP.
+  """Embeds times in [0, 1]: sinusoids and an MLP.
 
   Attributes:
     features: width of the embedding.
@@ -151,7 +154,7 @@ class TimeEmbedding(nn.Module):
   num_frequencies: int = 128
 
   @nn.compact
-  def __call__(self, t: Array) -> Array:
+  def __call__(self, t: Float[Array, '...']) -> Float[Array, '... features']:
     # The frequencies are those for 1,000 discrete steps, so t is scaled.
     exponent = jnp.arange(self.num_frequencies) / self.num_frequencies
     angle = 1000.0 * t[..., None].astype(jnp.float32)
@@ -165,14 +168,16 @@ class TimeEmbedding(nn.Module):
     return dense('out')(nn.silu(dense('up')(x)))
 
 
-def rotate(x: Array, positions: Array, base: float) -> Array:
+def rotate(
+  x: Float[Array, 'B L H D'], positions: Int[Array, 'B L'], base: float
+) -> Float[Array, 'B L H D']:
   """Applies rotary position embeddings (Su et al. 2021).
 
   Dimension i is rotated together with dimension i + D / 2.
 
   Args:
-    x: [B, L, H, D] queries or keys.
-    positions: [B, L] positions.
+    x: queries or keys.
+    positions: positions of the tokens.
     base: base of the frequencies.
   """
   half = x.shape[-1] // 2

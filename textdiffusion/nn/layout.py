@@ -18,10 +18,12 @@ from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec
+from jaxtyping import Float, Shaped
 
 from textdiffusion.core.types import Array, PyTree
 
 BATCH = ('data', 'fsdp')
+Axis = str | tuple[str, ...] | None  # of the mesh, for one dimension
 
 # (path, axes of the trailing dimensions); scanned layers have one more in
 # front.
@@ -71,7 +73,7 @@ def size_of(axis: str) -> int:
   return dict(jax.sharding.get_abstract_mesh().shape).get(axis, 1)
 
 
-def constrained(x: Array, *axes: Any) -> Array:
+def constrained(x: Array, *axes: Axis) -> Array:
   """Constrains the sharding of an array.
 
   A dimension that its axes do not divide evenly is not split.
@@ -85,12 +87,16 @@ def constrained(x: Array, *axes: Any) -> Array:
   return jax.lax.with_sharding_constraint(x, _fitting(x.shape, axes))
 
 
-def rows(x: Array, last: str | None = None) -> Array:
-  """Constrains activations [B, L, ...]; `last` is the last dimension's axis."""
+def rows(
+  x: Shaped[Array, 'B L ...'], last: str | None = None
+) -> Shaped[Array, 'B L ...']:
+  """Constrains activations; `last` is the last dimension's axis."""
   return constrained(x, BATCH, 'sequence', *(None,) * (x.ndim - 3), last)
 
 
-def gathered(x: Array, path: tuple[str, ...]) -> Array:
+def gathered(
+  x: Float[Array, '...'], path: tuple[str, ...]
+) -> Float[Array, '...']:
   """Gathers a parameter along `fsdp` for its use.
 
   Its gradient is reduce-scattered back to the shards of the parameter
@@ -116,7 +122,9 @@ def _gathered(x: Array, back: tuple, used: tuple) -> Array:
   return constrained(x, *used)
 
 
-def _scattered(back: tuple, used: tuple, _: None, gradient: Array) -> Any:
+def _scattered(
+  back: tuple, used: tuple, _: None, gradient: Array
+) -> tuple[Array]:
   del used
   for axes in back:
     gradient = constrained(gradient, *axes)
@@ -128,11 +136,11 @@ _gathered.defvjp(
 )
 
 
-def _fitting(shape: tuple[int, ...], axes: Any) -> PartitionSpec:
+def _fitting(shape: tuple[int, ...], axes: tuple[Axis, ...]) -> PartitionSpec:
   """Returns the spec of `axes`, without those that do not divide evenly."""
   sizes = dict(jax.sharding.get_abstract_mesh().shape)
 
-  def fit(size: int, axis: Any) -> Any:
+  def fit(size: int, axis: Axis) -> Axis:
     names = (axis,) if isinstance(axis, str) else axis or ()
     return None if size % math.prod(sizes.get(n, 1) for n in names) else axis
 

@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
 
 from textdiffusion.core.numerics import pytree, static
 from textdiffusion.core.types import (
   Array,
   Embedder,
   Key,
+  Mixture,
   PyTree,
   Time,
   UserError,
@@ -104,11 +106,10 @@ class Dense(Structure):
   """A mask given as an array, where no rule describes it. No kernel takes it.
 
   Attributes:
-    mask: [L, L] or [B, L, L] bool, True where the query (row) may attend to
-      the key.
+    mask: [L, L] or [B, L, L], True where the query (row) may attend to the key.
   """
 
-  mask: Array
+  mask: Bool[Array, '... L L']
 
   def allowed(self, q: Any, k: Any) -> Any:
     return self.mask[..., q, k]
@@ -121,29 +122,29 @@ class Memory(NamedTuple):
   """The output of an encoder.
 
   Attributes:
-    values: [B, S, D] hidden states of the source.
-    is_token: [B, S], False at padding; None if there is no padding.
+    values: hidden states of the source.
+    is_token: False at padding; None if there is no padding.
   """
 
-  values: Array
-  is_token: Array | None = None
+  values: Float[Array, 'B S D']
+  is_token: Bool[Array, 'B S'] | None = None
 
 
 class View(NamedTuple):
   """The inputs of a network besides x and t. Each field may be absent.
 
   Attributes:
-    positions: [B, n] positions in the text, for position embeddings and for
-      the cache; arange(n) if None.
-    segments: [B, n] document numbers. Tokens attend to their own document
-      only, and 0 is padding.
+    positions: positions in the text, for position embeddings and for the cache;
+      arange(n) if None.
+    segments: document numbers. Tokens attend to their own document only, and 0
+      is padding.
     structure: which tokens attend to which.
     memory: the output of an encoder.
     dropout_key: turns dropout on.
   """
 
-  positions: Array | None = None
-  segments: Array | None = None
+  positions: Int[Array, 'B n'] | None = None
+  segments: Int[Array, 'B n'] | None = None
   structure: Structure = Full()
   memory: Memory | None = None
   dropout_key: Key | None = None
@@ -180,8 +181,13 @@ class Network(abc.ABC):
 
   @abc.abstractmethod
   def hidden(
-    self, params: PyTree, x: X, t: Time, view: View, cache: PyTree = None
-  ) -> tuple[Any, PyTree]:
+    self,
+    params: PyTree,
+    x: X | Mixture,
+    t: Time,
+    view: View,
+    cache: PyTree = None,
+  ) -> tuple[PyTree, PyTree]:
     """Returns hidden states [B, n, D], and the cache if there is one.
 
     Args:
@@ -195,8 +201,8 @@ class Network(abc.ABC):
     """
 
   @abc.abstractmethod
-  def read(self, params: PyTree, hidden: Any) -> Array:
-    """Maps hidden states [..., D] to float32 [..., outputs], token by token."""
+  def read(self, params: PyTree, hidden: PyTree) -> Float[Array, '... outputs']:
+    """Maps hidden states [..., D] to float32 outputs, token by token."""
 
   def new_cache(self, rows: int, length: int) -> PyTree:
     """Returns an empty cache for `rows` texts of `length` tokens.
@@ -209,16 +215,16 @@ class Network(abc.ABC):
   def encode(
     self,
     params: PyTree,
-    ids: Array,
-    segments: Array | None,
+    ids: Int[Array, 'B S'],
+    segments: Int[Array, 'B S'] | None,
     dropout_key: Key | None = None,
   ) -> Memory:
     """Encodes a source, once for all later calls.
 
     Args:
       params: parameters of the network.
-      ids: [B, S] ids of the source.
-      segments: [B, S] segments of the source, 0 at padding; None without any.
+      ids: ids of the source.
+      segments: segments of the source, 0 at padding; None without any.
       dropout_key: turns dropout on.
 
     Raises:
@@ -258,11 +264,16 @@ class Wrapper(Network):
     return self.network.init(key)
 
   def hidden(
-    self, params: PyTree, x: X, t: Time, view: View, cache: PyTree = None
-  ) -> tuple[Any, PyTree]:
+    self,
+    params: PyTree,
+    x: X | Mixture,
+    t: Time,
+    view: View,
+    cache: PyTree = None,
+  ) -> tuple[PyTree, PyTree]:
     return self.network.hidden(self._inner(params), x, t, view, cache)
 
-  def read(self, params: PyTree, hidden: Any) -> Array:
+  def read(self, params: PyTree, hidden: PyTree) -> Float[Array, '... outputs']:
     return self.network.read(self._inner(params), hidden)
 
   def new_cache(self, rows: int, length: int) -> PyTree:
@@ -271,8 +282,8 @@ class Wrapper(Network):
   def encode(
     self,
     params: PyTree,
-    ids: Array,
-    segments: Array | None,
+    ids: Int[Array, 'B S'],
+    segments: Int[Array, 'B S'] | None,
     dropout_key: Key | None = None,
   ) -> Memory:
     return self.network.encode(self._inner(params), ids, segments, dropout_key)
@@ -294,16 +305,19 @@ class Cache(NamedTuple):
   Attributes:
     k: a tree of [..., B, S, G, D] keys; scanned layers have a leading axis.
     v: the values, in the same form.
-    is_valid: [B, S] positions that later calls may attend to.
+    is_valid: positions that later calls may attend to.
   """
 
   k: PyTree
   v: PyTree
-  is_valid: Array
+  is_valid: Bool[Array, 'B S']
 
 
 def empty_cache(
-  shape: tuple[int, int, int, int], dtype: Any, num_layers: int, scanned: bool
+  shape: tuple[int, int, int, int],
+  dtype: jnp.dtype,
+  num_layers: int,
+  scanned: bool,
 ) -> Cache:
   """Returns a cache without a valid position.
 
@@ -322,25 +336,31 @@ def empty_cache(
   return Cache(zeros(), zeros(), jnp.zeros(shape[:2], bool))
 
 
-def write_at(old: Array, new: Array, places: Array) -> Array:
+def write_at(
+  old: Shaped[Array, 'B S ...'],
+  new: Shaped[Array, 'B n ...'],
+  places: Int[Array, 'B n'],
+) -> Shaped[Array, 'B S ...']:
   """Writes values into an array at given places; returns the new array.
 
   Args:
-    old: [B, S, ...] the array.
-    new: [B, n, ...] the values.
-    places: [B, n] indices along S; values beyond S are dropped.
+    old: the array.
+    new: the values.
+    places: indices along S; values beyond S are dropped.
   """
   put = lambda old, new, places: old.at[places].set(new, mode='drop')
   return jax.vmap(put)(old, new.astype(old.dtype), places)
 
 
-def commit(cache: PyTree, places: Array, keep: Array) -> PyTree:
+def commit(
+  cache: PyTree, places: Int[Array, 'B n'], keep: Bool[Array, 'B n']
+) -> PyTree:
   """Makes places valid for later calls. Keys and values are not copied.
 
   Args:
     cache: a `Cache`, or any tree of them, such as that of two guided networks.
-    places: [B, n] positions in the text.
-    keep: [B, n], False for places that stay as they are.
+    places: positions in the text.
+    keep: False for places that stay as they are.
   """
 
   def one(cache: Cache) -> Cache:
@@ -352,8 +372,10 @@ def commit(cache: PyTree, places: Array, keep: Array) -> PyTree:
   return jax.tree.map(one, cache, is_leaf=lambda node: isinstance(node, Cache))
 
 
-def cache_mask(cache: Cache, structure: Structure, places: Array) -> Array:
-  """Returns the attention mask [B, n, S] of a call with a cache.
+def cache_mask(
+  cache: Cache, structure: Structure, places: Int[Array, 'B n']
+) -> Bool[Array, 'B n S']:
+  """Returns the attention mask of a call with a cache.
 
   The tokens of the call attend to valid places of the cache and to each other,
   as far as the structure allows.
@@ -361,7 +383,7 @@ def cache_mask(cache: Cache, structure: Structure, places: Array) -> Array:
   Args:
     cache: the cache.
     structure: which tokens attend to which.
-    places: [B, n] positions of the tokens of the call.
+    places: positions of the tokens of the call.
   """
   q = places[:, :, None]
   held = jnp.arange(cache.is_valid.shape[1])[None, None]

@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from textdiffusion.core.keys import stream
 from textdiffusion.core.types import (
@@ -63,8 +64,8 @@ class Ends(nn.Module):
   num_outputs: int
   features: Features | None = None
 
-  def table(self) -> Array:
-    """Returns the [K, D] embedding parameter."""
+  def table(self) -> Float[Array, 'K D']:
+    """Returns the embedding parameter."""
     std, width = self.config.d_model**-0.5, self.config.d_model
     if self.features is not None:
       std, width = self.features.std, self.features.size
@@ -74,8 +75,10 @@ class Ends(nn.Module):
       return table
     return layout.gathered(table, (*self.path, 'embedding'))
 
-  def outputs(self, x: Array, table: Array) -> Array:
-    """Maps hidden states [..., d_model] to [..., num_outputs]."""
+  def outputs(
+    self, x: Float[Array, '... D'], table: Float[Array, '...']
+  ) -> Float[Array, '... outputs']:
+    """Maps hidden states to outputs; the table [K, D] counts if it is tied."""
     cfg = self.config
     tokens = lambda x: layout.rows(x, 'tensor')
     if self.features is not None:
@@ -97,10 +100,12 @@ class Ends(nn.Module):
 
 
 class Reader(Ends):
-  """Maps hidden states [..., d_model] to float32 [..., num_outputs]."""
+  """Maps hidden states to float32 outputs."""
 
   @nn.compact
-  def __call__(self, hidden: Array) -> Array:
+  def __call__(
+    self, hidden: Float[Array, '... D']
+  ) -> Float[Array, '... outputs']:
     x = hidden.astype(self.config.compute_dtype)
     table = self.table() if self.config.tied else hidden
     return self.outputs(x, table).astype(jnp.float32)
@@ -116,7 +121,7 @@ class Body(Ends):
   @nn.compact
   def __call__(
     self, x: X | Mixture, t: Time, view: View, cache: Cache | None = None
-  ) -> tuple[Array, Cache | None]:
+  ) -> tuple[Float[Array, 'B n D'], Cache | None]:
     cfg = self.config
     shape = jax.tree.leaves(x)[0].shape[:2]
     table = self.table()
@@ -133,8 +138,10 @@ class Body(Ends):
       self.outputs(x, table)
     return x, cache
 
-  def _inputs(self, x: Any, table: Array) -> Array:
-    """Embeds the input, [B, n, d_model]."""
+  def _inputs(
+    self, x: X | Mixture, table: Float[Array, 'K d']
+  ) -> Float[Array, 'B n D']:
+    """Embeds the input."""
     cfg = self.config
     with_layout = lambda x: layout.rows(x.astype(cfg.compute_dtype))
     if self.features is not None:
@@ -149,8 +156,8 @@ class Body(Ends):
     mixed = product(with_layout(x), table.astype(cfg.compute_dtype))
     return with_layout(mixed)
 
-  def _positions(self, positions: Array) -> Array:
-    """Embeds positions [B, n] with a learnt table, [B, n, d_model]."""
+  def _positions(self, positions: Int[Array, 'B n']) -> Float[Array, 'B n D']:
+    """Embeds positions with a learnt table."""
     cfg = self.config
     normal = nn.initializers.normal(cfg.d_model**-0.5)
     shape = (cfg.max_positions, cfg.d_model)
@@ -205,8 +212,8 @@ class Body(Ends):
     )
 
   def _layers(
-    self, x: Array, context: Context, cache: Cache | None
-  ) -> tuple[Array, Cache | None]:
+    self, x: Float[Array, 'B n D'], context: Context, cache: Cache | None
+  ) -> tuple[Float[Array, 'B n D'], Cache | None]:
     """Applies all blocks, in a loop or unrolled."""
     cfg = self.config
     block: Any = Block
@@ -287,13 +294,20 @@ class Transformer(Network):
     return {**module.init(key, ids, 0.5, view)['params'], **source}
 
   def hidden(
-    self, params: PyTree, x: X, t: Time, view: View, cache: PyTree = None
-  ) -> tuple[Array, PyTree]:
+    self,
+    params: PyTree,
+    x: X | Mixture,
+    t: Time,
+    view: View,
+    cache: PyTree = None,
+  ) -> tuple[Float[Array, 'B n D'], PyTree]:
     return self._module(Body, 0).apply(
       {'params': params}, x, t, view, cache, rngs=_dropout(view.dropout_key)
     )
 
-  def read(self, params: PyTree, hidden: Array) -> Array:
+  def read(
+    self, params: PyTree, hidden: Float[Array, '... D']
+  ) -> Float[Array, '... outputs']:
     module = self._module(Reader, self.num_outputs or self.num_states)
     out: Any = module.apply({'params': params}, hidden)
     return out
@@ -307,8 +321,8 @@ class Transformer(Network):
   def encode(
     self,
     params: PyTree,
-    ids: Array,
-    segments: Array | None,
+    ids: Int[Array, 'B S'],
+    segments: Int[Array, 'B S'] | None,
     dropout_key: Key | None = None,
   ) -> Memory:
     if not self.config.encoder_layers:
@@ -328,7 +342,7 @@ class Transformer(Network):
     own = {name: params[name] for name in ('embedding', 'rounding_bias')}
     return FeatureEmbedder(own, self.features)
 
-  def _module(self, kind: Any, num_outputs: int) -> Any:
+  def _module(self, kind: type[Ends], num_outputs: int) -> Any:
     return kind(self.config, self.num_states, num_outputs, self.features)
 
   @property

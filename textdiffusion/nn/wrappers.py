@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from textdiffusion.core.keys import stream
 from textdiffusion.core.numerics import match_ranks, pytree, static
@@ -13,6 +14,7 @@ from textdiffusion.core.types import (
   Array,
   Embedder,
   Key,
+  Mixture,
   PyTree,
   Time,
   UserError,
@@ -68,13 +70,18 @@ class Centred(Wrapper):
   to the mean; the wrapped network takes and returns absolute features.
   """
 
-  def hidden(
-    self, params: PyTree, x: X, t: Time, view: View, cache: PyTree = None
-  ) -> tuple[Any, PyTree]:
+  def hidden(  # ty: ignore[incompatible-method-override]
+    self,
+    params: PyTree,
+    x: Float[Array, 'B n D'],
+    t: Time,
+    view: View,
+    cache: PyTree = None,
+  ) -> tuple[PyTree, PyTree]:
     x, mean = match_ranks(x, self._mean(params))
     return super().hidden(params, x + mean, t, view, cache)
 
-  def read(self, params: PyTree, hidden: Any) -> Array:
+  def read(self, params: PyTree, hidden: PyTree) -> Float[Array, '... outputs']:
     x0, mean = match_ranks(super().read(params, hidden), self._mean(params))
     return x0 - mean
 
@@ -82,7 +89,7 @@ class Centred(Wrapper):
     inner: Any = super().embedder(params)
     return dataclasses.replace(inner, origin=self._mean(params))
 
-  def _mean(self, params: PyTree) -> Array:
+  def _mean(self, params: PyTree) -> Float[Array, ' D']:
     return self.method_params(params)['mean']
 
 
@@ -95,9 +102,14 @@ class LikelihoodLogits(Wrapper):
   wrapped network takes gamma(t), from the method's parameter `noise`, as time.
   """
 
-  def hidden(
-    self, params: PyTree, x: X, t: Time, view: View, cache: PyTree = None
-  ) -> tuple[Any, PyTree]:
+  def hidden(  # ty: ignore[incompatible-method-override]
+    self,
+    params: PyTree,
+    x: Float[Array, 'B n D'],
+    t: Time,
+    view: View,
+    cache: PyTree = None,
+  ) -> tuple[PyTree, PyTree]:
     own, rows = self.method_params(params), self._table(params)
     noise = LearntGamma(**own['noise'])
     level, features = noise(t), x[..., : rows.shape[-1]]
@@ -109,12 +121,12 @@ class LikelihoodLogits(Wrapper):
     scale = jnp.broadcast_to(own['likelihood'] * pull, (*x.shape[:-1], 1))
     return (hidden, scale, features), cache
 
-  def read(self, params: PyTree, hidden: Any) -> Array:
+  def read(self, params: PyTree, hidden: PyTree) -> Float[Array, '... outputs']:
     hidden, scale, features = hidden
     raw = super().read(params, hidden)
     return raw + scale * (features @ self._table(params).T)
 
-  def _table(self, params: PyTree) -> Array:
+  def _table(self, params: PyTree) -> Float[Array, 'K D']:
     embedder = self.embedder(params)
     assert embedder is not None and embedder.table is not None
     return embedder.table
@@ -142,13 +154,13 @@ class SimplexEmbedder:
   def is_input(self) -> bool:
     return True
 
-  def embed(self, ids: Array) -> Array:
+  def embed(self, ids: Int[Array, '...']) -> Float[Array, '... K']:
     return 2 * jax.nn.one_hot(ids, self.size) - 1
 
-  def logits(self, features: Array) -> Array:
+  def logits(self, features: Float[Array, '... K']) -> Float[Array, '... K']:
     return self.scale * features
 
-  def expected(self, logits: Array) -> Array:
+  def expected(self, logits: Float[Array, '... K']) -> Float[Array, '... K']:
     return 2 * jax.nn.softmax(logits) - 1
 
 
@@ -180,9 +192,14 @@ class OnSimplex(Wrapper):
         '--set=model.time=adaln'
       )
 
-  def hidden(
-    self, params: PyTree, x: X, t: Time, view: View, cache: PyTree = None
-  ) -> tuple[Any, PyTree]:
+  def hidden(  # ty: ignore[incompatible-method-override]
+    self,
+    params: PyTree,
+    x: Float[Array, 'B n N'],
+    t: Time,
+    view: View,
+    cache: PyTree = None,
+  ) -> tuple[PyTree, PyTree]:
     now = x[..., : self.size]
     # A corner is a given token, so its embedding is not mixed with others.
     is_corner = (jnp.abs(now) == 1).all(-1, keepdims=True)
@@ -210,8 +227,13 @@ class LogitShift(Wrapper):
   """
 
   def hidden(
-    self, params: PyTree, x: X, t: Time, view: View, cache: PyTree = None
-  ) -> tuple[Any, PyTree]:
+    self,
+    params: PyTree,
+    x: X | Mixture,
+    t: Time,
+    view: View,
+    cache: PyTree = None,
+  ) -> tuple[PyTree, PyTree]:
     past, last = (None, None) if cache is None else cache
     hidden, past = super().hidden(params, x, t, view, past)
     before = jnp.zeros_like(hidden[:, :1])

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
 from textdiffusion.core.numerics import flip, log1m_exp
 from textdiffusion.core.types import Array, Key
@@ -43,7 +44,12 @@ class Ancestral(GridSampler):
       check_masking(self, model)
 
   def step(
-    self, keys: Key, model: Model, carry: Chain, s: Array, t: Array
+    self,
+    keys: Key,
+    model: Model,
+    carry: Chain,
+    s: Float[Array, 'B L'],
+    t: Float[Array, 'B L'],
   ) -> Chain:
     p = model.process
     if guides_steps(model) or not is_masking(p):
@@ -65,7 +71,7 @@ class Ancestral(GridSampler):
       return reveal(carry)
     return jax.lax.cond(is_revealed.any(), reveal, lambda carry: carry, carry)
 
-  def is_done(self, model: Model, carry: Chain) -> Array:
+  def is_done(self, model: Model, carry: Chain) -> Bool[Array, ' B']:
     p = model.process
     if not (p.is_absorbing or isinstance(p, VectorAbsorbing)):
       return super().is_done(model, carry)

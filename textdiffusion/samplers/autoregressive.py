@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import Bool, Float, Int
 
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.types import (
@@ -27,12 +28,12 @@ class Prompts(NamedTuple):
   """Lengths of the prompts of a canvas.
 
   Attributes:
-    lengths: [B] given tokens before the first free one.
+    lengths: given tokens before the first free one.
     shortest, longest: of all rows. Under jit, where the canvas has no values, 0
       and L.
   """
 
-  lengths: Array
+  lengths: Int[Array, ' B']
   shortest: int
   longest: int
 
@@ -47,14 +48,17 @@ class Prompts(NamedTuple):
 
 
 def prefilled_cache(
-  model: Model, x: Array, lengths: Array, longest: int
+  model: Model,
+  x: Int[Array, 'B L'],
+  lengths: Int[Array, ' B'],
+  longest: int,
 ) -> PyTree:
   """Returns a cache of the first tokens of each row, by one network call.
 
   Args:
     model: whose network has a cache.
-    x: [B, L] tokens.
-    lengths: [B] tokens of each row that later calls may attend to.
+    x: tokens.
+    lengths: tokens of each row that later calls may attend to.
     longest: at least the largest of `lengths`; 0 makes no call.
   """
   rows, length = x.shape
@@ -74,16 +78,16 @@ class Writing(NamedTuple):
   Attributes:
     x, log_prob, calls: as in `Chain`.
     cache: keys and values of the tokens so far.
-    place: [B] position of the next token of each row.
-    is_ended: [B] True after the end of the document.
+    place: position of the next token of each row.
+    is_ended: True after the end of the document.
   """
 
-  x: Array
-  log_prob: Array
-  calls: Array
+  x: Int[Array, 'B L']
+  log_prob: Float[Array, 'B L']
+  calls: Int[Array, '']
   cache: PyTree
-  place: Array
-  is_ended: Array
+  place: Int[Array, ' B']
+  is_ended: Bool[Array, ' B']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +124,7 @@ class LeftToRight(Sampler):
         'use stop_at_eos=False'
       )
 
-  def times(self, model: Model, canvas: Canvas) -> Array:
+  def times(self, model: Model, canvas: Canvas) -> Float[Array, ' N']:
     shortest = Prompts.from_canvas(canvas).shortest
     return grids.uniform(canvas.ids.shape[1] - shortest)
 
@@ -142,7 +146,12 @@ class LeftToRight(Sampler):
     )
 
   def step(
-    self, keys: Key, model: Model, carry: Writing, s: Array, t: Array
+    self,
+    keys: Key,
+    model: Model,
+    carry: Writing,
+    s: Float[Array, 'B L'],
+    t: Float[Array, 'B L'],
   ) -> Writing:
     assert self.bos_id is not None
     place = carry.place[:, None]
@@ -171,7 +180,7 @@ class LeftToRight(Sampler):
       is_ended,
     )
 
-  def is_done(self, model: Model, carry: Writing) -> Array:
+  def is_done(self, model: Model, carry: Writing) -> Bool[Array, ' B']:
     return carry.is_ended | (carry.place >= carry.x.shape[1])
 
 

@@ -2,15 +2,18 @@
 
 import abc
 import dataclasses
+import functools
 from typing import Any, NamedTuple, TypeVar
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import Bool, Float, Int, Integer, Shaped
 
 from textdiffusion.core.keys import row_keys, stream
-from textdiffusion.core.types import Array, Key, UserError, Vocab
+from textdiffusion.core.types import Array, Dist, Key, UserError, Vocab
 from textdiffusion.model import Model
 
 SPECIAL_IDS = 'bos_id', 'eos_id'  # fields that a tokenizer fills in
@@ -24,66 +27,66 @@ class Canvas(NamedTuple):
   """What is to be filled in.
 
   Attributes:
-    ids: [B, L] tokens; those that are not given do not matter.
-    is_given: [B, L] True where a token is kept as it is.
-    rows: [B] numbers from which the keys of the rows are derived, arange(B) if
+    ids: tokens; those that are not given do not matter.
+    is_given: True where a token is kept as it is.
+    rows: numbers from which the keys of the rows are derived, arange(B) if
       None. A row is sampled the same whatever batch it is in.
   """
 
-  ids: Array
-  is_given: Array
-  rows: Array | None = None
+  ids: Int[Array, 'B L']
+  is_given: Bool[Array, 'B L']
+  rows: Integer[Array, ' B'] | None = None
 
 
 class Frame(NamedTuple):
-  """A state of a chain as text.
+  """A state of a chain as text; a trace holds its N states, stacked.
 
   Attributes:
-    ids: [B, L] tokens.
-    log_prob: [B, L] log-probability of each token when it was drawn.
+    ids: tokens.
+    log_prob: log-probability of each token when it was drawn.
   """
 
-  ids: Array
-  log_prob: Array
+  ids: Int[Array, '... B L']
+  log_prob: Float[Array, '... B L']
 
 
 class Samples(NamedTuple):
   """The result of `generate`.
 
   Attributes:
-    ids: [B, L] tokens.
-    log_prob: [B, L] as in `Frame`.
-    steps: [B] steps of each row.
-    calls: [] calls of the network.
-    trace: frames [T + 1, B, L], the start first; None without a trace.
-    times: [T + 1] of the frames; None without a trace.
-    is_given: [B, L] where given tokens ended up, for samplers that move tokens.
-    refused: [B] insertions that found no room, for the same samplers.
+    ids: tokens.
+    log_prob: as in `Frame`.
+    steps: number of steps of each row.
+    calls: number of calls of the network.
+    trace: the N = T + 1 frames, the start first; None without a trace.
+    times: times of the frames; None without a trace.
+    is_given: where given tokens ended up, for samplers that move tokens.
+    refused: insertions that found no room, for the same samplers.
   """
 
-  ids: Array
-  log_prob: Array
-  steps: Array
-  calls: Array
+  ids: Int[Array, 'B L']
+  log_prob: Float[Array, 'B L']
+  steps: Int[Array, ' B']
+  calls: Int[Array, '']
   trace: Frame | None = None
-  times: Array | None = None
-  is_given: Array | None = None
-  refused: Array | None = None
+  times: Float[Array, ' N'] | None = None
+  is_given: Bool[Array, 'B L'] | None = None
+  refused: Int[Array, ' B'] | None = None
 
 
 class Chain(NamedTuple):
   """The smallest carry; others have these fields and more.
 
   Attributes:
-    x: [B, L] ids.
-    log_prob: [B, L] log-probability of each token when it was last drawn, as
-      noise or by a step.
-    calls: [] calls of the network so far.
+    x: ids.
+    log_prob: log-probability of each token when it was last drawn, as noise or
+      by a step.
+    calls: calls of the network so far.
   """
 
-  x: Array
-  log_prob: Array
-  calls: Array
+  x: Int[Array, 'B L']
+  log_prob: Float[Array, 'B L']
+  calls: Int[Array, '']
 
 
 class Sampler(abc.ABC):
@@ -98,7 +101,7 @@ class Sampler(abc.ABC):
     """Raises UserError where sampler and model do not fit."""
 
   @abc.abstractmethod
-  def times(self, model: Model, canvas: Canvas) -> Array:
+  def times(self, model: Model, canvas: Canvas) -> Float[Array, 'N ...']:
     """Returns descending times, [T + 1], or [T + 1, L] for each position.
 
     T is the largest number of steps.
@@ -110,17 +113,59 @@ class Sampler(abc.ABC):
 
   @abc.abstractmethod
   def step(
-    self, keys: Key, model: Model, carry: Any, s: Array, t: Array
+    self,
+    keys: Key,
+    model: Model,
+    carry: Carry,
+    s: Float[Array, 'B L'],
+    t: Float[Array, 'B L'],
   ) -> Carry:
     """Returns the carry at s, from that at t. keys: [B]."""
 
-  def is_done(self, model: Model, carry: Any) -> Array:
-    """Returns [B], True for rows that no further step changes."""
+  def is_done(self, model: Model, carry: Carry) -> Bool[Array, ' B']:
+    """Returns True for rows that no further step changes."""
     return jnp.zeros(len(carry.x), bool)
 
-  def frame(self, model: Model, carry: Any) -> Frame:
+  def frame(self, model: Model, carry: Carry) -> Frame:
     """Returns the state as text."""
     return Frame(carry.x, carry.log_prob)
+
+
+def check_canvas(canvas: Canvas) -> None:
+  """Raises UserError unless a canvas has the shapes and types of its fields."""
+  ids, is_given, rows = canvas
+  shape, dtype = (
+    functools.partial(
+      check, exception_type=UserError, include_default_message=False
+    )
+    for check in (chex.assert_shape, chex.assert_type)
+  )
+  shape(
+    ids,
+    (None, None),
+    custom_message='Canvas.ids has rows of tokens, [B, L]: pass ids[None] for '
+    'a single row',
+  )
+  dtype(
+    ids, int, custom_message='Canvas.ids holds numbers of tokens: pass integers'
+  )
+  shape(
+    is_given,
+    ids.shape,
+    custom_message='Canvas.is_given has one value for each token of Canvas.ids',
+  )
+  dtype(
+    is_given,
+    bool,
+    custom_message='Canvas.is_given is True at given tokens: pass a bool array',
+  )
+  if rows is not None:
+    shape(
+      rows,
+      ids.shape[:1],
+      custom_message='Canvas.rows has one number for each row of Canvas.ids: '
+      'pass those, or None for 0, 1, ...',
+    )
 
 
 # Fields of a row that is done stay as they are. Others, such as a cache, are
@@ -148,15 +193,19 @@ def generate(
       samples are the same.
 
   Raises:
-    UserError: the sampler does not fit the model or the canvas.
+    UserError: the sampler does not fit the model or the canvas, or the arrays
+      of the canvas do not fit each other.
   """
+  check_canvas(canvas)
   sampler.check(model)
   rows = jnp.arange(len(canvas.ids)) if canvas.rows is None else canvas.rows
   grid, key_loop = sampler.times(model, canvas), stream(key, 'loop')
   carry = sampler.init(row_keys(stream(key, 'start'), rows), model, canvas)
   count, last = jnp.zeros(len(rows), jnp.int32), len(grid) - 1
 
-  def advance(index: Array, carry: Any, count: Array) -> tuple[Any, Array]:
+  def advance(
+    index: Int[Array, ''], carry: Carry, count: Int[Array, ' B']
+  ) -> tuple[Carry, Int[Array, ' B']]:
     is_done = sampler.is_done(model, carry)
     keys = row_keys(jax.random.fold_in(key_loop, index), rows)
     s, t = (
@@ -173,7 +222,7 @@ def generate(
     }
     return after._replace(**frozen), count + ~is_done
 
-  def result(carry: Any, count: Array, **traced: Any) -> Samples:
+  def result(carry: Carry, count: Int[Array, ' B'], **traced: Any) -> Samples:
     names = 'is_given', 'refused'
     moved = {name: getattr(carry, name, None) for name in names}
     frame = sampler.frame(model, carry)
@@ -189,7 +238,9 @@ def generate(
     )[1]
     return result(carry, count)
 
-  def body(state: Any, index: Array) -> tuple[Any, Frame]:
+  def body(
+    state: tuple[Carry, Array], index: Int[Array, '']
+  ) -> tuple[tuple[Carry, Array], Frame]:
     all_done = sampler.is_done(model, state[0]).all()
     state = jax.lax.cond(
       all_done, lambda state: state, lambda state: advance(index, *state), state
@@ -204,7 +255,9 @@ def generate(
   return result(carry, count, trace=frames, times=times)
 
 
-def _like(rows: Array, x: Array) -> Array:
+def _like(
+  rows: Shaped[Array, ' B'], x: Shaped[Array, 'B ...']
+) -> Shaped[Array, 'B ...']:
   """[B] -> [B, 1, ...] with as many axes as x."""
   return rows.reshape(rows.shape + (1,) * (x.ndim - 1))
 
@@ -214,15 +267,15 @@ def split(keys: Key, num: int = 2) -> Key:
   return jax.vmap(lambda key: jax.random.split(key, num), out_axes=1)(keys)
 
 
-def draw_rows(keys: Key, dist: Any) -> Array:
+def draw_rows(keys: Key, dist: Dist) -> Shaped[Array, 'B ...']:
   """Draws each row of a distribution with its own key; leaves lead with B."""
   return jax.vmap(lambda key, dist: dist.sample(key))(keys, dist)
 
 
-def take_at(tree: T, places: Array) -> T:
+def take_at(tree: T, places: Int[Array, 'B n']) -> T:
   """[B, L, ...] -> [B, n, ...] at the places [B, n] of each row."""
 
-  def take(x: Array) -> Array:
+  def take(x: Shaped[Array, 'B L ...']) -> Shaped[Array, 'B n ...']:
     index = places.reshape(*places.shape, *(1,) * (x.ndim - 2))
     return jnp.take_along_axis(x, index, axis=1)
 

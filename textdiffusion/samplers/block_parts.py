@@ -1,18 +1,20 @@
 """The parts of a block decoder; see `blocks`."""
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
 
 from textdiffusion.core.distributions import Categorical
-from textdiffusion.core.types import Array, Key, Mixture, PyTree
+from textdiffusion.core.types import Array, Key, Mixture, PyTree, X
 from textdiffusion.core.validation import check_fields
 from textdiffusion.model import Model
 from textdiffusion.nn.network import Cache, commit, write_at
+from textdiffusion.processes.rank_one import RankOne
 from textdiffusion.samplers.autoregressive import prefilled_cache
-from textdiffusion.samplers.base import draw_rows, take_at
+from textdiffusion.samplers.base import Carry, draw_rows, take_at
 from textdiffusion.samplers.filters import Filter
 from textdiffusion.samplers.ordered import certainty, highest
 
@@ -21,14 +23,14 @@ class Proposal(NamedTuple):
   """A token for every position of a block.
 
   Attributes:
-    ids: [B, n].
-    log_prob: [B, n] before the filter.
-    score: [B, n] by which proposals are committed.
+    ids: the tokens.
+    log_prob: before the filter.
+    score: by which proposals are committed.
   """
 
-  ids: Array
-  log_prob: Array
-  score: Array
+  ids: Int[Array, 'B n']
+  log_prob: Float[Array, 'B n']
+  score: Float[Array, 'B n']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +49,8 @@ class Propose:
   def __post_init__(self) -> None:
     check_fields(self)
 
-  def __call__(self, keys: Key, logits: Array) -> Proposal:
-    """[B, n, K] logits -> a proposal; keys: [B]."""
+  def __call__(self, keys: Key, logits: Float[Array, 'B n K']) -> Proposal:
+    """Returns a proposal; keys: [B]."""
     ids = draw_rows(keys, Categorical(self.filter(logits)))
     log_prob = Categorical(logits).log_prob(ids).astype(jnp.float32)
     return Proposal(ids, log_prob, certainty(self.by, logits))
@@ -58,16 +60,23 @@ class Propose:
 class Masks:
   """Open positions are shown to the network as masks."""
 
-  def start(self, x: Array) -> Any:
+  def start(self, x: Int[Array, 'B L']) -> tuple[()]:
     """Returns the state before the first call."""
     return ()
 
-  def inputs(self, process: Any, x: Array, shown: Any) -> Any:
-    """Returns the inputs of the network for tokens x, [B, L]."""
+  def inputs(
+    self, process: RankOne, x: Int[Array, 'B L'], shown: tuple[()]
+  ) -> Int[Array, 'B L']:
+    """Returns the inputs of the network for tokens x."""
     return x
 
-  def update(self, shown: Any, places: Array, logits: Array) -> Any:
-    """Returns the state after a call with logits [B, n, K] at `places`."""
+  def update(
+    self,
+    shown: tuple[()],
+    places: Int[Array, 'B n'],
+    logits: Float[Array, 'B n K'],
+  ) -> tuple[()]:
+    """Returns the state after a call with logits at `places`."""
     return shown
 
 
@@ -86,17 +95,24 @@ class SoftMasks:
   def __post_init__(self) -> None:
     check_fields(self, num='[1, inf)', share='[0, 1]')
 
-  def start(self, x: Array) -> Mixture:
+  def start(self, x: Int[Array, 'B L']) -> Mixture:
     shape = (*x.shape, self.num)
     return Mixture(jnp.zeros(shape, jnp.int32), jnp.zeros(shape))
 
-  def inputs(self, process: Any, x: Array, shown: Mixture) -> Mixture:
+  def inputs(
+    self, process: RankOne, x: Int[Array, 'B L'], shown: Mixture
+  ) -> Mixture:
     weights = jnp.where(process.is_mask(x)[..., None], shown.weights, 0.0)
     rest = 1 - weights.sum(-1, keepdims=True)
     ids = jnp.concatenate([x[..., None], shown.ids], -1)
     return Mixture(ids, jnp.concatenate([rest, weights], -1))
 
-  def update(self, shown: Mixture, places: Array, logits: Array) -> Mixture:
+  def update(
+    self,
+    shown: Mixture,
+    places: Int[Array, 'B n'],
+    logits: Float[Array, 'B n K'],
+  ) -> Mixture:
     probs, ids = jax.lax.top_k(jax.nn.softmax(logits), self.num)
     weights = self.share * probs / probs.sum(-1, keepdims=True)
     return jax.tree.map(
@@ -113,8 +129,10 @@ class Count:
   def __post_init__(self) -> None:
     check_fields(self, tokens='[1, inf)')
 
-  def __call__(self, score: Array, is_open: Array) -> Array:
-    """[B, n] scores -> [B, n] True where a proposal is committed."""
+  def __call__(
+    self, score: Float[Array, 'B n'], is_open: Bool[Array, 'B n']
+  ) -> Bool[Array, 'B n']:
+    """Returns True where a proposal is committed."""
     return highest(score, is_open, self.tokens)
 
 
@@ -125,7 +143,9 @@ class Threshold:
 
   least: float = 0.9
 
-  def __call__(self, score: Array, is_open: Array) -> Array:
+  def __call__(
+    self, score: Float[Array, 'B n'], is_open: Bool[Array, 'B n']
+  ) -> Bool[Array, 'B n']:
     return (is_open & (score >= self.least)) | highest(score, is_open, 1)
 
 
@@ -133,8 +153,10 @@ class Threshold:
 class Keep:
   """Committed tokens stay."""
 
-  def __call__(self, logits: Array, x: Array) -> Array:
-    """[B, n, K] logits and tokens [B, n] -> [B, n] True where opened again."""
+  def __call__(
+    self, logits: Float[Array, 'B n K'], x: Int[Array, 'B n']
+  ) -> Bool[Array, 'B n']:
+    """Returns True where a token is opened again."""
     return jnp.zeros(x.shape, bool)
 
 
@@ -147,7 +169,9 @@ class Reopen:
   def __post_init__(self) -> None:
     check_fields(self, below='[0, 1]')
 
-  def __call__(self, logits: Array, x: Array) -> Array:
+  def __call__(
+    self, logits: Float[Array, 'B n K'], x: Int[Array, 'B n']
+  ) -> Bool[Array, 'B n']:
     return jnp.exp(Categorical(logits).log_prob(x)) < self.below
 
 
@@ -158,22 +182,31 @@ class NoCache:
   closing_calls = 0  # calls in a block after its last token is committed
 
   def start(
-    self, model: Model, x: Array, lengths: Array, longest: int
+    self,
+    model: Model,
+    x: Int[Array, 'B L'],
+    lengths: Int[Array, ' B'],
+    longest: int,
   ) -> tuple[PyTree, int]:
-    """Returns the cache of the first `lengths` [B] tokens, and its calls."""
+    """Returns the cache of the first `lengths` tokens, and its calls."""
     return (), 0
 
   def call(
-    self, model: Model, carry: Any, inputs: Any, places: Array, t: Array
-  ) -> tuple[PyTree, PyTree, Any]:
+    self,
+    model: Model,
+    carry: Carry,
+    inputs: X | Mixture,
+    places: Int[Array, 'B n'],
+    t: Float[Array, 'B L'],
+  ) -> tuple[PyTree, PyTree, Int[Array, ''] | int]:
     """Returns hidden states [B, n, D] at `places`, the cache and the calls.
 
     Args:
       model: of the network.
       carry: the state of the decoder.
       inputs: of the whole row.
-      places: [B, n] of the block.
-      t: [B, L].
+      places: of the block.
+      t: times of the whole row.
     """
     hidden, _ = model.hidden(inputs, t)
     return take_at(hidden, places), (), 1
@@ -186,14 +219,23 @@ class ExactCache:
   closing_calls = 1
 
   def start(
-    self, model: Model, x: Array, lengths: Array, longest: int
+    self,
+    model: Model,
+    x: Int[Array, 'B L'],
+    lengths: Int[Array, ' B'],
+    longest: int,
   ) -> tuple[PyTree, int]:
     cache = prefilled_cache(model, x, lengths, longest)
     return cache, int(longest > 0)
 
   def call(
-    self, model: Model, carry: Any, inputs: Any, places: Array, t: Array
-  ) -> tuple[PyTree, PyTree, Any]:
+    self,
+    model: Model,
+    carry: Carry,
+    inputs: X | Mixture,
+    places: Int[Array, 'B n'],
+    t: Float[Array, 'B L'],
+  ) -> tuple[PyTree, PyTree, Int[Array, ''] | int]:
     here = model.with_view(positions=places, segments=None)
     hidden, cache = here.hidden(*take_at((inputs, t), places), carry.cache)
     is_open = model.process.is_mask(take_at(carry.x, places))
@@ -213,13 +255,22 @@ class DualCache:
   closing_calls = 0
 
   def start(
-    self, model: Model, x: Array, lengths: Array, longest: int
+    self,
+    model: Model,
+    x: Int[Array, 'B L'],
+    lengths: Int[Array, ' B'],
+    longest: int,
   ) -> tuple[PyTree, int]:
     return model.new_cache(*x.shape), 0
 
   def call(
-    self, model: Model, carry: Any, inputs: Any, places: Array, t: Array
-  ) -> tuple[PyTree, PyTree, Any]:
+    self,
+    model: Model,
+    carry: Carry,
+    inputs: X | Mixture,
+    places: Int[Array, 'B n'],
+    t: Float[Array, 'B L'],
+  ) -> tuple[PyTree, PyTree, Int[Array, ''] | int]:
     is_new = carry.age == 0
     rows, length = carry.x.shape
     everywhere = jnp.broadcast_to(jnp.arange(length), (rows, length))
@@ -238,8 +289,10 @@ class DualCache:
     return hidden, cache, 1 + is_new.any()
 
 
-def select_rows(is_first: Array, first: PyTree, second: PyTree) -> PyTree:
-  """Rows [B] of one cache where True, of another elsewhere."""
+def select_rows(
+  is_first: Bool[Array, ' B'], first: PyTree, second: PyTree
+) -> PyTree:
+  """Rows of one cache where True, of another elsewhere."""
 
   def select(a: Cache, b: Cache) -> Cache:
     rows = is_first[:, None, None, None]

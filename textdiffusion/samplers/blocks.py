@@ -6,9 +6,10 @@ again, and what is cached. Each row is at a block of its own.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
 
 from textdiffusion.core.types import Array, Key, PyTree, UserError
 from textdiffusion.core.validation import check_fields
@@ -38,21 +39,21 @@ class BlockState(NamedTuple):
 
   Attributes:
     x, log_prob, calls: as in `Chain`.
-    block: [B] number of the current block.
-    age: [B] calls in that block so far.
+    block: number of the current block.
+    age: calls in that block so far.
     shown: state of `represent`.
     cache: state of `cache`.
-    is_free: [B, L] False for given tokens.
+    is_free: False for given tokens.
   """
 
-  x: Array
-  log_prob: Array
-  calls: Array
-  block: Array
-  age: Array
-  shown: Any
+  x: Int[Array, 'B L']
+  log_prob: Float[Array, 'B L']
+  calls: Int[Array, '']
+  block: Int[Array, ' B']
+  age: Int[Array, ' B']
+  shown: PyTree
   cache: PyTree
-  is_free: Array
+  is_free: Bool[Array, 'B L']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Blocks(Sampler):
         'stop_at_eos=False'
       )
 
-  def times(self, model: Model, canvas: Canvas) -> Array:
+  def times(self, model: Model, canvas: Canvas) -> Float[Array, ' N']:
     length = canvas.ids.shape[1]
     if length % self.size:
       raise UserError(
@@ -130,7 +131,12 @@ class Blocks(Sampler):
     )
 
   def step(
-    self, keys: Key, model: Model, carry: BlockState, s: Array, t: Array
+    self,
+    keys: Key,
+    model: Model,
+    carry: BlockState,
+    s: Float[Array, 'B L'],
+    t: Float[Array, 'B L'],
   ) -> BlockState:
     p, last = model.process, t.shape[1] // self.size - 1
     block = jnp.minimum(carry.block, last)
@@ -165,7 +171,7 @@ class Blocks(Sampler):
       carry.is_free,
     )
 
-  def is_done(self, model: Model, carry: BlockState) -> Array:
+  def is_done(self, model: Model, carry: BlockState) -> Bool[Array, ' B']:
     return ~model.process.is_mask(self.frame(model, carry).ids).any(-1)
 
   def frame(self, model: Model, carry: BlockState) -> Frame:

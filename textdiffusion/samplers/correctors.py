@@ -5,9 +5,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
 
 from textdiffusion.core.distributions import Categorical
-from textdiffusion.core.types import Array, Key, Time, UserError
+from textdiffusion.core.types import (
+  Array,
+  Key,
+  Time,
+  TokenHead,
+  Transition,
+  UserError,
+)
 from textdiffusion.core.validation import check_fields
 from textdiffusion.model import Model
 from textdiffusion.processes.bridge import TokenProcess, to_cavity
@@ -58,14 +66,19 @@ class Gibbs(Sampler):
     self.sampler.check(model)
     check_rank_one(self, model)
 
-  def times(self, model: Model, canvas: Canvas) -> Array:
+  def times(self, model: Model, canvas: Canvas) -> Float[Array, ' N']:
     return self.sampler.times(model, canvas)
 
   def init(self, keys: Key, model: Model, canvas: Canvas) -> Chain:
     return self.sampler.init(keys, model, canvas)
 
   def step(
-    self, keys: Key, model: Model, carry: Chain, s: Array, t: Array
+    self,
+    keys: Key,
+    model: Model,
+    carry: Chain,
+    s: Float[Array, 'B L'],
+    t: Float[Array, 'B L'],
   ) -> Chain:
     keys_step, *keys_redraw = split(keys, self.redraws + 1)
     carry = self.sampler.step(keys_step, model, carry, s, t)
@@ -81,16 +94,21 @@ class Gibbs(Sampler):
     return self.sampler.frame(model, carry)
 
   def redraw(
-    self, keys: Key, model: Model, carry: Chain, t: Array, is_free: Array
+    self,
+    keys: Key,
+    model: Model,
+    carry: Chain,
+    t: Float[Array, 'B L'],
+    is_free: Bool[Array, 'B L'],
   ) -> Chain:
-    """Returns the carry after one call at time t, [B, L].
+    """Returns the carry after one call at time t.
 
     Args:
       keys: [B].
       model: of rank-one noise.
       carry: at t.
-      t: [B, L].
-      is_free: [B, L], False for given tokens.
+      t: times of the tokens.
+      is_free: False for given tokens.
     """
     p = model.process
     key_where, key_what = split(keys)
@@ -105,13 +123,18 @@ class Gibbs(Sampler):
     return place_tokens(key_what, carry, is_chosen, dist.logits)
 
 
-def conditional(process: RankOne, reshape: Filter = Filter()) -> Any:  # noqa: B008
+def conditional(
+  process: RankOne,
+  reshape: Filter = Filter(),  # noqa: B008
+) -> Transition:
   """A step from t to t: q_t(z_i | z without z_i), [L, K].
 
   Of an absorbing process, that of visible tokens, which stay visible.
   """
 
-  def transition(head: Any, z: Array, s: Time, t: Time) -> Categorical:
+  def transition(
+    head: TokenHead, z: Int[Array, '... L'], s: Time, t: Time
+  ) -> Categorical:
     if process.is_absorbing:
       return Categorical(reshape(clean_logits(process, head, z, t)))
     return process.marginal(reshape(cavity_log_probs(process, head, z, t)), t)
@@ -120,9 +143,9 @@ def conditional(process: RankOne, reshape: Filter = Filter()) -> Any:  # noqa: B
 
 
 def cavity_log_probs(
-  process: TokenProcess, head: Any, z: Array, t: Time
-) -> Array:
-  """[L, K] log p(x_i | z without z_i)."""
+  process: TokenProcess, head: TokenHead, z: Int[Array, '... L'], t: Time
+) -> Float[Array, '... L K']:
+  """Returns log p(x_i | z without z_i)."""
   return process.clean_log_probs(to_cavity(process, head, z, t).logits)
 
 
@@ -131,15 +154,15 @@ class Search(NamedTuple):
 
   Attributes:
     x, log_prob, calls: as in `Chain`.
-    is_settled: [B] True where no token would gain.
-    is_free: [B, L] False for given tokens.
+    is_settled: True where no token would gain.
+    is_free: False for given tokens.
   """
 
-  x: Array
-  log_prob: Array
-  calls: Array
-  is_settled: Array
-  is_free: Array
+  x: Int[Array, 'B L']
+  log_prob: Float[Array, 'B L']
+  calls: Int[Array, '']
+  is_settled: Bool[Array, ' B']
+  is_free: Bool[Array, 'B L']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +200,7 @@ class SelfCorrect(Sampler):
         'process does not judge visible tokens; use its sampler alone'
       )
 
-  def times(self, model: Model, canvas: Canvas) -> Array:
+  def times(self, model: Model, canvas: Canvas) -> Float[Array, ' N']:
     grid = self.sampler.times(model, canvas)
     return jnp.concatenate([grid, jnp.zeros(self.steps)])
 
@@ -187,7 +210,12 @@ class SelfCorrect(Sampler):
     return Search(*chain, is_settled, ~canvas.is_given)
 
   def step(
-    self, keys: Key, model: Model, carry: Search, s: Array, t: Array
+    self,
+    keys: Key,
+    model: Model,
+    carry: Search,
+    s: Float[Array, 'B L'],
+    t: Float[Array, 'B L'],
   ) -> Search:
     def walk(carry: Search) -> Search:
       chain = self.sampler.step(keys, model, Chain(*carry[:3]), s, t)
@@ -196,7 +224,7 @@ class SelfCorrect(Sampler):
     search = lambda carry: self.search(keys, model, carry)
     return jax.lax.cond((t > 0).any(), walk, search, carry)
 
-  def is_done(self, model: Model, carry: Search) -> Array:
+  def is_done(self, model: Model, carry: Search) -> Bool[Array, ' B']:
     return carry.is_settled
 
   def frame(self, model: Model, carry: Search) -> Frame:
@@ -206,7 +234,9 @@ class SelfCorrect(Sampler):
     """Returns the carry after one call, which changes one token of a row."""
     p, is_free = model.process, carry.is_free
 
-    def by(head: Any, x: Array, s: Time, t: Time) -> Categorical:
+    def by(
+      head: TokenHead, x: Int[Array, 'B L'], s: Time, t: Time
+    ) -> Categorical:
       return Categorical(cavity_log_probs(p, head, x, t))
 
     times = jnp.where(is_free, self.time, 0.0)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int, Shaped
 
 from textdiffusion.core.numerics import fine_uniform
 from textdiffusion.core.types import Array, Key
@@ -18,27 +19,29 @@ class Draft(NamedTuple):
   """A text to which tokens are added.
 
   Attributes:
-    x: [B, L] ids, text packed to the left and padding after it.
-    log_prob: [B, L] log-probability of each token when it was drawn.
-    calls: [] calls of the network so far.
-    is_given: [B, L] tokens that stay as they are.
-    is_joined: [B, L] whether nothing may come between a token and the one
-      before it, or before the first.
-    is_ended: [B] whether nothing may come after the last token.
-    refused: [B] insertions that found no room so far.
+    x: ids, text packed to the left and padding after it.
+    log_prob: log-probability of each token when it was drawn.
+    calls: calls of the network so far.
+    is_given: tokens that stay as they are.
+    is_joined: whether nothing may come between a token and the one before it,
+      or before the first.
+    is_ended: whether nothing may come after the last token.
+    refused: insertions that found no room so far.
   """
 
-  x: Array
-  log_prob: Array
-  calls: Array
-  is_given: Array
-  is_joined: Array
-  is_ended: Array
-  refused: Array
+  x: Int[Array, 'B L']
+  log_prob: Float[Array, 'B L']
+  calls: Int[Array, '']
+  is_given: Bool[Array, 'B L']
+  is_joined: Bool[Array, 'B L']
+  is_ended: Bool[Array, ' B']
+  refused: Int[Array, ' B']
 
 
-def start_draft(ids: Array, is_given: Array, pad_id: int) -> Draft:
-  """A canvas [B, L] -> its given tokens, packed.
+def start_draft(
+  ids: Int[Array, 'B L'], is_given: Bool[Array, 'B L'], pad_id: int
+) -> Draft:
+  """A canvas -> its given tokens, packed.
 
   A run of free places, however long, is a gap that may be filled; given
   neighbours stay neighbours.
@@ -59,15 +62,17 @@ def start_draft(ids: Array, is_given: Array, pad_id: int) -> Draft:
   )
 
 
-def open_gaps(draft: Draft, pad_id: int) -> Array:
-  """[B, L] before which positions a token may be inserted."""
+def open_gaps(draft: Draft, pad_id: int) -> Bool[Array, 'B L']:
+  """Returns True where a token may be inserted before the position."""
   is_end = jnp.arange(draft.x.shape[-1])[None] == lengths(draft.x, pad_id)
   is_shut = draft.is_joined | (is_end & draft.is_ended[:, None])
   return has_gap(draft.x, pad_id) & ~is_shut
 
 
-def count(key: Key, log_mean: Array, most: int) -> Array:
-  """Poisson counts, right down to means of 1e-10: [...] int32, `most` at most.
+def count(
+  key: Key, log_mean: Float[Array, '...'], most: int
+) -> Int[Array, '...']:
+  """Poisson counts, right down to means of 1e-10, `most` at most.
 
   Arrivals of a unit Poisson process before the mean; `most` keeps the loop and
   the memory finite for any output of a network.
@@ -87,8 +92,10 @@ def count(key: Key, log_mean: Array, most: int) -> Array:
   )[2]
 
 
-def fit(key: Key, counts: Array, room: Array) -> Array:
-  """[L] counts -> [L] counts of at most `room` in all, each insertion kept with
+def fit(
+  key: Key, counts: Int[Array, ' L'], room: Int[Array, ''] | int
+) -> Int[Array, ' L']:
+  """Returns counts of at most `room` in all, each insertion kept with
   the same probability (systematic resampling)."""
   total = counts.sum()
   share = jnp.minimum(1.0, room / jnp.maximum(total, 1))
@@ -103,35 +110,39 @@ class Splice(NamedTuple):
   """New places of the tokens of a row.
 
   Attributes:
-    moved: [L] of old tokens, L for those that are deleted.
-    first: [L] of the first token inserted before each position.
-    size: [] number of tokens afterwards.
+    moved: of old tokens, L for those that are deleted.
+    first: of the first token inserted before each position.
+    size: number of tokens afterwards.
   """
 
-  moved: Array
-  first: Array
-  size: Array
+  moved: Int[Array, ' L']
+  first: Int[Array, ' L']
+  size: Int[Array, '']
 
 
-def splice(is_kept: Array, counts: Array) -> Splice:
-  """Of a row [L]: kept tokens, and how many new ones before each position."""
+def splice(is_kept: Bool[Array, ' L'], counts: Int[Array, ' L']) -> Splice:
+  """Of a row: kept tokens, and how many new ones before each position."""
   kept = jnp.cumsum(is_kept) - is_kept
   added = jnp.cumsum(counts) - counts
   moved = jnp.where(is_kept, kept + added + counts, is_kept.shape[-1])
   return Splice(moved, kept + added, is_kept.sum() + counts.sum())
 
 
-def put(places: Array, values: Array, into: Array) -> Array:
-  """`into` [L] with values [L] at places [L]; places from L on are dropped."""
+def put(
+  places: Int[Array, ' L'],
+  values: Shaped[Array, ' L'],
+  into: Shaped[Array, ' L'],
+) -> Shaped[Array, ' L']:
+  """`into` with values at places; places from L on are dropped."""
   return into.at[places].set(values.astype(into.dtype), mode='drop')
 
 
 def spliced(
   draft: Draft,
-  is_kept: Array,
-  counts: Array,
-  tokens: Array,
-  log_prob: Array,
+  is_kept: Bool[Array, 'B L'],
+  counts: Int[Array, 'B L'],
+  tokens: Int[Array, 'B L'],
+  log_prob: Float[Array, 'B L'],
   blank: int,
   pad_id: int,
 ) -> Draft:
@@ -139,9 +150,9 @@ def spliced(
 
   Args:
     draft: before.
-    is_kept: [B, L] False for tokens that are deleted.
-    counts: [B, L] tokens inserted before each position.
-    tokens, log_prob: [B, L] of the first of them.
+    is_kept: False for tokens that are deleted.
+    counts: tokens inserted before each position.
+    tokens, log_prob: of the first of them.
     blank: id of the further ones.
     pad_id: id of the padding.
   """
@@ -162,8 +173,10 @@ def spliced(
   )
 
 
-def fit_rows(keys: Key, counts: Array, is_kept: Array) -> tuple[Array, Array]:
-  """[B, L] counts -> those that find room, and [B] how many do not."""
+def fit_rows(
+  keys: Key, counts: Int[Array, 'B L'], is_kept: Bool[Array, 'B L']
+) -> tuple[Int[Array, 'B L'], Int[Array, ' B']]:
+  """Returns the counts that find room, and for each row how many do not."""
   room = counts.shape[-1] - is_kept.sum(-1)
   kept = jax.vmap(fit)(keys, counts, room)
   return kept, (counts.sum(-1) - kept.sum(-1)).astype(jnp.int32)

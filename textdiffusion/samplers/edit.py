@@ -6,12 +6,14 @@ row's largest time holds for all of its tokens.
 """
 
 import dataclasses
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import Float
 
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.numerics import (
@@ -20,7 +22,15 @@ from textdiffusion.core.numerics import (
   log1m_exp,
   match_ranks,
 )
-from textdiffusion.core.types import Array, Edits, Growth, Key, UserError
+from textdiffusion.core.types import (
+  Array,
+  Edits,
+  Growth,
+  Head,
+  Key,
+  Time,
+  UserError,
+)
 from textdiffusion.core.validation import check_fields
 from textdiffusion.model import Model
 from textdiffusion.processes.edit import EditPath, MaskedInsertion, log_chance
@@ -70,7 +80,7 @@ class InsertAndUnmask(Sampler):
   def check(self, model: Model) -> None:
     _check_process(self, model, MaskedInsertion)
 
-  def times(self, model: Model, canvas: Canvas) -> Array:
+  def times(self, model: Model, canvas: Canvas) -> Float[Array, ' N']:
     grid = grid_times(self.steps - 1, self.grid)
     # Masks that come in the step to 0 are revealed by one from 0 to 0.
     return jnp.concatenate([grid, jnp.zeros_like(grid[:1])])
@@ -79,7 +89,12 @@ class InsertAndUnmask(Sampler):
     return _given_text(model, canvas)
 
   def step(
-    self, keys: Key, model: Model, carry: Draft, s: Array, t: Array
+    self,
+    keys: Key,
+    model: Model,
+    carry: Draft,
+    s: Float[Array, 'B L'],
+    t: Float[Array, 'B L'],
   ) -> Draft:
     s, t = _row_times(s, t)
     head = model(carry.x, t).head
@@ -111,7 +126,7 @@ class EditSteps(Sampler):
   def check(self, model: Model) -> None:
     _check_process(self, model, EditPath)
 
-  def times(self, model: Model, canvas: Canvas) -> Array:
+  def times(self, model: Model, canvas: Canvas) -> Float[Array, ' N']:
     return grid_times(self.steps, self.grid)
 
   def init(self, keys: Key, model: Model, canvas: Canvas) -> Draft:
@@ -128,7 +143,12 @@ class EditSteps(Sampler):
     return draft._replace(x=x.astype(draft.x.dtype))
 
   def step(
-    self, keys: Key, model: Model, carry: Draft, s: Array, t: Array
+    self,
+    keys: Key,
+    model: Model,
+    carry: Draft,
+    s: Float[Array, 'B L'],
+    t: Float[Array, 'B L'],
   ) -> Draft:
     s, t = _row_times(s, t)
     head = model(carry.x, t).head
@@ -137,12 +157,12 @@ class EditSteps(Sampler):
 
 def insert_and_unmask(
   p: MaskedInsertion,
-  head: Any,
-  reshape: Any,
+  head: Head,
+  reshape: Callable[[Array], Array],
   keys: Key,
   carry: Draft,
-  s: Array,
-  t: Array,
+  s: Time,
+  t: Time,
 ) -> Draft:
   """FlexMDM's step: masks that were there are revealed, then new ones come.
 
@@ -187,12 +207,12 @@ def insert_and_unmask(
 
 def edit(
   p: EditPath,
-  head: Any,
-  reshape: Any,
+  head: Head,
+  reshape: Callable[[Array], Array],
   keys: Key,
   carry: Draft,
-  s: Array,
-  t: Array,
+  s: Time,
+  t: Time,
 ) -> Draft:
   """Edit Flows' step: each gap gets at most one token, each token is kept,
   deleted or replaced; given tokens are kept.
@@ -261,13 +281,17 @@ def _given_text(model: Model, canvas: Canvas) -> Draft:
   return start_draft(canvas.ids, canvas.is_given, p.pad_id)
 
 
-def _row_times(s: Array, t: Array) -> tuple[Array, Array]:
-  """[B, L] -> the largest of each row, [B, 1]."""
+def _row_times(
+  s: Float[Array, 'B L'], t: Float[Array, 'B L']
+) -> tuple[Float[Array, 'B 1'], Float[Array, 'B 1']]:
+  """Returns the largest times of each row."""
   return s.max(-1, keepdims=True), t.max(-1, keepdims=True)
 
 
-def _no_specials(logits: Array, special_ids: tuple[int, ...]) -> Array:
-  """[..., K] logits without mass on ids that are no token of a text."""
+def _no_specials(
+  logits: Float[Array, '... K'], special_ids: tuple[int, ...]
+) -> Float[Array, '... K']:
+  """Returns logits without mass on ids that are no token of a text."""
   is_special = jnp.isin(jnp.arange(logits.shape[-1]), jnp.asarray(special_ids))
   is_special, logits = match_ranks(is_special, logits)
   return jnp.where(is_special, -jnp.inf, logits)

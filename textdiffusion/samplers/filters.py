@@ -6,21 +6,28 @@ converted to a posterior, whatever the process.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from textdiffusion.core.numerics import log_one_hot, match_ranks
-from textdiffusion.core.types import Array, Posterior, Time, Transition
+from textdiffusion.core.types import (
+  Array,
+  Dist,
+  Posterior,
+  Time,
+  TokenHead,
+  Transition,
+)
 from textdiffusion.core.validation import check_fields
 from textdiffusion.processes.bridge import TokenProcess, to_cavity, to_posterior
 
 
 def filtered(
-  logits: Array, temperature: float, top_k: int, top_p: float
-) -> Array:
-  """[..., K] -> [..., K] logits, -inf where cut off.
+  logits: Float[Array, '... K'], temperature: float, top_k: int, top_p: float
+) -> Float[Array, '... K']:
+  """Returns the logits, -inf where cut off.
 
   Args:
     logits: unnormalised.
@@ -53,8 +60,8 @@ def filtered(
 
 def filtered_posterior(
   process: TokenProcess,
-  head: Any,
-  x: Array,
+  head: TokenHead,
+  x: Int[Array, '... L'],
   t: Time,
   reshape: Callable[[Array], Array],
 ) -> Posterior:
@@ -63,7 +70,7 @@ def filtered_posterior(
   Args:
     process: of the noise.
     head: at (x, t).
-    x: [L] ids.
+    x: ids.
     t: times of the tokens.
     reshape: logits [..., K] -> logits [..., K].
   """
@@ -106,8 +113,8 @@ class Filter:
     """Whether some tokens have no probability left."""
     return self.temperature == 0 or self.top_k > 0 or self.top_p < 1
 
-  def __call__(self, logits: Array) -> Array:
-    """[..., K] -> [..., K] logits."""
+  def __call__(self, logits: Float[Array, '... K']) -> Float[Array, '... K']:
+    """Returns the logits, -inf where cut off."""
     if self == Filter():
       return logits
     return filtered(logits, self.temperature, self.top_k, self.top_p)
@@ -117,7 +124,9 @@ class Filter:
     if self == Filter():
       return transition
 
-    def reshaped(head: Any, xt: Array, s: Time, t: Time) -> Any:
+    def reshaped(
+      head: TokenHead, xt: Int[Array, '... L'], s: Time, t: Time
+    ) -> Dist:
       head = filtered_posterior(process, head, xt, t, self)
       return transition(head, xt, s, t)
 

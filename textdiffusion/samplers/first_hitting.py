@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
 
 from textdiffusion.core.numerics import draw, fine_uniform
 from textdiffusion.core.types import Array, Key
@@ -26,13 +27,13 @@ class Events(NamedTuple):
 
   Attributes:
     x, log_prob, calls: as in `Chain`.
-    log_noise: [B] log(1 - alpha) at the last event.
+    log_noise: log(1 - alpha) at the last event.
   """
 
-  x: Array
-  log_prob: Array
-  calls: Array
-  log_noise: Array
+  x: Int[Array, 'B L']
+  log_prob: Float[Array, 'B L']
+  calls: Int[Array, '']
+  log_noise: Float[Array, ' B']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,7 @@ class FirstHitting(Sampler):
   def check(self, model: Model) -> None:
     check_masking(self, model)
 
-  def times(self, model: Model, canvas: Canvas) -> Array:
+  def times(self, model: Model, canvas: Canvas) -> Float[Array, ' N']:
     return grids.uniform(canvas.ids.shape[1])
 
   def init(self, keys: Key, model: Model, canvas: Canvas) -> Events:
@@ -62,7 +63,12 @@ class FirstHitting(Sampler):
     return Events(*start(keys, model, canvas), clocks)
 
   def step(
-    self, keys: Key, model: Model, carry: Events, s: Array, t: Array
+    self,
+    keys: Key,
+    model: Model,
+    carry: Events,
+    s: Float[Array, 'B L'],
+    t: Float[Array, 'B L'],
   ) -> Events:
     p, is_masked = model.process, model.process.is_mask(carry.x)
     key_time, key_place, key_what = split(keys, 3)
@@ -83,5 +89,5 @@ class FirstHitting(Sampler):
       log_noise=log_noise.astype(carry.log_noise.dtype),
     )
 
-  def is_done(self, model: Model, carry: Events) -> Array:
+  def is_done(self, model: Model, carry: Events) -> Bool[Array, ' B']:
     return ~model.process.is_mask(carry.x).any(-1)

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.numerics import (
@@ -26,7 +27,13 @@ from textdiffusion.core.numerics import (
   pytree,
   static,
 )
-from textdiffusion.core.types import Array, Head, Time, Transition, UserError
+from textdiffusion.core.types import (
+  Array,
+  Time,
+  TokenHead,
+  Transition,
+  UserError,
+)
 from textdiffusion.core.validation import check_fields, refuse_unused_fields
 from textdiffusion.model import Model
 from textdiffusion.processes.bridge import to_posterior
@@ -94,7 +101,7 @@ class Corrector:
           f'corrector.{name}={getattr(self, name)}: must be at least 0'
         )
 
-  def __call__(self, t: Time) -> Array:
+  def __call__(self, t: Time) -> Float[Array, '...']:
     t = jnp.asarray(t, float)
     return self.scale * t**self.noise_power * (1 - t) ** self.data_power
 
@@ -119,7 +126,9 @@ def flow(
   """
   rates = _frozen if frozen else _integrated
 
-  def transition(head: Head, xt: Array, s: Time, t: Time) -> Categorical:
+  def transition(
+    head: TokenHead, xt: Int[Array, '... L'], s: Time, t: Time
+  ) -> Categorical:
     xt, s, t = match_ranks(xt, s, t)
     log_p = process.clean_log_probs(to_posterior(process, head, xt, t).logits)
     here = log_one_hot(xt, process.num_states)
@@ -140,14 +149,14 @@ def flow(
 
 def _corrected(
   process: RankOne,
-  log_p: Array,
-  here: Array,
-  xt: Array,
-  t: Array,
-  forward: Array,
-  mixing: Array,
-) -> Array:
-  """[L, K] log-probabilities of a step with a corrector.
+  log_p: Float[Array, '... L K'],
+  here: Float[Array, '... L K'],
+  xt: Int[Array, '... L'],
+  t: Float[Array, '... 1'],
+  forward: Float[Array, '... 1'],
+  mixing: Float[Array, '... 1'],
+) -> Float[Array, '... L K']:
+  """Returns the log-probabilities of a step with a corrector.
 
   An x leaves z with hazard forward [x != z] + mixing (1 - q_t(z | x)), and goes
   to each state by its share of the rates; the marginal is linear in x.
@@ -164,16 +173,16 @@ def _corrected(
 
 
 def _frozen(
-  now: NoiseLevel, then: NoiseLevel, length: Array
-) -> tuple[Array, Array]:
-  """Both rates at t times the length of the step, [..., 1]; v = 1."""
+  now: NoiseLevel, then: NoiseLevel, length: Float[Array, '... 1']
+) -> tuple[Float[Array, '... 1'], Float[Array, '... 1']]:
+  """Both rates at t times the length of the step; v = 1."""
   forward = then.rate * jnp.exp(-then.log_1m_alpha) * length
   return forward, forward * jnp.exp(-then.log_alpha)
 
 
 def _integrated(
-  now: NoiseLevel, then: NoiseLevel, length: Array
-) -> tuple[Array, Array]:
-  """Both rates integrated over the step, [..., 1]; v = 1."""
+  now: NoiseLevel, then: NoiseLevel, length: Float[Array, '... 1']
+) -> tuple[Float[Array, '... 1'], Float[Array, '... 1']]:
+  """Both rates integrated over the step; v = 1."""
   forward = then.log_1m_alpha - now.log_1m_alpha
   return forward, forward + now.log_alpha - then.log_alpha

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
 
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.numerics import match_ranks
@@ -14,6 +15,7 @@ from textdiffusion.core.types import (
   Key,
   Posterior,
   Time,
+  TokenHead,
   Transition,
   UserError,
 )
@@ -29,6 +31,7 @@ from textdiffusion.processes.bridge import (
 from textdiffusion.processes.rank_one import RankOne
 from textdiffusion.samplers.base import (
   Canvas,
+  Carry,
   Chain,
   Sampler,
   draw_rows,
@@ -88,13 +91,20 @@ class GridSampler(Sampler):
         'leaves out have none; use a temperature above 0, top_k=0, top_p=1'
       )
 
-  def times(self, model: Model, canvas: Canvas) -> Array:
+  def times(self, model: Model, canvas: Canvas) -> Float[Array, ' N']:
     return grid_times(self.steps, self.grid, num_steps(model.process))
 
-  def init(self, keys: Key, model: Model, canvas: Canvas) -> Any:
+  def init(self, keys: Key, model: Model, canvas: Canvas) -> Carry:
     return start(keys, model, canvas)
 
-  def step(self, keys: Key, model: Model, carry: Any, s: Array, t: Array):
+  def step(
+    self,
+    keys: Key,
+    model: Model,
+    carry: Carry,
+    s: Float[Array, 'B L'],
+    t: Float[Array, 'B L'],
+  ) -> Carry:
     by = denoised_at_end(model.process, self.transition(model.process))
     by = self.filter.apply(model.process, by)
     dist: Any = model.reverse(carry.x, s, t, by)
@@ -123,8 +133,8 @@ def start(keys: Key, model: Model, canvas: Canvas) -> Chain:
   return Chain(x, log_prob.astype(jnp.float32), jnp.zeros((), jnp.int32))
 
 
-def grid_times(steps: int, grid: str, num_steps: int = 0) -> Array:
-  """Returns times from 1 to 0, [steps + 1].
+def grid_times(steps: int, grid: str, num_steps: int = 0) -> Float[Array, ' N']:
+  """Returns times from 1 to 0, N = steps + 1.
 
   Args:
     steps: number of intervals.
@@ -145,14 +155,14 @@ def grid_times(steps: int, grid: str, num_steps: int = 0) -> Array:
   return snapped(times, num_steps)
 
 
-def num_steps(process: Any) -> int:
+def num_steps(process: object) -> int:
   """Returns T of a process that has the times i / T only, else 0."""
   schedule = getattr(process, 'schedule', None)
   own = getattr(process, 'num_steps', 0)
   return own or getattr(schedule, 'num_steps', 0)
 
 
-def is_masking(process: Any) -> bool:
+def is_masking(process: object) -> bool:
   """Whether noise is the mask, at one rate for all tokens."""
   return isinstance(process, RankOne) and process.is_absorbing
 
@@ -180,30 +190,38 @@ def check_rank_one(sampler: Sampler, model: Model) -> None:
     )
 
 
-def greedy_at_end(logits: Array, s: Time) -> Array:
-  """[L, K] logits; at s = 0 the most probable token only."""
+def greedy_at_end(
+  logits: Float[Array, '... L K'], s: Time
+) -> Float[Array, '... L K']:
+  """Returns the logits; at s = 0 the most probable token only."""
   best = filtered(logits, temperature=0.0, top_k=0, top_p=1.0)
   s, best, logits = match_ranks(jnp.asarray(s)[..., None], best, logits)
   return jnp.where(s <= 0, best, logits)
 
 
-def clean_logits(process: TokenProcess, head: Any, z: Array, t: Time) -> Array:
-  """[L, K] logits of p(x_i | z) at masked positions, none on the mask."""
+def clean_logits(
+  process: TokenProcess, head: TokenHead, z: Int[Array, '... L'], t: Time
+) -> Float[Array, '... L K']:
+  """Returns logits of p(x_i | z) at masked positions, none on the mask."""
   if not isinstance(head, Cavity | Posterior):
     head = to_cavity(process, head, z, t)
   return without_mask(process.mask_id, head.logits)
 
 
 def place_tokens(
-  keys: Key, carry: Any, is_placed: Array, logits: Array, **changes: Any
-) -> Any:
-  """Returns the carry with tokens drawn where `is_placed` [B, L], after a call.
+  keys: Key,
+  carry: Carry,
+  is_placed: Bool[Array, 'B L'],
+  logits: Float[Array, ' B #L K'],
+  **changes: Array,
+) -> Carry:
+  """Returns the carry with tokens drawn where `is_placed`, after a call.
 
   Args:
     keys: [B].
     carry: a `Chain`, or one with more fields.
-    is_placed: [B, L].
-    logits: [B, L, K] of the draws.
+    is_placed: True where a token is drawn.
+    logits: of the draws.
     **changes: of further fields.
   """
   dist = Categorical(logits)

@@ -2,10 +2,11 @@
 
 import abc
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from textdiffusion.core.distributions import Categorical, Normal
 from textdiffusion.core.numerics import by_parts, match_ranks
@@ -13,6 +14,7 @@ from textdiffusion.core.types import (
   X0,
   Array,
   Embedder,
+  Head,
   Key,
   Posterior,
   Time,
@@ -40,17 +42,17 @@ class LatentChain(NamedTuple):
   """A chain of features.
 
   Attributes:
-    x: [B, L, D].
-    estimate: [B, L, D] the last estimate of x_0, 0 before the first.
-    time: [B, L] times of that estimate.
-    calls: [] calls of the network so far.
+    x: features.
+    estimate: the last estimate of x_0, 0 before the first.
+    time: times of that estimate.
+    calls: calls of the network so far.
     canvas: given tokens.
   """
 
-  x: Array
-  estimate: Array
-  time: Array
-  calls: Array
+  x: Float[Array, 'B L D']
+  estimate: Float[Array, 'B L D']
+  time: Float[Array, 'B L']
+  calls: Int[Array, '']
   canvas: Canvas
 
 
@@ -80,15 +82,20 @@ class Clamp:
       )
 
   def __call__(
-    self, keys: Key, model: Model, head: Any, x0: Array, t: Time
-  ) -> Array:
-    """Returns the clamped estimate, [B, L, D].
+    self,
+    keys: Key,
+    model: Model,
+    head: Head,
+    x0: Float[Array, 'B L D'],
+    t: Time,
+  ) -> Float[Array, 'B L D']:
+    """Returns the clamped estimate.
 
     Args:
       keys: [B].
       model: with an embedder.
       head: of the network.
-      x0: [B, L, D] its estimate.
+      x0: its estimate.
       t: times of the tokens.
     """
     embedder = embedder_of(model)
@@ -131,9 +138,14 @@ class LatentSampler(Sampler):
 
   @abc.abstractmethod
   def reverse(
-    self, process: Any, x0: Array, carry: LatentChain, s: Time, t: Time
+    self,
+    process: VariancePreserving,
+    x0: Float[Array, 'B L D'],
+    carry: LatentChain,
+    s: Time,
+    t: Time,
   ) -> Normal:
-    """Returns the law of x_s given x_t and an estimate x0, [B, L, D]."""
+    """Returns the law of x_s given x_t and an estimate x0."""
 
   def check(self, model: Model) -> None:
     if not isinstance(model.process, VariancePreserving):
@@ -147,7 +159,7 @@ class LatentSampler(Sampler):
         'use multi_level=False'
       )
 
-  def times(self, model: Model, canvas: Canvas) -> Array:
+  def times(self, model: Model, canvas: Canvas) -> Float[Array, 'N ...']:
     total = num_steps(model.process)
     grid = grid_times(self.steps, self.grid, total)
     if not self.multi_level:
@@ -165,7 +177,12 @@ class LatentSampler(Sampler):
     return LatentChain(x, jnp.zeros_like(x), time, calls, canvas)
 
   def step(
-    self, keys: Key, model: Model, carry: LatentChain, s: Array, t: Array
+    self,
+    keys: Key,
+    model: Model,
+    carry: LatentChain,
+    s: Float[Array, 'B L'],
+    t: Float[Array, 'B L'],
   ) -> LatentChain:
     key_noise, key_token = split(keys)
     inputs = carry.x
@@ -207,7 +224,12 @@ class GaussianAncestral(LatentSampler):
   variance: Literal['small', 'large'] = 'small'
 
   def reverse(
-    self, process: Any, x0: Array, carry: LatentChain, s: Time, t: Time
+    self,
+    process: VariancePreserving,
+    x0: Float[Array, 'B L D'],
+    carry: LatentChain,
+    s: Time,
+    t: Time,
   ) -> Normal:
     return process.bridge(X0(x0), carry.x, s, t, variance=self.variance)
 
@@ -227,7 +249,12 @@ class DDIM(LatentSampler):
     check_fields(self, eta='[0, 1]')
 
   def reverse(
-    self, process: Any, x0: Array, carry: LatentChain, s: Time, t: Time
+    self,
+    process: VariancePreserving,
+    x0: Float[Array, 'B L D'],
+    carry: LatentChain,
+    s: Time,
+    t: Time,
   ) -> Normal:
     return process.bridge(X0(x0), carry.x, s, t, self.eta)
 
@@ -243,7 +270,12 @@ class DPMSolver(LatentSampler):
   """
 
   def reverse(
-    self, process: Any, x0: Array, carry: LatentChain, s: Time, t: Time
+    self,
+    process: VariancePreserving,
+    x0: Float[Array, 'B L D'],
+    carry: LatentChain,
+    s: Time,
+    t: Time,
   ) -> Normal:
     x0, now, then, last = match_ranks(
       x0, *(_half_log_snr(process, time) for time in (s, t, carry.time))
@@ -259,7 +291,12 @@ class Renoise(LatentSampler):
   """Fresh noise on each estimate, as SSD-LM decodes (Han et al. 2023)."""
 
   def reverse(
-    self, process: Any, x0: Array, carry: LatentChain, s: Time, t: Time
+    self,
+    process: VariancePreserving,
+    x0: Float[Array, 'B L D'],
+    carry: LatentChain,
+    s: Time,
+    t: Time,
   ) -> Normal:
     fresh = process.marginal(x0, s)
     is_clean = (jnp.broadcast_to(t, x0.shape[:-1]) <= 0)[..., None]
@@ -273,14 +310,18 @@ def embedder_of(model: Model) -> Embedder:
   return embedder
 
 
-def _half_log_snr(process: VariancePreserving, t: Time) -> Array:
-  """lambda = log(sqrt(alpha) / sqrt(1 - alpha)): [..., 1]."""
+def _half_log_snr(
+  process: VariancePreserving, t: Time
+) -> Float[Array, '... 1']:
+  """lambda = log(sqrt(alpha) / sqrt(1 - alpha))."""
   level = process.schedule(t)
   return 0.5 * (level.log_alpha - level.log_1m_alpha)
 
 
-def nearest(table: Array, x: Array) -> Array:
-  """[..., D] -> [...] ids of the nearest rows of [K, D], a part at a time."""
+def nearest(
+  table: Float[Array, 'K D'], x: Float[Array, '... D']
+) -> Int[Array, '...']:
+  """Returns the ids of the nearest rows of the table, a part at a time."""
   length = 0.5 * jnp.square(table).sum(-1)
   find = lambda row: jnp.argmax(row @ table.T - length[None], -1)
   return by_parts(find, x, len(table))

@@ -44,7 +44,7 @@ def shortened(node: Any) -> str:
   return f'{type(node).__name__}({", ".join(parts)})'
 
 
-def _in_words(value: Any) -> str:
+def _in_words(value: object) -> str:
   return shortened(value) if dataclasses.is_dataclass(value) else repr(value)
 
 

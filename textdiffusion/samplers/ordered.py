@@ -10,6 +10,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
 from textdiffusion.core.numerics import expect, fine_uniform
 from textdiffusion.core.types import Array, Key
@@ -55,14 +56,19 @@ class Ordered(Sampler):
   def check(self, model: Model) -> None:
     check_masking(self, model)
 
-  def times(self, model: Model, canvas: Canvas) -> Array:
+  def times(self, model: Model, canvas: Canvas) -> Float[Array, ' N']:
     return grids.uniform(-(-canvas.ids.shape[1] // self.tokens))
 
   def init(self, keys: Key, model: Model, canvas: Canvas) -> Chain:
     return start(keys, model, canvas)
 
   def step(
-    self, keys: Key, model: Model, carry: Chain, s: Array, t: Array
+    self,
+    keys: Key,
+    model: Model,
+    carry: Chain,
+    s: Float[Array, 'B L'],
+    t: Float[Array, 'B L'],
   ) -> Chain:
     p, is_masked = model.process, model.process.is_mask(carry.x)
     key_order, key_what = split(keys)
@@ -77,12 +83,14 @@ class Ordered(Sampler):
     is_next = highest(score, is_masked, self.tokens)
     return place_tokens(key_what, carry, is_next, self.filter(logits))
 
-  def is_done(self, model: Model, carry: Chain) -> Array:
+  def is_done(self, model: Model, carry: Chain) -> Bool[Array, ' B']:
     return ~model.process.is_mask(carry.x).any(-1)
 
 
-def highest(score: Array, is_free: Array, count: int) -> Array:
-  """[B, L] -> [B, L] bool: the `count` free places of highest score, or all.
+def highest(
+  score: Float[Array, '... L'], is_free: Bool[Array, 'B L'], count: int
+) -> Bool[Array, 'B L']:
+  """Returns True at the `count` free places of highest score, or all.
 
   Of equal scores the left one comes first.
   """
@@ -91,13 +99,15 @@ def highest(score: Array, is_free: Array, count: int) -> Array:
   return is_free & (rank < count)
 
 
-def random_scores(keys: Key, length: int) -> Array:
-  """[B] keys -> [B, L] uniform numbers."""
+def random_scores(keys: Key, length: int) -> Float[Array, 'B L']:
+  """[B] keys -> uniform numbers."""
   return jax.vmap(lambda key: fine_uniform(key, (length,)))(keys)
 
 
-def certainty(by: Confidence, logits: Array) -> Array:
-  """[..., K] -> [...]: `confidence`, `margin` or minus the `entropy`."""
+def certainty(
+  by: Confidence, logits: Float[Array, '... K']
+) -> Float[Array, '...']:
+  """Returns the `confidence`, `margin` or minus the `entropy`."""
   log_p = jax.nn.log_softmax(logits)
   if by == 'entropy':
     return expect(log_p, log_p).sum(-1)
@@ -105,8 +115,10 @@ def certainty(by: Confidence, logits: Array) -> Array:
   return best if by == 'confidence' else best - second
 
 
-def time_of_masks(process: RankOne, is_masked: Array, is_free: Array) -> Array:
-  """[B, n] -> [B, 1]: the time at which as many of the free tokens are masked,
+def time_of_masks(
+  process: RankOne, is_masked: Bool[Array, 'B n'], is_free: Bool[Array, 'B n']
+) -> Float[Array, 'B 1']:
+  """Returns the time at which as many of the free tokens are masked,
   1 - alpha = their share; of a row without a mask, as with one."""
   free = jnp.maximum(is_free.sum(-1), 1)
   noise = jnp.log(jnp.maximum(is_masked.sum(-1), 1) / free)

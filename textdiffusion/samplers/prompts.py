@@ -9,6 +9,7 @@ import re
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 
 from textdiffusion.core.memory import check_memory
 from textdiffusion.core.types import UserError
@@ -100,7 +101,7 @@ def infilling(
 
 def noised(
   tokenizer: Tokenizer,
-  ids: np.ndarray,
+  ids: Int[np.ndarray, ' N'],
   share: float,
   length: int,
   is_padded: bool = False,
@@ -136,13 +137,16 @@ def noised(
 
 
 def _ended(
-  tokenizer: Tokenizer, given: np.ndarray, length: int, is_padded: bool
-) -> np.ndarray:
+  tokenizer: Tokenizer,
+  given: Int[np.ndarray, ' N'],
+  length: int,
+  is_padded: bool,
+) -> Int[np.ndarray, ' L']:
   """A text's ids with its end and the padding after it, if there is room."""
   vocab = tokenizer.vocab
   if not is_padded or len(given) >= length:
     return given
-  tail = [] if vocab.eos_id is None else [vocab.eos_id]
+  tail = np.asarray([] if vocab.eos_id is None else [vocab.eos_id], int)
   padding = length - len(given) - len(tail)
   assert vocab.pad_id is not None
   return np.concatenate([given, tail, np.full(padding, vocab.pad_id)])
@@ -161,7 +165,7 @@ def _check_size(num_rows: int, length: int) -> None:
   check_memory(16 * count, subject, mend)
 
 
-def _canvas(given: np.ndarray, num_rows: int) -> Canvas:
-  """[L] ids, -1 where free -> the same row `num_rows` times."""
+def _canvas(given: Int[np.ndarray, ' L'], num_rows: int) -> Canvas:
+  """Ids, -1 where free -> the same row `num_rows` times."""
   rows = jnp.asarray(np.tile(given.astype(np.int32), (num_rows, 1)))
   return Canvas(jnp.maximum(rows, 0), rows >= 0)

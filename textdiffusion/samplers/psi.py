@@ -8,6 +8,7 @@ import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.numerics import log_add, match_ranks
@@ -47,7 +48,7 @@ class Psi(RenoisingSampler):
       return psi(process, self._constant)
     return psi(process, kappa_of(process, amount(process, self)))
 
-  def _constant(self, s: Time, t: Time) -> Array:
+  def _constant(self, s: Time, t: Time) -> Float[Array, '... 1']:
     is_on = jnp.asarray(t)[..., None] <= self.switch
     return jnp.where(is_on, 1 - self.eta, 1.0)
 
@@ -59,7 +60,9 @@ def psi(process: TokenProcess, kappa: Amount) -> Transition:
   process and head.
   """
 
-  def transition(head: TokenHead, xt: Array, s: Time, t: Time) -> Categorical:
+  def transition(
+    head: TokenHead, xt: Int[Array, '... L'], s: Time, t: Time
+  ) -> Categorical:
     xt, s, t = match_ranks(xt, s, t)
     # A given token, t = 0, stays even where a schedule has noise there.
     kept = jnp.where(jnp.asarray(t)[..., None] > 0, kappa(s, t), 1.0)
@@ -72,12 +75,12 @@ def psi(process: TokenProcess, kappa: Amount) -> Transition:
 
 
 def kappa_of(process: RankOne, sigma: Amount) -> Amount:
-  """kappa = 1 - sigma / (1 - alpha_s), at least 0; [..., 1].
+  """kappa = 1 - sigma / (1 - alpha_s), at least 0.
 
   sigma above 1 - alpha_s, which remasking admits, has no kappa.
   """
 
-  def kappa(s: Time, t: Time) -> Array:
+  def kappa(s: Time, t: Time) -> Float[Array, '... 1']:
     noise = jnp.exp(process.schedule(s).log_1m_alpha)
     some = noise > 0
     ratio = sigma(s, t) / jnp.where(some, noise, 1.0)

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.numerics import log1m_exp, match_ranks, one_hot
@@ -65,8 +66,10 @@ def check_rates(sampler: GridSampler, model: Model) -> None:
     )
 
 
-def log_rates(process: RankOne, head: TokenHead, z: Array, t: Time) -> Array:
-  """log of the reverse rates z -> y per unit of t: [L, K], -inf at y = z.
+def log_rates(
+  process: RankOne, head: TokenHead, z: Int[Array, '... L'], t: Time
+) -> Float[Array, '... L K']:
+  """log of the reverse rates z -> y per unit of t, -inf at y = z.
 
   At t = 1 a rate may be an infinite hazard times a vanishing ratio: it is taken
   one rounding before, where both are finite and their product is the limit.
@@ -100,11 +103,14 @@ def tau_leaping(process: RankOne) -> Transition:
 
 
 def _by_rates(
-  process: RankOne, log_chance: Callable[[Array], Array]
+  process: RankOne,
+  log_chance: Callable[[Array], Array],
 ) -> Transition:
   """log_chance: log(h total rate) -> log of the chance of a jump."""
 
-  def transition(head: TokenHead, xt: Array, s: Time, t: Time) -> Categorical:
+  def transition(
+    head: TokenHead, xt: Int[Array, '... L'], s: Time, t: Time
+  ) -> Categorical:
     s, t = jnp.asarray(s, float), jnp.asarray(t, float)
     xt, s, t = match_ranks(xt, s, t)
     rates = log_rates(process, head, xt, t)

@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.numerics import log1m_exp, log_one_hot, match_ranks
@@ -24,7 +25,7 @@ from textdiffusion.core.types import (
 from textdiffusion.core.validation import check_fields, refuse_unused_fields
 from textdiffusion.model import Model
 from textdiffusion.processes.rank_one import RankOne
-from textdiffusion.samplers.base import Canvas, Chain, draw_rows
+from textdiffusion.samplers.base import Canvas, Carry, Chain, draw_rows
 from textdiffusion.samplers.grid import (
   STEPS,
   GridSampler,
@@ -36,8 +37,8 @@ from textdiffusion.schedules import grids, times
 from textdiffusion.schedules.betas import Tabulated
 from textdiffusion.schedules.noise import inverse
 
-# (s, t) -> [..., 1]: the chance that a visible token is remasked, or kappa.
-Amount = Callable[[Time, Time], Array]
+# (s, t) -> the chance that a visible token is remasked, or kappa.
+Amount = Callable[[Time, Time], Float[Array, '... 1']]
 
 
 class AmountOptions(Protocol):
@@ -103,7 +104,7 @@ class RenoisingSampler(GridSampler):
     if self.kind == 'forward_backward':
       refuse_unused_fields(self, 'eta', needs='another kind')
 
-  def times(self, model: Model, canvas: Canvas) -> Array:
+  def times(self, model: Model, canvas: Canvas) -> Float[Array, ' N']:
     if self.kind != 'loop':
       return super().times(model, canvas)
     schedule = model.process.schedule
@@ -125,7 +126,12 @@ class Remask(RenoisingSampler):
     check_masking(self, model)
 
   def step(
-    self, keys: Key, model: Model, carry: Chain, s: Array, t: Array
+    self,
+    keys: Key,
+    model: Model,
+    carry: Chain,
+    s: Float[Array, 'B L'],
+    t: Float[Array, 'B L'],
   ) -> Chain:
     p = model.process
     sigma = amount(p, self)
@@ -146,8 +152,8 @@ class Remask(RenoisingSampler):
     return Chain(x, log_prob, carry.calls + 1)
 
 
-def most(process: RankOne, s: Time, t: Time) -> Array:
-  """The largest admissible sigma, min(1, (1 - alpha_s) / alpha_t), [..., 1]."""
+def most(process: RankOne, s: Time, t: Time) -> Float[Array, '... 1']:
+  """The largest admissible sigma, min(1, (1 - alpha_s) / alpha_t)."""
   noise = process.schedule(s).log_1m_alpha
   signal = process.schedule(t).log_alpha
   none = jnp.isneginf(noise)
@@ -156,9 +162,11 @@ def most(process: RankOne, s: Time, t: Time) -> Array:
 
 
 def amount(process: RankOne, options: AmountOptions) -> Amount:
-  """(s, t) -> sigma, [..., 1]; of `confidence` as of `rescale`."""
+  """(s, t) -> sigma; of `confidence` as of `rescale`."""
 
-  def chosen(s: Time, t: Time, limit: Array) -> Array | float:
+  def chosen(
+    s: Time, t: Time, limit: Float[Array, '... 1']
+  ) -> Float[Array, '... 1'] | float:
     now, then = process.schedule(s), process.schedule(t)
     match options.kind:
       case 'rescale' | 'confidence':
@@ -177,7 +185,7 @@ def amount(process: RankOne, options: AmountOptions) -> Amount:
         return jnp.where(scale > 0, scale * step, 0.0)
     return options.eta
 
-  def sigma(s: Time, t: Time) -> Array:
+  def sigma(s: Time, t: Time) -> Float[Array, '... 1']:
     limit = most(process, s, t)
     is_on = jnp.asarray(t)[..., None] <= options.switch
     return jnp.where(is_on, jnp.minimum(chosen(s, t, limit), limit), 0.0)
@@ -194,7 +202,9 @@ def remasking(process: RankOne, sigma: Amount) -> Transition:
   last interval, s = 0, whatever is masked is drawn.
   """
 
-  def transition(head: TokenHead, xt: Array, s: Time, t: Time) -> Categorical:
+  def transition(
+    head: TokenHead, xt: Int[Array, '... L'], s: Time, t: Time
+  ) -> Categorical:
     xt, s, t = match_ranks(xt, jnp.asarray(s), jnp.asarray(t))
     now, then = process.schedule(s), process.schedule(t)
     is_last = s[..., None] <= 0
@@ -219,13 +229,13 @@ def remasking(process: RankOne, sigma: Amount) -> Transition:
   return transition
 
 
-def by_confidence(process: RankOne, sigma: Amount, chain: Any) -> Amount:
+def by_confidence(process: RankOne, sigma: Amount, chain: Carry) -> Amount:
   """sigma times softmax(-p) over the drawn tokens of a row.
 
   p: the probability of each token when it was drawn, which the chain keeps.
   """
 
-  def shared(s: Time, t: Time) -> Array:
+  def shared(s: Time, t: Time) -> Float[Array, '... 1']:
     x, t = match_ranks(chain.x, jnp.asarray(t))
     is_drawn = ~process.is_mask(x) & (t > 0)
     logits = jnp.where(is_drawn, -jnp.exp(chain.log_prob), -jnp.inf)

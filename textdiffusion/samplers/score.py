@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import Int
 
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.numerics import log1m_exp, match_ranks
@@ -62,7 +63,9 @@ def tweedie(process: RankOne) -> Transition:
   """
   states = jnp.arange(process.num_states)
 
-  def transition(head: TokenHead, xt: Array, s: Time, t: Time) -> Categorical:
+  def transition(
+    head: TokenHead, xt: Int[Array, '... L'], s: Time, t: Time
+  ) -> Categorical:
     value = to_log_score(process, head, xt, t).value
     s, t = jnp.asarray(s, float), jnp.asarray(t, float)
     xt, s, t = match_ranks(xt, s, t)

@@ -1,17 +1,18 @@
 """Texts in blocks of tokens, left to right, each by a sampler of whole rows."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import Bool, Float, Int
 
 from textdiffusion.core.types import Array, Key, UserError, leading
 from textdiffusion.core.validation import check_fields
 from textdiffusion.model import Model
-from textdiffusion.samplers.base import Canvas, Frame, Sampler, split
+from textdiffusion.samplers.base import Canvas, Carry, Frame, Sampler, split
 from textdiffusion.samplers.edit import EditSteps, InsertAndUnmask
 from textdiffusion.samplers.latent import Clamp, Renoise
 
@@ -20,21 +21,21 @@ class BlockChain(NamedTuple):
   """A chain within one block of each row.
 
   Attributes:
-    x, log_prob: [B, L] the text up to the current block, and noise after it.
-    calls: [] calls of the network so far.
+    x, log_prob: the text up to the current block, and noise after it.
+    calls: calls of the network so far.
     chain: the carry of the inner sampler.
     canvas: given tokens of the text.
-    begin: [B] where the first block of each row begins.
-    index: [] number of the next step.
+    begin: where the first block of each row begins.
+    index: number of the next step.
   """
 
-  x: Array
-  log_prob: Array
-  calls: Array
-  chain: Any
+  x: Int[Array, 'B L']
+  log_prob: Float[Array, 'B L']
+  calls: Int[Array, '']
+  chain: Carry
   canvas: Canvas
-  begin: Array
-  index: Array
+  begin: Int[Array, ' B']
+  index: Int[Array, '']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ class SemiAutoregressive(Sampler):
   def check(self, model: Model) -> None:
     self.sampler.check(model)
 
-  def times(self, model: Model, canvas: Canvas) -> Array:
+  def times(self, model: Model, canvas: Canvas) -> Float[Array, 'N ...']:
     """Times of the states: a grid for each block, one after another, whose
     start is that of the first."""
     prompt = 0
@@ -85,7 +86,12 @@ class SemiAutoregressive(Sampler):
     return BlockChain(*frame, whole.calls, chain, canvas, begin, zero)
 
   def step(
-    self, keys: Key, model: Model, carry: BlockChain, s: Array, t: Array
+    self,
+    keys: Key,
+    model: Model,
+    carry: BlockChain,
+    s: Float[Array, 'B L'],
+    t: Float[Array, 'B L'],
   ) -> BlockChain:
     key_start, key_step = split(keys)
     grid = self.sampler.times(model, carry.canvas)
@@ -94,7 +100,7 @@ class SemiAutoregressive(Sampler):
     begin = carry.begin + number * self.size
     narrow = self._model(model, carry.canvas, begin)
 
-    def restart(chain: Any) -> Any:
+    def restart(chain: Carry) -> Carry:
       fresh = self._start(key_start, model, carry.x, carry.canvas, begin)
       return fresh._replace(calls=chain.calls)
 
@@ -115,7 +121,7 @@ class SemiAutoregressive(Sampler):
       calls=chain.calls, chain=chain, index=carry.index + 1
     )
 
-    def write() -> tuple[Array, Array]:
+    def write() -> tuple[Int[Array, 'B L'], Float[Array, 'B L']]:
       frame = self.frame(model, carry)
       return frame.ids, frame.log_prob
 
@@ -125,7 +131,7 @@ class SemiAutoregressive(Sampler):
     )
     return carry._replace(x=x, log_prob=log_prob)
 
-  def is_done(self, model: Model, carry: BlockChain) -> Array:
+  def is_done(self, model: Model, carry: BlockChain) -> Bool[Array, ' B']:
     steps = len(self.sampler.times(model, carry.canvas)) - 1
     begin = carry.begin + carry.index // steps * self.size
     return begin >= carry.x.shape[1]
@@ -143,8 +149,13 @@ class SemiAutoregressive(Sampler):
     )
 
   def _start(
-    self, keys: Key, model: Model, x: Array, canvas: Canvas, begin: Array
-  ) -> Any:
+    self,
+    keys: Key,
+    model: Model,
+    x: Int[Array, 'B L'],
+    canvas: Canvas,
+    begin: Int[Array, ' B'],
+  ) -> Carry:
     """The carry of the inner sampler before the block at `begin`.
 
     Tokens after the block are given too, so that no call is spent on them.
@@ -155,12 +166,16 @@ class SemiAutoregressive(Sampler):
     here = canvas._replace(ids=ids, is_given=~self._is_free(canvas, begin))
     return self.sampler.init(keys, self._model(model, canvas, begin), here)
 
-  def _is_free(self, canvas: Canvas, begin: Array) -> Array:
-    """[B, L] True for the tokens that the block at `begin` [B] samples."""
+  def _is_free(
+    self, canvas: Canvas, begin: Int[Array, ' B']
+  ) -> Bool[Array, 'B L']:
+    """Returns True for the tokens that the block at `begin` samples."""
     since = jnp.arange(canvas.ids.shape[1])[None] - begin[:, None]
     return ~canvas.is_given & (since >= 0) & (since < self.size)
 
-  def _model(self, model: Model, canvas: Canvas, begin: Array) -> Model:
+  def _model(
+    self, model: Model, canvas: Canvas, begin: Int[Array, ' B']
+  ) -> Model:
     """The model without tokens after the block."""
     places = jnp.arange(canvas.ids.shape[1])[None]
     is_there = places < begin[:, None] + self.size

@@ -4,7 +4,7 @@ Such a config has one group `sample` for all samplers, and names one of them.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from textdiffusion.core.types import UserError
 from textdiffusion.samplers.ancestral import Ancestral
@@ -15,11 +15,13 @@ from textdiffusion.samplers.edit import EditSteps, InsertAndUnmask
 from textdiffusion.samplers.filters import Filter
 from textdiffusion.samplers.first_hitting import FirstHitting
 from textdiffusion.samplers.flow import Flow
+from textdiffusion.samplers.grid import GridSampler
 from textdiffusion.samplers.latent import (
   DDIM,
   Clamp,
   DPMSolver,
   GaussianAncestral,
+  LatentSampler,
   Renoise,
 )
 from textdiffusion.samplers.ordered import Ordered
@@ -28,6 +30,8 @@ from textdiffusion.samplers.rates import Euler, TauLeaping
 from textdiffusion.samplers.remask import Remask
 from textdiffusion.samplers.score import Tweedie
 from textdiffusion.samplers.semi_autoregressive import SemiAutoregressive
+
+T = TypeVar('T')
 
 _LATENT_METHODS = {
   'ARDiffusion',
@@ -39,13 +43,13 @@ _LATENT_METHODS = {
   'SSDLM',
   'SeqDiffuSeq',
 }
-_ON_GRIDS: dict[str, Any] = {
+_ON_GRIDS: dict[str, type[GridSampler]] = {
   'ancestral': Ancestral,
   'euler': Euler,
   'tau_leaping': TauLeaping,
   'tweedie': Tweedie,
 }
-_LATENT: dict[str, Any] = {
+_LATENT: dict[str, type[LatentSampler]] = {
   'ancestral': GaussianAncestral,
   'ddim': DDIM,
   'dpm_solver': DPMSolver,
@@ -86,7 +90,7 @@ def sampler_from_sample(
 
 def _of_tokens(
   sample: Mapping[str, Any], grid: dict[str, Any], filters: Filter
-) -> Any:
+) -> Sampler:
   name = sample.get('sampler', 'ancestral')
   common: dict[str, Any] = {
     **grid,
@@ -114,7 +118,7 @@ def _of_latents(
   grid: dict[str, Any],
   filters: Filter,
   multi_level: bool,
-) -> Any:
+) -> LatentSampler:
   name, latent = sample.get('sampler', 'ancestral'), _group(sample, 'latent')
   clamp = None
   if latent.get('clamp'):
@@ -154,7 +158,7 @@ def _group(sample: Mapping[str, Any], name: str) -> dict[str, Any]:
   return group
 
 
-def _named(table: dict[str, Any], name: str) -> Any:
+def _named(table: dict[str, T], name: str) -> T:
   if name not in table:
     raise UserError(
       f'the saved config has sample.sampler={name!r}, which this version does '

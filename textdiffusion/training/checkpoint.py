@@ -14,9 +14,9 @@ import json
 import os
 import sys
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -36,6 +36,7 @@ from textdiffusion.training.workdir import (
   write_whole,
 )
 
+T = TypeVar('T')
 _DAMAGED = 'damaged-'  # Prefix of the folder name of a damaged checkpoint.
 # A checkpoint that ended this many starts on several hosts counts as damaged.
 _TRIES = 2
@@ -249,9 +250,9 @@ def _parts(state: TrainState) -> dict[str, PyTree]:
 def _restore_items(
   manager: ocp.CheckpointManager,
   path: Path,
-  items: dict[str, Any],
+  items: Mapping[str, ocp.args.CheckpointArgs],
   plain: tuple[str, ...] = (),
-) -> Any:
+) -> Mapping[str, Any]:
   """Restores items of the checkpoint at `path` and verifies their checksums.
 
   Args:
@@ -286,8 +287,8 @@ def _restore_items(
 
 
 def _newest_readable(
-  steps: list[int], read: Callable[[int], Any]
-) -> tuple[Any, list]:
+  steps: list[int], read: Callable[[int], T]
+) -> tuple[T, list[int]]:
   """Returns the result of the first `read(step)` without a UserError.
 
   The steps before it are returned as well.
@@ -373,7 +374,7 @@ def load_method_state(loaded: Loaded, like: PyTree) -> PyTree:
     raise
 
 
-def load(path: str, shardings: Any = None) -> Loaded:
+def load(path: str, shardings: PyTree = None) -> Loaded:
   """Loads the newest checkpoint of a workdir, or the one of a given step.
 
   A damaged newest checkpoint is skipped with a warning. If `path` names a step,
@@ -434,7 +435,7 @@ def _vanished(folder: Path, step: int) -> Vanished:
 
 
 def _load(
-  folder: Path, wanted: int | None, there: list[int], shardings: Any
+  folder: Path, wanted: int | None, there: list[int], shardings: PyTree
 ) -> Loaded:
   """Loads the wanted step, or else the newest readable one of `there`."""
   _check_there(folder, wanted, there)
@@ -459,7 +460,7 @@ def _load_step(
   item: ocp.CheckpointManager,
   folder: Path,
   step: int,
-  shardings: Any,
+  shardings: PyTree,
 ) -> Loaded:
   path = folder / str(step)
   with _readable(path):

@@ -13,7 +13,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Generator
-from typing import Any
 
 import jax
 from jax.experimental import topologies
@@ -54,7 +53,7 @@ class Chip:
   network_rate: float
   devices: int = 1
   ring: int = 4
-  options: tuple[tuple[str, Any], ...] = ()
+  options: tuple[tuple[str, bool], ...] = ()
 
 
 _GIB = 2.0**30
@@ -77,13 +76,13 @@ _KINDS = {
 }
 
 
-def compiler_options(device: Any) -> dict[str, Any]:
+def compiler_options(device: jax.Device) -> dict[str, bool]:
   """Returns compiler options of the training step; {} if it is not a TPU."""
   name = _KINDS.get(getattr(device, 'device_kind', ''))
   return dict(CHIPS[name].options) if name else {}
 
 
-def tpu_slice(topology: str) -> tuple[Chip, list[Any]]:
+def tpu_slice(topology: str) -> tuple[Chip, list[jax.Device]]:
   """Returns the chip and the devices of a slice such as `v5p:8x8x8`.
 
   The slice need not exist: its devices serve as targets of the compiler.

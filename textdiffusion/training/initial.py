@@ -176,7 +176,7 @@ def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
   return {_name(path): tuple(leaf.shape) for path, leaf in leaves}
 
 
-def _name(path: Any) -> str:
+def _name(path: tuple[object, ...]) -> str:
   """Joins a path as `a/b/0`.
 
   Keys, attributes and indices look the same, because tuples are saved as dicts.

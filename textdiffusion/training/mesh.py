@@ -2,12 +2,13 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
+import chex
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Shaped
 
 from textdiffusion.core.memory import check_memory
 from textdiffusion.core.types import Array, PyTree, UserError
@@ -49,7 +50,9 @@ def check_platforms() -> None:
     ) from None
 
 
-def make_mesh(config: MeshConfig, devices: Any = None) -> Mesh:
+def make_mesh(
+  config: MeshConfig, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
   """Returns a mesh over `devices`, all of them by default.
 
   Raises:
@@ -146,8 +149,27 @@ def _check_hosts(mesh: Mesh) -> None:
     )
 
 
-def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, Array]:
-  """Turns this host's rows into sharded arrays of the global batch."""
+def _check_rows(batch: dict[str, Shaped[np.ndarray, 'B ...']]) -> None:
+  """Raises UserError unless all arrays of a batch have equally many rows."""
+  chex.assert_equal_shape_prefix(
+    [np.asarray(value) for value in batch.values()],
+    1,
+    custom_message=f'the arrays of a batch ({", ".join(batch)}) need one row '
+    'for each of its sequences',
+    include_default_message=False,
+    exception_type=UserError,
+  )
+
+
+def put_batch(
+  mesh: Mesh, batch: dict[str, Shaped[np.ndarray, 'B ...']]
+) -> dict[str, Array]:
+  """Turns this host's rows into sharded arrays of the global batch.
+
+  Raises:
+    UserError: the arrays differ in their number of rows.
+  """
+  _check_rows(batch)
   sharding = NamedSharding(mesh, PartitionSpec(_BATCH))
   return {
     name: jax.make_array_from_process_local_data(sharding, np.asarray(value))
@@ -155,12 +177,18 @@ def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, Array]:
   }
 
 
-def put_whole(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, Array]:
+def put_whole(
+  mesh: Mesh, batch: dict[str, Shaped[np.ndarray, 'B ...']]
+) -> dict[str, Array]:
   """Turns a batch that is equal on all hosts into global arrays.
 
   Evaluation uses this. If the mesh cannot split the rows evenly, every device
   holds all of them.
+
+  Raises:
+    UserError: the arrays differ in their number of rows.
   """
+  _check_rows(batch)
   shards = mesh.shape['data'] * mesh.shape['fsdp']
   rows = len(next(iter(batch.values())))
   spec = PartitionSpec(_BATCH) if rows % shards == 0 else PartitionSpec()
@@ -197,7 +225,9 @@ def param_shardings(mesh: Mesh, params: PyTree) -> PyTree:
   A dimension that an axis does not divide evenly is not split.
   """
 
-  def fit(leaf: Any, spec: PartitionSpec) -> NamedSharding:
+  def fit(
+    leaf: Array | jax.ShapeDtypeStruct, spec: PartitionSpec
+  ) -> NamedSharding:
     axes = [
       axis if axis is None or size % mesh.shape[axis] == 0 else None
       for size, axis in zip(leaf.shape, spec)
@@ -207,7 +237,7 @@ def param_shardings(mesh: Mesh, params: PyTree) -> PyTree:
   return jax.tree.map(fit, params, layout.specs(params))
 
 
-def state_shardings(mesh: Mesh, state: Any, params: PyTree) -> Any:
+def state_shardings(mesh: Mesh, state: PyTree, params: PyTree) -> PyTree:
   """Returns the shardings of a whole training state.
 
   Trees with the structure of the parameters (their average, the optimiser's

@@ -67,7 +67,7 @@ class _Rows:
   def __init__(self, path: Path):
     self.path = path
     self._file = path.open('a')
-    self._last: dict[str, Any] = {}
+    self._last: dict[str, float | None] = {}
     self._place = 0  # Offset of the last row in the file.
 
   def write(self, step: int, values: Mapping[str, float]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import optax
 
-from textdiffusion.core.types import PyTree, UserError
+from textdiffusion.core.types import Array, PyTree, UserError
 from textdiffusion.core.validation import check_fields
 
 
@@ -120,7 +120,7 @@ class Optimizer(NamedTuple):
 
 def build_optimizer(config: OptimizerConfig, total_steps: int) -> Optimizer:
   """Builds clipping, Adam, decoupled weight decay and the schedule."""
-  parts: list[Any] = []
+  parts: list[optax.GradientTransformation] = []
   if config.clip:
     parts.append(optax.clip_by_global_norm(config.clip))
   parts.append(optax.scale_by_adam(config.b1, config.b2, config.eps))
@@ -167,9 +167,9 @@ def _grouped(config: OptimizerConfig) -> optax.GradientTransformation:
     return optax.EmptyState()
 
   def update(
-    updates: PyTree, state: Any, params: PyTree = None
-  ) -> tuple[PyTree, Any]:
-    def scaled(path: tuple[Any, ...], update: Any, param: Any) -> Any:
+    updates: PyTree, state: optax.OptState, params: PyTree = None
+  ) -> tuple[PyTree, optax.OptState]:
+    def scaled(path: tuple[Any, ...], update: Array, param: Array) -> Array:
       _, ratio, decay = settings(path)
       return ratio * (update + decay * param if decay else update)
 

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Int
 
 from textdiffusion.core.keys import check_seed
 from textdiffusion.core.types import Array, Key, PyTree, UserError
@@ -78,21 +79,21 @@ class TrainState(NamedTuple):
   """The state of training.
 
   Attributes:
-    step: [] steps taken, skipped ones included.
+    step: steps taken, skipped ones included.
     params: parameters.
     ema: averaged parameters, which evaluation and sampling use.
     opt_state: state of the optimiser.
-    skipped: [] steps whose loss or gradient was not finite.
-    bad_streak: [] current number of such steps in a row.
+    skipped: steps whose loss or gradient was not finite.
+    bad_streak: current number of such steps in a row.
     method_state: state of the method, () where it has none.
   """
 
-  step: Array
+  step: Int[Array, '']
   params: PyTree
   ema: PyTree
   opt_state: PyTree
-  skipped: Array
-  bad_streak: Array
+  skipped: Int[Array, '']
+  bad_streak: Int[Array, '']
   method_state: PyTree = ()
 
   @property

@@ -1,12 +1,13 @@
 """The training step, as a pure function and compiled for a mesh."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
+from jaxtyping import Float, Shaped
 
 from textdiffusion.core.keys import row_keys, strata, stream
 from textdiffusion.core.types import Array, Batch, Key, PyTree
@@ -30,7 +31,7 @@ from textdiffusion.training.mesh import (
 from textdiffusion.training.optim import Optimizer
 from textdiffusion.training.state import TrainConfig, TrainState, init_state
 
-Metrics = dict[str, Array]
+Metrics = dict[str, Shaped[Array, '']]
 # (state, batch, trained parameters of the other models) -> (state, metrics)
 TrainStep = Callable[..., tuple[TrainState, Metrics]]
 # The method and the network of a teacher or a reference.
@@ -67,7 +68,7 @@ def make_train_step(
   """
   needs, others = method.needs, others or {}
 
-  def weighted_sum(part: Batch, x: Array) -> Array:
+  def weighted_sum(part: Batch, x: Shaped[Array, 'B L']) -> Shaped[Array, '']:
     counts = part.segments > 0 if needs.given.is_counted else part.is_counted
     if part.weights is not None:
       # Selected rather than only multiplied, as a loss of weight 0 may be inf.
@@ -86,8 +87,8 @@ def make_train_step(
     trained: Mapping[str, Trained],
     key: Key,
     part: Batch,
-    count: Array,
-  ) -> tuple[Array, tuple[Metrics, Metrics]]:
+    count: Float[Array, ''],
+  ) -> tuple[Float[Array, ''], tuple[Metrics, dict[str, Array]]]:
     dropout = jax.random.fold_in(stream(key, 'dropout'), part.rows[0])
     view = batch_view(network, params, part, dropout)
     student: Model = bind(method, network, Trained(params, method_state), view)
@@ -107,7 +108,7 @@ def make_train_step(
 
   def step(
     state: TrainState,
-    batch: dict[str, Array],
+    batch: dict[str, Shaped[Array, 'B ...']],
     trained: Mapping[str, Trained] | None = None,
   ) -> tuple[TrainState, Metrics]:
     key = jax.random.fold_in(
@@ -152,8 +153,8 @@ class JittedStep(NamedTuple):
     state: shapes and shardings of the state.
   """
 
-  step: Any
-  init: Any
+  step: jax.stages.Wrapped
+  init: jax.stages.Wrapped
   state: TrainState
 
 
@@ -180,7 +181,7 @@ def jit_train_step(
   pure = make_train_step(method, network, optimizer, config)
 
   def step(
-    state: TrainState, batch: dict[str, Array]
+    state: TrainState, batch: dict[str, Shaped[Array, 'B ...']]
   ) -> tuple[TrainState, Metrics]:
     state, metrics = pure(state, batch)
     return state, {**metrics, 'stop': batch['stop'].max()}
@@ -207,8 +208,8 @@ def _random_block(key: Key, whole: Batch, size: int) -> Batch:
 
 
 def _accumulated(
-  value: Callable[[Batch], Any], whole: Batch, parts: int
-) -> tuple[Any, Metrics]:
+  value: Callable[[Batch], PyTree], whole: Batch, parts: int
+) -> tuple[PyTree, dict[str, Array]]:
   """Computes a batch in equal parts, one after another.
 
   Args:
@@ -226,11 +227,11 @@ def _accumulated(
     whole,
   )
 
-  def of_part(part: Batch) -> tuple[Any, Metrics]:
+  def of_part(part: Batch) -> tuple[PyTree, dict[str, Array]]:
     (loss, (terms, per_token)), grads = value(part)
     return (loss, terms, grads), per_token
 
-  def add(total: Any, part: Batch) -> tuple[Any, Metrics]:
+  def add(total: PyTree, part: Batch) -> tuple[PyTree, dict[str, Array]]:
     fresh, per_token = of_part(part)
     return jax.tree.map(jnp.add, total, fresh), per_token
 
@@ -246,7 +247,7 @@ def _accumulated(
 def _updated(
   state: TrainState,
   method_state: PyTree,
-  loss: Array,
+  loss: Float[Array, ''],
   terms: Metrics,
   grads: PyTree,
   optimizer: Optimizer,
@@ -257,7 +258,7 @@ def _updated(
   Args:
     state: the state before the step.
     method_state: the method state after the step.
-    loss: [] mean loss.
+    loss: mean loss.
     terms: named terms of the loss.
     grads: gradients of the loss.
     optimizer: the optimiser.

@@ -180,7 +180,11 @@ def _move_aside(path: Path) -> None:
 
 
 def _prepare(
-  path: Path, workdir: str, run: Run, resume: bool, complete: Any
+  path: Path,
+  workdir: str,
+  run: Run,
+  resume: bool,
+  complete: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> None:
   """Checks and writes the JSON files of a folder that this process owns."""
   saved = path / 'config.json'
@@ -302,7 +306,7 @@ def complete_steps(folder: Path) -> list[int]:
   return [int(p.name) for p in folder.iterdir() if p.name.isdecimal()]
 
 
-def _differences(old: Any, new: Any, name: str) -> list[tuple[str, str]]:
+def _differences(old: object, new: object, name: str) -> list[tuple[str, str]]:
   """Returns (dotted name, `name: old -> new`) for every leaf that differs."""
   if isinstance(old, dict) and isinstance(new, dict):
     return [

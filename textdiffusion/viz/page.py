@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from textdiffusion.core.types import UserError
 
@@ -45,7 +44,7 @@ def escape(text: str) -> str:
   return html.escape(_UNSEEN.sub(sign, text))
 
 
-def embed(data: Any) -> str:
+def embed(data: object) -> str:
   """Returns JSON that is safe inside a script element, whatever the text.
 
   Raises:
@@ -60,7 +59,7 @@ def embed(data: Any) -> str:
 def page(
   title: str,
   body: str,
-  data: Mapping[str, Any],
+  data: Mapping[str, object],
   scripts: Sequence[str] = (),
   styles: Sequence[str] = (),
 ) -> str:

@@ -100,12 +100,12 @@ CHARTS = (
 
 def report_html(
   title: str,
-  metrics: Sequence[Mapping[str, Any]],
-  summary: Mapping[str, Any],
+  metrics: Sequence[Mapping[str, object]],
+  summary: Mapping[str, object],
   samples: Sequence[str] = (),
   infills: Sequence[Infill] = (),
-  settings: Mapping[str, Any] | None = None,
-  environment: Mapping[str, Any] | None = None,
+  settings: Mapping[str, object] | None = None,
+  environment: Mapping[str, object] | None = None,
   traces: Sequence[Trace] = (),
   rules: Mapping[str, Sequence[tuple[str, float]]] | None = None,
   links: Mapping[str, str] | None = None,
@@ -150,7 +150,7 @@ def report_html(
   body += '\n'.join(
     f'<h2 id="{name}">{head}</h2>\n{inner}' for name, head, inner in shown
   )
-  data: dict[str, Any] = {}
+  data: dict[str, object] = {}
   scripts = []
   if curves:
     data['metrics'] = curves
@@ -171,9 +171,9 @@ def _number(value: Any) -> float | None:
 
 
 def _curves(
-  metrics: Sequence[Mapping[str, Any]],
+  metrics: Sequence[Mapping[str, object]],
   rules: Mapping[str, Sequence[tuple[str, float]]],
-) -> list[dict[str, Any]]:
+) -> Sequence[Mapping[str, object]]:
   """Returns the data of report.js, one entry for each chart that has points.
 
   A point is [step, value, standard error or 0, smoothed value or null].
@@ -242,13 +242,13 @@ def thinned(values: Sequence[float], limit: int = MAX_POINTS) -> list[int]:
   return sorted(kept)
 
 
-def _charts(curves: Sequence[Mapping[str, Any]]) -> str:
+def _charts(curves: Sequence[Mapping[str, object]]) -> str:
   if not curves:
     return ''
   return '<section class="charts" id="charts"></section>'
 
 
-def _skipped(metrics: Sequence[Mapping[str, Any]]) -> str:
+def _skipped(metrics: Sequence[Mapping[str, object]]) -> str:
   """Returns a remark on the number of skipped updates, '' if it is 0."""
   counts = [_number(row.get('skipped')) for row in metrics]
   skipped = int(max((count for count in counts if count), default=0))
@@ -261,7 +261,7 @@ def _skipped(metrics: Sequence[Mapping[str, Any]]) -> str:
   )
 
 
-def _figures(summary: Mapping[str, Any]) -> str:
+def _figures(summary: Mapping[str, object]) -> str:
   cells = ''
   for name, given in summary.items():
     figure = given if isinstance(given, Figure) else Figure(_in_words(given))
@@ -273,7 +273,7 @@ def _figures(summary: Mapping[str, Any]) -> str:
   return f'<dl class="figures">{cells}</dl>\n' if cells else ''
 
 
-def _in_words(value: Any) -> str:
+def _in_words(value: object) -> str:
   """Formats a number for display; anything else becomes text."""
   number = _number(value)
   if number is None or isinstance(value, str):
@@ -362,7 +362,7 @@ def _card(inner: str, name: str = '') -> str:
   return f'<figure class="card">{label}<pre>\n{inner}</pre></figure>'
 
 
-def _tables(tree: Mapping[str, Any]) -> str:
+def _tables(tree: Mapping[str, object]) -> str:
   """Returns one table, in which a nested mapping is a group of rows."""
   if not tree:
     return ''
@@ -396,11 +396,11 @@ def _tables(tree: Mapping[str, Any]) -> str:
   )
 
 
-def _type_of(tree: Mapping[str, Any]) -> str:
+def _type_of(tree: Mapping[str, object]) -> str:
   return str(tree.get('type', '')).rpartition('.')[2]
 
 
-def _flat(tree: Mapping[str, Any], name: str = '') -> list[tuple[str, str]]:
+def _flat(tree: Mapping[str, object], name: str = '') -> list[tuple[str, str]]:
   """Flattens nested JSON to (dotted name, value).
 
   The `type` of a mapping becomes the value of the mapping's own name.
@@ -417,7 +417,7 @@ def _flat(tree: Mapping[str, Any], name: str = '') -> list[tuple[str, str]]:
   return rows
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
   if isinstance(value, (list, tuple)):
     return ', '.join(map(_shown, value)) or '–'
   if value is None or value == '':

@@ -1,7 +1,6 @@
 """Turns samples that kept their trace into traces to display."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +14,7 @@ def traces_of(
   samples: Samples,
   canvas: Canvas,
   tokenizer: Tokenizer,
-  settings: Mapping[str, Any] | None = None,
+  settings: Mapping[str, object] | None = None,
   title: str = 'sample',
 ) -> list[Trace]:
   """Returns one trace per row.

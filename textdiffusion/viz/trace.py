@@ -48,7 +48,7 @@ class Trace:
   is_given: Sequence[bool]
   times: Sequence[float]
   title: str = ''
-  settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
   ids: Sequence[Sequence[int]] | None = None
   text: str | None = None
 
@@ -76,7 +76,7 @@ class Trace:
         raise UserError(f'times[{i}]={time} of a trace is not finite')
 
 
-def to_json(trace: Trace) -> dict[str, Any]:
+def to_json(trace: Trace) -> dict[str, object]:
   """Encodes a trace as its first frame and the changes in each later frame.
 
   `first` is a flat list of [code, confidence] for every place. An entry of
@@ -119,7 +119,7 @@ def to_json(trace: Trace) -> dict[str, Any]:
       ]
     )
     last = row
-  data: dict[str, Any] = {
+  data: dict[str, object] = {
     'title': trace.title,
     'settings': [[str(k), str(v)] for k, v in trace.settings.items()],
     'pieces': [piece for piece, _ in table],
@@ -135,7 +135,7 @@ def to_json(trace: Trace) -> dict[str, Any]:
   return data
 
 
-def player_data(traces: Sequence[Trace]) -> dict[str, Any]:
+def player_data(traces: Sequence[Trace]) -> dict[str, object]:
   """Returns the data of trace.js, which the page holds under `traces`."""
   return {'traces': [to_json(trace) for trace in traces], 'ramps': RAMPS}
 
