@@ -37,7 +37,7 @@ from textdiffusion.nn.transformer import Transformer, TransformerConfig
 from textdiffusion.nn.wrappers import WithParams
 from textdiffusion.objectives.base import Loss, Models
 from textdiffusion.objectives.nelbo import Nelbo, masked_bound
-from textdiffusion.processes.bridge import possible
+from textdiffusion.processes.bridge import restricted_posterior
 from textdiffusion.processes.neighbors import (
   Graph,
   following,
@@ -126,7 +126,9 @@ def test_a_process_is_never_stale():
 def test_a_learnt_process_is_that_of_the_bound_parameters():
   """With its gradient."""
   schedule = PolynomialPerToken(jnp.ones(STATES))
-  method = method_of(VectorAbsorbing(schedule, STATES, STATES - 1), possible)
+  method = method_of(
+    VectorAbsorbing(schedule, STATES, STATES - 1), restricted_posterior
+  )
   init = lambda key: {'power': learnable(1.3, STATES)}
   network = WithParams(Transformer(CONFIG, STATES), init)
   params = network.init(KEY)

@@ -25,7 +25,7 @@ from textdiffusion.core.types import (
   Transition,
   X,
 )
-from textdiffusion.nn.chunks import by_chunks
+from textdiffusion.nn.chunks import map_chunks
 from textdiffusion.nn.network import Network, Structure, View
 from textdiffusion.processes.bridge import TokenProcess, denoised_at_end
 
@@ -222,7 +222,7 @@ def map_tokens(
     x, t, *rows = parts
     return loss(model.read(hidden, x, t), *rows)
 
-  return by_chunks(of_chunk, hidden, (x, t, *rows), model._chunk_size)
+  return map_chunks(of_chunk, hidden, (x, t, *rows), model._chunk_size)
 
 
 def token_losses(

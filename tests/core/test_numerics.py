@@ -10,14 +10,14 @@ from jax.extend import random as jax_random
 from textdiffusion.core.numerics import (
   distinct,
   draw,
-  exp_gap,
+  exp_minus_linear,
   expect,
   fine_uniform,
   flip,
   largest_normals,
+  linear_minus_log,
   log1m_exp,
   log_add,
-  log_gap,
   log_one_hot,
   match_ranks,
   one_minus_exp,
@@ -237,8 +237,10 @@ def test_gaps_keep_relative_precision_near_zero():
   x = np.float32(10.0) ** np.arange(-18, 2)
   wide = x.astype(np.float128)
   with jax.enable_x64(False):
-    below = log_gap(-jnp.minimum(x, 0.9))
-    gap = jnp.stack([exp_gap(x), exp_gap(-x), log_gap(x), below])
+    below = linear_minus_log(-jnp.minimum(x, 0.9))
+    gap = jnp.stack(
+      [exp_minus_linear(x), exp_minus_linear(-x), linear_minus_log(x), below]
+    )
     assert gap.dtype == jnp.float32
   want = [np.expm1(y) - y for y in (wide, -wide)]
   want += [
@@ -248,8 +250,8 @@ def test_gaps_keep_relative_precision_near_zero():
   # Below 1e-6, where even these cancel: the leading term.
   want = np.where(x < 1e-6, wide**2 / 2, want).astype(float)
   np.testing.assert_allclose(gap, want, rtol=1e-5)
-  assert exp_gap(jnp.array(-jnp.inf)) == jnp.inf
-  assert exp_gap(jnp.zeros(())) == log_gap(jnp.zeros(())) == 0
+  assert exp_minus_linear(jnp.array(-jnp.inf)) == jnp.inf
+  assert exp_minus_linear(jnp.zeros(())) == linear_minus_log(jnp.zeros(())) == 0
 
 
 def test_largest_normals_and_distinct_ids():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.golden.case import Case, close
-from textdiffusion.schedules.adaptive import empty_history, no_losses, refit
+from textdiffusion.schedules.adaptive import empty_history, empty_moments, refit
 from textdiffusion.schedules.variances import SquareRoot
 
 pytestmark = pytest.mark.usefixtures('x64')
@@ -67,7 +67,7 @@ LEFT_OUT = dict.fromkeys(
 def test_second_moment():
   g = Case('diffuseq', 'lossaware_sampler', 'ts losses')
   size = g.settings['num_timesteps']
-  state = no_losses(size, g.settings['history_per_term'])
+  state = empty_moments(size, g.settings['history_per_term'])
   np.testing.assert_array_equal(state.probs(), 1 / size)
   state = state.add(jnp.asarray(g['ts']), jnp.asarray(g['losses']))
   p = state.probs(g.settings['uniform_prob'])

@@ -15,7 +15,7 @@ from tests.golden.case import close, equal, number
 from textdiffusion.core.numerics import log_one_hot, pytree
 from textdiffusion.core.types import Array, Posterior, Time
 from textdiffusion.objectives.flow_matching import flow_bound
-from textdiffusion.processes.bridge import possible
+from textdiffusion.processes.bridge import restricted_posterior
 from textdiffusion.processes.rank_one import RankOne, absorbing, uniform
 from textdiffusion.samplers.flow import flow
 from textdiffusion.schedules.noise import (
@@ -116,7 +116,7 @@ def test_loss():
     close(flow_bound(plain, x0, Posterior(raw), z_mask, t), official)
     # Here it can do neither, and what that wasted is saved.
     masked = absorbing(size + 1, size, Power(n))
-    own = possible(masked, jnp.asarray(raw), z_mask, t)
+    own = restricted_posterior(masked, jnp.asarray(raw), z_mask, t)
     mine = flow_bound(masked, x0, own, z_mask, t)
     is_masked = z_mask == size
     here = jnp.take_along_axis(

@@ -142,7 +142,7 @@ def model_of(method, table):
 
     def apply(params, x, t, view):
       logits = x[..., :size] @ params.T
-      return logits @ params / 9 if features.says == 'features' else logits
+      return logits @ params / 9 if features.predicts == 'features' else logits
 
   network = Lookup(apply, embedder_of=embedder_of)
   process, facts = method.process, Facts()

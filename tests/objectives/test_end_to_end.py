@@ -27,10 +27,10 @@ KEY, SIZE, STEPS = jax.random.key(0), 7, 20
 PROCESS = VariancePreserving(tabulated(SquareRoot(), STEPS))
 
 
-def made(table, kind=X0, says=None, **kwargs):
+def made(table, kind=X0, predicts=None, **kwargs):
   """(objective, models) of a table of embeddings [K, D]."""
   models = student(
-    lambda x, t: kind(says(x, t) if says else 0.1 * x),
+    lambda x, t: kind(predicts(x, t) if predicts else 0.1 * x),
     PROCESS,
     embedder=TableEmbedder(table),
   )
@@ -111,8 +111,8 @@ def test_positions_are_absorbed_as_noise_grows():
   in 40,000. A given token is no target, but noisy sources stay."""
   seen = []
   table = jax.random.normal(KEY, (SIZE, 3))
-  says = lambda x, t: seen.append((x, t)) or 0.1 * x
-  objective, model = made(table, says=says, absorb=0.5)
+  predicts = lambda x, t: seen.append((x, t)) or 0.1 * x
+  objective, model = made(table, predicts=predicts, absorb=0.5)
   batch = rows(4000)
   objective(model, KEY, batch)
   x, t = seen[0]

@@ -18,7 +18,7 @@ from textdiffusion.objectives.flow_matching import (
   flow_bound,
 )
 from textdiffusion.objectives.nelbo import masked_bound, rate_bound
-from textdiffusion.processes.bridge import possible
+from textdiffusion.processes.bridge import restricted_posterior
 from textdiffusion.processes.rank_one import absorbing, uniform
 from textdiffusion.samplers.flow import flow
 from textdiffusion.schedules import grids
@@ -53,7 +53,7 @@ def test_of_a_mask_source_it_is_the_masked_bound(mask_id):
 
     @jax.jit
     def loss(raw, bound=bound):
-      nats = bound(process, x0, possible(process, raw, z, t), z, t)
+      nats = bound(process, x0, restricted_posterior(process, raw, z, t), z, t)
       return nats.sum(), nats
 
     (_, nats), grad = jax.value_and_grad(loss, has_aux=True)(raw)
@@ -105,7 +105,7 @@ def test_each_bound_bounds_the_law_of_its_own_sampler(name):
 
   def head_of(z, t):
     mixed = 0.5 * table[z[0], z[1]] + law.posterior(z, t).logits
-    return possible(process, mixed, z, t)
+    return restricted_posterior(process, mixed, z, t)
 
   grid = jnp.sin(jnp.pi / 2 * grids.uniform(300)) ** 2
   place = (law.ids * size ** jnp.arange(2)[None, ::-1]).sum(-1)
@@ -135,7 +135,7 @@ def test_the_posterior_is_the_optimum(loss, name):
   weights = jax.nn.softmax(joint + law.log_p)
 
   def expected(raw):
-    head = possible(process, raw, z, t)
+    head = restricted_posterior(process, raw, z, t)
     each = jax.vmap(lambda x0: loss(process, x0, head, z, t).sum())(law.ids)
     return jnp.where(
       weights > 0, weights * jnp.where(weights > 0, each, 0), 0
@@ -182,7 +182,9 @@ def test_float32_is_near_float64_and_has_finite_gradients(loss, name):
     time = jnp.asarray(t, dtype)
 
     def of(raw):
-      nats = loss(process, x_, possible(process, raw, z_, time), z_, time)
+      nats = loss(
+        process, x_, restricted_posterior(process, raw, z_, time), z_, time
+      )
       return nats[:, :-1].sum(), nats
 
     (_, nats), grad = jax.jit(jax.value_and_grad(of, has_aux=True))(raw)
@@ -208,7 +210,7 @@ def test_prompts_are_prefixes_of_a_share_of_the_rows():
   def denoise(x, t):
     told.append((x, t))
     raw = jnp.zeros((*x.shape, 5))
-    return possible(process, raw, x, t)
+    return restricted_posterior(process, raw, x, t)
 
   objective = FlowMatching(flow_bound, prompt_rate=0.3)
   call = jax.jit(
@@ -236,7 +238,7 @@ def test_gradients_with_prompts_are_finite():
   ids = jax.random.randint(KEY, (8, 4), 0, 5)
 
   def loss(raw):
-    denoise = lambda x, t: possible(process, raw[x], x, t)
+    denoise = lambda x, t: restricted_posterior(process, raw[x], x, t)
     objective = FlowMatching(flow_bound, prompt_rate=1.0)
     return objective(student(denoise, process), KEY, batch_of(ids))[0].sum()
 

@@ -51,7 +51,7 @@ from textdiffusion.processes.rank_one import absorbing, uniform
 from textdiffusion.processes.variance_preserving import VariancePreserving
 from textdiffusion.processes.vector import VectorAbsorbing
 from textdiffusion.schedules import times
-from textdiffusion.schedules.adaptive import LeastNoise, no_losses
+from textdiffusion.schedules.adaptive import SmallestTime, empty_moments
 from textdiffusion.schedules.noise import (
   Cosine,
   Linear,
@@ -281,11 +281,11 @@ def test_the_curriculum_gives_the_time_of_as_much_signal():
 def test_times_that_training_chooses():
   """Those drawn by loss, and those from the least noise on."""
   spy, objective = Spy(*HEADS['x0'], NOISE), EndToEnd(STEPS)
-  state = no_losses(STEPS, 2)
+  state = empty_moments(STEPS, 2)
   models, want = spy.with_state(state), state.draw(jnp.asarray(U))[0]
   _, calls = spy.run(lambda: objective(models, KEY, batch_of()))
   assert_times(calls, [(np.asarray(want).reshape(-1, 1) + 1) / STEPS])
-  models = spy.with_state(LeastNoise(jnp.asarray(0.5)))
+  models = spy.with_state(SmallestTime(jnp.asarray(0.5)))
   _, calls = spy.run(lambda: objective(models, KEY, batch_of()))
   half = np.floor((0.5 + 0.5 * U) * STEPS)[:, None]
   assert_times(calls, [(half + 1) / STEPS])

@@ -9,7 +9,7 @@ import pytest
 from textdiffusion.schedules.adaptive import (
   LossHistory,
   empty_history,
-  no_losses,
+  empty_moments,
   refit,
 )
 from textdiffusion.schedules.variances import SquareRoot
@@ -75,7 +75,7 @@ def test_history_counts_tokens_wherever_they_stand_in_a_batch():
 
 def test_second_moments_weigh_times_without_bias():
   """By enumeration: sum of p times weight times loss is the even mean."""
-  state = no_losses(6, kept=2)
+  state = empty_moments(6, kept=2)
   losses = jnp.asarray([0.1, 3.0, 1.0, 0.5, 2.0, 0.0])
   half = state.add(jnp.arange(6), losses)
   np.testing.assert_array_equal(half.probs(), 1 / 6)  # not all have two
@@ -92,7 +92,7 @@ def test_second_moments_weigh_times_without_bias():
   mean = (jnp.asarray(losses)[index] * weight).mean()
   np.testing.assert_allclose(mean, losses.mean(), rtol=1e-3)
   # No loss at all: even.
-  none = no_losses(3, 1).add(jnp.arange(3), jnp.zeros(3))
+  none = empty_moments(3, 1).add(jnp.arange(3), jnp.zeros(3))
   np.testing.assert_allclose(none.probs(), 1 / 3, rtol=1e-12)
 
 

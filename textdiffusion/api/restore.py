@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from textdiffusion import config as config_lib
 from textdiffusion.core.types import UserError
 from textdiffusion.data import tokenizers
-from textdiffusion.data.pipeline import refuse_other
+from textdiffusion.data.pipeline import check_same_tokenizer
 from textdiffusion.methods.method import Method
 from textdiffusion.model import Trained
 from textdiffusion.nn.network import Network
@@ -76,7 +76,7 @@ def restore(
       return _restored(path, overrides, config)
     except checkpoint.Vanished:
       # A run that trains there removed it; `located` has the newest one.
-      if checkpoint.located(path)[1] is not None:
+      if checkpoint.find_checkpoints(path)[1] is not None:
         raise
 
 
@@ -92,7 +92,7 @@ def _restored(
       raise UserError(
         f'{path} holds another {name} than is asked for: leave {name} as saved'
       )
-  refuse_other(config.data.tokenizer, tokenizer)
+  check_same_tokenizer(config.data.tokenizer, tokenizer)
   counts = loaded.run.data.get('token_counts')
   method, network = config_lib.build(config, tokenizer, counts)
   mesh = make_mesh(config.mesh)

@@ -148,7 +148,7 @@ def poisson_kl(
   )
 
 
-def exp_gap(x: Float[Array, '*shape']) -> Float[Array, '*shape']:
+def exp_minus_linear(x: Float[Array, '*shape']) -> Float[Array, '*shape']:
   """Returns exp(x) - 1 - x >= 0, precisely also near 0; inf at -inf."""
   near = jnp.abs(x) < 0.1
   small, large = jnp.where(near, x, 0.0), jnp.where(near, 1.0, x)
@@ -158,7 +158,7 @@ def exp_gap(x: Float[Array, '*shape']) -> Float[Array, '*shape']:
   return jnp.where(near, small**2 / 2 * series, jnp.expm1(large) - large)
 
 
-def log_gap(x: Float[Array, '*shape']) -> Float[Array, '*shape']:
+def linear_minus_log(x: Float[Array, '*shape']) -> Float[Array, '*shape']:
   """Returns x - log(1 + x) >= 0 for x > -1, precisely also near 0."""
   near = jnp.abs(x) < 0.1
   small, series = jnp.clip(x, -0.1, 0.1), jnp.zeros_like(x)

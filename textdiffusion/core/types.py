@@ -295,7 +295,7 @@ class Features(NamedTuple):
       with the embeddings plus a bias, 'distance' is minus the distance.
     self_condition: whether the network also takes its last estimate of x0. Its
       inputs are then [L, 2 D].
-    says: what the network outputs: features, or token logits ('tokens').
+    predicts: what the network outputs: features, or token logits ('tokens').
     norm: how embeddings are normalised: 'root' to mean square 1 (Dieleman et
       al. 2022), 'layer' to mean 0 and mean square 1, 'unit' to length 1.
   """
@@ -304,7 +304,7 @@ class Features(NamedTuple):
   std: float = 1.0
   rounding: Literal['dot', 'distance'] = 'dot'
   self_condition: bool = False
-  says: Literal['features', 'tokens'] = 'features'
+  predicts: Literal['features', 'tokens'] = 'features'
   norm: Literal['none', 'root', 'layer', 'unit'] = 'none'
 
   @property

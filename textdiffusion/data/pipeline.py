@@ -204,7 +204,7 @@ def open_data(
     multiple = config.tokenizer.multiple
     tokenizer = _tokenizer(config.tokenizer, source).filled(multiple)
   else:
-    refuse_other(config.tokenizer, tokenizer)
+    check_same_tokenizer(config.tokenizer, tokenizer)
   folder = cache_dir() / 'tokens'
 
   texts = f'{source.fingerprint}/{source.reading}'
@@ -401,7 +401,7 @@ def _tokenizer(config: TokenizerConfig, source: Source) -> Tokenizer:
   return trained
 
 
-def refuse_other(config: TokenizerConfig, tokenizer: Tokenizer) -> None:
+def check_same_tokenizer(config: TokenizerConfig, tokenizer: Tokenizer) -> None:
   """Raises UserError if the config describes another tokenizer.
 
   Args:

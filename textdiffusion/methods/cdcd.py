@@ -22,7 +22,7 @@ from textdiffusion.objectives.score_interpolation import (
   InterpolationBound,
   ScoreInterpolation,
 )
-from textdiffusion.processes.variance_preserving import Following
+from textdiffusion.processes.variance_preserving import Fitted
 from textdiffusion.samplers.base import Sampler
 from textdiffusion.samplers.latent import GaussianAncestral
 from textdiffusion.schedules.adaptive import Adaptive, PerPosition, Refits
@@ -83,7 +83,7 @@ class CDCD:
     sigma = jnp.linspace(self.sigma_min, self.sigma_max, self.num_steps)
     alpha = (1 / (1 + sigma**2))[:, None]
     refits = Refits(alpha, self.bins, self.refit_every, self.refit_every)
-    process = Following(PerPosition(alpha))
+    process = Fitted(PerPosition(alpha))
     uses_estimate = self.self_condition is not None
     return Method(
       process=process,
@@ -94,7 +94,10 @@ class CDCD:
       needs=Needs(
         vocab.size,
         features=Features(
-          self.size, self_condition=uses_estimate, says='tokens', norm='root'
+          self.size,
+          self_condition=uses_estimate,
+          predicts='tokens',
+          norm='root',
         ),
       ),
       state=TimeWarp(refits) if self.warp else None,

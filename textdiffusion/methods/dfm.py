@@ -19,7 +19,7 @@ from textdiffusion.objectives.flow_matching import (
   flow_bound,
 )
 from textdiffusion.objectives.nelbo import Nelbo, masked_bound, rank_one_bound
-from textdiffusion.processes.bridge import possible
+from textdiffusion.processes.bridge import restricted_posterior
 from textdiffusion.processes.rank_one import absorbing, uniform
 from textdiffusion.samplers.ancestral import Ancestral
 from textdiffusion.samplers.base import Sampler
@@ -70,7 +70,7 @@ class DFM:
       process=process,
       objective=objective,
       evaluator=evaluator,
-      head=possible,
+      head=restricted_posterior,
       sampler=self.default_sampler,
       needs=Needs(vocab.size),
     )

@@ -27,10 +27,10 @@ from textdiffusion.processes.variance_preserving import VariancePreserving
 from textdiffusion.samplers.base import Sampler
 from textdiffusion.samplers.latent import GaussianAncestral
 from textdiffusion.schedules.adaptive import (
-  LeastNoise,
   SecondMoment,
+  SmallestTime,
+  empty_moments,
   nearest_noise,
-  no_losses,
 )
 from textdiffusion.schedules.variances import (
   SquareRoot,
@@ -161,7 +161,7 @@ class LossByStep:
   history: int
 
   def init(self, facts: Facts) -> SecondMoment:
-    return no_losses(self.num_steps, self.history)
+    return empty_moments(self.num_steps, self.history)
 
   def before_step(
     self, state: SecondMoment, facts: Facts, step: Int[Array, '']
@@ -193,18 +193,21 @@ class NearestNoise:
   process: VariancePreserving
   update_every: int
 
-  def init(self, facts: Facts) -> LeastNoise:
+  def init(self, facts: Facts) -> SmallestTime:
     assert facts.table is not None
     table = jax.lax.stop_gradient(facts.table)
     return nearest_noise(self.process.schedule, table)
 
   def before_step(
-    self, state: LeastNoise, facts: Facts, step: Int[Array, '']
-  ) -> LeastNoise:
+    self, state: SmallestTime, facts: Facts, step: Int[Array, '']
+  ) -> SmallestTime:
     is_due = step % self.update_every == 0
     return jax.lax.cond(is_due, lambda: self.init(facts), lambda: state)
 
   def after_step(
-    self, state: LeastNoise, batch: Batch, terms: dict[str, Float[Array, 'B L']]
-  ) -> LeastNoise:
+    self,
+    state: SmallestTime,
+    batch: Batch,
+    terms: dict[str, Float[Array, 'B L']],
+  ) -> SmallestTime:
     return state

@@ -62,7 +62,10 @@ class FlowLM:
       needs=Needs(
         vocab.size,
         features=Features(
-          self.size, self_condition=uses_estimate, says='tokens', norm='root'
+          self.size,
+          self_condition=uses_estimate,
+          predicts='tokens',
+          norm='root',
         ),
       ),
     )

@@ -16,7 +16,7 @@ from textdiffusion.core.validation import check_fields
 from textdiffusion.methods.method import Method, Needs, mask_of
 from textdiffusion.nn.wrappers import WithParams
 from textdiffusion.objectives.learnt_noise import LearntNoise
-from textdiffusion.processes.bridge import possible
+from textdiffusion.processes.bridge import restricted_posterior
 from textdiffusion.processes.vector import VectorAbsorbing, learnable
 from textdiffusion.samplers.ancestral import Ancestral
 from textdiffusion.samplers.base import Sampler
@@ -51,7 +51,7 @@ class GenMD4:
       process=process,
       objective=LearntNoise(self.t1),
       evaluator=LearntNoise(self.t1, draws=1),
-      head=possible,
+      head=restricted_posterior,
       sampler=self.default_sampler,
       needs=Needs(size, wrap=lambda network: WithParams(network, init)),
     )

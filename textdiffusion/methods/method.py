@@ -58,7 +58,7 @@ class Needs(NamedTuple):
   @property
   def width(self) -> int:
     """Numbers that the network outputs per token."""
-    if self.features is not None and self.features.says == 'features':
+    if self.features is not None and self.features.predicts == 'features':
       return self.features.size
     return self.num_outputs or self.num_states
 

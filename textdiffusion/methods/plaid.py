@@ -75,7 +75,10 @@ class Plaid:
       needs=Needs(
         vocab.size,
         features=Features(
-          self.size, self_condition=uses_estimate, says='tokens', norm='unit'
+          self.size,
+          self_condition=uses_estimate,
+          predicts='tokens',
+          norm='unit',
         ),
         wrap=wrap,
       ),

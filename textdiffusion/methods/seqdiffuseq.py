@@ -19,7 +19,7 @@ from textdiffusion.core.types import (
 from textdiffusion.core.validation import check_fields
 from textdiffusion.methods.diffusion_lm import DiffusionLM
 from textdiffusion.methods.method import Method
-from textdiffusion.processes.variance_preserving import Following
+from textdiffusion.processes.variance_preserving import Fitted
 from textdiffusion.schedules.adaptive import (
   Adaptive,
   PerPosition,
@@ -89,12 +89,12 @@ class SeqDiffuSeq(DiffusionLM):
     alpha = jnp.exp(table.log_alpha[1:])
     start = jnp.broadcast_to(alpha[:, None], (self.num_steps, self.length))
     if not self.adaptive:
-      return self.wired(vocab, Following(table), self.self_condition)
+      return self.wired(vocab, Fitted(table), self.self_condition)
 
     refits = Refits(
       start, self.bins, self.refit_every, self.refit_from, self.keep_first
     )
-    process = Following(PerPosition(start))
+    process = Fitted(PerPosition(start))
     method = self.wired(vocab, process, self.self_condition)
     return method._replace(
       state=LossByPosition(refits, vocab.pad_id),

@@ -16,7 +16,7 @@ from textdiffusion.core.types import Array, PyTree, UserError
 from textdiffusion.nn import layout
 
 
-def by_chunks(
+def map_chunks(
   loss: Callable[..., PyTree], hidden: PyTree, rows: PyTree, size: int
 ) -> PyTree:
   """Computes loss(hidden, rows) for `size` tokens of all rows at a time.

@@ -84,7 +84,7 @@ class Ends(nn.Module):
     if self.features is not None:
       zeros = nn.initializers.zeros_init()
       self.param('rounding_bias', zeros, (self.num_states,))
-      if self.features.says == 'features':
+      if self.features.predicts == 'features':
         size, dtype = self.features.size, cfg.compute_dtype
         return Projection(cfg.d_model, size, dtype, name='outlet')(x)
     if not cfg.tied:
@@ -262,7 +262,7 @@ class Transformer(Network):
     num_states: number of input tokens, K.
     num_outputs: outputs per token; None for `num_states`.
     features: settings of token features if noise is continuous. The network
-      then takes features, and `features.says` selects its output.
+      then takes features, and `features.predicts` selects its output.
   """
 
   config: TransformerConfig
@@ -403,6 +403,6 @@ def flops_per_token(
   sides = 2 * d * num_outputs
   if features is not None:  # Two matrices on each side of the blocks.
     sides += 2 * d * (features.inputs + d)
-    if features.says == 'features':
+    if features.predicts == 'features':
       sides = 2 * d * (features.inputs + 2 * d + features.size)
   return total + sides

@@ -34,7 +34,7 @@ from textdiffusion.processes.variance_preserving import (
   to_velocity,
   to_x0,
 )
-from textdiffusion.schedules.adaptive import LeastNoise, SecondMoment
+from textdiffusion.schedules.adaptive import SecondMoment, SmallestTime
 from textdiffusion.schedules.times import discrete, walk
 
 
@@ -147,7 +147,7 @@ class EndToEnd:
     if self.multi_level:
       t = walk(batch.u, batch.ids.shape[1], self.num_steps)
       return at_rest(t, batch), jnp.ones_like(u)
-    if isinstance(state, LeastNoise):
+    if isinstance(state, SmallestTime):
       u = state.time + (1 - state.time) * u
     return discrete(u, self.num_steps)[1], jnp.ones_like(u)
 
@@ -273,7 +273,10 @@ def target(
 
 
 def with_estimate(
-  model: Model, xt: Float[Array, '... D'], t: Time, is_shown: Bool[Array, '']
+  model: Model,
+  xt: Float[Array, '... D'],
+  t: Time,
+  use_estimate: Bool[Array, ''],
 ) -> Float[Array, '... 2*D']:
   """Appends the network's estimate of x0 to x_t, for self-conditioning.
 
@@ -283,8 +286,8 @@ def with_estimate(
     model: the student.
     xt: [..., D] noisy features.
     t: times that broadcast against the leading axes of `xt`.
-    is_shown: [] bool; if False, zeros take the place of the estimate, without
-      a network call.
+    use_estimate: [] bool; if False, zeros take the place of the estimate,
+      without a network call.
 
   Returns:
     [..., 2 D] inputs.
@@ -296,5 +299,5 @@ def with_estimate(
     x0 = estimate_of(model.process, embedder_of(model), head, xt, t)
     return jax.lax.stop_gradient(x0.value)
 
-  previous_x0 = jax.lax.cond(is_shown, estimate, lambda: blank)
+  previous_x0 = jax.lax.cond(use_estimate, estimate, lambda: blank)
   return jnp.concatenate([xt, previous_x0], -1)

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from textdiffusion.core.numerics import (
-  exp_gap,
+  exp_minus_linear,
+  linear_minus_log,
   log_add,
-  log_gap,
   match_ranks,
   one_hot,
   one_minus_exp,
@@ -72,7 +72,7 @@ def compare_marginals(
   near = lost < 0.5
   far = log_add(log_x, -log_r) - log_add(jnp.zeros(shape, log_r.dtype), -log_r)
   d = jnp.where(near, jnp.log1p(-jnp.where(near, lost, 0.0)), far)
-  noisy = exp_gap(jnp.where(is_clean, 0.0, d)) / kept
+  noisy = exp_minus_linear(jnp.where(is_clean, 0.0, d)) / kept
   kl = jnp.where(is_clean, -d, noisy + spread * jnp.exp(-bounded))
   log_rho = jnp.where(z == x0, -d, -jnp.log1p(jnp.exp(bounded + log_z)))
   return kl, log_rho, log_x, log_z
@@ -126,7 +126,9 @@ def _token_terms_forward(
   log_x = at(x)
   log_z = at(z) if mask_id is None else jnp.where(z == mask_id, -jnp.inf, at(z))
   u = jnp.exp(tokens + (log_r - total)[..., None])
-  spread = jnp.where(one_hot(x, logits.shape[-1]), 0.0, log_gap(u)).sum(-1)
+  spread = jnp.where(
+    one_hot(x, logits.shape[-1]), 0.0, linear_minus_log(u)
+  ).sum(-1)
   return (log_x, log_z, spread), (logits, total, x, z, log_r)
 
 

@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 
 from textdiffusion.core.keys import row_keys
 from textdiffusion.core.numerics import (
-  exp_gap,
+  exp_minus_linear,
+  linear_minus_log,
   log_add,
-  log_gap,
   match_ranks,
   poisson_kl,
 )
@@ -219,7 +219,7 @@ def rank_one_divergence(
     # Either rho is 1 or the weight is 0.
     return kl
   log_alpha = jnp.maximum(p.schedule(t).log_alpha[..., 0], -MAX_LOG_RATIO)
-  return kl + exp_gap(log_rho) * jnp.exp(-log_alpha)
+  return kl + exp_minus_linear(log_rho) * jnp.exp(-log_alpha)
 
 
 class Step(NamedTuple):
@@ -311,7 +311,9 @@ def _jensen_gap(
   smaller, signed_x = jnp.where(is_a, a, b), jnp.where(is_a, -x, x)
   is_near = jnp.abs(signed_x) < 1
   small = jnp.where(is_near, signed_x, 0.0)
-  near = smaller * exp_gap(small) - log_gap(smaller * jnp.expm1(small))
+  near = smaller * exp_minus_linear(small) - linear_minus_log(
+    smaller * jnp.expm1(small)
+  )
   log_term = jnp.where(is_a, jnp.log(a) - x, log_bx)
   product = jnp.where(smaller > 0, smaller * signed_x, 0.0)
   far = log_add(jnp.log1p(-smaller), log_term) - product

@@ -109,7 +109,7 @@ class VariancePreserving:
 
 
 @pytree
-class Following(VariancePreserving):
+class Fitted(VariancePreserving):
   """Noise whose schedule is fitted in training and kept in the method state.
 
   Attributes:

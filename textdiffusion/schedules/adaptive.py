@@ -2,7 +2,7 @@
 
 `Adaptive` is a noise schedule per position (SeqDiffuSeq, Yuan et al. 2024).
 `SecondMoment` draws times more often where the loss is large (Nichol &
-Dhariwal 2021, section 3.3). `LeastNoise` is the smallest useful training time
+Dhariwal 2021, section 3.3). `SmallestTime` is the smallest useful training time
 (DINOISER, Ye et al. 2023).
 
 All are training states: pytrees of arrays, stored in checkpoints and updated by
@@ -262,7 +262,7 @@ class SecondMoment(NamedTuple):
     return index, 1 / (len(p) * p[index])
 
 
-class LeastNoise(NamedTuple):
+class SmallestTime(NamedTuple):
   """The smallest training time.
 
   Attributes:
@@ -272,7 +272,9 @@ class LeastNoise(NamedTuple):
   time: Float[Array, '']
 
 
-def nearest_noise(schedule: Schedule, table: Float[Array, 'K D']) -> LeastNoise:
+def nearest_noise(
+  schedule: Schedule, table: Float[Array, 'K D']
+) -> SmallestTime:
   """Computes the time at which noise reaches the nearest other embedding.
 
   It is the time with 1 - alpha = v / (1 + v), where v is the mean, over
@@ -296,10 +298,10 @@ def nearest_noise(schedule: Schedule, table: Float[Array, 'K D']) -> LeastNoise:
   places = jnp.arange(len(table), dtype=table.dtype)[:, None]
   squares = by_parts(nearest, jnp.concatenate([table, places], -1), len(table))
   v = jnp.maximum(squares.mean() / table.shape[1], 1e-12)
-  return LeastNoise(inverse(schedule, -jnp.log1p(1 / v)))
+  return SmallestTime(inverse(schedule, -jnp.log1p(1 / v)))
 
 
-def no_losses(num_steps: int, kept: int = 10) -> SecondMoment:
+def empty_moments(num_steps: int, kept: int = 10) -> SecondMoment:
   """Returns a state of T steps without losses, which keeps `kept` per step."""
   return SecondMoment(
     jnp.zeros((num_steps, kept)), jnp.zeros(num_steps, jnp.int32)

@@ -389,7 +389,7 @@ def load(path: str, shardings: PyTree = None) -> Loaded:
     UserError: there is no checkpoint to load, or it cannot be read.
     Vanished: the run removed the requested step while it was read.
   """
-  folder, wanted = located(path)
+  folder, wanted = find_checkpoints(path)
   while True:
     there = sorted(complete_steps(folder), reverse=True)
     try:
@@ -414,7 +414,7 @@ def read_checkpoint(path: str) -> tuple[Path, Run, PyTree, PyTree]:
   Raises:
     UserError: there is no such checkpoint, or it cannot be read.
   """
-  folder, wanted = located(path)
+  folder, wanted = find_checkpoints(path)
   steps = complete_steps(folder)
   step = max(steps, default=0) if wanted is None else wanted
   _check_there(folder, wanted, steps)
@@ -475,7 +475,7 @@ def _load_step(
   return Loaded(restored['ema'], step, Run(**restored['run']), folder.parent)
 
 
-def located(path: str) -> tuple[Path, int | None]:
+def find_checkpoints(path: str) -> tuple[Path, int | None]:
   """Finds the checkpoints that a path names.
 
   Args:
