@@ -524,7 +524,7 @@ def test_times_from_where_noise_reaches_embeddings():
   net = network(method)
   state, _ = trained(method, net, batch, fresh=True)
   table = np.asarray(state.params['embedding'])
-  gap = np.square(table[:, None] - table).sum(-1) + 1e9 * np.eye(12)
+  gap = np.square(table[:, None] - table[None]).sum(-1) + 1e9 * np.eye(12)
   v = gap.min(1).mean() / 4
   at = lambda kept: np.exp(method.process.schedule(kept.time).log_1m_alpha[0])
   np.testing.assert_allclose(at(state.method_state), v / (1 + v), rtol=0.05)
