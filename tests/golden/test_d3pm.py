@@ -305,7 +305,7 @@ def test_mdlm_has_it_without_a_matrix():
       times = np.minimum((index + 1) / num_steps, 1 - 1e-4)
       for row, t in enumerate(times):
         s = t - 1 / num_steps
-        kernels = [steps_of(1 - s), steps_of((1 - t) / (1 - s))]
+        kernels = np.stack([steps_of(1 - s), steps_of((1 - t) / (1 - s))])
         process = matrix.from_kernels(
           kernels, np.eye(size)[mask_id], mask_id if subs else None
         )

@@ -53,7 +53,9 @@ class Curriculum:
   largest: int = 0
   estimand: Estimand = 'surrogate'
 
-  def temperature(self, step: Int[Array, '*shape']) -> Float[Array, '*shape']:
+  def temperature(
+    self, step: Int[Array, '*shape'] | int
+  ) -> Float[Array, '*shape']:
     """Returns the temperature at a training step."""
     first, last = self.log10_temperature
     span = max(self.steps - self.anneal_from, 1)

@@ -8,7 +8,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from textdiffusion.core.numerics import (
   exp_minus_linear,
@@ -115,7 +115,7 @@ def _token_terms_forward(
   log_r: Float[Array, '*B L'],
 ) -> tuple[
   tuple[Float[Array, '*B L'], Float[Array, '*B L'], Float[Array, '*B L']],
-  tuple[Array, ...],
+  tuple[Shaped[Array, '...'], ...],
 ]:
   """Returns the outputs of `_token_terms`, and the values to store."""
   tokens = without_mask(mask_id, logits)
@@ -133,7 +133,9 @@ def _token_terms_forward(
 
 
 def _token_terms_backward(
-  mask_id: int | None, kept: tuple[Array, ...], cotangents: tuple[Array, ...]
+  mask_id: int | None,
+  kept: tuple[Shaped[Array, '...'], ...],
+  cotangents: tuple[Array, ...],
 ) -> tuple[Array | None, ...]:
   """Returns the gradients of logits and log_r; ids have none."""
   logits, total, x, z, log_r = kept
