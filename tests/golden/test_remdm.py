@@ -86,7 +86,8 @@ def stepped(g, config, s, t, monkeypatch, head=None):
   s, t = (jnp.full(g['xt'].shape, time) for time in (s, t))
   with monkeypatch.context() as patch:
     patch.setattr(remask, 'draw_rows', argmax)
-    after = config.step(None, model, chain, s, t)
+    unused = jax.random.split(jax.random.key(0), len(chain.x))
+    after = config.step(unused, model, chain, s, t)
   return probs(seen[0]), after
 
 
