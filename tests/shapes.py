@@ -13,15 +13,15 @@ from typing import Any, Union
 
 import beartype
 import jax
+import jaxtyping
 import numpy as np
-from jaxtyping import AbstractArray, install_import_hook
 
 ARRAYS = Union[jax.Array, np.ndarray, np.generic]  # noqa: UP007
 
 
 def widened(hint: Any) -> Any:
   """Returns the hint for JAX and NumPy arrays alike; None if it names none."""
-  if isinstance(hint, type) and issubclass(hint, AbstractArray):
+  if isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray):
     return hint.dtype[ARRAYS, hint.dim_str]
   parts = typing.get_args(hint)
   new = [widened(part) for part in parts]
@@ -47,4 +47,19 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def check() -> None:
   """Checks all modules that are imported from now on."""
-  install_import_hook('textdiffusion', 'tests.shapes.checked')
+  wrap = jaxtyping.jaxtyped
+
+  def jaxtyped(*, typechecker: Any) -> Callable[[Any], Any]:
+    # Others are left as they are, since the wrapper of a function costs time.
+    return lambda made: (
+      wrap(made, typechecker=typechecker) if is_checked(made) else made
+    )
+
+  jaxtyping.jaxtyped = jaxtyped  # what the hook puts around each definition
+  jaxtyping.install_import_hook('textdiffusion', 'tests.shapes.checked')
+
+
+def is_checked(made: Any) -> bool:
+  """Returns whether a function or a class has annotations with arrays."""
+  hints = getattr(made, '__annotations__', {})
+  return any(widened(hint) is not None for hint in hints.values())
