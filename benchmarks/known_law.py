@@ -101,7 +101,7 @@ RATES = (1e-3, 2e-3, 4e-3)
 GRIDS = (4, 8, 16, 32, 64, 128, 256)
 SCALES = {
   'smoke': Scale(1, 32, 2, 16, 16, 400, 32, 4, 16, (2e-3,), 16, (4, 8)),
-  'cpu': Scale(3, 128, 4, 6000, 128, 200_000, 4096, 64, 64, RATES, 2048, GRIDS),
+  'cpu': Scale(3, 128, 4, 4000, 128, 200_000, 4096, 64, 64, RATES, 2048, GRIDS),
   # Reading 128 short rows takes as long as a step; more would wait for data.
   'gpu': Scale(
     3, 128, 4, 6000, 128, 200_000, 4096, 64, 512, RATES, 2048, GRIDS
