@@ -248,10 +248,10 @@ def run(name: str, task: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 class Published(LatentSampler):
-  """DDIM with the stride published with DiffuSeq.
+  """DDIM as in the released code of DiffuSeq.
 
-  It uses the times of the coarse grid but the coefficients of one step of the
-  fine grid.
+  It visits every k-th of the T training times, but each step has the
+  coefficients of a step by 1 / T.
   """
 
   def reverse(self, process: Any, x0: Any, carry: Any, s: Any, t: Any) -> Any:

@@ -115,9 +115,10 @@ class Model(abc.ABC):
   """A process and a trained reverse of it.
 
   Attributes:
-    process: the forward process as it is now; None for autoregression.
-    view: what else the network takes.
-    facts: learnt and remembered values beside the network.
+    process: the forward process, with its schedule as trained so far; None for
+      autoregression.
+    view: inputs of the network beside tokens and time, such as segments.
+    facts: trained values outside the network, such as a fitted schedule.
   """
 
   if TYPE_CHECKING:  # fields of some subclasses, properties of others

@@ -218,7 +218,11 @@ def _parse_node(hint: Any, text: str, name: str) -> Any:
 
 
 def _value(hint: Any, tree: ast.expr, name: str) -> Any:
-  """Returns the value of an expression for a field of type `hint`."""
+  """Returns the value of an expression for a field of type `hint`.
+
+  Raises:
+    UserError: it does not fit; the message names the field, `name`.
+  """
   if typing.get_origin(hint) is tuple and not isinstance(
     tree, ast.Tuple | ast.List
   ):

@@ -117,10 +117,15 @@ def _visit(
 
 
 def _trips(bodies: dict[str, list[str]], line: str) -> int:
-  """Returns the trip count of a `while` loop.
+  """Returns the trip count of a `while` loop, 1 if it cannot be found.
 
   It is the count known to the compiler, or else the bound in the condition
-  divided by the step that the body adds to the counter, which begins at 0.
+  divided by the step that the body adds to the counter, which is taken to begin
+  at 0.
+
+  Args:
+    bodies: lines of each computation, by its name.
+    line: the line of the `while`.
   """
   known = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
   if known:
@@ -161,7 +166,13 @@ def _added(body: list[str], place: int) -> int:
 
 
 def _collective(line: str, match: re.Match, count: int) -> Collective:
-  """Parses a collective from its line, the match of it, and its count."""
+  """Parses a collective.
+
+  Args:
+    line: its line.
+    match: match of `_COLLECTIVE` in the line.
+    count: how often it runs, by the loops around it.
+  """
   shapes = [
     (dtype, tuple(int(n) for n in sizes.split(',') if n))
     for dtype, sizes in _ARRAY.findall(match[1])

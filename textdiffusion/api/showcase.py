@@ -302,7 +302,7 @@ def heldout_pairs(data: Data, count: int) -> list[tuple[str, str]]:
 
 
 def _gaps(model: TextModel, texts: Sequence[str]) -> list[str]:
-  """Texts whose middle third is a gap, as templates."""
+  """Replaces the middle third of each text by a gap, `<mask:N>`."""
   templates = []
   for text in texts:
     ids = model.tokenizer.encode(text)[: model.config.data.length - 1]

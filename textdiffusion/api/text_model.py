@@ -202,16 +202,20 @@ class TextModel:
     draws: int | None = None,
     seed: int = 0,
   ) -> Scores:
-    """Bounds -log p of texts, each by itself, with the error of the draws.
+    """Bounds -log p of each text from above, with the error of the draws.
 
     Args:
       texts: one or many.
-      sources: of a model that answers, the source of each text.
+      sources: for a model trained on pairs, the source of each text.
       draws: of the times and the noise; by default `evaluate.draws`.
       seed: equal seeds give equal draws.
 
+    Returns:
+      For each text the bound in nats and bits, and its standard error.
+
     Raises:
-      UserError: the method bounds no likelihood, or a text does not fit.
+      UserError: the method bounds no likelihood, or a text is longer than a
+        training row.
     """
     check_seed('seed', seed)
     rows = [texts] if isinstance(texts, str) else list(texts)
@@ -248,7 +252,7 @@ class TextModel:
 
 
 class _Canvas:
-  """A canvas as a key of a cache."""
+  """Makes a canvas hashable by its contents, a key of compiled samplers."""
 
   def __init__(self, canvas: Canvas):
     self.canvas = canvas

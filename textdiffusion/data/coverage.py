@@ -52,12 +52,12 @@ class Coverage(NamedTuple):
 
 
 def measure(tokenizer: Tokenizer, text: str, ids: np.ndarray) -> Coverage:
-  """Returns the coverage of a text.
+  """Counts unknown tokens, and bytes that decoding would not bring back.
 
   Args:
     tokenizer: the tokenizer.
     text: the text.
-    ids: the token ids of the text.
+    ids: the text, encoded without special tokens.
   """
   unknown = 0
   if tokenizer.unknown_id is not None:

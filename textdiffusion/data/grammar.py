@@ -175,7 +175,7 @@ class Grammar:
 
 
 def _cuts(start: int, end: int, parts: int) -> Iterator[tuple[int, ...]]:
-  """Yields all ways to cut start ... end into `parts` non-empty pieces."""
+  """Yields the `parts` + 1 bounds of each way to cut [start, end) up."""
   if parts == 1:
     if end > start:
       yield start, end

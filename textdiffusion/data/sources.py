@@ -95,7 +95,10 @@ class Source:
 
 
 class _Texts(NamedTuple):
-  """All texts of a source before they are split; fields as in `Source`."""
+  """All texts of a source, not yet divided into training and held-out texts.
+
+  Fields are those of `Source`.
+  """
 
   fingerprint: str
   read: Callable[[], Iterator[str]]

@@ -201,7 +201,11 @@ def _errors(path: str) -> Generator[None]:
 
 
 def _decode(data: bytes, path: str, offset: int) -> str:
-  """Decodes the UTF-8 bytes of a file that start at byte `offset`."""
+  """Decodes bytes that were read from `offset` on; the message names both.
+
+  Raises:
+    UserError: they are no UTF-8.
+  """
   if not offset and data.startswith(codecs.BOM_UTF8):
     offset = len(codecs.BOM_UTF8)
     data = data[offset:]

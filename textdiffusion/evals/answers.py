@@ -23,7 +23,7 @@ _MOST_SOURCES = 2**20  # Up to this many sources, no two rows share a key.
 def source_row(
   tokenizer: Tokenizer, source: str, data: DataConfig, place: str
 ) -> dict[str, np.ndarray]:
-  """Turns a source into a row to be sampled.
+  """Lays out a source as a row whose answer is still to be sampled.
 
   Args:
     tokenizer: the tokenizer.
@@ -32,8 +32,8 @@ def source_row(
     place: where the source comes from, such as `line 3`, for error messages.
 
   Returns:
-    `ids` and `is_given` [L]; with separate rows also `source` and
-    `source_segments` [S].
+    `ids` [L], and `is_given` [L], True at the source. If an encoder reads it,
+    nothing is given, and `source` [S] and `source_segments` [S] hold it.
 
   Raises:
     UserError: the source is empty or too long.

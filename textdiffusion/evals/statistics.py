@@ -65,11 +65,11 @@ class Difference(NamedTuple):
     mean: mean difference over seeds.
     se: its standard error.
     df: degrees of freedom of its Student distribution.
-    low: lower end of the confidence interval.
-    high: upper end of the confidence interval.
+    low: lower end of the 95% confidence interval of the mean.
+    high: upper end of it.
     p_value: two-sided p-value of the hypothesis of no difference.
     is_significant: whether the interval excludes 0.
-    seeds: number of pairs of runs.
+    seeds: number of seeds; each is a pair of runs.
   """
 
   mean: float

@@ -32,15 +32,15 @@ from textdiffusion.schedules.adaptive import Adaptive, PerPosition, Refits
 class CDCD:
   """Options of CDCD: noise of standard deviation sigma on token embeddings.
 
-  Embeddings have mean square 1, so sigma is in units of their size.
+  Embeddings have mean square 1, so sigma is the ratio of noise to signal.
 
   Attributes:
     size: D, numbers in an embedding.
-    sigma_min: sigma of the first step.
-    sigma_max: sigma of the last step.
-    num_steps: number of noise levels, T.
+    sigma_min: sigma at t = 1 / T, the least noise.
+    sigma_max: sigma at t = 1.
+    num_steps: T, number of noise levels.
     self_condition: probability that a training step feeds the network its own
-      estimate of x0; None turns self-conditioning off.
+      estimate of x0; None builds a network without that input.
     warp: if True, times are warped so that the cross-entropy is linear in t;
       if False, sigma is linear in t.
     bins: number of bins of noise levels in which the cross-entropy is

@@ -223,7 +223,7 @@ class NearestTokens:
 
 
 def _frequencies(vocab: Vocab) -> Float[np.ndarray, ' V']:
-  """Returns [V] token frequencies of the training split, without the mask."""
+  """Returns how often each token occurs in training texts; V has no mask."""
   if vocab.counts is None:
     raise UserError(
       'a mutual information schedule needs the token counts of the training '

@@ -32,11 +32,11 @@ class FlowLM:
   """Options of flow matching on embeddings.
 
   Attributes:
-    size: D, numbers in an embedding; embeddings have mean square 1.
+    size: D, numbers in an embedding; each is scaled to mean square 1.
     self_condition: probability that a training step feeds the network its own
-      estimate of x0; None turns self-conditioning off.
-    bound_steps: number of steps of the reported bound, T. Training and sampling
-      use continuous time.
+      estimate of x0; None builds a network without that input.
+    bound_steps: T, steps of the bound on -log p that is reported. Training and
+      sampling use continuous time.
   """
 
   size: int = 128

@@ -137,16 +137,17 @@ def splash(
 ) -> Float[Array, 'B L H D']:
   """Computes splash attention, the TPU kernel that stores no [L, S] array.
 
-  On a mesh each shard has its rows, its heads and its part of the queries, and
-  all keys of a row.
+  On a mesh a device holds its share of the batch, of the heads and of the
+  queries, and all keys of its sequences.
 
   Args:
     q: queries as in `attend`.
     k: keys as in `attend`.
     v: values as in `attend`.
-    segments: document numbers; tokens attend to their own document only.
-    structure: a rule that is equal for all rows; blocks in which no pair is
-      allowed are never computed.
+    segments: document numbers, where S = L; tokens attend to their own document
+      only. None for one document.
+    structure: which pairs may attend, the same for every sequence of the batch;
+      blocks in which no pair may are never computed.
     interpret: whether to interpret the kernel, which is slow but runs on any
       backend.
   """

@@ -173,7 +173,7 @@ class Network(abc.ABC):
   @property
   @abc.abstractmethod
   def traits(self) -> Traits:
-    """Facts that are known before there are parameters."""
+    """What the architecture alone decides, before there are parameters."""
 
   @abc.abstractmethod
   def init(self, key: Key) -> PyTree:

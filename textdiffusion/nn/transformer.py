@@ -114,8 +114,9 @@ class Reader(Ends):
 class Body(Ends):
   """Maps the input to hidden states [B, n, d_model].
 
-  The input is ids [B, n], weights [B, n, K], a `Mixture` [B, n, k] or features
-  [B, n, D]. With `num_outputs` = 0 there are no output parameters.
+  The input is ids [B, n], a weight for each state [B, n, K], a
+  `Mixture` of k tokens [B, n, k], or features [B, n, D]. The output layer is
+  another call; with `num_outputs` = 0 it has no parameters.
   """
 
   @nn.compact

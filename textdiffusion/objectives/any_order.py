@@ -39,15 +39,17 @@ def mask_exactly(
 
 @dataclasses.dataclass(frozen=True)
 class AnyOrder:
-  """The cross-entropy of k masks per row times L / k, k uniform on 1 ... L.
+  """The summed cross-entropy of k masked tokens of a row, times L / k.
+
+  k is uniform on 1 ... L.
 
   This is `masked_bound` of the linear schedule at t = k / L. The process must
   be absorbing, with the schedule alpha = 1 - t.
 
-  Every set of masks has the weight that it has in the integral over t. So the
-  mean is that of the continuous-time bound, also for rows with padding, and
-  there are no terms for the ends of time. Each row has one k, stratified over
-  the batch by `Batch.u`.
+  Every set of masked positions has the weight that it has in the integral over
+  t. So the mean is that of the continuous-time bound, also for rows with
+  padding, and prior and reconstruction terms are 0. Each row has one k,
+  stratified over the batch by `Batch.u`.
 
   Attributes:
     estimand: whether the mean of the loss bounds -log p(x0).

@@ -126,7 +126,7 @@ class FlowMatching:
     return Loss(nats, {'flow': nats})
 
   def _prompts(self, key: Key, batch: Batch) -> Bool[Array, ' B #L']:
-    """Draws prompts: [B, L] True at their tokens, [B, 1] False without any."""
+    """Draws which tokens stay clean as prompts: the first ones of some rows."""
     rows, length = batch.ids.shape
     if not self.prompt_rate:
       return jnp.zeros((rows, 1), bool)

@@ -165,7 +165,7 @@ class Marginals:
     return jnp.sqrt(bridge.std**2 + bridge.mean**2 * start_variance)
 
   def _first(self) -> Float[Array, '... 1']:
-    """Returns std_0^2, [1]."""
+    """Returns the variance of x_0 around the embeddings of the tokens."""
     return jnp.exp(self.process.schedule(1 / self.num_steps).log_1m_alpha)
 
   def _variance(self, t: Time) -> Float[Array, '... 1']:

@@ -252,9 +252,9 @@ def rank_one_step(
 
     KL = a KL_s + [log(a + (1 - a) e^l) - (1 - a) l],
 
-  where neither term is negative. The logarithm is
-  log q_t(z | xhat) / q_t(z | x0). Subtracting log xhat(x0) from it gives the
-  cross-entropy of the posterior.
+  where neither term is negative, and xhat is the head's distribution of x0. The
+  logarithm log(a + (1 - a) e^l) is log q_t(z | xhat) / q_t(z | x0). Less
+  log xhat(x0), it is the cross-entropy of the posterior over x0.
 
   Args:
     p: a rank-one process.
@@ -265,7 +265,7 @@ def rank_one_step(
     t: start of the step.
 
   Returns:
-    The bound and the cross-entropies.
+    The bound, the cross-entropy of xhat, and that of the posterior, in nats.
   """
   x0, xt, s, t = match_ranks(x0, xt, s, t)
   logits = to_cavity(p, head, xt, t).logits

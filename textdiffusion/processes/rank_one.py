@@ -267,10 +267,10 @@ def uniform(
 
 @dataclasses.dataclass(frozen=True)
 class Constant:
-  """A share of the mask that is the same at all times.
+  """Noise that becomes the mask with the same probability at all times.
 
   Attributes:
-    value: the share, in [0, 1].
+    value: that probability, pi_t(mask), in [0, 1]. The rest of pi_t is uniform.
   """
 
   value: float

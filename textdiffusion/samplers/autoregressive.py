@@ -73,13 +73,13 @@ def prefilled_cache(
 
 
 class Writing(NamedTuple):
-  """A chain that grows to the right.
+  """The state of left-to-right sampling.
 
   Attributes:
     x, log_prob, calls: as in `Chain`.
     cache: keys and values of the tokens so far.
     place: position of the next token of each row.
-    is_ended: True after the end of the document.
+    is_ended: True for rows whose end of the document has been drawn.
   """
 
   x: Int[Array, 'B L']

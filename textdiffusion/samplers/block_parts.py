@@ -61,7 +61,10 @@ class Masks:
   """Open positions are shown to the network as masks."""
 
   def start(self, x: Int[Array, 'B L']) -> tuple[()]:
-    """Returns the state before the first call."""
+    """Returns what is remembered of a block before its first network call.
+
+    x is the block with masks where tokens are still to be drawn.
+    """
     return ()
 
   def inputs(

@@ -121,7 +121,12 @@ class Splice(NamedTuple):
 
 
 def splice(is_kept: Bool[Array, ' L'], counts: Int[Array, ' L']) -> Splice:
-  """Of a row: kept tokens, and how many new ones before each position."""
+  """Computes the places of a row's tokens after deletions and insertions.
+
+  Args:
+    is_kept: False for tokens that are deleted.
+    counts: number of tokens that are inserted before each position.
+  """
   kept = jnp.cumsum(is_kept) - is_kept
   added = jnp.cumsum(counts) - counts
   moved = jnp.where(is_kept, kept + added + counts, is_kept.shape[-1])

@@ -182,7 +182,11 @@ def check_masking(sampler: Sampler, model: Model) -> None:
 
 
 def check_rank_one(sampler: Sampler, model: Model) -> None:
-  """Raises UserError where noise is not rank-one."""
+  """Raises UserError if the noise depends on the clean token.
+
+  Rank-one noise moves every token to the same distribution, such as the mask.
+  The message names the sampler.
+  """
   if not isinstance(model.process, RankOne):
     raise UserError(
       f'{type(sampler).__name__}() needs rank-one noise, not '

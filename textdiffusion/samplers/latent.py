@@ -39,14 +39,14 @@ from textdiffusion.schedules import times
 
 
 class LatentChain(NamedTuple):
-  """A chain of features.
+  """The state of sampling with Gaussian noise on embeddings.
 
   Attributes:
-    x: features.
+    x: noisy embeddings.
     estimate: the last estimate of x_0, 0 before the first.
-    time: times of that estimate.
+    time: the time at which each token was estimated.
     calls: calls of the network so far.
-    canvas: given tokens.
+    canvas: tokens, and which of them are given.
   """
 
   x: Float[Array, 'B L D']

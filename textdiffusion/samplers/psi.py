@@ -27,10 +27,11 @@ from textdiffusion.samplers.remask import Amount, RenoisingSampler, amount
 
 @dataclasses.dataclass(frozen=True)
 class Psi(RenoisingSampler):
-  """kappa times the bridge, and 1 - kappa of fresh noise on the estimate.
+  """Draws x_s from kappa q(x_s | x_t, xhat) + (1 - kappa) q_s(x_s | xhat).
 
-  kind='constant' has kappa = 1 - eta and suits any process; the other kinds
-  need rank-one noise, and take kappa = 1 - sigma / (1 - alpha_s).
+  xhat is the prediction of the network. kind='constant' has kappa = 1 - eta and
+  suits any process. The other kinds, those of ReMDM, need rank-one noise: kappa =
+  1 - sigma / (1 - alpha_s), where sigma is the probability of remasking.
   """
 
   def check(self, model: Model) -> None:

@@ -42,7 +42,7 @@ Amount = Callable[[Time, Time], Float[Array, '... 1']]
 
 
 class AmountOptions(Protocol):
-  """The options that `amount` reads."""
+  """The options that set how many tokens are remasked; `amount` reads them."""
 
   @property
   def kind(self) -> str: ...

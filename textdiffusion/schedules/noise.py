@@ -49,7 +49,10 @@ class Schedule(Protocol):
   """
 
   def __call__(self, t: Time) -> NoiseLevel:
-    """Returns the noise level at t, with a trailing axis."""
+    """Returns the noise level at t [...]; its arrays are [..., 1].
+
+    The last axis broadcasts against the vocabulary or an embedding.
+    """
     ...
 
 

@@ -108,11 +108,11 @@ def _fine_parts(length: int, num_steps: int) -> int:
 
 
 def snapped(grid: Float[Array, ' N'], num_steps: int) -> Float[Array, ' N']:
-  """Moves descending times from 1 to 0 to distinct points of the grid i / T.
+  """Rounds times to distinct multiples of 1 / T; 1 and 0 stay.
 
   Args:
-    grid: at most T + 1 times. Where they are closer than 1 / T, they are moved
-      apart.
+    grid: at most T + 1 times that descend from 1 to 0. Those that would
+      coincide are moved apart.
     num_steps: number of steps, T.
   """
   i = place(grid, num_steps)

@@ -43,7 +43,10 @@ _TRIES = 2
 
 
 def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
-  """Returns Orbax's manager of the checkpoints in `folder`."""
+  """Returns Orbax's manager of the checkpoints in `folder`.
+
+  The options are fields of `ocp.CheckpointManagerOptions`.
+  """
   plain, release = plain_path(folder, not options.get('read_only', False))
   manager = ocp.CheckpointManager(
     plain,

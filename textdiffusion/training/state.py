@@ -98,7 +98,7 @@ class TrainState(NamedTuple):
 
   @property
   def averaged(self) -> Trained:
-    """Averaged parameters and method state, for evaluation and sampling."""
+    """The moving average of the parameters, with the current method state."""
     return Trained(self.ema, self.method_state)
 
 
@@ -133,7 +133,16 @@ def init_state(
 def init_method_state(
   method: Method, network: Network, params: PyTree
 ) -> PyTree:
-  """Returns the state of a method before the first step, () if it has none."""
+  """Returns what a method keeps between steps, before the first step.
+
+  It is () for a method that keeps nothing, and for example a history of losses
+  for one that chooses its times by them.
+
+  Args:
+    method: the method.
+    network: the network.
+    params: parameters of the network.
+  """
   if method.state is None:
     return ()
   return method.state.init(facts_of(network, Trained(params)))
