@@ -30,8 +30,8 @@ class Psi(RenoisingSampler):
   """Draws x_s from kappa q(x_s | x_t, xhat) + (1 - kappa) q_s(x_s | xhat).
 
   xhat is the prediction of the network. kind='constant' has kappa = 1 - eta and
-  suits any process. The other kinds, those of ReMDM, need rank-one noise: kappa =
-  1 - sigma / (1 - alpha_s), where sigma is the probability of remasking.
+  suits any process. The other kinds, those of ReMDM, need rank-one noise:
+  kappa = 1 - sigma / (1 - alpha_s), where sigma is the probability of remasking.
   """
 
   def check(self, model: Model) -> None:
