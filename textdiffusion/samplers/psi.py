@@ -31,7 +31,7 @@ class Psi(RenoisingSampler):
 
   xhat is the prediction of the network. kind='constant' has kappa = 1 - eta and
   suits any process. The other kinds, those of ReMDM, need rank-one noise:
-  kappa = 1 - sigma / (1 - alpha_s), where sigma is the probability of remasking.
+  kappa = 1 - sigma / (1 - alpha_s), sigma being the probability of remasking.
   """
 
   def check(self, model: Model) -> None:
