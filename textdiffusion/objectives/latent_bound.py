@@ -136,10 +136,11 @@ class Marginals:
     """
     mean = self.process.marginal(clean, t).mean
     signal = jnp.exp(0.5 * self.process.schedule(t).log_alpha)
-    clean, xt, mean, signal, first, variance = match_ranks(
-      clean, xt, mean, signal, self._first(), self._variance(t)
+    signal, first, variance = match_ranks(
+      signal, self._first(), self._variance(t)
     )
     pull = signal * first / variance
+    clean, xt, mean, pull = match_ranks(clean, xt, mean, pull)
     return clean + pull * (xt - mean)
 
   def spread(
