@@ -61,8 +61,8 @@ def test_a_flag_without_effect_is_refused(place, flags, reason):
   ('name', 'flags', 'reason'),
   [
     ('evaluate', '--set=train.steps=4', 'evaluation does not read it'),
-    ('evaluate', '--set=sampler.steps=4', 'evaluation does not read it'),
-    ('evaluate', '--set=sampler=Ancestral()', 'evaluation does not read it'),
+    ('evaluate', '--set=sampler.steps=4', 'it needs --set=evaluators'),
+    ('evaluate', '--set=sampler=Ancestral()', 'it needs --set=evaluators'),
     ('evaluate', '--set=data.batch_size=4', 'evaluation does not read it'),
     ('evaluate', '--checkpoint=run --workdir=run', 'is given too'),
     ('evaluate', '--out=', '--out= names nothing'),

@@ -115,7 +115,7 @@ def kernels_of(g):
       kernels[-1] = np.arange(size)[:, None] == g.settings['mask_id']
     return kernels
   # By distance, not by angle, in the uncached class.
-  length = jnp.linalg.norm(table[:, None] - table, axis=-1)
+  length = jnp.linalg.norm(table[:, None] - table[None], axis=-1)
   out = jax.lax.top_k(-length - 1e9 * jnp.eye(size), count)[1]
   graph = adjacency(out)
   if 'sinkhorn' in g.name:

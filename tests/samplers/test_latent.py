@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from tests.samplers.models import KEY, HeadModel, canvas_of, run
+from textdiffusion.core.numerics import match_ranks
 from textdiffusion.core.types import X0, Posterior
 from textdiffusion.processes.variance_preserving import VariancePreserving
 from textdiffusion.samplers import (
@@ -50,8 +51,10 @@ class Embedder:
     return TABLE[ids]
 
   def logits(self, features):
-    lengths = jnp.square(TABLE).sum(-1)[None, None]
-    return 2 * features @ TABLE.T - lengths
+    products, lengths = match_ranks(
+      features @ TABLE.T, jnp.square(TABLE).sum(-1)
+    )
+    return 2 * products - lengths
 
   def expected(self, logits):
     return jax.nn.softmax(logits) @ TABLE
