@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from textdiffusion.core.memory import keep_freed_memory
 from textdiffusion.core.types import Vocab
 from textdiffusion.nn.transformer import TransformerConfig
 
@@ -81,6 +82,7 @@ def main(
     measure: returns the figures; takes the chosen items of each flag.
     lists: the items that each flag may name; by default all are chosen.
   """
+  keep_freed_memory()
   parser = argparse.ArgumentParser(prog=f'python -m benchmarks.{name}')
   parser.add_argument('--json', action='store_true', help='one line of JSON')
   known = {flag: list(items) for flag, items in (lists or {}).items()}

@@ -42,6 +42,7 @@ import textdiffusion as td
 from benchmarks import common
 from textdiffusion.api.heldout import baselines, evaluator, truth
 from textdiffusion.config import Config, build
+from textdiffusion.core.memory import keep_freed_memory
 from textdiffusion.core.paths import expand
 from textdiffusion.core.types import UserError
 from textdiffusion.data.pipeline import Data
@@ -292,6 +293,7 @@ def main(experiment: Experiment, argv: Sequence[str] | None = None) -> None:
     UserError: a flag has a wrong value.
     SystemExit: with code 75, if jobs are left.
   """
+  keep_freed_memory()
   options = _parser(experiment).parse_args(argv)
   options.workdir.mkdir(parents=True, exist_ok=True)
   methods, seeds = options.methods.split(';'), options.seeds.split(',')

@@ -10,7 +10,7 @@ import jax
 from absl import app, flags, logging
 
 from textdiffusion import config as config_lib
-from textdiffusion.core.memory import is_exhausted
+from textdiffusion.core.memory import is_exhausted, keep_freed_memory
 from textdiffusion.core.types import UserError
 from textdiffusion.data.corpora import cache_dir
 from textdiffusion.training.mesh import check_platforms
@@ -41,6 +41,7 @@ def run(main: Callable[[], None]) -> None:
   def guarded(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)
     printing.allow_any_text()
+    keep_freed_memory()
     _use_compilation_cache()
     try:
       if len(argv) > 1:

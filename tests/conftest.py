@@ -11,6 +11,8 @@ from tests import shapes
 
 shapes.check()
 
+from textdiffusion.core.memory import keep_freed_memory  # noqa: E402
+
 # XLA's older code of fusions compiles in half the time of the MLIR one, which
 # the newest jaxlib has alone: there the option means nothing, and tests see it.
 # Code generated in one part, not in 32 for as many threads, takes a sixth less.
@@ -24,6 +26,9 @@ os.environ['XLA_FLAGS'] = (
 # child processes: `match_ranks` and `[None]` show which axes are meant.
 os.environ['JAX_NUMPY_RANK_PROMOTION'] = 'raise'
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+# As in the launchers: pages that are given back are paid for again.
+keep_freed_memory()
 
 # Compiled graphs are many objects that live on: looking through them again and
 # again took 5% of the time.
