@@ -44,7 +44,7 @@ RECIPES = {
       log_every=10,
       every=1500,
     ),
-    Ordered(filter=Filter(temperature=0.5)),
+    Ordered('random', filter=Filter(temperature=0.6)),
     EvaluateConfig(rows=256, draws=8, batch_size=64),
   ),
   # Python's own documentation in 1,024 pieces
