@@ -23,7 +23,7 @@ os.environ['XLA_FLAGS'] = (
 )
 
 # An implicit change of rank, such as [L] with [L, L], is an error, here and in
-# child processes: `match_ranks` and `[None]` show which axes are meant.
+# child processes: `match_ranks` and `[None]` state the axes that are added.
 os.environ['JAX_NUMPY_RANK_PROMOTION'] = 'raise'
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 

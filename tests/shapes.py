@@ -20,7 +20,7 @@ ARRAYS = Union[jax.Array, np.ndarray, np.generic]  # noqa: UP007
 
 
 def widened(hint: Any) -> Any:
-  """Returns the hint for JAX and NumPy arrays alike; None if it names none."""
+  """Returns the hint for JAX and for NumPy arrays, or None without arrays."""
   if isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray):
     return hint.dtype[ARRAYS, hint.dim_str]
   parts = typing.get_args(hint)
