@@ -2,11 +2,11 @@
 
 import dataclasses
 
+from textdiffusion.config import Config
 from textdiffusion.core.types import UserError
 from textdiffusion.training.state import TrainConfig
 from textdiffusion.viz.page import check_target, is_page
 
-from . import common
 from .options import (
   FLAGS,
   check_checkpoint,
@@ -69,9 +69,13 @@ def check_evaluate() -> None:
   names = {f.name for f in dataclasses.fields(TrainConfig)} - {'seed'}
   unread = [f'train.{name}' for name in sorted(names)]
   refuse_settings((*_ORDER, *unread), 'evaluation does not read it')
-  if not any(text.startswith('evaluators=') for text in common.SET.value):
-    reason = 'it needs --set=evaluators=..., as the likelihood draws no samples'
-    refuse_settings(_SAMPLING, reason)
   if FLAGS['out'].value:
     is_report = lambda text: '"data_fingerprint"' in text
     check_target(FLAGS['out'].value, '--out', is_report)
+
+
+def check_evaluated(config: Config) -> None:
+  """Checks the flags of `launch.evaluate` against the config of the run."""
+  if not config.evaluators:
+    reason = 'it needs --set=evaluators=..., as the likelihood draws no samples'
+    refuse_settings(_SAMPLING, reason)

@@ -23,6 +23,7 @@ OUT = flags.DEFINE_string('out', None, 'File to write the JSON to.')
 def main() -> None:
   conflicts.check_evaluate()
   loaded = load_checkpoint(CHECKPOINT.value)
+  conflicts.check_evaluated(loaded.config)
   report = evaluate_restored(loaded, common.SET.value, OUT.value)
   print(json.dumps(report, indent=2))
 

@@ -61,8 +61,6 @@ def test_a_flag_without_effect_is_refused(place, flags, reason):
   ('name', 'flags', 'reason'),
   [
     ('evaluate', '--set=train.steps=4', 'evaluation does not read it'),
-    ('evaluate', '--set=sampler.steps=4', 'it needs --set=evaluators'),
-    ('evaluate', '--set=sampler=Ancestral()', 'it needs --set=evaluators'),
     ('evaluate', '--set=data.batch_size=4', 'evaluation does not read it'),
     ('evaluate', '--checkpoint=run --workdir=run', 'is given too'),
     ('evaluate', '--out=', '--out= names nothing'),
@@ -85,6 +83,12 @@ def test_of_every_launcher(place, name, flags, reason):
   config = [CONFIG, '--topology=v5e:2x2'] if name == 'compile' else []
   config += [CONFIG, '--workdir=new'] if name == 'demo' else []
   assert reason in refused(name, *config, *flags.split())
+
+
+@pytest.mark.parametrize('setting', ['sampler.steps=4', 'sampler=Ancestral()'])
+def test_a_sampler_is_read_by_evaluators_only(place, setting):
+  flags = '--checkpoint=run', f'--set={setting}'
+  assert 'it needs --set=evaluators' in refused('evaluate', *flags)
 
 
 def test_steps_of_what_is_drawn_left_to_right(place):
