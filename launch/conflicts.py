@@ -2,7 +2,6 @@
 
 import dataclasses
 
-from textdiffusion.config import Config
 from textdiffusion.core.types import UserError
 from textdiffusion.training.state import TrainConfig
 from textdiffusion.viz.page import check_target, is_page
@@ -17,7 +16,7 @@ from .options import (
 
 # Settings that some launchers do not use.
 _TRAINING = 'train.', 'evaluate.', 'evaluators='
-_SAMPLING = 'sampler=', 'sampler.', 'sample.'
+SAMPLING = 'sampler=', 'sampler.', 'sample.'
 _NAMES = 'batch_size', 'seed', 'buckets', 'source_dropout'
 _ORDER = tuple(f'data.{name}=' for name in _NAMES)
 _TEXTS = ('data.source=', 'data.holdout=', 'data.long=')
@@ -49,7 +48,7 @@ def check_compile() -> None:
   refuse_empty('mesh', 'config', 'topology')
   refuse(['workdir'], 'compiling writes no run')
   training = FLAGS['what'].value == 'train'
-  other = _SAMPLING if training else ('train.',)
+  other = SAMPLING if training else ('train.',)
   reason = f'compiling a step of --what={FLAGS["what"].value} does not read it'
   unread = 'evaluate.', 'evaluators=', *other, 'data.seed=', *_TEXTS
   refuse_settings(unread, reason)
@@ -72,10 +71,3 @@ def check_evaluate() -> None:
   if FLAGS['out'].value:
     is_report = lambda text: '"data_fingerprint"' in text
     check_target(FLAGS['out'].value, '--out', is_report)
-
-
-def check_evaluated(config: Config) -> None:
-  """Checks the flags of `launch.evaluate` against the config of the run."""
-  if not config.evaluators:
-    reason = 'it needs --set=evaluators=..., as the likelihood draws no samples'
-    refuse_settings(_SAMPLING, reason)

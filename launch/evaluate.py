@@ -14,6 +14,7 @@ from absl import flags
 from textdiffusion.api.evaluation import evaluate_restored
 
 from . import common, conflicts
+from .options import refuse_settings
 from .restored import load_checkpoint
 
 CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'A workdir or a step.')
@@ -23,7 +24,9 @@ OUT = flags.DEFINE_string('out', None, 'File to write the JSON to.')
 def main() -> None:
   conflicts.check_evaluate()
   loaded = load_checkpoint(CHECKPOINT.value)
-  conflicts.check_evaluated(loaded.config)
+  if not loaded.config.evaluators:
+    reason = 'it needs --set=evaluators=..., as the likelihood draws no samples'
+    refuse_settings(conflicts.SAMPLING, reason)
   report = evaluate_restored(loaded, common.SET.value, OUT.value)
   print(json.dumps(report, indent=2))
 
