@@ -1,8 +1,10 @@
-"""What the README shows works, and what it links to exists."""
+"""What README and notes/api.md show works, and what README links to exists."""
 
 import doctest
 import re
 from pathlib import Path
+
+import pytest
 
 from textdiffusion.config import load
 
@@ -10,8 +12,9 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / 'README.md'
 
 
-def test_the_example_runs():
-  result = doctest.testfile(str(README), module_relative=False)
+@pytest.mark.parametrize('page', ['README.md', 'notes/api.md'])
+def test_the_example_runs(page):
+  result = doctest.testfile(str(ROOT / page), module_relative=False)
   assert result.attempted >= 8 and result.failed == 0
 
 

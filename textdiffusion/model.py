@@ -381,8 +381,11 @@ class WrappedModel(Model):
 
 @pytree
 class Anchored(WrappedModel):
-  """A model whose given tokens are taken as they are, whatever noise did to
-  them. Of features the first D numbers of a token are x_t; more may follow.
+  """A model whose network reads given tokens without noise.
+
+  Where x_t is embeddings, the first D numbers of a place are its embedding and
+  the only ones that are replaced; more may follow, such as a self-conditioning
+  estimate.
 
   Attributes:
     model: the model without given tokens.
@@ -420,7 +423,10 @@ class Anchored(WrappedModel):
 
 
 def anchored(model: Model, batch: Batch) -> Model:
-  """`Anchored` by the given tokens of a batch, or the model if it has none."""
+  """A model whose network reads the given tokens of a batch without noise.
+
+  Returns the model as it is if no token of the batch is given.
+  """
   if batch.is_given is None:
     return model
   return Anchored(model, batch.ids, batch.is_given)

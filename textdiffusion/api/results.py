@@ -155,17 +155,17 @@ class Scores:
 
   @property
   def bits(self) -> np.ndarray:
-    """[N] of each text."""
+    """[N] bits of each text."""
     return self.nats / math.log(2)
 
   @property
   def bits_se(self) -> np.ndarray:
-    """[N] standard error of each."""
+    """[N] standard error of the bits of each text, due to the draws."""
     return self.nats_se / math.log(2)
 
   @property
   def bits_per_byte(self) -> float:
-    """Of all texts together."""
+    """Bits of all texts over the bytes of all texts."""
     total = int(self.num_bytes.sum())
     if not total:
       raise UserError('the texts have no bytes: nothing to divide by')

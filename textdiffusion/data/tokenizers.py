@@ -433,7 +433,11 @@ def from_json(saved: dict[str, Any]) -> Tokenizer:
 
 
 def _without_fill(saved: dict[str, Any]) -> Tokenizer:
-  """Restores a tokenizer without its unused ids."""
+  """Restores a tokenizer as it was before `filled`.
+
+  Ids that `filled` appended, so that the vocabulary is a multiple of some size,
+  are not among its ids; all others keep their numbers.
+  """
   specials = tuple(saved['specials'])
   model = base64.b64decode(saved['model'])
   match saved['kind']:
@@ -460,7 +464,7 @@ def build(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
 
 
 def _built(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
-  """Builds the configured tokenizer without unused ids."""
+  """Builds the configured tokenizer before `filled` appends ids."""
   if config.kind == 'bytes':
     return Bytes(config.specials)
   if config.kind == 'characters':

@@ -90,7 +90,11 @@ def constrained(x: Array, *axes: Axis) -> Array:
 def rows(
   x: Shaped[Array, 'B L ...'], last: str | None = None
 ) -> Shaped[Array, 'B L ...']:
-  """Constrains activations; `last` is the last dimension's axis."""
+  """Constrains the sharding of activations.
+
+  Rows are split over the axes of the data, tokens over `sequence`, and the last
+  dimension over the mesh axis `last`.
+  """
   return constrained(x, BATCH, 'sequence', *(None,) * (x.ndim - 3), last)
 
 

@@ -55,7 +55,11 @@ class WithParams(Wrapper):
 
 @dataclasses.dataclass(frozen=True)
 class PerTokenTime(Wrapper):
-  """A network that takes one time per token."""
+  """Declares that a network is trained with a time for each token, [B, L].
+
+  The network stays as it is; models without this trait call theirs with the
+  largest time of each row (`Bound.hidden`).
+  """
 
   @property
   def traits(self) -> Traits:

@@ -89,7 +89,8 @@ class StepBound:
 
   @property
   def estimand(self) -> Estimand:
-    """'nelbo' if nothing is added to the bound and no term is left out."""
+    """'nelbo' if nothing is added to the bound and no term is left out,
+    'surrogate' otherwise."""
     is_bound = self.prior and not self.hybrid
     return 'nelbo' if is_bound else 'surrogate'
 

@@ -199,7 +199,11 @@ class RankOne(TokenProcess):
     return self.flow(z, t) * jnp.exp(-self.schedule(t).log_alpha)
 
   def flow(self, z: Int[Array, '... L'], t: Time) -> Float[Array, '... L 1']:
-    """Returns alpha_t R_t(z) per unit of t, finite where alpha is 0: [L, 1]."""
+    """Returns alpha_t times the rate of forward jumps into z, [L, 1].
+
+    A token of any other state jumps to z at this rate, per unit of t. Times
+    alpha_t it is finite even where alpha_t is 0.
+    """
     z, t = match_ranks(z, jnp.asarray(t, float))
     level = self.schedule(t)
     pi, drift = jax.jvp(

@@ -111,15 +111,16 @@ def flow(
   corrector: Callable[[Time], Array] | None = None,
   frozen: bool = False,
 ) -> Transition:
-  """The step of the flow as a transition; any token head.
+  """The step of discrete flow matching (Gat et al. 2024), for any token head.
 
-  At s = 0 the drawn token is taken. A token at t = 0 stays, so prompts in
-  `at_times_of` do. Of an absorbing process without a corrector it is the
-  bridge.
+  At s = 0 the drawn token is taken, and a token whose t is 0 stays. Without a
+  corrector, the step of an absorbing process is its bridge.
 
   Args:
-    process: its path, alpha its kappa.
-    corrector: t -> v(t) >= 0. None is the plain flow.
+    process: its path from noise to clean tokens; alpha is the paper's kappa.
+    corrector: t -> v(t) >= 0, which adds v(t) of the backward flow and as much
+      of the forward one: tokens are noised and drawn again, and the law at each
+      time stays. None adds nothing.
     frozen: whether the rates of t hold until s, as in the official Euler
       solver; otherwise they are integrated over the step, which is exact for
       the path of a fixed x and a fixed v.

@@ -162,7 +162,10 @@ def most(process: RankOne, s: Time, t: Time) -> Float[Array, '... 1']:
 
 
 def amount(process: RankOne, options: AmountOptions) -> Amount:
-  """(s, t) -> sigma; of `confidence` as of `rescale`."""
+  """Returns (s, t) -> sigma, the probability that a token is masked again.
+
+  'confidence' shares the sigma of 'rescale' among the tokens of a row later.
+  """
 
   def chosen(
     s: Time, t: Time, limit: Float[Array, '... 1']

@@ -26,7 +26,11 @@ from textdiffusion.samplers.grid import GridSampler, check_rank_one
 
 @dataclasses.dataclass(frozen=True)
 class Tweedie(GridSampler):
-  """The analytic step by ratios; some signal must be left at t = 1."""
+  """The analytic sampler of SEDD (Lou et al. 2024), a step of `tweedie`.
+
+  It needs a schedule that leaves some signal at t = 1, as the ratios of a
+  schedule without any are infinite.
+  """
 
   def check(self, model: Model) -> None:
     super().check(model)

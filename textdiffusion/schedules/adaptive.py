@@ -200,7 +200,9 @@ class Refits(NamedTuple):
 
 
 class SecondMoment(NamedTuple):
-  """The last H losses at each of T steps.
+  """The last H losses at each of T diffusion steps.
+
+  Steps with larger losses are drawn more often (Nichol & Dhariwal 2021).
 
   Attributes:
     losses: [T, H] losses, the newest last.

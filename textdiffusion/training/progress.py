@@ -17,7 +17,7 @@ class Progress(Protocol):
     ...
 
   def print_line(self, line: str) -> None:
-    """Prints a line of text."""
+    """Prints a line of text above the bar, or where it is shown next."""
     ...
 
   def close(self) -> None:

@@ -199,7 +199,11 @@ def jit_train_step(
 
 
 def _random_block(key: Key, whole: Batch, size: int) -> Batch:
-  """Draws a block of each row, anywhere between its prompt and its padding."""
+  """Draws a block of `size` tokens in each row: tokens before it are given.
+
+  It begins at any token from the first after the prompt to the last before the
+  padding, and may reach into the padding. Returns `Batch.block`.
+  """
   begin, end = whole.prompt, (whole.segments > 0).sum(-1)
   draw = lambda key, begin, end: jax.random.randint(key, (), begin, end)
   keys = row_keys(key, whole.rows)

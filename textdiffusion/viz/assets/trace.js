@@ -166,6 +166,7 @@
       const span = spans[place], text = masked ? piece(last, place) : piece(step, place);
       span.className = ['token', masked && 'masked', trace.given[place] && 'given',
         fresh && 'fresh', place === chosen && 'chosen', isSpecial(text) && 'special',
+        text === '<pad>' && 'pad',
         ...trace.ends[place]].filter(Boolean).join(' ');
       span.toggleAttribute('aria-hidden', false);
       if (masked) span.setAttribute('aria-hidden', 'true');
