@@ -35,7 +35,7 @@ def check_sample() -> None:
       ends = f'sample.{name}=', f'sampler.{name}=', f'sampler.filter.{name}='
       refuse_settings(ends, reason)
   if FLAGS['source'].present:
-    names = 'prompt', 'infill', 'trace', 'length', 'num'
+    names = 'prompt', 'infill', 'trace', 'length', 'num', 'constraint'
     refuse(names, 'has no effect with --source, each line of which is answered')
   else:
     refuse(('candidates', 'keep'), 'has no effect without --source=FILE')

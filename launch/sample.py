@@ -3,6 +3,8 @@
   python -m launch.sample --checkpoint=runs/demo --num=16 --prompt="The "
   python -m launch.sample --checkpoint=runs/demo \
     --infill="The <mask:6> restaurant" --trace=trace.html
+  python -m launch.sample --checkpoint=runs/demo \
+    --constraint='Include("riverside")' --constraint='Exclude("cheap")'
   python -m launch.sample --checkpoint=runs/diffuseq --source=texts.txt
 """
 
@@ -15,6 +17,7 @@ from absl import flags
 from textdiffusion.api.text_model import TextModel
 
 from . import answer, common, conflicts, options
+from .constraints import constraints
 from .restored import load_checkpoint
 
 CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'A workdir or a step.')
@@ -42,6 +45,7 @@ def main() -> None:
   keywords: Any = {
     'length': LENGTH.value,
     'sampler': sampler,
+    'constraints': constraints(),
     'seed': SEED.value,
     'trace': bool(TRACE.value),
   }

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
   {'core', 'recipes'},
   {'schedules', 'data'},
-  {'processes', 'nn'},
+  {'processes', 'nn', 'constraints'},
   {'model'},
   {'guidance'},
   {'samplers', 'objectives', 'interop'},

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from jaxtyping import Float
 
+from textdiffusion.constraints.draws import Acceptor
 from textdiffusion.core.distributions import Categorical, extrapolate
 from textdiffusion.core.numerics import pytree, static
 from textdiffusion.core.types import (
@@ -164,7 +165,32 @@ class ClassifierGuided(WrappedModel):
     return Categorical(dist.log_probs + self.weight * self.log_prob(x, t))
 
 
+@pytree
+class Constrained(WrappedModel):
+  """A model whose samples an automaton accepts.
+
+  Samplers that reveal or redraw clean tokens draw them all at once from the
+  product of what the network predicts, restricted to accepted rows; a step
+  keeps some of them. So a state can always be completed, and the last step
+  completes it. `Constrained` is outermost: guidance goes inside.
+
+  Attributes:
+    model: the model without the constraint.
+    acceptor: what is accepted, see `constraints.constrain`.
+  """
+
+  model: Model
+  acceptor: Acceptor
+
+
+def acceptor_of(model: Model) -> Acceptor | None:
+  """Returns what a constrained model accepts, None for other models."""
+  return model.acceptor if isinstance(model, Constrained) else None
+
+
 def guides_steps(model: Model) -> bool:
   """Whether reverse steps are guided, of which heads do not know."""
+  if isinstance(model, Constrained):
+    return guides_steps(model.model)
   is_guided = isinstance(model, Guided | ClassifierGuided)
   return is_guided and model._guides_steps

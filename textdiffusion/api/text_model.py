@@ -14,12 +14,14 @@ from textdiffusion.api.restore import Restored, restore
 from textdiffusion.api.results import Answers, Generated, Scores
 from textdiffusion.api.scoring import score
 from textdiffusion.api.training import TrainingRun
+from textdiffusion.constraints.kinds import Constraint
 from textdiffusion.core.keys import check_seed, stream
 from textdiffusion.core.memory import check_attention, compile_within
 from textdiffusion.core.types import Key
 from textdiffusion.data.tokenizers import Tokenizer
 from textdiffusion.evals.answers import answers
 from textdiffusion.evals.risk import gains, ranked
+from textdiffusion.guidance import Constrained
 from textdiffusion.model import Trained, bind
 from textdiffusion.samplers.base import (
   Canvas,
@@ -28,6 +30,7 @@ from textdiffusion.samplers.base import (
   generate,
   with_special_ids,
 )
+from textdiffusion.samplers.constraining import acceptor
 from textdiffusion.samplers.options import shortened
 from textdiffusion.samplers.prompts import blank, continuation, infilling
 
@@ -66,6 +69,7 @@ class TextModel:
     length: int | None = None,
     prompt: str = '',
     sampler: Sampler | None = None,
+    constraints: Sequence[Constraint] = (),
     seed: int = 0,
     trace: bool = True,
   ) -> Generated:
@@ -76,18 +80,22 @@ class TextModel:
       length: tokens of each; by default those of a training row.
       prompt: text that each begins with.
       sampler: how; by default that of the config, or else of the method.
+      constraints: of `td.constraints`; every text keeps all of them.
       seed: equal seeds give equal samples.
       trace: keep every step to look at, rather than the last one only.
 
     Raises:
-      UserError: the prompt leaves no room, or memory does not hold the texts.
+      UserError: the prompt leaves no room, memory does not hold the texts, or
+        no text of this length keeps the constraints.
     """
     length = length or self.config.data.length
     if prompt:
       canvas = continuation(self.tokenizer, prompt, num, length)
     else:
       canvas = blank(num, length)
-    return self.fill(canvas, sampler=sampler, seed=seed, trace=trace)
+    return self.fill(
+      canvas, sampler=sampler, constraints=constraints, seed=seed, trace=trace
+    )
 
   def infill(
     self,
@@ -96,6 +104,7 @@ class TextModel:
     *,
     length: int | None = None,
     sampler: Sampler | None = None,
+    constraints: Sequence[Constraint] = (),
     seed: int = 0,
     trace: bool = True,
   ) -> Generated:
@@ -105,7 +114,7 @@ class TextModel:
       template: text with spans `<mask:N>` of N tokens each.
       num: how many times.
       length: the most tokens of a row; by default those of a training row.
-      sampler, seed, trace: as in `sample`.
+      sampler, constraints, seed, trace: as in `sample`.
 
     Raises:
       UserError: the template has no span or does not fit into a row, or the
@@ -113,7 +122,9 @@ class TextModel:
     """
     length = length or self.config.data.length
     canvas = infilling(self.tokenizer, template, num, length, self.is_padded)
-    made = self.fill(canvas, sampler=sampler, seed=seed, trace=trace)
+    made = self.fill(
+      canvas, sampler=sampler, constraints=constraints, seed=seed, trace=trace
+    )
     return dataclasses.replace(made, title=template)
 
   def fill(
@@ -121,6 +132,7 @@ class TextModel:
     canvas: Canvas,
     *,
     sampler: Sampler | None = None,
+    constraints: Sequence[Constraint] = (),
     seed: int = 0,
     trace: bool = True,
   ) -> Generated:
@@ -132,7 +144,7 @@ class TextModel:
     made = self.parts
     with jax.set_mesh(made.mesh):
       # Which tokens are given is closed over: a sampler may look at it.
-      run = self._compiled(_Canvas(canvas), sampler, trace)
+      run = self._compiled(_Canvas(canvas), sampler, trace, tuple(constraints))
       key = stream(jax.random.key(seed), 'sample')
       samples = jax.device_get(run(made.trained, key))
     if samples.is_given is not None:  # texts that grow
@@ -233,12 +245,20 @@ class TextModel:
     return with_special_ids(sampler, self.tokenizer.vocab)
 
   def _compile(
-    self, held: '_Canvas', sampler: Sampler, trace: bool
+    self,
+    held: '_Canvas',
+    sampler: Sampler,
+    trace: bool,
+    constraints: tuple[Constraint, ...],
   ) -> Callable[..., Samples]:
     made, canvas = self.parts, held.canvas
+    wrap = lambda model: model
+    if constraints:
+      accept = acceptor(constraints, self.tokenizer, canvas)
+      wrap = lambda model: Constrained(model, accept)
 
     def run(trained: Trained, key: Key) -> Samples:
-      model = bind(made.method, made.network, trained)
+      model = wrap(bind(made.method, made.network, trained))
       return generate(model, canvas, key, sampler, trace)
 
     rows, length = canvas.ids.shape

@@ -2,6 +2,7 @@
 
 import base64
 import copy
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -174,9 +175,33 @@ class Tokenizer:
     """The content of the model file, b'' without one."""
     return b''
 
+  def spellings(self) -> list[bytes]:
+    """Returns what each of the `vocab.size` tokens adds to a text in UTF-8.
+
+    Special tokens, unused ids and unknown text add nothing, b''.
+    """
+    spelled = [b''] * self.vocab.size
+    spelled[: self.base_size] = self._base_spellings()
+    for i in (*self._names, self.unknown_id):
+      if i is not None:
+        spelled[i] = b''
+    return spelled
+
+  @functools.cached_property
+  def drops_space(self) -> bool:
+    """Whether decoding drops the space of the first token, as for words."""
+    for token, spelling in enumerate(self.spellings()):
+      if spelling[:1] == b' ' and spelling.strip():
+        return not self._decode([token]).startswith(' ')
+    return False
+
+  def _base_spellings(self) -> list[bytes]:
+    """Returns [base_size] what each token adds to a text, in UTF-8."""
+    raise NotImplementedError
+
   def _base_lengths(self) -> np.ndarray:
     """Returns [base_size] UTF-8 bytes of each token."""
-    raise NotImplementedError
+    return np.asarray([len(s) for s in self._base_spellings()], np.int32)
 
   def _solid_lengths(self) -> np.ndarray:
     """Returns [base_size] UTF-8 bytes without whitespace.

@@ -29,7 +29,6 @@ from textdiffusion.data.words import SPACE, join_words, split_words
 
 _UNKNOWN = '<unk>'
 _CHARACTERS = ' abcdefghijklmnopqrstuvwxyz'
-_BYTE_BLANKS = 'ĠĊĉč'  # Space, LF, tab and CR in byte-level models.
 Kind = Literal['bytes', 'characters', 'words', 'sentencepiece', 'huggingface']
 Split = Literal['spaces', 'punctuation']
 
@@ -87,6 +86,21 @@ class TokenizerConfig:
       )
 
 
+def _byte_characters() -> dict[str, int]:
+  """Returns the byte of each character of byte-level models (GPT-2).
+
+  Printable characters of Latin-1 stand for themselves, and the other bytes are
+  the characters from 256 on, in order.
+  """
+  printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+  others = [byte for byte in range(256) if byte not in printable]
+  characters = {chr(byte): byte for byte in printable}
+  return characters | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_characters()
+
+
 class Bytes(Tokenizer):
   """UTF-8 bytes."""
 
@@ -105,8 +119,8 @@ class Bytes(Tokenizer):
   def _piece(self, index: int) -> str:
     return chr(index) if index < 128 else f'\\x{index:02x}'
 
-  def _base_lengths(self) -> np.ndarray:
-    return np.ones(256, np.int32)
+  def _base_spellings(self) -> list[bytes]:
+    return [bytes([i]) for i in range(256)]
 
 
 class Characters(Tokenizer):
@@ -131,8 +145,8 @@ class Characters(Tokenizer):
   def _piece(self, index: int) -> str:
     return _CHARACTERS[index]
 
-  def _base_lengths(self) -> np.ndarray:
-    return np.ones(len(_CHARACTERS), np.int32)
+  def _base_spellings(self) -> list[bytes]:
+    return [c.encode() for c in _CHARACTERS]
 
   def _solid_lengths(self) -> np.ndarray:
     return np.asarray([not c.isspace() for c in _CHARACTERS], np.int32)
@@ -234,11 +248,10 @@ class Words(Tokenizer):
     """Returns a piece with its space mark; the unknown word has one too."""
     return self._words[index] if index else SPACE + _UNKNOWN
 
-  def _base_lengths(self) -> np.ndarray:
-    space = 1 if self.split == 'spaces' else 0
-    words = [word.replace(SPACE, ' ') for word in self._words]
-    lengths = [len(word.encode()) + space for word in words]
-    return np.asarray([0, *lengths[1:]], np.int32)
+  def _base_spellings(self) -> list[bytes]:
+    space = ' ' if self.split == 'spaces' else ''
+    words = [space + word.replace(SPACE, ' ') for word in self._words]
+    return [b'', *(word.encode() for word in words[1:])]
 
   def _solid_lengths(self) -> np.ndarray:
     spaces = [self.split == 'spaces' or SPACE in word for word in self._words]
@@ -337,25 +350,25 @@ class SentencePiece(Tokenizer):
       return chr(byte) if 32 <= byte < 127 else f'\\x{byte:02x}'
     return piece.replace('\u2581', ' ')
 
-  def _base_lengths(self) -> np.ndarray:
-    return self._lengths(' ')
+  def _base_spellings(self) -> list[bytes]:
+    return [self._spelled(i) for i in range(self._processor.get_piece_size())]
 
   def _solid_lengths(self) -> np.ndarray:
-    return self._lengths('')
+    is_byte = self._processor.is_byte
+    spelled = enumerate(self._base_spellings())
+    return np.asarray(
+      [len(s if is_byte(i) else s.replace(b' ', b'')) for i, s in spelled],
+      np.int32,
+    )
 
-  def _lengths(self, space: str) -> np.ndarray:
-    """Returns the UTF-8 bytes of the pieces, with `space` for U+2581."""
-    size = self._processor.get_piece_size()
-    lengths = [
-      1
-      if self._processor.is_byte(i)
-      else len(self._processor.id_to_piece(i).replace('\u2581', space).encode())
-      for i in range(size)
-    ]
-    for i in range(size):
-      if self._processor.is_control(i) or self._processor.is_unknown(i):
-        lengths[i] = 0
-    return np.asarray(lengths, np.int32)
+  def _spelled(self, index: int) -> bytes:
+    processor = self._processor
+    if processor.is_control(index) or processor.is_unknown(index):
+      return b''
+    piece = processor.id_to_piece(index)
+    if processor.is_byte(index):
+      return bytes([int(piece[3:5], 16)])
+    return piece.replace('\u2581', ' ').encode()
 
   @property
   def model(self) -> bytes:
@@ -378,7 +391,7 @@ class HuggingFace(Tokenizer):
     # Spellings of special tokens in a text are encoded as text.
     self._tokenizer.encode_special_tokens = True
     known = self._tokenizer.get_vocab(with_added_tokens=True)
-    size = max(known.values()) + 1
+    size = self._size = max(known.values()) + 1
     own = json.loads(model)['model']
     # A unigram model has the id of its unknown token; others have its text.
     self.unknown_id = own.get('unk_id', known.get(own.get('unk_token')))
@@ -394,33 +407,39 @@ class HuggingFace(Tokenizer):
   def _piece(self, index: int) -> str:
     return self._tokenizer.decode([index], skip_special_tokens=False)
 
-  def _base_lengths(self) -> np.ndarray:
-    return self._lengths(' ')
+  def _base_spellings(self) -> list[bytes]:
+    spelled = [b''] * self._size
+    for piece, i in self._tokenizer.get_vocab().items():
+      spelled[i] = self._spelled(piece)
+    for i, added in self._tokenizer.get_added_tokens_decoder().items():
+      spelled[i] = b'' if added.special else added.content.encode()
+    if self.unknown_id is not None:
+      spelled[self.unknown_id] = b''
+    return spelled
 
   def _solid_lengths(self) -> np.ndarray:
-    return self._lengths('')
+    """Blanks inside a piece of a byte-level model count."""
+    spelled = self._base_spellings()
+    if self._is_byte_level:
+      solid = [len(s.strip(b' \n\t\r')) for s in spelled]
+    else:
+      solid = [len(s.replace(b' ', b'')) for s in spelled]
+    return np.asarray(solid, np.int32)
 
-  def _lengths(self, space: str) -> np.ndarray:
-    """Returns the UTF-8 bytes of the pieces, with `space` for spaces."""
-    lengths = np.zeros(
-      max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1,
-      np.int32,
-    )
-    is_byte_level = '"ByteLevel"' in self._bytes.decode()
-    for piece, i in self._tokenizer.get_vocab().items():
-      if is_byte_level:
-        # One character stands for one byte.
-        lengths[i] = len(piece) if space else len(piece.strip(_BYTE_BLANKS))
-      elif re.fullmatch('<0x[0-9A-F]{2}>', piece):
-        lengths[i] = 1  # A byte-fallback piece.
-      else:
-        plain = piece.removeprefix('##').replace('\u2581', space)
-        lengths[i] = len(plain.encode())
-    for i, added in self._tokenizer.get_added_tokens_decoder().items():
-      lengths[i] = 0 if added.special else len(added.content.encode())
-    if self.unknown_id is not None:
-      lengths[self.unknown_id] = 0
-    return lengths
+  def _spelled(self, piece: str) -> bytes:
+    if self._is_byte_level:
+      # One character stands for one byte, except in some added tokens.
+      parts = (
+        bytes([_BYTE_OF[c]]) if c in _BYTE_OF else c.encode() for c in piece
+      )
+      return b''.join(parts)
+    if re.fullmatch('<0x[0-9A-F]{2}>', piece):  # a byte-fallback piece
+      return bytes([int(piece[3:5], 16)])
+    return piece.removeprefix('##').replace('\u2581', ' ').encode()
+
+  @property
+  def _is_byte_level(self) -> bool:
+    return '"ByteLevel"' in self._bytes.decode()
 
   @property
   def model(self) -> bytes:

@@ -61,11 +61,11 @@ class Ancestral(GridSampler):
     is_revealed &= p.is_mask(carry.x)
 
     def reveal(carry: Chain) -> Chain:
-      logits = clean_logits(p, model(carry.x, t).head, carry.x, t)
-      logits = self.filter(logits)
+      raw = clean_logits(p, model(carry.x, t).head, carry.x, t)
+      logits = self.filter(raw)
       if self.final == 'greedy':
         logits = greedy_at_end(logits, s)
-      return place_tokens(key_what, carry, is_revealed, logits)
+      return place_tokens(key_what, model, carry, is_revealed, logits, raw)
 
     if not self.skip:
       return reveal(carry)

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int, Integer, Shaped
 
 from textdiffusion.core.keys import row_keys, stream
 from textdiffusion.core.types import Array, Dist, Key, UserError, Vocab
+from textdiffusion.guidance import acceptor_of
 from textdiffusion.model import Model
 
 SPECIAL_IDS = 'bos_id', 'eos_id'  # fields that a tokenizer fills in
@@ -99,6 +100,10 @@ class Sampler(abc.ABC):
 
   def check(self, model: Model) -> None:  # noqa: B027 optional
     """Raises UserError where sampler and model do not fit."""
+
+  def takes_constraints(self, model: Model) -> bool:
+    """Whether it draws clean tokens by `clean_tokens`, which keeps them."""
+    return False
 
   @abc.abstractmethod
   def times(self, model: Model, canvas: Canvas) -> Float[Array, 'N ...']:
@@ -198,6 +203,11 @@ def generate(
   """
   check_canvas(canvas)
   sampler.check(model)
+  if acceptor_of(model) and not sampler.takes_constraints(model):
+    raise UserError(
+      f'{type(sampler).__name__}() cannot keep a constraint with this model: '
+      'use Ancestral(), FirstHitting(), Ordered() or Remask()'
+    )
   rows = jnp.arange(len(canvas.ids)) if canvas.rows is None else canvas.rows
   grid, key_loop = sampler.times(model, canvas), stream(key, 'loop')
   carry = sampler.init(row_keys(stream(key, 'start'), rows), model, canvas)

@@ -120,7 +120,13 @@ class Gibbs(Sampler):
     by = conditional(p, self.sampler.filter)
     z = jnp.where(is_chosen, p.mask_id, carry.x) if p.is_absorbing else carry.x
     dist: Any = model.reverse(z, t, t, by)
-    return place_tokens(key_what, carry, is_chosen, dist.logits)
+    logits = dist.logits
+    return place_tokens(key_what, model, carry, is_chosen, logits, logits)
+
+  def takes_constraints(self, model: Model) -> bool:
+    # Other noise leaves no state that is accepted to redraw a part of.
+    is_absorbing = model.process.is_absorbing
+    return is_absorbing and self.sampler.takes_constraints(model)
 
 
 def conditional(

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from textdiffusion.core.numerics import draw, fine_uniform
 from textdiffusion.core.types import Array, Key
+from textdiffusion.guidance import acceptor_of
 from textdiffusion.model import Model
 from textdiffusion.samplers.base import Canvas, Sampler, split, take_at
 from textdiffusion.samplers.filters import Filter
@@ -77,17 +78,24 @@ class FirstHitting(Sampler):
     log_noise = carry.log_noise + jnp.log(u) / left
     times = jnp.where(t > 0, inverse(p.schedule, log_noise)[:, None], 0.0)
     place = jax.vmap(draw)(key_place, jnp.where(is_masked, 0.0, -jnp.inf))
-    hidden, _ = model.hidden(carry.x, times)
-    hidden, x, at = take_at((hidden, carry.x, times), place[:, None])
+    x, at = carry.x, times
+    hidden, _ = model.hidden(x, times)
+    if acceptor_of(model) is None:  # otherwise it depends on all tokens
+      hidden, x, at = take_at((hidden, x, times), place[:, None])
     logits = clean_logits(p, model.read(hidden, x, at), x, at)
     is_here = jnp.arange(t.shape[1])[None] == place[:, None]
     return place_tokens(
       key_what,
+      model,
       carry,
       is_masked & is_here,
       self.filter(logits),
+      logits,
       log_noise=log_noise.astype(carry.log_noise.dtype),
     )
+
+  def takes_constraints(self, model: Model) -> bool:
+    return True
 
   def is_done(self, model: Model, carry: Events) -> Bool[Array, ' B']:
     return ~model.process.is_mask(carry.x).any(-1)

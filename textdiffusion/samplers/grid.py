@@ -1,14 +1,16 @@
 """What samplers of tokens share: a start, a grid of times, a step."""
 
 import dataclasses
+import math
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
+from textdiffusion.constraints.draws import draw_accepted
 from textdiffusion.core.distributions import Categorical
-from textdiffusion.core.numerics import match_ranks
+from textdiffusion.core.numerics import log_add, log_one_hot, match_ranks
 from textdiffusion.core.types import (
   Array,
   Cavity,
@@ -20,7 +22,7 @@ from textdiffusion.core.types import (
   UserError,
 )
 from textdiffusion.core.validation import check_fields
-from textdiffusion.guidance import Guided, guides_steps
+from textdiffusion.guidance import Guided, acceptor_of, guides_steps
 from textdiffusion.model import Model
 from textdiffusion.processes.bridge import (
   TokenProcess,
@@ -36,13 +38,20 @@ from textdiffusion.samplers.base import (
   Sampler,
   draw_rows,
   refuse_given,
+  split,
 )
-from textdiffusion.samplers.filters import Filter, filtered
+from textdiffusion.samplers.filters import (
+  Filter,
+  filtered,
+  filtered_posterior,
+)
 from textdiffusion.schedules import grids
 from textdiffusion.schedules.times import snapped
 
 # Adjacent times of a finer uniform grid are equal in float32.
 STEPS = '[1, 1048576]'
+# Share of what a filter cuts off: taken only if the constraint needs it.
+_CUT = 1e-12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +115,11 @@ class GridSampler(Sampler):
     t: Float[Array, 'B L'],
   ) -> Carry:
     by = denoised_at_end(model.process, self.transition(model.process))
-    by = self.filter.apply(model.process, by)
+    if acceptor_of(model) is not None:
+      keys, keys_clean = split(keys)
+      by = self._accepted(keys_clean, model, by)
+    else:
+      by = self.filter.apply(model.process, by)
     dist: Any = model.reverse(carry.x, s, t, by)
     # Only now: under guidance two laws are mixed, and a mixture of two certain
     # tokens has no mass.
@@ -120,6 +133,29 @@ class GridSampler(Sampler):
       calls=carry.calls + 1,
     )
 
+  def takes_constraints(self, model: Model) -> bool:
+    return not guides_steps(model)
+
+  def _accepted(self, keys: Key, model: Model, by: Transition) -> Transition:
+    """Returns `by` from clean tokens that are drawn, and accepted as a row."""
+    process = model.process
+
+    def transition(
+      head: TokenHead, xt: Int[Array, 'B L'], s: Time, t: Time
+    ) -> Any:
+      raw, cut = (
+        filtered_posterior(process, head, xt, t, reshape).logits
+        for reshape in (Filter(), self.filter)
+      )
+      is_free = jnp.broadcast_to(t > 0, xt.shape)
+      if process.is_absorbing:
+        is_free &= process.is_mask(xt)
+      ids, _ = clean_tokens(keys, model, cut, raw, xt, is_free)
+      certain = Posterior(log_one_hot(ids, raw.shape[-1]))
+      return by(certain, xt, s, t)
+
+    return transition
+
 
 def start(keys: Key, model: Model, canvas: Canvas) -> Chain:
   """Returns a chain with noise where nothing is given."""
@@ -128,8 +164,12 @@ def start(keys: Key, model: Model, canvas: Canvas) -> Chain:
     refuse_given(canvas, (process.mask_id,), 'the mask')
   prior, length = process.prior(), canvas.ids.shape[1]
   noise = jax.vmap(lambda key: prior.sample(key, (length,)))(keys)
+  if acceptor_of(model) is not None and process.is_absorbing:
+    # A schedule that leaves signal at t = 1 has some tokens there, which need
+    # not be accepted.
+    noise = jnp.full_like(noise, process.mask_id)
   x = jnp.where(canvas.is_given, canvas.ids, noise).astype(jnp.int32)
-  log_prob = jnp.where(canvas.is_given, 0.0, prior.log_prob(x))
+  log_prob = jnp.where(canvas.is_given, 0.0, prior.log_probs[x])
   return Chain(x, log_prob.astype(jnp.float32), jnp.zeros((), jnp.int32))
 
 
@@ -212,25 +252,61 @@ def clean_logits(
   return without_mask(process.mask_id, head.logits)
 
 
+def clean_tokens(
+  keys: Key,
+  model: Model,
+  logits: Float[Array, 'B L K'],
+  raw: Float[Array, 'B L K'],
+  x: Int[Array, 'B L'],
+  is_free: Bool[Array, 'B L'],
+) -> tuple[Int[Array, 'B L'], Float[Array, 'B L']]:
+  """Draws clean tokens, of a constrained model a row that is accepted.
+
+  Args:
+    keys: [B].
+    model: whose heads gave the logits.
+    logits: of the draws.
+    raw: logits before a filter, which gives way to a constraint.
+    x: the tokens that stay.
+    is_free: True where a token is drawn. Without a constraint all are.
+
+  Returns:
+    ids and their log-probabilities.
+  """
+  acceptor = acceptor_of(model)
+  if acceptor is None:
+    dist = Categorical(logits)
+    ids = draw_rows(keys, dist)
+    return ids, dist.log_prob(ids).astype(jnp.float32)
+  if logits is not raw:
+    logits, raw = jax.nn.log_softmax(logits), jax.nn.log_softmax(raw)
+    logits = log_add(logits, raw + math.log(_CUT))
+  drawn = draw_accepted(keys, acceptor, logits, x, is_free)
+  return drawn.ids, drawn.log_prob
+
+
 def place_tokens(
   keys: Key,
+  model: Model,
   carry: Carry,
   is_placed: Bool[Array, 'B L'],
   logits: Float[Array, ' B #L K'],
+  raw: Float[Array, ' B #L K'],
   **changes: Array,
 ) -> Carry:
   """Returns the carry with tokens drawn where `is_placed`, after a call.
 
   Args:
     keys: [B].
+    model: of masks; all that is masked is drawn, and `is_placed` kept.
     carry: a `Chain`, or one with more fields.
-    is_placed: True where a token is drawn.
+    is_placed: True where a token is kept.
     logits: of the draws.
+    raw: logits before a filter.
     **changes: of further fields.
   """
-  dist = Categorical(logits)
-  x = draw_rows(keys, dist)
-  log_prob = dist.log_prob(x).astype(jnp.float32)
+  is_free = model.process.is_mask(carry.x) | is_placed
+  x, log_prob = clean_tokens(keys, model, logits, raw, carry.x, is_free)
   return carry._replace(
     x=jnp.where(is_placed, x, carry.x).astype(carry.x.dtype),
     log_prob=jnp.where(is_placed, log_prob, carry.log_prob),

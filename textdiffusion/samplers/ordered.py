@@ -81,7 +81,12 @@ class Ordered(Sampler):
     else:
       score = certainty(self.by, logits)
     is_next = highest(score, is_masked, self.tokens)
-    return place_tokens(key_what, carry, is_next, self.filter(logits))
+    return place_tokens(
+      key_what, model, carry, is_next, self.filter(logits), logits
+    )
+
+  def takes_constraints(self, model: Model) -> bool:
+    return True
 
   def is_done(self, model: Model, carry: Chain) -> Bool[Array, ' B']:
     return ~model.process.is_mask(carry.x).any(-1)

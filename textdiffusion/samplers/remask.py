@@ -23,14 +23,16 @@ from textdiffusion.core.types import (
   Transition,
 )
 from textdiffusion.core.validation import check_fields, refuse_unused_fields
+from textdiffusion.guidance import acceptor_of
 from textdiffusion.model import Model
 from textdiffusion.processes.rank_one import RankOne
-from textdiffusion.samplers.base import Canvas, Carry, Chain, draw_rows
+from textdiffusion.samplers.base import Canvas, Carry, Chain, draw_rows, split
 from textdiffusion.samplers.grid import (
   STEPS,
   GridSampler,
   check_masking,
   clean_logits,
+  clean_tokens,
   greedy_at_end,
 )
 from textdiffusion.schedules import grids, times
@@ -137,16 +139,20 @@ class Remask(RenoisingSampler):
     sigma = amount(p, self)
     if self.kind == 'confidence':
       sigma = by_confidence(p, sigma, carry)
-    logits = clean_logits(p, model(carry.x, t).head, carry.x, t)
-    logits = self.filter(logits)
+    raw = clean_logits(p, model(carry.x, t).head, carry.x, t)
+    logits = law = self.filter(raw)
+    if acceptor_of(model) is not None:
+      keys, keys_clean = split(keys)
+      ids, _ = clean_tokens(
+        keys_clean, model, logits, raw, carry.x, p.is_mask(carry.x)
+      )
+      logits = log_one_hot(ids, raw.shape[-1])
     dist: Any = remasking(p, sigma)(Posterior(logits), carry.x, s, t)
     if self.final == 'greedy':
       dist = Categorical(greedy_at_end(dist.logits, s))
     x = draw_rows(keys, dist).astype(carry.x.dtype)
     is_mask = p.is_mask(x)
-    log_prob = Categorical(logits).log_prob(
-      jnp.where(is_mask, p.mask_id == 0, x)
-    )
+    log_prob = Categorical(law).log_prob(jnp.where(is_mask, p.mask_id == 0, x))
     log_prob = jnp.where(x == carry.x, carry.log_prob, log_prob)
     log_prob = jnp.where(is_mask, 0.0, log_prob).astype(jnp.float32)
     return Chain(x, log_prob, carry.calls + 1)
