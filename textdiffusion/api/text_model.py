@@ -5,6 +5,7 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,6 +26,7 @@ from textdiffusion.guidance import Constrained
 from textdiffusion.model import Trained, bind
 from textdiffusion.samplers.base import (
   Canvas,
+  Frame,
   Sampler,
   Samples,
   generate,
@@ -32,6 +34,7 @@ from textdiffusion.samplers.base import (
 )
 from textdiffusion.samplers.constraining import acceptor
 from textdiffusion.samplers.options import shortened
+from textdiffusion.samplers.particles import Particles
 from textdiffusion.samplers.prompts import blank, continuation, infilling
 
 _KEPT = 16  # compiled samplers; the least used one goes first
@@ -139,6 +142,8 @@ class TextModel:
     """Fills in the free tokens of a canvas; see `samplers.prompts`."""
     check_seed('seed', seed)
     sampler = self._sampler(sampler)
+    if isinstance(sampler, Particles):
+      canvas = sampler.groups(canvas)
     if self.parts.method.process is not None:
       check_attention(*canvas.ids.shape)
     made = self.parts
@@ -147,6 +152,8 @@ class TextModel:
       run = self._compiled(_Canvas(canvas), sampler, trace, tuple(constraints))
       key = stream(jax.random.key(seed), 'sample')
       samples = jax.device_get(run(made.trained, key))
+    if isinstance(sampler, Particles):
+      canvas, samples = _first_of(sampler.num, canvas, samples)
     if samples.is_given is not None:  # texts that grow
       canvas = Canvas(samples.ids, samples.is_given)
     texts = [self.tokenizer.decode(ids) for ids in samples.ids]
@@ -269,6 +276,17 @@ class TextModel:
       subject=f'sampling {rows} row(s) of {length} tokens',
       mend='lower --num, --length or the steps of the sampler',
     )
+
+
+def _first_of(
+  num: int, canvas: Canvas, samples: Samples
+) -> tuple[Canvas, Samples]:
+  """Returns one row of each group of particles."""
+  every: Any = lambda x: None if x is None else x[::num]
+  frames = samples.trace and Frame(*(x[:, ::num] for x in samples.trace))
+  kept = ('ids', 'log_prob', 'steps', 'is_given', 'refused')
+  changes: Any = {name: every(getattr(samples, name)) for name in kept}
+  return Canvas(*map(every, canvas)), samples._replace(**changes, trace=frames)
 
 
 class _Canvas:

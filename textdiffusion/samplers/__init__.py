@@ -32,6 +32,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     'NoCache': 'block_parts',
     'Ordered': 'ordered',
     'Propose': 'block_parts',
+    'Particles': 'particles',
     'Psi': 'psi',
     'Remask': 'remask',
     'Renoise': 'latent',

@@ -223,14 +223,7 @@ def generate(
       for time in (grid[index + 1], grid[index])
     )
     after = sampler.step(keys, model, carry, s, t)
-    frozen = {
-      name: jnp.where(
-        _like(is_done, new := getattr(after, name)), getattr(carry, name), new
-      )
-      for name in _FROZEN
-      if hasattr(carry, name)
-    }
-    return after._replace(**frozen), count + ~is_done
+    return freeze(carry, after, is_done), count + ~is_done
 
   def result(carry: Carry, count: Int[Array, ' B'], **traced: Any) -> Samples:
     names = 'is_given', 'refused'
@@ -263,6 +256,18 @@ def generate(
   # Where positions have times of their own, the largest is reported.
   times = grid.reshape(len(grid), -1).max(-1)
   return result(carry, count, trace=frames, times=times)
+
+
+def freeze(carry: Carry, after: Carry, is_done: Bool[Array, ' B']) -> Carry:
+  """Returns the carry after a step, in which rows that were done stay."""
+  frozen = {
+    name: jnp.where(
+      _like(is_done, new := getattr(after, name)), getattr(carry, name), new
+    )
+    for name in _FROZEN
+    if hasattr(carry, name)
+  }
+  return after._replace(**frozen)
 
 
 def _like(

@@ -255,11 +255,11 @@ def clean_logits(
 def clean_tokens(
   keys: Key,
   model: Model,
-  logits: Float[Array, 'B L K'],
-  raw: Float[Array, 'B L K'],
+  logits: Float[Array, ' B #L K'],
+  raw: Float[Array, ' B #L K'],
   x: Int[Array, 'B L'],
   is_free: Bool[Array, 'B L'],
-) -> tuple[Int[Array, 'B L'], Float[Array, 'B L']]:
+) -> tuple[Int[Array, ' B #L'], Float[Array, ' B #L']]:
   """Draws clean tokens, of a constrained model a row that is accepted.
 
   Args:
