@@ -17,6 +17,7 @@ from textdiffusion.api.training import TrainingRun
 from textdiffusion.core.keys import check_seed, stream
 from textdiffusion.core.memory import check_attention, compile_within
 from textdiffusion.core.types import Key
+from textdiffusion.data.coverage import warn_unknown
 from textdiffusion.data.tokenizers import Tokenizer
 from textdiffusion.evals.answers import answers
 from textdiffusion.evals.risk import gains, ranked
@@ -182,6 +183,7 @@ class TextModel:
     """Yields the candidates of each source as they are drawn, unranked."""
     check_seed('seed', seed)
     made = self.parts
+    warn_unknown(self.tokenizer, sources, 'the sources')
     with jax.set_mesh(made.mesh):
       yield from answers(
         *made.model,
@@ -247,7 +249,7 @@ class TextModel:
       made.trained,
       stream(jax.random.key(0), 'sample'),
       subject=f'sampling {rows} row(s) of {length} tokens',
-      mend='lower --num, --length or the steps of the sampler',
+      mend='lower num, length or the steps of the sampler',
     )
 
 
