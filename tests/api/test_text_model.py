@@ -1,5 +1,7 @@
 """A trained model samples, fills in, answers and scores in one line each."""
 
+import logging
+
 import numpy as np
 import pytest
 
@@ -20,6 +22,16 @@ def test_loading_takes_a_run_a_folder_or_a_step(run, model):
   assert 'MDLM' in repr(model) and 'step=4' in repr(model)
   with pytest.raises(td.UserError, match='no checkpoint'):
     td.load(folder / 'nowhere')
+
+
+def test_loading_warns_of_nothing(run, caplog):
+  """Orbax logs what a manager that only reads does not use."""
+  with caplog.at_level('WARNING', 'absl'):
+    td.load(run)
+  assert not caplog.messages
+  with caplog.at_level('WARNING', 'absl'):
+    logging.getLogger('absl').warning('read_only=True')
+  assert len(caplog.messages) == 1, 'others are logged as before'
 
 
 def test_samples(model):
@@ -85,6 +97,16 @@ def test_answers(answering):
     assert gains == sorted(gains, reverse=True)
   assert made.texts == [made[0], made[1]] == str(made).split('\n')
   assert len(answering.answer(sources[0])) == 1, 'one source'
+
+
+def test_unknown_words_of_a_source_are_named(answering, capsys):
+  answering.answer(['some old zebras see a dog', 'a zebras or two'])
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line == (
+    "3 word(s) of the sources are unknown and read as <unk>: 'zebras', 'or'"
+  )
+  answering.answer('a cat likes most girls')
+  assert not capsys.readouterr().err
 
 
 def test_texts_without_sources_answer_nothing(model):
