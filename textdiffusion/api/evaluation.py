@@ -62,7 +62,7 @@ def evaluate_restored(
   is_own = data.fingerprint == made.run.data.get('fingerprint')
   name = f'{made.step}' if is_own else f'{made.step}-{data.fingerprint}'
   target = Path(out or made.workdir / f'evaluation-{name}.json')
-  check_writable(target, 'name a file that can be by --out')
+  check_writable(target, 'choose another file (out)')
   if not len(data.heldout):
     raise UserError(
       f'data.source={settings.source}: no document is held out from training: '

@@ -470,7 +470,7 @@ def _check_there(folder: Path, wanted: int | None, there: list[int]) -> None:
   """Raises UserError if `wanted` is not in `there`, or `there` is empty."""
   if wanted in there or (wanted is None and there):
     return
-  mend = 'train one with launch.train --workdir'
+  mend = 'train one there first, with launch.train or td.train'
   if there:
     mend = f'it has those of {", ".join(map(str, sorted(there)))}'
   which = 'checkpoint' if wanted is None else f'checkpoint of step {wanted}'
@@ -516,7 +516,7 @@ def find_checkpoints(path: str) -> tuple[Path, int | None]:
     step = None
   if not folder.is_dir():
     raise UserError(
-      f'no checkpoint at {path}: name a workdir of launch.train or one of its '
+      f'no checkpoint at {path}: name the folder of a run or one of its '
       f'{CHECKPOINTS}/STEP'
     )
   return folder, step
