@@ -192,7 +192,7 @@ def test_a_field_that_may_be_none():
   hint = Linear | Cosine | None
   assert parse(hint, 'None', 'x') is None
   assert parse(hint, 'Cosine()', 'x') == Cosine()
-  with pytest.raises(UserError, match='expected Linear or Cosine or NoneType'):
+  with pytest.raises(UserError, match='expected Linear or Cosine or None'):
     parse(hint, '5', 'x')
 
 

@@ -53,6 +53,12 @@ def test_samples_by_another_sampler(model):
   assert len(made.trace[0].times) == 11, 'a call for each token'
 
 
+def test_a_sampler_of_another_type_is_named_with_its_mend(model):
+  for wrong in ('Remask', td.samplers.Remask):
+    with pytest.raises(td.UserError, match=r'mean td.samplers.Remask\(\)'):
+      model.sample(sampler=wrong)
+
+
 def test_rows_of_a_canvas_have_their_own_draws(model):
   """Also where a sampler was compiled for the same text of other rows."""
   canvas = td.samplers.prompts.blank(2, 10)

@@ -22,6 +22,7 @@ from textdiffusion.data.tokenizers import Tokenizer
 from textdiffusion.evals.answers import answers
 from textdiffusion.evals.risk import gains, ranked
 from textdiffusion.model import Trained, bind
+from textdiffusion.parsing import check_value
 from textdiffusion.samplers.base import (
   Canvas,
   Sampler,
@@ -232,6 +233,7 @@ class TextModel:
   def _sampler(self, sampler: Sampler | None) -> Sampler:
     if sampler is None:
       return self.parts.method.sampler
+    check_value(Sampler, sampler, 'sampler')
     return with_special_ids(sampler, self.tokenizer.vocab)
 
   def _compile(

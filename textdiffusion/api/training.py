@@ -13,6 +13,7 @@ from textdiffusion.api.start import open_run
 from textdiffusion.core.paths import expand
 from textdiffusion.data.pipeline import Data, train_iterator
 from textdiffusion.nn.transformer import flops_per_token, num_params
+from textdiffusion.parsing import check_value
 from textdiffusion.training import loop, metrics
 from textdiffusion.training.mesh import check_batch, check_parameters, make_mesh
 from textdiffusion.training.profile import Steps
@@ -76,6 +77,7 @@ def train(
     UserError: the config does not fit the data, the devices or what the folder
       holds; or training failed.
   """
+  check_value(config_lib.Config, config, 'config')
   folder = os.fspath(workdir)
   mesh = make_mesh(config.mesh)
   check_batch(mesh, config.data.batch_size, config.train.accumulate)
