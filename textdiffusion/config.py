@@ -275,6 +275,11 @@ def to_json(value: Any) -> Any:
   """A dataclass tree -> plain JSON; a dataclass carries its import path."""
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
     kind = type(value)
+    if kind.__module__ == '<run_path>':  # Python's name for a config file.
+      raise UserError(
+        f'{kind.__name__} is defined in a config file, where no checkpoint can '
+        'find it: move it to a module beside the file, and import it there'
+      )
     fields = {
       f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)
     }
@@ -350,8 +355,9 @@ def _class_of(path: str) -> Any:
   is_own = module.split('.')[0] == 'textdiffusion'
   if not is_own and module not in sys.modules:
     raise UserError(
-      f'the saved config names {path}: import {module} first, or name a '
-      '--config that does'
+      f'the saved config names {path}, of a module that is not imported: '
+      f'import {module} first, or on the command line name a recipe file that '
+      f'imports it, --config=FILE.py; FILE.py may lie beside {module}.py'
     )
   try:
     found = importlib.import_module(module) if is_own else sys.modules[module]
