@@ -7,7 +7,7 @@ from absl import flags
 
 from textdiffusion.core.types import UserError
 
-from . import paths, printing
+from . import mistakes, paths, printing
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -23,7 +23,7 @@ def parse_flags(argv: list[str]) -> list[str]:
   except UnicodeError as error:  # In arguments or in a --flagfile.
     sys.exit(printing.report(f'flags must be UTF-8 ({error})'))
   except (flags.Error, UserError) as error:
-    sys.exit(printing.report(' '.join(str(error).split())))
+    sys.exit(printing.report(mistakes.in_words(error, argv)))
 
 
 def _declare_key_flags() -> None:

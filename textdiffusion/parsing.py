@@ -279,7 +279,7 @@ def _value(hint: Any, tree: ast.expr, name: str) -> Any:
         inner = typing.get_args(hint)[0]
         return tuple(_value(inner, item, name) for item in items)
     case ast.Name(id=word) if word in classes:
-      raise UserError(f'{name}={word}: write {word}() to get one')
+      raise UserError(f'{name}={word}: not a call (did you mean {word}()?)')
   if isinstance(tree, ast.Name):
     value = _word(tree.id)
   else:
@@ -316,9 +316,11 @@ def _build(cls: type, call: ast.Call, name: str) -> Any:
 def _no_node(hint: Any, text: str, name: str) -> UserError:
   """Returns the error for a text that is not a call of a fitting class."""
   classes = sorted(classes_of(hint))
+  near = difflib.get_close_matches(text, classes, 1)
+  hint_text = f' (did you mean {near[0]}()?)' if near else ''
   return UserError(
     f'{name}={_shortened(text)}: expected {_type_name(hint)}, written as a '
-    f'call: {", ".join(f"{cls}(...)" for cls in classes)}'
+    f'call: {", ".join(f"{cls}(...)" for cls in classes)}{hint_text}'
   )
 
 
