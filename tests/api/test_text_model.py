@@ -1,17 +1,40 @@
 """A trained model samples, fills in, answers and scores in one line each."""
 
+import dataclasses
 import logging
 
 import numpy as np
 import pytest
 
 import textdiffusion as td
+from tests.api.conftest import CONFIG
+from textdiffusion.api.training import warnings_of
 
 
 def test_a_run_says_where_it_is(run):
   assert run.is_finished and run.step == 4
   assert [row['step'] for row in run.metrics()][-1] == 4
   assert 'step=4' in repr(run)
+
+
+def test_a_run_warns_of_what_is_seldom_intended(tmp_path):
+  (tmp_path / 'one.txt').write_text('the cat sees a dog ' * 40)
+  source = str(td.data.Files(tmp_path / 'one.txt'))
+  data = dataclasses.replace(CONFIG.data, source=source, rows='packed')
+  data = dataclasses.replace(data, model_padding=False, holdout=1e-9)
+  config = dataclasses.replace(CONFIG, data=data)
+  opened = td.data.open_data(data)
+  (line,) = warnings_of(config, opened)
+  assert line.startswith('data.holdout=1e-09: no row of 1 document(s) is held')
+  whole = dataclasses.replace(data, holdout=0.0)
+  optimizer = td.OptimizerConfig(warmup_steps=4)
+  train = dataclasses.replace(CONFIG.train, optimizer=optimizer)
+  config = dataclasses.replace(config, data=whole, train=train)
+  (line,) = warnings_of(config, opened)
+  assert line.startswith(
+    'train.optimizer.warmup_steps=4: the warm-up takes all'
+  )
+  assert not [*warnings_of(CONFIG, td.data.open_data(CONFIG.data))]
 
 
 def test_loading_takes_a_run_a_folder_or_a_step(run, model):

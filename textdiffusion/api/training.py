@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,6 +101,9 @@ def train(
   )
   print(plan(config, counts['tokens']))
   sys.stdout.flush()
+  if not jax.process_index():
+    for line in warnings_of(config, data):
+      print(f'warning: {line}', file=sys.stderr)
   order = rows.batch_size, rows.seed, *host, rows.buckets, rows.source_dropout
   with owner:
     state = loop.train(
@@ -118,6 +122,28 @@ def train(
     )
   path = expand(folder).absolute()
   return TrainingRun(path, int(state.step), data, config)
+
+
+def warnings_of(config: config_lib.Config, data: Data) -> Iterator[str]:
+  """Yields a line for each setting that is allowed and seldom intended.
+
+  Args:
+    config: of the run.
+    data: its opened data.
+  """
+  holdout, documents = config.data.holdout, data.counts['train']['documents']
+  if holdout and not len(data.heldout):
+    yield (
+      f'data.holdout={holdout:g}: no row of {documents:,} document(s) is held '
+      'out, so no likelihood is evaluated; give the source more documents '
+      '(files:...?split=line or split=blank divides a file), or raise it'
+    )
+  warmup = config.train.optimizer.warmup_steps
+  if warmup >= config.train.steps:
+    yield (
+      f'train.optimizer.warmup_steps={warmup}: the warm-up takes all '
+      f'train.steps={config.train.steps}; lower it'
+    )
 
 
 def plan(config: config_lib.Config, tokens: int) -> str:
