@@ -20,8 +20,8 @@ def test_a_run_says_where_it_is(run):
 def test_a_run_warns_of_what_is_seldom_intended(tmp_path):
   (tmp_path / 'one.txt').write_text('the cat sees a dog ' * 40)
   source = str(td.data.Files(tmp_path / 'one.txt'))
-  data = dataclasses.replace(CONFIG.data, source=source, rows='packed')
-  data = dataclasses.replace(data, model_padding=False, holdout=1e-9)
+  settings = {'rows': 'packed', 'model_padding': False, 'holdout': 1e-9}
+  data = dataclasses.replace(CONFIG.data, source=source, **settings)
   config = dataclasses.replace(CONFIG, data=data)
   opened = td.data.open_data(data)
   (line,) = warnings_of(config, opened)
