@@ -20,7 +20,7 @@ from . import codes, hosts, parsing, printing
 CONFIG = flags.DEFINE_string(
   'config', None, 'A config file, FILE.py:RECIPE; FILE.py lists its recipes.'
 )
-SET = flags.DEFINE_multi_string('set', [], 'a.b=value; may be repeated.')
+SET = flags.DEFINE_multi_string('set', [], 'A field of the config, a.b=value')
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
 
 

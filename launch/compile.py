@@ -1,6 +1,6 @@
 """Compiles a step for a TPU slice that need not be present.
 
-  python -m launch.compile --config=configs/llada.py:c4_8b \
+  python -m launch.compile --config=configs/llada.py:c4_8b \\
     --topology=v5p:8x8x8 --mesh=fsdp=512
 
 Needs the TPU compiler, `pip install -e .[tpu]`, but no TPU. Exits with code 3

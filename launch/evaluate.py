@@ -8,6 +8,7 @@ All documents of a source that was not used for training are evaluated
 """
 
 import json
+import sys
 
 from absl import flags
 
@@ -27,8 +28,9 @@ def main() -> None:
   if not loaded.config.evaluators:
     reason = 'it needs --set=evaluators=..., as the likelihood draws no samples'
     refuse_settings(conflicts.SAMPLING, reason)
-  report = evaluate_restored(loaded, common.SET.value, OUT.value)
+  report, path = evaluate_restored(loaded, common.SET.value, OUT.value)
   print(json.dumps(report, indent=2))
+  print(f'wrote {path}', file=sys.stderr)
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
 """Checks of flags and settings: refuses those that would have no effect."""
 
+import contextlib
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -8,7 +9,7 @@ from absl import flags
 from textdiffusion.api.text_model import TextModel
 from textdiffusion.core.types import UserError
 from textdiffusion.samplers.base import Sampler
-from textdiffusion.samplers.options import with_options
+from textdiffusion.samplers.options import shortened, with_options
 
 from . import common
 
@@ -68,5 +69,10 @@ def sampler_of(
     try:
       sampler = with_options(sampler, **{name: value})
     except UserError as error:
-      raise UserError(f'--{name}={value}: {error}') from None
+      way_out = ''
+      with contextlib.suppress(UserError):  # The default may lack it as well.
+        default = model.config.method.default_sampler
+        other = shortened(with_options(default, **{name: value}))
+        way_out = f", or give --set=sampler='{other}'"
+      raise UserError(f'--{name}={value}: {error}{way_out}') from None
   return sampler

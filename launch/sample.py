@@ -1,7 +1,7 @@
 """Samples from a checkpoint.
 
   python -m launch.sample --checkpoint=runs/demo --num=16 --prompt="The "
-  python -m launch.sample --checkpoint=runs/demo \
+  python -m launch.sample --checkpoint=runs/demo \\
     --infill="The <mask:6> restaurant" --trace=trace.html
   python -m launch.sample --checkpoint=runs/demo \
     --constraint='Include("riverside")' --constraint='Exclude("cheap")'

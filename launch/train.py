@@ -1,8 +1,8 @@
 """Trains a model.
 
-  python -m launch.train --config=configs/mdlm.py:python_docs \
+  python -m launch.train --config=configs/mdlm.py:python_docs \\
     --set=train.steps=500 --workdir=runs/mdlm
-  python -m launch.train --config=configs/mdlm.py:python_docs \
+  python -m launch.train --config=configs/mdlm.py:python_docs \\
     --init_from=runs/mdlm --workdir=runs/tuned
 """
 

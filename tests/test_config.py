@@ -16,10 +16,13 @@ from textdiffusion.config import (
 )
 from textdiffusion.core.types import UserError
 from textdiffusion.data.tokenizers import Bytes, Words
+from textdiffusion.evaluators import SampleTexts
 from textdiffusion.methods.autoregressive import Autoregressive
 from textdiffusion.methods.mdlm import MDLM
 from textdiffusion.nn.network import Causal, Full
+from textdiffusion.samplers import Remask
 from textdiffusion.schedules.noise import Polynomial
+from textdiffusion.training.state import TrainConfig
 
 CONFIG = Config(MDLM(Polynomial(2.0)))
 
@@ -241,3 +244,39 @@ def test_values_that_would_fail_later_are_refused(override, told):
   with pytest.raises(UserError, match=told) as caught:
     config_lib.override(CONFIG, [override])
   assert '\n' not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+  ('build_config', 'message'),
+  [
+    (lambda: Config(MDLM(), 'a.txt'), r"write td.data.Files\('a.txt'\)"),
+    (lambda: Config(MDLM), r'method=MDLM: .* mean td.methods.MDLM\(\)\?'),
+    (lambda: Config('mdml'), r'method=mdml: expected MethodConfig'),
+    (
+      lambda: Config(MDLM(), sampler='Remask'),
+      r'sampler=Remask: expected Sampler or None \(did you mean '
+      r'td.samplers.Remask\(\)\?\)',
+    ),
+    (
+      lambda: Config(MDLM(), train=TrainConfig(steps='5')),
+      "train.steps='5': must be a number",
+    ),
+    (
+      lambda: Config(MDLM(), evaluators=(SampleTexts(sampler=Remask),)),
+      r'evaluators\[0\].sampler=Remask: .*mean td.samplers.Remask\(\)',
+    ),
+    (
+      lambda: Config(MDLM(), evaluators=(SampleTexts,)),
+      r'evaluators\[0\]=SampleTexts: .* mean td.evaluators.SampleTexts\(\)',
+    ),
+  ],
+)
+def test_types_of_a_config_built_in_python(build_config, message):
+  with pytest.raises(UserError, match=message):
+    build_config()
+
+
+def test_evaluators_become_a_tuple():
+  one = SampleTexts()
+  for evaluators in (one, [one], (one,)):
+    assert Config(MDLM(), evaluators=evaluators).evaluators == (one,)

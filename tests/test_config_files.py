@@ -170,7 +170,7 @@ def test_former_names_are_still_read(capsys, former, recipe):
 def test_bad_files(tmp_path):
   with pytest.raises(UserError, match=r'does not exist.*configs/mdlm.py'):
     load('configs/mdlm/python_tiny.py')
-  with pytest.raises(UserError, match=r'gs://x/c.py:a does not exist'):
+  with pytest.raises(UserError, match=r'file gs://x/c.py does not exist'):
     load('gs://x/c.py:a')
   path = tmp_path / 'c.py'
   path.write_text('x = 1\n')

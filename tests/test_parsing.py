@@ -140,9 +140,9 @@ def test_fields_of_a_replaced_node_may_be_set():
     ('method.schedule=Linear(eps=Linear())', r'eps=Linear\(\): expected float'),
     ('method.schedule=Linear(eps=2)', r'eps=2\.0: must be in'),
     ('method.schedule=Squeezed(3)', 'schedule.schedule=3: expected Schedule'),
-    ('method.schedule=Squeezed(Linear)', r'write Linear\(\) to get one'),
+    ('method.schedule=Squeezed(Linear)', r'did you mean Linear\(\)\?'),
     ('method.schedule=3', 'is not a call such as Linear'),
-    ('method.schedule=Linear', 'is not a call such as Linear'),
+    ('method.schedule=Linear', 'is not a call .did you mean Linear'),
     ('method.schedule=Linear(', 'expected Schedule, written as a call'),
     ('method.schedule=()', 'expected Schedule, written as a call'),
     ('method.schedule=None', 'expected Schedule, written as a call'),
@@ -192,7 +192,7 @@ def test_a_field_that_may_be_none():
   hint = Linear | Cosine | None
   assert parse(hint, 'None', 'x') is None
   assert parse(hint, 'Cosine()', 'x') == Cosine()
-  with pytest.raises(UserError, match='expected Linear or Cosine or NoneType'):
+  with pytest.raises(UserError, match='expected Linear or Cosine or None'):
     parse(hint, '5', 'x')
 
 

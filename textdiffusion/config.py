@@ -6,6 +6,7 @@ fields and wrong types are refused with the nearest names.
 
 import dataclasses
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -24,14 +25,10 @@ from textdiffusion.nn.transformer import TransformerConfig
 from textdiffusion.objectives.score_interpolation import ScoreInterpolation
 from textdiffusion.overrides import apply_overrides
 from textdiffusion.parsing import (
-  REFUSED,
-  coerce,
+  check_value,
   field_types,
-  is_plain,
   nearest,
   parse,
-  takes_nodes,
-  unexpected,
 )
 from textdiffusion.samplers.base import Sampler, with_special_ids
 from textdiffusion.samplers.options import with_options
@@ -52,6 +49,9 @@ class Config:
     sampler: how to sample; None is the method's own way.
     evaluators: what is measured beside the held-out likelihood of `evaluate`;
       see `textdiffusion.evaluators`.
+
+  Raises:
+    UserError: a field, or a field below it, has a value of another type.
   """
 
   method: MethodConfig
@@ -65,8 +65,19 @@ class Config:
 
   def __post_init__(self) -> None:
     data: Any = self.data
+    if isinstance(data, str | os.PathLike):
+      raise UserError(
+        f'data={os.fspath(data)!r}: expected DataConfig or Files; for text '
+        f'files write td.data.Files({os.fspath(data)!r})'
+      )
     if isinstance(data, Files):
       object.__setattr__(self, 'data', DataConfig(source=str(data)))
+    evaluators: Any = self.evaluators
+    if isinstance(evaluators, Evaluator | list):
+      one = isinstance(evaluators, Evaluator)
+      several = (evaluators,) if one else tuple(evaluators)
+      object.__setattr__(self, 'evaluators', several)
+    check(self)
 
   def default_of(self, name: str) -> Any:
     """Returns what a field that is None stands for."""
@@ -205,7 +216,6 @@ def load(path: str, overrides: Sequence[str] = ()) -> Config:
       has no effect beside the others.
   """
   config = config_files.read(path, Config)
-  check(config)
   refuse_unused(config)
   return override(config, overrides)
 
@@ -219,7 +229,6 @@ def override(config: Config, overrides: Sequence[str]) -> Config:
   former = [text for text in overrides if text.startswith('sample.')]
   current = [text for text in overrides if text not in former]
   changed = _with_former(apply_overrides(config, current), former)
-  check(changed)
   refuse_unused(changed, {text.partition('=')[0] for text in overrides})
   return changed
 
@@ -252,12 +261,12 @@ def check(node: Any, name: str = '') -> None:
   """Raises UserError where a field holds what its type does not allow."""
   for field, hint in field_types(type(node)).items():
     value, full = getattr(node, field), f'{name}{field}'
-    if isinstance(value, type) or (
-      (is_plain(value) or takes_nodes(hint)) and coerce(hint, value) is REFUSED
-    ):
-      raise unexpected(hint, value, full)
+    check_value(hint, value, full)
     if type(value) is int and not -(2**31) <= value < 2**32:
       raise UserError(f'{full}={value}: must have at most 32 bits')
+    for i, item in enumerate(value if isinstance(value, tuple) else ()):
+      if dataclasses.is_dataclass(item):
+        check(item, f'{full}[{i}].')
     if dataclasses.is_dataclass(value):
       check(value, f'{full}.')
 
@@ -266,6 +275,11 @@ def to_json(value: Any) -> Any:
   """A dataclass tree -> plain JSON; a dataclass carries its import path."""
   if dataclasses.is_dataclass(value) and not isinstance(value, type):
     kind = type(value)
+    if kind.__module__ == '<run_path>':  # Python's name for a config file.
+      raise UserError(
+        f'{kind.__name__} is defined in a config file, where no checkpoint can '
+        'find it: move it to a module beside the file, and import it there'
+      )
     fields = {
       f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)
     }
@@ -341,8 +355,9 @@ def _class_of(path: str) -> Any:
   is_own = module.split('.')[0] == 'textdiffusion'
   if not is_own and module not in sys.modules:
     raise UserError(
-      f'the saved config names {path}: import {module} first, or name a '
-      '--config that does'
+      f'the saved config names {path}, of a module that is not imported: '
+      f'import {module} first, or on the command line name a recipe file that '
+      f'imports it, --config=FILE.py; FILE.py may lie beside {module}.py'
     )
   try:
     found = importlib.import_module(module) if is_own else sys.modules[module]

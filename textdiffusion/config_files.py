@@ -6,8 +6,10 @@
     comment above an entry, or the docstring of the function, describes it.
   get_config(): a function that returns the only config.
 
-The bundled files can be named from any folder, as `configs/mdlm.py:lm1b` or
-`mdlm:lm1b`, and imported by `from textdiffusion.recipes import mdlm, presets`.
+Modules beside the file can be imported while it is read, so a method of one's
+own may lie there. The bundled files can be named from any folder, as
+`configs/mdlm.py:lm1b` or `mdlm:lm1b`, and imported by `from
+textdiffusion.recipes import mdlm, presets`.
 """
 
 import ast
@@ -82,8 +84,10 @@ def locate(path: str) -> Location:
       return Location(str(bundled_files()[name[1]]), recipe)
   if former := _former(path):
     return former
-  names = [f'configs/{name}.py' for name in bundled_files()]
-  raise UserError(f'config file {path} does not exist{nearest(path, names)}')
+  file = before if after.isidentifier() else path
+  form = 'configs/{}.py' if '/' in file or '.' in file else '{}'
+  names = map(form.format, bundled_files())
+  raise UserError(f'config file {file} does not exist{nearest(file, names)}')
 
 
 def _former(path: str) -> Location | None:
@@ -159,7 +163,7 @@ def _opened(file: str) -> Generator[Mapping[str, Any]]:
       'Python file with RECIPES or get_config(): name the .py file that the '
       'run was started with; --resume and its --workdir continue the run'
     )
-  with _reported_errors(file):
+  with _reported_errors(file), _importable(os.path.dirname(file)):
     names = runpy.run_path(file)
     found = [name for name in ('RECIPES', 'get_config') if name in names]
     if len(found) != 1:
@@ -178,6 +182,17 @@ def _opened(file: str) -> Generator[Mapping[str, Any]]:
         'not empty'
       )
     yield values
+
+
+@contextlib.contextmanager
+def _importable(folder: str) -> Generator[None]:
+  """Makes the modules of a folder importable, as those beside a script are."""
+  path = os.path.abspath(folder)
+  sys.path.insert(0, path)
+  try:
+    yield
+  finally:
+    sys.path.remove(path)
 
 
 def descriptions(file: str) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Applies dotted settings, `a.b=value`, to a tree of frozen dataclasses."""
 
 import dataclasses
-from collections.abc import Sequence
+import difflib
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from textdiffusion.core.types import UserError
@@ -45,6 +46,20 @@ def apply_overrides(config: Any, overrides: Sequence[str]) -> Any:
   return _changed(config, root, '')
 
 
+def setting_names(cls: type, above: str = '') -> Iterator[str]:
+  """Yields the dotted names of the fields of a config class, by its types.
+
+  Args:
+    cls: the class.
+    above: its dotted name followed by a dot, or '' at the root.
+  """
+  for name, hint in field_types(cls).items():
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+      yield from setting_names(hint, f'{above}{name}.')
+    else:
+      yield f'{above}{name}'
+
+
 def _changed(node: Any, change: _Change, above: str) -> Any:
   """Returns `node` with its changes applied.
 
@@ -67,7 +82,7 @@ def _changed(node: Any, change: _Change, above: str) -> Any:
       value = node.default_of(name)
     if below.text is not None:
       if dataclasses.is_dataclass(value):
-        _check_call(value, below.text, full)
+        _check_call(value, below.text, full, classes_of(types[name]))
       value = parse(types[name], below.text, full)
     if below.fields:
       inner = f'{full}.{next(iter(below.fields))}'
@@ -85,9 +100,22 @@ def _changed(node: Any, change: _Change, above: str) -> Any:
   return dataclasses.replace(node, **fresh)
 
 
-def _check_call(group: Any, text: str, name: str) -> None:
-  """Raises UserError if `text` is neither a call nor None, as in `train=5`."""
+def _check_call(
+  group: Any, text: str, name: str, classes: Collection[str]
+) -> None:
+  """Raises UserError if `text` is neither a call nor None, as in `train=5`.
+
+  Args:
+    group: value of the field, a dataclass.
+    text: the new value.
+    name: dotted name of the field.
+    classes: names of the classes that the field takes.
+  """
   if '(' not in text and text != 'None':
+    if near := difflib.get_close_matches(text, classes, 1):
+      raise UserError(
+        f'{name}={text} is not a call (did you mean {near[0]}()?)'
+      )
     fields = ', '.join(f'{name}.{f.name}' for f in dataclasses.fields(group))
     raise UserError(
       f'{name}={text} is not a call such as {type(group).__name__}(...), and '

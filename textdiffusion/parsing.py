@@ -22,6 +22,7 @@ from textdiffusion.core.types import UserError
 REFUSED = object()  # Stands for a value that does not fit its type.
 _LONGEST = 80  # Longest value in a message, in characters.
 _PACKAGE = 'textdiffusion.'
+_PUBLIC = ('evaluators', 'methods', 'samplers')  # Folders that `td` has.
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -79,6 +80,43 @@ def coerce(hint: Any, value: Any) -> Any:
   if hint in _PLAIN:
     return value if type(value) is hint else REFUSED
   return value if _is_instance(value, hint) else REFUSED
+
+
+def check_value(hint: Any, value: Any, name: str) -> None:
+  """Checks the value of a field that Python code gave.
+
+  Args:
+    hint: type of the field.
+    value: the value. Objects that are neither plain nor dataclasses of a
+      config, such as arrays, pass.
+    name: dotted name of the field, for messages.
+
+  Raises:
+    UserError: the value does not fit the type.
+  """
+  if typing.get_origin(hint) is tuple and isinstance(value, tuple):
+    for i, item in enumerate(value):
+      check_value(typing.get_args(hint)[0], item, f'{name}[{i}]')
+    return
+  is_checked = is_plain(value) or takes_nodes(hint)
+  if isinstance(value, type) or (is_checked and coerce(hint, value) is REFUSED):
+    shown = value.__name__ if isinstance(value, type) else value
+    error = unexpected(hint, shown, name)
+    raise UserError(f'{error}{_constructor(hint, value)}')
+
+
+def _constructor(hint: Any, value: Any) -> str:
+  """Returns the call that a class, or the name of one, stands for in Python."""
+  classes = classes_of(hint)
+  if isinstance(value, type):
+    classes[value.__name__] = value
+    value = value.__name__
+  near = difflib.get_close_matches(str(value), classes, 1)
+  if not near:
+    return ''
+  folder = classes[near[0]].__module__.removeprefix(_PACKAGE).split('.')[0]
+  place = f'td.{folder}.' if folder in _PUBLIC else ''
+  return f' (did you mean {place}{near[0]}()?)'
 
 
 def unexpected(hint: Any, value: Any, name: str) -> UserError:
@@ -241,7 +279,7 @@ def _value(hint: Any, tree: ast.expr, name: str) -> Any:
         inner = typing.get_args(hint)[0]
         return tuple(_value(inner, item, name) for item in items)
     case ast.Name(id=word) if word in classes:
-      raise UserError(f'{name}={word}: write {word}() to get one')
+      raise UserError(f'{name}={word}: not a call (did you mean {word}()?)')
   if isinstance(tree, ast.Name):
     value = _word(tree.id)
   else:
@@ -278,9 +316,11 @@ def _build(cls: type, call: ast.Call, name: str) -> Any:
 def _no_node(hint: Any, text: str, name: str) -> UserError:
   """Returns the error for a text that is not a call of a fitting class."""
   classes = sorted(classes_of(hint))
+  near = difflib.get_close_matches(text, classes, 1)
+  hint_text = f' (did you mean {near[0]}()?)' if near else ''
   return UserError(
     f'{name}={_shortened(text)}: expected {_type_name(hint)}, written as a '
-    f'call: {", ".join(f"{cls}(...)" for cls in classes)}'
+    f'call: {", ".join(f"{cls}(...)" for cls in classes)}{hint_text}'
   )
 
 
@@ -292,6 +332,8 @@ def _word(text: str) -> Any:
 def _type_name(hint: Any) -> str:
   if isinstance(hint, types.UnionType):
     return ' or '.join(map(_type_name, typing.get_args(hint)))
+  if hint is type(None):
+    return 'None'
   return getattr(hint, '__name__', str(hint))
 
 

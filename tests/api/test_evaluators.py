@@ -105,7 +105,7 @@ def test_samples_under_a_known_law(run, monkeypatch):
   assert found['valid'] == 0.5
   assert found['law_nats'] == pytest.approx((law[0] + law[2]) / 2)
   assert found['distinct_2'] == pytest.approx(8 / 10)
-  assert found['text'] == texts[:1]
+  assert found['text'] == texts[:1] and found['texts'] == '1 of 4 shown'
 
 
 def test_answers_are_compared_with_all_references(answering):

@@ -1,15 +1,40 @@
 """A trained model samples, fills in, answers and scores in one line each."""
 
+import dataclasses
+import logging
+
 import numpy as np
 import pytest
 
 import textdiffusion as td
+from tests.api.conftest import CONFIG
+from textdiffusion.api.training import warnings_of
 
 
 def test_a_run_says_where_it_is(run):
   assert run.is_finished and run.step == 4
   assert [row['step'] for row in run.metrics()][-1] == 4
   assert 'step=4' in repr(run)
+
+
+def test_a_run_warns_of_what_is_seldom_intended(tmp_path):
+  (tmp_path / 'one.txt').write_text('the cat sees a dog ' * 40)
+  source = str(td.data.Files(tmp_path / 'one.txt'))
+  settings = {'rows': 'packed', 'model_padding': False, 'holdout': 1e-9}
+  data = dataclasses.replace(CONFIG.data, source=source, **settings)
+  config = dataclasses.replace(CONFIG, data=data)
+  opened = td.data.open_data(data)
+  (line,) = warnings_of(config, opened)
+  assert line.startswith('data.holdout=1e-09: no row of 1 document(s) is held')
+  whole = dataclasses.replace(data, holdout=0.0)
+  optimizer = td.OptimizerConfig(warmup_steps=4)
+  train = dataclasses.replace(CONFIG.train, optimizer=optimizer)
+  config = dataclasses.replace(config, data=whole, train=train)
+  (line,) = warnings_of(config, opened)
+  assert line.startswith(
+    'train.optimizer.warmup_steps=4: the warm-up takes all'
+  )
+  assert not [*warnings_of(CONFIG, td.data.open_data(CONFIG.data))]
 
 
 def test_loading_takes_a_run_a_folder_or_a_step(run, model):
@@ -20,6 +45,16 @@ def test_loading_takes_a_run_a_folder_or_a_step(run, model):
   assert 'MDLM' in repr(model) and 'step=4' in repr(model)
   with pytest.raises(td.UserError, match='no checkpoint'):
     td.load(folder / 'nowhere')
+
+
+def test_loading_warns_of_nothing(run, caplog):
+  """Orbax logs what a manager that only reads does not use."""
+  with caplog.at_level('WARNING', 'absl'):
+    td.load(run)
+  assert not caplog.messages
+  with caplog.at_level('WARNING', 'absl'):
+    logging.getLogger('absl').warning('read_only=True')
+  assert len(caplog.messages) == 1, 'others are logged as before'
 
 
 def test_samples(model):
@@ -39,6 +74,12 @@ def test_samples_by_another_sampler(model):
   sampler = td.samplers.FirstHitting()
   made = model.sample(1, length=10, sampler=sampler)
   assert len(made.trace[0].times) == 11, 'a call for each token'
+
+
+def test_a_sampler_of_another_type_is_named_with_its_mend(model):
+  for wrong in ('Remask', td.samplers.Remask):
+    with pytest.raises(td.UserError, match=r'mean td.samplers.Remask\(\)'):
+      model.sample(sampler=wrong)
 
 
 def test_rows_of_a_canvas_have_their_own_draws(model):
@@ -85,6 +126,16 @@ def test_answers(answering):
     assert gains == sorted(gains, reverse=True)
   assert made.texts == [made[0], made[1]] == str(made).split('\n')
   assert len(answering.answer(sources[0])) == 1, 'one source'
+
+
+def test_unknown_words_of_a_source_are_named(answering, capsys):
+  answering.answer(['some old zebras see a dog', 'a zebras or two'])
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line == (
+    "3 word(s) of the sources are unknown and read as <unk>: 'zebras', 'or'"
+  )
+  answering.answer('a cat likes most girls')
+  assert not capsys.readouterr().err
 
 
 def test_texts_without_sources_answer_nothing(model):

@@ -8,6 +8,7 @@ loaded and sampled as any other method.
 import dataclasses
 import inspect
 import sys
+from pathlib import Path
 from typing import ClassVar
 
 import jax
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 import textdiffusion as td
+from tests.fuzz.launchers import launch
 from textdiffusion.core.distributions import Categorical
 from textdiffusion.core.keys import row_keys, stream
 from textdiffusion.core.numerics import log_one_hot
@@ -86,6 +88,54 @@ class SUNDAE:
 def test_it_is_short():
   parts = (Unrolled, Redraw, SUNDAE)
   assert sum(len(inspect.getsource(part).splitlines()) for part in parts) <= 60
+
+
+RECIPES = """
+import textdiffusion as td
+import sundae  # of the same folder
+
+RECIPES = {'tiny': td.Config(
+  sundae.SUNDAE(),
+  data=td.data.DataConfig(
+    source='toy_grammar:400', length=24, batch_size=16,
+    tokenizer=td.data.TokenizerConfig('characters'),
+  ),
+  model=td.TransformerConfig(num_layers=1, d_model=16, num_heads=2),
+  train=td.TrainConfig(steps=2, eval_every=0),
+)}
+"""
+
+
+def test_it_is_trained_and_sampled_on_the_command_line(tmp_path, monkeypatch):
+  """The method lies beside the recipe file, and a setting was changed."""
+  source = Path(__file__).read_text()
+  (tmp_path / 'sundae.py').write_text(source[: source.index('\ndef test_')])
+  file = tmp_path / 'recipes.py'
+  file.write_text(RECIPES)
+  monkeypatch.delitem(sys.modules, 'sundae', raising=False)
+  before = list(sys.path)
+  config, workdir = f'--config={file}:tiny', f'--workdir={tmp_path}/run'
+  outcome = launch('train', [config, '--set=model.num_layers=2', workdir])
+  assert outcome.code == 0 and sys.path == before, outcome
+  monkeypatch.delitem(sys.modules, 'sundae')
+  outcome = launch('sample', [workdir])
+  assert outcome.code == 2 and 'import sundae first' in outcome.err
+  assert '--config=FILE.py; FILE.py may lie beside sundae.py' in outcome.err
+  for named in (config, f'--config={file}'):
+    outcome = launch('sample', [workdir, named, '--num=2'])
+    assert outcome.code == 0 and '--- 2' in outcome.out, outcome
+  assert sys.path == before
+  monkeypatch.delitem(sys.modules, 'sundae')
+
+
+def test_a_method_in_the_recipe_file_itself_is_refused(tmp_path):
+  source = Path(__file__).read_text()
+  recipes = RECIPES.replace('import sundae', '').replace('sundae.', '')
+  file = tmp_path / 'recipes.py'
+  file.write_text(source[: source.index('\nRECIPES')] + recipes)
+  outcome = launch('train', [f'--config={file}', f'--workdir={tmp_path}/run'])
+  assert 'SUNDAE is defined in a config file' in outcome.err, outcome
+  assert outcome.code == 2 and not (tmp_path / 'run').exists()
 
 
 def test_it_is_trained_saved_loaded_and_sampled(tmp_path, monkeypatch):

@@ -10,7 +10,9 @@ from launch import codes, printing
 from tests.fuzz.launchers import CONFIG, fault, launch, snapshot
 from textdiffusion.core.memory import check_memory, host_memory, is_exhausted
 from textdiffusion.core.types import UserError
-from textdiffusion.samplers import LeftToRight
+from textdiffusion.methods.autoregressive import Autoregressive
+from textdiffusion.methods.mdlm import MDLM
+from textdiffusion.samplers import FirstHitting, LeftToRight
 from textdiffusion.viz.page import check_target, is_page, write
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
@@ -96,9 +98,14 @@ def test_steps_of_what_is_drawn_left_to_right(place):
   from launch import options  # its flags are those of the launchers
 
   method = SimpleNamespace(sampler=LeftToRight(bos_id=0))
-  model = SimpleNamespace(parts=SimpleNamespace(method=method))
+  config = SimpleNamespace(method=Autoregressive())
+  model = SimpleNamespace(parts=SimpleNamespace(method=method), config=config)
   assert options.sampler_of(model, None, 0.5).filter.temperature == 0.5
-  with pytest.raises(UserError, match=r'--steps=3: LeftToRight\(\) has no st'):
+  with pytest.raises(UserError, match=r'LeftToRight\(\) has no .* out$'):
+    options.sampler_of(model, 3, None)
+  method.sampler, config.method = FirstHitting(), MDLM()
+  other = r"out, or give --set=sampler='Ancestral\(steps=3\)'$"
+  with pytest.raises(UserError, match=f'--steps=3: First.* has no .*{other}'):
     options.sampler_of(model, 3, None)
 
 

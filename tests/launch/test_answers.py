@@ -48,7 +48,10 @@ def answer(workdir, *args):
 
 def test_ranked_candidates_one_line_a_source(workdir):
   done = answer(workdir, '--candidates=4', '--keep=2', '--format=jsonl')
-  assert "1 words are unknown and read as <unk>: 'zebras'" in done.stderr
+  assert (
+    "1 word(s) of the sources are unknown and read as <unk>: 'zebras'"
+    in done.stderr
+  )
   rows = [json.loads(line) for line in done.stdout.splitlines()]
   assert [row['source'] for row in rows] == SOURCES.splitlines()
   for row in rows:

@@ -115,7 +115,8 @@ def test_infill(workdir):
 
 def test_evaluate(workdir):
   step = workdir / 'checkpoints' / '6'
-  out = launch('evaluate', f'--checkpoint={step}').stdout
+  out, err = launch('evaluate', f'--checkpoint={step}')
+  assert err == f'wrote {workdir}/evaluation-6.json\n'
   report = json.loads(out)
   assert not list((workdir / 'checkpoints').rglob('evaluation*'))
   saved = json.loads((workdir / 'evaluation-6.json').read_text())

@@ -55,7 +55,7 @@ def hosts(tmp_path_factory):
 def test_a_workdir_has_one_verdict(hosts):
   _, (first, second), _ = hosts
   assert first['fresh'] == second['fresh'] == ''
-  assert '--resume continues' in first['again']
+  assert '(in Python resume=True) continues' in first['again']
   assert 'refused by the first host' in second['again']
   assert first['resumed'] == second['resumed'] == ''
 

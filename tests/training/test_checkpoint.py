@@ -25,7 +25,7 @@ def test_a_fresh_folder(tmp_path):
 
 def test_the_same_run_needs_a_flag(tmp_path):
   prepare_workdir(str(tmp_path), RUN)
-  with pytest.raises(UserError, match='--resume continues.*--overwrite'):
+  with pytest.raises(UserError, match='--resume .* continues.*--overwrite'):
     prepare_workdir(str(tmp_path), RUN)
   prepare_workdir(str(tmp_path), RUN, resume=True)
 

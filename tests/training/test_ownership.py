@@ -43,7 +43,7 @@ def test_the_second_is_refused_by_name(tmp_path):
   with claim(tmp_path / 'run'):
     message = refusal(claim, tmp_path / 'run', 0.0)
     assert f'process {os.getpid()} on {socket.gethostname()}' in message
-    assert f'--workdir={tmp_path}/run is in use' in message
+    assert f'workdir={tmp_path}/run is in use' in message
   assert not (tmp_path / 'run' / OWNER).exists()
   claim(tmp_path / 'run', 0.0).close()
 

@@ -26,7 +26,7 @@ def refusal(*args, **kwargs):
   with pytest.raises(UserError) as caught:
     prepare_workdir(*args, **kwargs)
   told = str(caught.value)
-  assert '\n' not in told and told.startswith(f'--workdir={args[0]}')
+  assert '\n' not in told and told.startswith(f'workdir={args[0]}')
   return told
 
 
@@ -38,6 +38,20 @@ def test_resume_and_overwrite_exclude_each_other(tmp_path):
 def test_resume_begins_where_there_is_nothing(tmp_path):
   prepare_workdir(str(tmp_path / 'run'), toy.RUN, resume=True)
   assert (tmp_path / 'run' / 'tokenizer.json').exists()
+
+
+def test_a_finished_run_that_is_resumed_says_how_to_go_on(tmp_path, capsys):
+  toy.run(workdir=tmp_path, steps=2)
+  toy.run(workdir=tmp_path, steps=2)
+  line = 'already at step 2 of 2: raise train.steps to go on\n'
+  assert capsys.readouterr().out.count(line) == 1
+
+
+def test_messages_name_both_ways_to_resume(tmp_path):
+  prepare_workdir(str(tmp_path), toy.RUN).close()
+  message = refusal(str(tmp_path), toy.RUN)
+  for text in ('--resume', 'resume=True', '--overwrite', 'overwrite=True'):
+    assert text in message
 
 
 def test_overwrite_moves_a_run_and_nothing_else(tmp_path):
@@ -107,7 +121,7 @@ def test_what_a_resumed_run_may_change(tmp_path, part, name, is_free):
   else:
     told = refusal(str(tmp_path), run(2), resume=True)
     assert f'({part}.{name}: 1 -> 2), and the ' in told
-    assert f'--init_from={tmp_path}' in told
+    assert f'(init_from={tmp_path} ' in told
 
 
 @pytest.mark.parametrize(
@@ -134,7 +148,9 @@ def test_a_run_cannot_end_before_its_checkpoint(tmp_path):
   run = lambda steps: toy.RUN._replace(config={'train': {'steps': steps}})
   prepare_workdir(str(tmp_path), run(9))
   (tmp_path / 'checkpoints' / '6').mkdir(parents=True)
-  with pytest.raises(UserError, match='train.steps=5: .* of step 6: set .* 6'):
+  with pytest.raises(
+    UserError, match='train.steps=5: workdir=.* of step 6: set .* 6'
+  ):
     prepare_workdir(str(tmp_path), run(5), resume=True)
   prepare_workdir(str(tmp_path), run(6), resume=True)
 

@@ -44,15 +44,19 @@ def evaluate(
     UserError: nothing is held out, or the report cannot be written.
   """
   path = run.workdir if isinstance(run, TrainingRun) else run
-  return evaluate_restored(restore(path, overrides), overrides, out)
+  return evaluate_restored(restore(path, overrides), overrides, out)[0]
 
 
 def evaluate_restored(
   made: Restored,
   overrides: Sequence[str] = (),
   out: str | os.PathLike | None = None,
-) -> dict[str, Any]:
-  """`evaluate` of a checkpoint that is loaded already."""
+) -> tuple[dict[str, Any], Path]:
+  """Evaluates a checkpoint that is loaded already, as `evaluate` does.
+
+  Returns:
+    The report, and the file that it was written to.
+  """
   has_holdout = zero_shot.has_holdout(overrides)
   config, is_other = zero_shot.evaluated(made.config, made.saved, has_holdout)
   settings = lineage.within_holdout(made.run, config.data, made.tokenizer)
@@ -62,7 +66,7 @@ def evaluate_restored(
   is_own = data.fingerprint == made.run.data.get('fingerprint')
   name = f'{made.step}' if is_own else f'{made.step}-{data.fingerprint}'
   target = Path(out or made.workdir / f'evaluation-{name}.json')
-  check_writable(target, 'name a file that can be by --out')
+  check_writable(target, 'choose another file (out)')
   if not len(data.heldout):
     raise UserError(
       f'data.source={settings.source}: no document is held out from training: '
@@ -86,4 +90,4 @@ def evaluate_restored(
     'data_fingerprint': data.fingerprint,
   }
   write(str(target), json.dumps(result, indent=2) + '\n')
-  return result
+  return result, target

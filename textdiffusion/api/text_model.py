@@ -19,11 +19,13 @@ from textdiffusion.constraints.kinds import Constraint
 from textdiffusion.core.keys import check_seed, stream
 from textdiffusion.core.memory import check_attention, compile_within
 from textdiffusion.core.types import Key
+from textdiffusion.data.coverage import warn_unknown
 from textdiffusion.data.tokenizers import Tokenizer
 from textdiffusion.evals.answers import answers
 from textdiffusion.evals.risk import gains, ranked
 from textdiffusion.guidance import Constrained
 from textdiffusion.model import Trained, bind
+from textdiffusion.parsing import check_value
 from textdiffusion.samplers.base import (
   Canvas,
   Frame,
@@ -201,6 +203,7 @@ class TextModel:
     """Yields the candidates of each source as they are drawn, unranked."""
     check_seed('seed', seed)
     made = self.parts
+    warn_unknown(self.tokenizer, sources, 'the sources')
     with jax.set_mesh(made.mesh):
       yield from answers(
         *made.model,
@@ -249,6 +252,7 @@ class TextModel:
   def _sampler(self, sampler: Sampler | None) -> Sampler:
     if sampler is None:
       return self.parts.method.sampler
+    check_value(Sampler, sampler, 'sampler')
     return with_special_ids(sampler, self.tokenizer.vocab)
 
   def _compile(
@@ -274,7 +278,7 @@ class TextModel:
       made.trained,
       stream(jax.random.key(0), 'sample'),
       subject=f'sampling {rows} row(s) of {length} tokens',
-      mend='lower --num, --length or the steps of the sampler',
+      mend='lower num, length or the steps of the sampler',
     )
 
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from textdiffusion.api.start import open_run
 from textdiffusion.core.paths import expand
 from textdiffusion.data.pipeline import Data, train_iterator
 from textdiffusion.nn.transformer import flops_per_token, num_params
+from textdiffusion.parsing import check_value
 from textdiffusion.training import loop, metrics
 from textdiffusion.training.mesh import check_batch, check_parameters, make_mesh
 from textdiffusion.training.profile import Steps
@@ -76,6 +78,7 @@ def train(
     UserError: the config does not fit the data, the devices or what the folder
       holds; or training failed.
   """
+  check_value(config_lib.Config, config, 'config')
   folder = os.fspath(workdir)
   mesh = make_mesh(config.mesh)
   check_batch(mesh, config.data.batch_size, config.train.accumulate)
@@ -98,6 +101,9 @@ def train(
   )
   print(plan(config, counts['tokens']))
   sys.stdout.flush()
+  if not jax.process_index():
+    for line in warnings_of(config, data):
+      print(f'warning: {line}', file=sys.stderr)
   order = rows.batch_size, rows.seed, *host, rows.buckets, rows.source_dropout
   with owner:
     state = loop.train(
@@ -116,6 +122,28 @@ def train(
     )
   path = expand(folder).absolute()
   return TrainingRun(path, int(state.step), data, config)
+
+
+def warnings_of(config: config_lib.Config, data: Data) -> Iterator[str]:
+  """Yields a line for each setting that is allowed and seldom intended.
+
+  Args:
+    config: of the run.
+    data: its opened data.
+  """
+  holdout, documents = config.data.holdout, data.counts['train']['documents']
+  if holdout and not len(data.heldout):
+    yield (
+      f'data.holdout={holdout:g}: no row of {documents:,} document(s) is held '
+      'out, so no likelihood is evaluated; give the source more documents '
+      '(files:...?split=line or split=blank divides a file), or raise it'
+    )
+  warmup = config.train.optimizer.warmup_steps
+  if warmup >= config.train.steps:
+    yield (
+      f'train.optimizer.warmup_steps={warmup}: the warm-up takes all '
+      f'train.steps={config.train.steps}; lower it'
+    )
 
 
 def plan(config: config_lib.Config, tokens: int) -> str:

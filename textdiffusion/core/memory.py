@@ -103,7 +103,7 @@ def check_attention(rows: int, length: int) -> None:
   """
   if jax.default_backend() == 'cpu':
     subject = f'attention over {rows} row(s) of {length} tokens'
-    check_memory(4 * rows * length**2, subject, 'lower --num or --length')
+    check_memory(4 * rows * length**2, subject, 'lower num or length')
 
 
 def compile_within(

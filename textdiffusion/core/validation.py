@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import typing
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from textdiffusion.core.types import UserError
 
@@ -32,8 +32,11 @@ def check_fields(owner: object, **intervals: str) -> None:
     if value is None:
       continue
     low, high = (float(end) for end in interval[1:-1].split(','))
-    is_above = value >= low if interval[0] == '[' else value > low
-    is_below = value <= high if interval[-1] == ']' else value < high
+    try:
+      is_above = value >= low if interval[0] == '[' else value > low
+      is_below = value <= high if interval[-1] == ']' else value < high
+    except TypeError:
+      _refuse(owner, name, 'a number')
     if is_above and is_below:
       continue
     if math.isinf(high):
@@ -62,7 +65,7 @@ def refuse_unused_fields(owner: Any, *names: str, needs: str) -> None:
       )
 
 
-def _refuse(owner: object, name: str, rule: str) -> None:
+def _refuse(owner: object, name: str, rule: str) -> NoReturn:
   """Raises UserError with the field, its value and the rule."""
   setting = f'{name}={getattr(owner, name)!r}'
   if group := getattr(type(owner), 'config_group', ''):

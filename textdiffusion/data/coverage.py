@@ -70,17 +70,35 @@ def measure(tokenizer: Tokenizer, text: str, ids: np.ndarray) -> Coverage:
 
 
 def warn_unknown(tokenizer: Tokenizer, texts: Iterable[str], name: str) -> None:
-  """Prints to stderr which share of the texts the tokenizer cannot represent.
+  """Prints to stderr what of the texts the tokenizer cannot represent.
+
+  These are the first unknown words if tokens are words, and otherwise the
+  share of the tokens or bytes.
 
   Args:
     tokenizer: the tokenizer that encodes the texts.
     texts: prompts or sources.
     name: name of the texts, for the message.
   """
+  if isinstance(tokenizer, Words):
+    return _warn_unknown_words(tokenizer, texts, name)
   total = Coverage()
   for text in texts:
     total = total.plus(measure(tokenizer, text, tokenizer.encode(text)))
   warn(total, tokenizer, name)
+
+
+def _warn_unknown_words(
+  tokenizer: Words, texts: Iterable[str], name: str
+) -> None:
+  unknown = [word for text in texts for word in tokenizer.unknown(text)]
+  if unknown:
+    first = ', '.join(map(repr, list(dict.fromkeys(unknown))[:5]))
+    print(
+      f'{len(unknown)} word(s) of {name} are unknown and read as <unk>: '
+      f'{first}',
+      file=sys.stderr,
+    )
 
 
 def warn(coverage: Coverage, tokenizer: Tokenizer, name: str) -> None:

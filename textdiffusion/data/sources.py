@@ -149,6 +149,9 @@ def open_source(name: str, holdout: float) -> Source:
     'pairs:FILES',
   ]
   near = difflib.get_close_matches(name, known, 1)
+  path = name.partition('?')[0]
+  if glob.glob(str(expand(path))):
+    near = [f'files:{name}']
   hint = f' (did you mean {near[0]}?)' if near else ''
   raise UserError(
     f'data.source={name!r} is unknown{hint}; there are ' + ', '.join(known)

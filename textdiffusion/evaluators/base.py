@@ -38,7 +38,8 @@ class Evaluation(NamedTuple):
     figures: value by name, for metrics.jsonl and the report of `evaluate`.
     text: printed below the figures, and kept in WORKDIR/evaluations; '' for
       none.
-    facts: what the figures depend on, such as the name of a judge.
+    facts: words for the report, printed above the text, such as the name of
+      a judge.
   """
 
   figures: dict[str, float]

@@ -25,7 +25,10 @@ from textdiffusion.samplers.prompts import blank
 
 @dataclasses.dataclass(frozen=True)
 class SampleTexts(Evaluator):
-  """Samples texts; the figures show whether they repeat themselves.
+  """Samples `num` texts and prints the first `show` of them.
+
+  The figures are those of all `num` texts and show whether they repeat
+  themselves.
 
   `entropy` is that of the token frequencies in a row, in nats, and `distinct_2`
   the share of distinct pairs of words over all samples. Where the law of the
@@ -36,7 +39,7 @@ class SampleTexts(Evaluator):
     num: number of texts.
     length: tokens of each; 0 for those of a training row.
     sampler: how to sample; None for the method's own way.
-    show: number of texts that are printed.
+    show: number of texts that are printed and kept; at most `num`.
   """
 
   num: int = 16
@@ -68,6 +71,8 @@ class SampleTexts(Evaluator):
         valid = [value for value in nats if math.isfinite(value)]
         figures['valid'] = len(valid) / len(nats)
         figures['law_nats'] = float(np.mean(valid)) if valid else math.nan
-      return Evaluation(figures, '\n'.join(texts[: self.show]))
+      shown = texts[: self.show]
+      facts = {'texts': f'{len(shown)} of {len(texts)} shown'}
+      return Evaluation(figures, '\n'.join(shown), facts if shown else {})
 
     return run

@@ -24,6 +24,7 @@ def main() -> None:
     _explain(name)
   sys.argv[:2] = [f'textdiffusion {name}']
   module = importlib.import_module(f'{__name__}.{name}')
+  sys.modules['__main__'].__doc__ = module.__doc__  # --help prints it.
   common = importlib.import_module(f'{__name__}.common')
   common.run(module.main)
 

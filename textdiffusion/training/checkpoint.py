@@ -11,6 +11,7 @@ latest by the checksums of its arrays, and the one before it is used. Only
 
 import contextlib
 import json
+import logging
 import os
 import sys
 import weakref
@@ -48,20 +49,37 @@ def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
   The options are fields of `ocp.CheckpointManagerOptions`.
   """
   plain, release = plain_path(folder, not options.get('read_only', False))
-  manager = ocp.CheckpointManager(
-    plain,
-    options=ocp.CheckpointManagerOptions(**options),
-    item_handlers={
-      'ema': ocp.StandardCheckpointHandler(),
-      'state': ocp.StandardCheckpointHandler(),
-      'method': ocp.StandardCheckpointHandler(),
-      'iterator': ocp.JsonCheckpointHandler(),
-      'run': ocp.JsonCheckpointHandler(),
-      'sums': ocp.JsonCheckpointHandler(),
-    },
-  )
+  with _without_read_only_warnings():
+    manager = ocp.CheckpointManager(
+      plain,
+      options=ocp.CheckpointManagerOptions(**options),
+      item_handlers={
+        'ema': ocp.StandardCheckpointHandler(),
+        'state': ocp.StandardCheckpointHandler(),
+        'method': ocp.StandardCheckpointHandler(),
+        'iterator': ocp.JsonCheckpointHandler(),
+        'run': ocp.JsonCheckpointHandler(),
+        'sums': ocp.JsonCheckpointHandler(),
+      },
+    )
   weakref.finalize(manager, release)
   return manager
+
+
+@contextlib.contextmanager
+def _without_read_only_warnings() -> Generator[None, None, None]:
+  """Drops what Orbax warns of in every manager that only reads.
+
+  It names its own defaults, which it changes, and the folder.
+  """
+  logger = logging.getLogger('absl')
+  words = 'read_only=True', 'is read only'
+  is_kept = lambda record: not any(word in str(record.msg) for word in words)
+  logger.addFilter(is_kept)
+  try:
+    yield
+  finally:
+    logger.removeFilter(is_kept)
 
 
 class Checkpointer:
@@ -452,7 +470,7 @@ def _check_there(folder: Path, wanted: int | None, there: list[int]) -> None:
   """Raises UserError if `wanted` is not in `there`, or `there` is empty."""
   if wanted in there or (wanted is None and there):
     return
-  mend = 'train one with launch.train --workdir'
+  mend = 'train one there first, with launch.train or td.train'
   if there:
     mend = f'it has those of {", ".join(map(str, sorted(there)))}'
   which = 'checkpoint' if wanted is None else f'checkpoint of step {wanted}'
@@ -498,7 +516,7 @@ def find_checkpoints(path: str) -> tuple[Path, int | None]:
     step = None
   if not folder.is_dir():
     raise UserError(
-      f'no checkpoint at {path}: name a workdir of launch.train or one of its '
+      f'no checkpoint at {path}: name the folder of a run or one of its '
       f'{CHECKPOINTS}/STEP'
     )
   return folder, step

@@ -63,7 +63,7 @@ def check_shapes(origin: Origin, params: PyTree) -> None:
   if wrong:
     more = f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''
     raise UserError(
-      f'--init_from={origin.path} holds the parameters of another network '
+      f'init_from={origin.path} holds the parameters of another network '
       f'({"; ".join(wrong[:3])}{more}): set model.* as there'
     )
 
@@ -134,7 +134,7 @@ def find_start(workdir: str, resume: bool, init_from: str | None) -> Start:
   origin = find_origin(init_from)
   if path in origin.path.parents:
     raise UserError(
-      f'--init_from={init_from} lies in --workdir={workdir}: give the new run '
+      f'init_from={init_from} lies in workdir={workdir}: give the new run '
       'a folder of its own'
     )
   data = {
@@ -156,8 +156,8 @@ def _resumed(path: Path, init_from: str | None) -> Start:
     given = expand(init_from).absolute()
     if not began or given not in (began, *began.parents):
       raise UserError(
-        f'--init_from={init_from}: the run in --workdir={path} started from '
-        f'{began or "fresh parameters"}: leave --init_from out to resume it'
+        f'init_from={init_from}: the run in workdir={path} started from '
+        f'{began or "fresh parameters"}: leave init_from out to resume it'
       )
   saved = read_json(path / 'tokenizer.json')
   return Start(

@@ -29,7 +29,7 @@ from textdiffusion.training.profile import Profiler, Steps
 from textdiffusion.training.state import TrainConfig, TrainState
 from textdiffusion.training.step import jit_train_step
 from textdiffusion.training.watchdog import Watchdog
-from textdiffusion.training.workdir import Run
+from textdiffusion.training.workdir import RESUME, Run
 
 
 class Periodic(NamedTuple):
@@ -201,7 +201,7 @@ def train(
         raise (UserError if is_alone else Interrupted)(
           f'the last checkpoint was not written ({saver.failed}): make room in '
           f'{workdir}, and resume from step {saver.latest_step() or 0} by the '
-          'same command with --resume'
+          f'same command with {RESUME}'
         )
   return state
 
@@ -254,6 +254,13 @@ def _give_up(
   )
 
 
+def _resumed(step: int, steps: int) -> str:
+  """Returns the line that a run of `steps` steps prints when it resumes."""
+  if step < steps:
+    return f'resumed from step {step}'
+  return f'already at step {step} of {steps}: raise train.steps to go on'
+
+
 class _Watch:
   """Writes figures to the progress display, metrics.jsonl and TensorBoard.
 
@@ -282,7 +289,7 @@ class _Watch:
     self._tokens, self._first_tokens, self._away = 0, 0, 0.0
     self._to_first: float | None = None
     if start:
-      self._bar.print_line(f'resumed from step {start}')
+      self._bar.print_line(_resumed(start, config.steps))
 
   def first(self, metrics: dict[str, Any]) -> None:
     """Waits for the first step, once, to time it apart from the others."""
@@ -326,7 +333,7 @@ class _Watch:
     kept = 'no workdir, so nothing is kept'
     if self._workdir:
       kept = (
-        f'saved in {self._workdir}; resume by the same command with --resume'
+        f'saved in {self._workdir}; resume by the same command with {RESUME}'
       )
     self._bar.print_line(
       f'stopped after step {step} of {self._config.steps}: {kept}'

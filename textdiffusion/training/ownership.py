@@ -31,7 +31,7 @@ class InUse(UserError):
 
   def __init__(self, path: Path, holder: str):
     super().__init__(
-      f'--workdir={path} is in use by {holder}: wait for its end, stop it '
+      f'workdir={path} is in use by {holder}: wait for its end, stop it '
       '(kill PID ends it with a checkpoint), or name another folder'
     )
     self.holder = holder
@@ -60,8 +60,8 @@ class Owner:
     raise UserError(
       f'the folder of this run, {self.path}, was moved, removed or replaced '
       f'during the run{self._place()}: the run has stopped and wrote '
-      'nothing into the new folder; to resume, give --resume and the folder of '
-      'its checkpoints as --workdir'
+      'nothing into the new folder; to go on, resume the folder of its '
+      'checkpoints'
     )
 
   def close(self) -> None:

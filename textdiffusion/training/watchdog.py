@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from textdiffusion.training.workdir import RESUME
+
 
 class Watchdog:
   """Calls `end` once `beat` was not called for `seconds`; 0 never does.
@@ -38,7 +40,7 @@ class Watchdog:
     print(
       f'error: no progress for {self._seconds:g} s after step {self._step}'
       ': a host, its data or its disk hangs; fix that and continue with '
-      '--resume, or raise train.patience',
+      f'{RESUME}, or raise train.patience',
       file=sys.stderr,
       flush=True,
     )

@@ -30,6 +30,9 @@ from textdiffusion.training.ownership import (
 from textdiffusion.training.plain_path import check_plain
 
 CHECKPOINTS = 'checkpoints'
+# Options of a run in messages, as a launcher and as Python name them.
+RESUME = '--resume (in Python resume=True)'
+OVERWRITE = '--overwrite (in Python overwrite=True)'
 # Fields that a resumed run may change, as past steps do not depend on them.
 _FREE = (
   'train.steps',
@@ -104,7 +107,7 @@ def prepare_workdir(
   error = None
   if '://' in workdir:
     raise UserError(
-      f'--workdir={workdir}: must be a folder of the file system; mount the '
+      f'workdir={workdir}: must be a folder of the file system; mount the '
       'bucket'
     )
   path = expand(workdir).absolute()
@@ -118,7 +121,7 @@ def prepare_workdir(
       error = refusal
     except OSError as problem:
       error = UserError(
-        f'--workdir={workdir}: {problem.strerror or problem}: name a folder '
+        f'workdir={workdir}: {problem.strerror or problem}: name a folder '
         'that can be written'
       )
   if jax.process_count() > 1:
@@ -126,7 +129,7 @@ def prepare_workdir(
       np.asarray(error is not None)
     )
     if is_refused and error is None:
-      error = UserError(f'--workdir={workdir}: refused by the first host')
+      error = UserError(f'workdir={workdir}: refused by the first host')
   if error is not None:
     owner.close()
     raise error
@@ -138,13 +141,13 @@ def _claim(
 ) -> Owner:
   """Locks the folder; with `overwrite` a run in it is renamed first."""
   if resume and overwrite:
-    raise UserError('--resume and --overwrite exclude each other')
+    raise UserError('resume and overwrite exclude each other')
   if path.exists() and not path.is_dir():
-    raise UserError(f'--workdir={workdir} is a file: name a folder')
+    raise UserError(f'workdir={workdir} is a file: name a folder')
   for above in (path, *path.parents):
     if above.name == CHECKPOINTS and (above.parent / 'config.json').exists():
       raise UserError(
-        f'--workdir={workdir} lies within the run {above.parent}: name that, '
+        f'workdir={workdir} lies within the run {above.parent}: name that, '
         'or a folder outside of it'
       )
   check_plain(path)
@@ -197,13 +200,13 @@ def _prepare(
     )
   elif steps:
     raise UserError(
-      f'--workdir={workdir} holds checkpoints but no config.json: use '
-      'another folder, or --overwrite to move it aside'
+      f'workdir={workdir} holds checkpoints but no config.json: use another '
+      f'folder, or {OVERWRITE} to move it aside'
     )
   if saved.exists() and not resume:
     raise UserError(
-      f'--workdir={workdir} holds this run already: --resume continues '
-      'it, --overwrite moves it aside'
+      f'workdir={workdir} holds this run already: {RESUME} continues it, '
+      f'{OVERWRITE} moves it aside'
     )
   for name, value in run._asdict().items():
     write_whole(path / f'{name}.json', json.dumps(value, indent=2))
@@ -230,7 +233,7 @@ def _check_same(
   paths = [line for name, line in differences if name in _PATHS]
   if data and was != now:
     raise UserError(
-      f'--workdir={workdir} was trained on other data (fingerprint {was}, '
+      f'workdir={workdir} was trained on other data (fingerprint {was}, '
       f'now {now}{"".join("; " + line for line in paths)}): restore them, or '
       'use another folder'
     )
@@ -242,14 +245,14 @@ def _check_same(
     part = changed[0][0].split('.')[0]
     reason = f', and {_REASONS[part]}' if part in _REASONS else ''
     raise UserError(
-      f'--workdir={workdir} holds another config ({lines}){reason}: use '
-      f'another folder (--init_from={workdir} starts from its parameters), or '
-      '--overwrite to move it aside'
+      f'workdir={workdir} holds another config ({lines}){reason}: use '
+      f'another folder (init_from={workdir} starts from its parameters), or '
+      f'{OVERWRITE} to move it aside'
     )
   steps = run.config.get('train', {}).get('steps', step)
   if data is not None and steps < step:
     raise UserError(
-      f'train.steps={steps}: --workdir={workdir} has a checkpoint of step '
+      f'train.steps={steps}: workdir={workdir} has a checkpoint of step '
       f'{step}: set train.steps to at least {step}, or use another folder'
     )
   for name, line in differences:
@@ -291,7 +294,7 @@ def read_json(path: Path) -> dict[str, Any]:
   if not isinstance(value, dict):
     raise UserError(
       f'{path} is not the JSON that a run writes: use another folder, or '
-      '--overwrite to move it aside'
+      f'{OVERWRITE} to move it aside'
     )
   return value
 
