@@ -124,6 +124,7 @@ def test_it_is_trained_and_sampled_on_the_command_line(tmp_path, monkeypatch):
   for named in (config, f'--config={file}'):
     outcome = launch('sample', [workdir, named, '--num=2'])
     assert outcome.code == 0 and '--- 2' in outcome.out, outcome
+    assert 'which is used: change it by --set' in outcome.err, outcome
   assert sys.path == before
   monkeypatch.delitem(sys.modules, 'sundae')
 
