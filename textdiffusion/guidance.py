@@ -34,7 +34,7 @@ class Guided(Model):
   Heads are mixed for absorbing and for Gaussian noise, and reverse steps for
   other token noise, where a mix of heads is no mix of steps (Ho & Salimans
   2022; Schiff et al. 2024). Weights 0 and 1 call only one of the two models.
-  `Guided` is outermost: other wrappers of models go around its parts.
+  Other wrappers of models go around its parts, `Constrained` around it.
 
   Attributes:
     cond: the model with the condition.
@@ -184,8 +184,20 @@ class Constrained(WrappedModel):
 
 
 def acceptor_of(model: Model) -> Acceptor | None:
-  """Returns what a constrained model accepts, None for other models."""
-  return model.acceptor if isinstance(model, Constrained) else None
+  """Returns what a constrained model accepts, None for other models.
+
+  Raises:
+    UserError: the constraint is inside another wrapper, which ignores it.
+  """
+  if isinstance(model, Constrained):
+    return model.acceptor
+  parts = (getattr(model, name, None) for name in ('model', 'cond', 'uncond'))
+  if any(isinstance(part, Model) and acceptor_of(part) for part in parts):
+    raise UserError(
+      f'{type(model).__name__} around a constrained model ignores the '
+      'constraint: constrain the guided model instead'
+    )
+  return None
 
 
 def guides_steps(model: Model) -> bool:

@@ -267,7 +267,7 @@ FREE, NONE = np.zeros(LENGTH, bool), np.zeros(LENGTH, int)
     ([Length(tokens=9)], 'no row of 8 tokens'),
     ([Include(('cat',)), Exclude(('cat',))], 'together with'),
     ([Choice(('a',), gap=2)], 'gap=2'),
-    ([JsonSchema('{"type": ')], 'JSON Schema'),
+    ([JsonSchema('{"type": "nothing"}')], 'JSON Schema'),
   ],
 )
 def test_what_cannot_be_kept_is_refused_before_sampling(constraints, words):
@@ -311,6 +311,80 @@ def test_spellings_join_to_the_decoded_text(tokenizer):
     if tokenizer.drops_space:
       joined = joined.removeprefix(b' ')
     assert joined.decode('utf-8', 'replace') == tokenizer.decode(row)
+
+
+def test_a_tokenizer_that_joins_otherwise_is_refused():
+  """WordPiece and the like put spaces between words when they decode."""
+  pytest.importorskip('tokenizers')
+  from tokenizers import Tokenizer, models, pre_tokenizers
+
+  words = {word: i for i, word in enumerate(['[UNK]', 'the', 'cat', 'sat'])}
+  tokenizer = Tokenizer(models.WordLevel(words, unk_token='[UNK]'))
+  tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+  made = HuggingFace(tokenizer.to_str().encode(), SPECIALS)
+  with pytest.raises(UserError, match='joins its tokens'):
+    combined([Include(('cat',))], made, FREE, NONE)
+
+
+@pytest.mark.parametrize('mark', ['→', '😀', '€', '×', '！', '“', '.', '-'])
+def test_marks_end_words(mark):
+  tokenizer = Bytes(SPECIALS)
+  free, none = np.zeros(12, bool), np.zeros(12, int)
+  automaton, labels = combined([Exclude((' cat ',))], tokenizer, free, none)
+
+  def accepts(text):
+    row = np.full(12, tokenizer.vocab.pad_id)
+    ids = tokenizer.encode(text)
+    row[: len(ids)], row[len(ids)] = ids, tokenizer.vocab.eos_id
+    return automaton.accepts_ids(row, labels)
+
+  assert not accepts(f'cat{mark}x') and not accepts(f'x{mark}cat')
+  assert accepts('cats') and accepts('catés') and accepts('concat')
+
+
+def test_a_gap_of_words_follows_a_space():
+  words = TOKENIZERS['punctuation']()
+  ids = words.encode('the cat sat')
+  is_given = np.array([True, False, True])
+  automaton, labels = combined([Choice(('cat',), 1)], words, is_given, ids)
+  assert automaton.accepts_ids(ids, labels)
+  inside = words.encode_after('cat')  # without a space before it
+  joined = np.array([ids[0], inside[0], ids[2]])
+  same = words.decode(joined) == 'the cat sat'
+  assert automaton.accepts_ids(joined, labels) == same
+
+
+def test_an_option_that_no_tokens_spell_is_passed_over():
+  words = Words(b'the a cat b', SPECIALS)
+  ids = np.array([words.encode('a cat b')[i] for i in (0, 1)])
+  automaton = of_regex('(the dog|a cat)', words)
+  assert automaton.accepts_ids(ids, np.zeros(2, int))
+  assert of_regex('dogs', words).is_empty
+
+
+def test_anchors_and_what_is_no_tuple():
+  tokenizer = Bytes(SPECIALS)
+  ids = tokenizer.encode('ab')
+  assert of_regex('^a.*$', tokenizer).accepts_ids(ids, np.zeros(2, int))
+  with pytest.raises(UserError, match='tuple'):
+    Include(['cat'])
+
+
+def test_a_schema_is_read_once(tmp_path):
+  path = tmp_path / 'schema.json'
+  path.write_text('{"type": "boolean"}')
+  made = JsonSchema(str(path))
+  assert made == JsonSchema({'type': 'boolean'}) and 'boolean' in made.schema
+  for wrong in (str(tmp_path / 'none.json'), '{"type": '):
+    with pytest.raises(UserError, match='cannot be used'):
+      JsonSchema(wrong)
+
+
+def test_unknown_text_that_is_given():
+  words = Words(b'the cat', SPECIALS)
+  ids, is_given = np.array([0, 0, 0]), np.array([True, False, False])
+  with pytest.raises(UserError, match="'<unk> ' is given"):
+    combined([Length(tokens=3)], words, is_given, ids)
 
 
 def test_an_expression_has_one_label():

@@ -15,8 +15,9 @@ from textdiffusion.constraints.draws import Acceptor
 from textdiffusion.constraints.kinds import combined
 from textdiffusion.core.types import Cavity, UserError
 from textdiffusion.data.tokenizers import SPECIALS, Words
-from textdiffusion.guidance import Constrained
+from textdiffusion.guidance import Constrained, Guided
 from textdiffusion.processes.rank_one import absorbing, uniform
+from textdiffusion.processes.vector import VectorAbsorbing
 from textdiffusion.samplers import (
   Ancestral,
   Blocks,
@@ -34,7 +35,7 @@ from textdiffusion.samplers import (
 )
 from textdiffusion.samplers.base import generate
 from textdiffusion.samplers.constraining import constrain
-from textdiffusion.schedules.noise import Linear
+from textdiffusion.schedules.noise import Linear, PolynomialPerToken
 
 pytestmark = pytest.mark.usefixtures('quick_compile')
 ROWS, LENGTH = 8_000, 3
@@ -143,6 +144,8 @@ SAMPLERS = {
     Euler(steps=4),
     TauLeaping(steps=4),
     Gibbs(Ancestral(steps=3), tokens=3),
+    Gibbs(Ancestral(steps=4, filter=Filter(top_k=1)), tokens=2),
+    Remask(steps=5, eta=0.4, filter=Filter(top_p=0.5), final='greedy'),
   ],
   'uniform': [
     Ancestral(steps=4),
@@ -270,6 +273,35 @@ def test_samplers_that_cannot_keep_one_say_so(noise, sampler):
   model = Constrained(exact(Law(process, LENGTH)), parity(process))
   with pytest.raises(UserError, match='cannot keep a constraint'):
     run(model, canvas_of(2, *[None] * LENGTH), sampler)
+
+
+def test_a_constraint_inside_guidance_is_refused():
+  process = PROCESSES['absorbing'](2)
+  model = exact(Law(process, LENGTH))
+  inside = Guided(Constrained(model, parity(process)), model, 2.0)
+  with pytest.raises(UserError, match='constrain the guided model'):
+    run(inside, canvas_of(2, *[None] * LENGTH), FirstHitting())
+
+
+def test_noise_whose_visible_tokens_are_not_known_is_refused():
+  """GenMD4's rates differ by token, so its masks are no rank-one noise."""
+  process = VectorAbsorbing(PolynomialPerToken(jnp.ones(3)), 3, 2)
+  law = Law(PROCESSES['absorbing'](2), LENGTH)
+  model = Constrained(HeadModel(process, exact(law).head), parity(law.process))
+  with pytest.raises(UserError, match='cannot keep a constraint'):
+    run(model, canvas_of(2, *[None] * LENGTH), Ancestral(steps=2))
+
+
+@pytest.mark.parametrize('name', ['absorbing', 'uniform'])
+def test_a_greedy_last_step_is_certain(name):
+  """With one step, all rows are the same."""
+  process = PROCESSES[name](2)
+  model = Constrained(exact(factorised(process)), parity(process))
+  sampler = Ancestral(steps=1, final='greedy')
+  samples = run(model, canvas_of(300, *[None] * LENGTH), sampler)
+  rows, counts = np.unique(samples.ids, axis=0, return_counts=True)
+  best = Constrained(exact(factorised(process)), parity(process))
+  assert counts.max() > 100 and len(rows) <= 4, (rows, counts, best)
 
 
 def test_rows_with_other_prompts_are_refused():

@@ -10,6 +10,7 @@ from tests.samplers.models import canvas_of, exact, run
 from textdiffusion.core.types import UserError
 from textdiffusion.samplers import (
   Ancestral,
+  Blocks,
   FirstHitting,
   Ordered,
   Particles,
@@ -51,7 +52,7 @@ def sloped(law):
 
 SAMPLERS = {
   'absorbing': [
-    Ancestral(steps=8),
+    Ancestral(steps=24),
     FirstHitting(),
     Ordered('random'),
     Remask(steps=12, eta=0.05),
@@ -151,6 +152,38 @@ def test_forbidden_groups_end():
   canvas = canvas_of(8, *[None] * LENGTH)
   samples = run(exact(law), canvas, Particles(none, FirstHitting(), 4))
   assert np.isin(np.asarray(samples.ids), law.tokens).all()
+
+
+def test_a_group_that_ended_waits_in_its_order():
+  """A sample is the same beside a group that takes longer."""
+  law = law_of('absorbing')
+  first = int(law.tokens[0])
+  particles = Particles(sloped(law), FirstHitting(), 8)
+  short = canvas_of(8, None, first, first)
+  both = jax.tree.map(
+    lambda a, b: jnp.concatenate([a, b]),
+    short._replace(rows=jnp.arange(8)),
+    canvas_of(8, None, None, None)._replace(rows=jnp.arange(8, 16)),
+  )
+  alone = run(exact(law), short._replace(rows=jnp.arange(8)), particles)
+  beside = run(exact(law), both, particles)
+  np.testing.assert_array_equal(alone.ids, beside.ids[:8])
+
+
+def test_rows_of_a_group_are_alike():
+  law = law_of('absorbing')
+  canvas = canvas_of(4, None, None, 0)
+  mixed = canvas._replace(ids=canvas.ids.at[0, 2].set(1))
+  particles = Particles(even, FirstHitting(), 4)
+  with pytest.raises(UserError, match='different given tokens'):
+    particles.init(jax.random.split(jax.random.key(0), 4), exact(law), mixed)
+
+
+def test_samplers_that_cannot_be_steered():
+  law = law_of('absorbing')
+  canvas = canvas_of(4, None, None, None)
+  with pytest.raises(UserError, match='cannot steer Blocks'):
+    run(exact(law), canvas, Particles(even, Blocks(size=3), 4))
 
 
 @pytest.mark.parametrize('options', [{'num': 0}, {'threshold': 1.5}])

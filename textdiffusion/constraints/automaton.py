@@ -6,7 +6,6 @@ dead state: nothing that follows is accepted.
 """
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -110,7 +109,7 @@ class Automaton:
       rows = np.concatenate([block[:, None], after], axis=1)
       _, finer = np.unique(rows, axis=0, return_inverse=True)
       finer = finer.reshape(-1)
-      if finer.max() == block_count(block) - 1:
+      if finer.max() == len(np.unique(block)) - 1:
         break
       block = finer
     _, first, number = np.unique(finer, return_index=True, return_inverse=True)
@@ -129,23 +128,14 @@ class Automaton:
     )
 
 
-def block_count(block: Int[np.ndarray, ' S']) -> int:
-  """Returns the number of different entries."""
-  return len(np.unique(block))
-
-
 def product(
-  a: Automaton,
-  b: Automaton,
-  labels: list[tuple[int, int]],
-  accepts: Callable[[np.ndarray, np.ndarray], np.ndarray] = np.logical_and,
+  a: Automaton, b: Automaton, labels: list[tuple[int, int]]
 ) -> Automaton:
-  """Returns the automaton of both: by default, what each of them accepts.
+  """Returns the automaton that accepts what both accept.
 
   Args:
     a, b: automata over the same K tokens.
     labels: the labels of `a` and `b` at places of each label of the result.
-    accepts: whether a pair of states accepts, from whether each does.
   """
   pairs, classes = np.unique(
     np.stack([a.classes, b.classes]), axis=1, return_inverse=True
@@ -154,38 +144,21 @@ def product(
   of_a = np.stack([a.table[i][:, pairs[0]] for i, _ in labels])
   of_b = np.stack([b.table[j][:, pairs[1]] for _, j in labels])
   width = len(b.accepts)
-  both = accepts is np.logical_and
-  number = {DEAD: 0} if both else {}
-  begin = a.start * width + b.start
-  if both and DEAD in (a.start, b.start):
-    begin = DEAD
-  codes, frontier = list(number), [begin]
-  rows: list[np.ndarray] = [np.zeros(of_a.shape[::2], np.int64)] * len(codes)
-  while frontier:
-    states = np.asarray([code for code in frontier if code not in number])
-    frontier = []
-    if not len(states):
-      break
-    for code in states.tolist():
-      number[code] = len(number)
-    codes += states.tolist()
-    i, j = np.divmod(states, width)
+  # A state is a pair, i * width + j, and dead if either part is.
+  begin = 0 if DEAD in (a.start, b.start) else a.start * width + b.start
+  rows = {DEAD: np.zeros((len(labels), pairs.shape[1]), np.int64)}
+  frontier = [begin]
+  while frontier := [code for code in frontier if code not in rows]:
+    i, j = np.divmod(np.asarray(frontier), width)
     left, right = of_a[:, i], of_b[:, j]
     after = left * width + right
-    if both:  # one dead part is enough
-      after = np.where((left == DEAD) | (right == DEAD), 0, after)
-    rows += list(after.transpose(1, 0, 2))
+    after = np.where((left == DEAD) | (right == DEAD), DEAD, after)
+    rows |= dict(zip(frontier, after.transpose(1, 0, 2)))
     frontier = np.unique(after).tolist()
-  order = np.asarray(codes)
-  sorter = np.argsort(order)
-  table = np.stack(rows, axis=1)
-  table = sorter[np.searchsorted(order, table, sorter=sorter)]
-  accepting = accepts(a.accepts[order // width], b.accepts[order % width])
-  start = number[begin]
-  if not both:  # make room for a dead state
-    table = np.pad(table + 1, ((0, 0), (1, 0), (0, 0)))
-    accepting = np.concatenate([[False], accepting])
-    start += 1
+  codes = np.sort(list(rows))  # the dead state first
+  table = np.searchsorted(codes, np.stack([rows[c] for c in codes], axis=1))
+  accepts = a.accepts[codes // width] & b.accepts[codes % width]
+  start = int(np.searchsorted(codes, begin))
   return Automaton(
-    table, classes.reshape(-1).astype(np.int32), accepting, start
+    table, classes.reshape(-1).astype(np.int32), accepts, start
   ).minimised()

@@ -20,6 +20,7 @@ from textdiffusion.core.types import Array, Key
 # Least probability of a class of tokens, so that float32 forbids none: what the
 # automaton needs is drawn, however improbable it is.
 _FLOOR = 1e-36
+_LEAST = -1e4  # in nats, of a token in its class
 
 
 @pytree
@@ -78,7 +79,8 @@ def draw_accepted(
     x: the other tokens.
     is_free: True at the free tokens.
   """
-  log_p = jax.nn.log_softmax(logits)
+  # Nothing is forbidden but by the automaton, whatever a filter cuts off.
+  log_p = jnp.maximum(jax.nn.log_softmax(logits), _LEAST)
   one = lambda key, log_p, x, is_free, labels: _one(
     key, acceptor, labels, log_p, x, is_free
   )

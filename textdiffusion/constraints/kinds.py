@@ -4,6 +4,7 @@ import abc
 import dataclasses
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -20,9 +21,13 @@ from textdiffusion.core.types import UserError
 from textdiffusion.data.tokenizers import Tokenizer
 
 _ANY = '(?s:.)*'
-# What ends a word: all of ASCII but letters, digits and _, and the punctuation
-# of other scripts. The full \W would have hundreds of states over bytes.
-_EDGE = r'[\x00-/:-@\[-\^`\{-\xbf\u{2000}-\u{206f}\u{3000}-\u{303f}]'
+_LARGEST = 1 << 22  # entries of a table; a step reads all of them at each place
+# What ends a word: all of ASCII but letters, digits and _, and the blocks of
+# punctuation, signs and pictures. \W would have hundreds of states over bytes.
+_EDGE = (
+  r'[\x00-/:-@\[-\^`\{-\xbf\xd7\xf7\u{2000}-\u{2bff}\u{3000}-\u{303f}'
+  r'\u{fe30}-\u{fe6f}\u{ff00}-\u{ff0f}\u{ff1a}-\u{ff20}\u{1f000}-\u{1faff}]'
+)
 
 
 class Constraint(abc.ABC):
@@ -56,8 +61,7 @@ class Regex(Constraint):
   def automaton(
     self, tokenizer: Tokenizer, gaps: Int[np.ndarray, ' L']
   ) -> tuple[Automaton, Int[np.ndarray, ' L']]:
-    language = of_regex(self.pattern, tokenizer)
-    return _placed(language, tokenizer, gaps, self.gap)
+    return _placed(self.pattern, tokenizer, gaps, self.gap)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,23 +77,35 @@ class JsonSchema(Constraint):
   schema: str
   gap: int = 0
 
+  def __post_init__(self) -> None:
+    # Read now: an equal constraint is compiled once only.
+    text: Any = self.schema
+    try:
+      if not isinstance(text, str):
+        text = json.dumps(text)
+      elif not text.lstrip().startswith('{'):
+        text = expand(text).read_text()
+      json.loads(text)
+    except (ValueError, TypeError, OSError) as error:
+      raise self._unusable(error) from None
+    object.__setattr__(self, 'schema', text)
+
+  def _unusable(self, error: Exception) -> UserError:
+    reason = ' '.join(str(error).split())
+    return UserError(
+      f'the JSON Schema {str(self.schema)[:60]!r} cannot be used: {reason}'
+    )
+
   def automaton(
     self, tokenizer: Tokenizer, gaps: Int[np.ndarray, ' L']
   ) -> tuple[Automaton, Int[np.ndarray, ' L']]:
     from outlines_core import json_schema
 
     try:
-      text = self.schema
-      if not text.lstrip().startswith('{'):
-        text = expand(text).read_text()
-      json.loads(text)
-      pattern = json_schema.build_regex_from_schema(text)
-    except (ValueError, TypeError, OSError) as error:
-      reason = ' '.join(str(error).split())
-      raise UserError(
-        f'the JSON Schema {self.schema[:60]!r} cannot be used: {reason}'
-      ) from None
-    return _placed(of_regex(pattern, tokenizer), tokenizer, gaps, self.gap)
+      pattern = json_schema.build_regex_from_schema(self.schema)
+    except (ValueError, TypeError) as error:
+      raise self._unusable(error) from None
+    return _placed(pattern, tokenizer, gaps, self.gap)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,9 +128,9 @@ class Choice(Constraint):
   ) -> tuple[Automaton, Int[np.ndarray, ' L']]:
     check_spelled(self.options, tokenizer)
     pattern = '|'.join(map(escape, self.options))
-    if self.gap:  # the spaces around a gap may be part of it
-      pattern = f' ?({pattern}) ?'
-    return _placed(of_regex(pattern, tokenizer), tokenizer, gaps, self.gap)
+    if self.gap and not tokenizer.drops_space:
+      pattern = f' ?({pattern}) ?'  # spaces around a gap may be part of it
+    return _placed(pattern, tokenizer, gaps, self.gap)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +156,7 @@ class Include(Constraint):
       of_regex(_containing(phrase, self.inside_words), tokenizer)
       for phrase in self.phrases
     ]
-    return _placed(_all_of(languages), tokenizer, gaps, 0)
+    return _whole(_all_of(languages), tokenizer, gaps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +184,7 @@ class Exclude(Constraint):
       for phrase in self.phrases
     ]
     # The complement has sequences that are no text, such as special tokens.
-    return _placed(_all_of([text, *languages]), tokenizer, gaps, 0)
+    return _whole(_all_of([text, *languages]), tokenizer, gaps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +216,7 @@ class Length(Constraint):
     pattern = f'(?s:.){{{self.characters}}}'
     if self.words is not None:
       pattern = rf'\s*\S+(\s+\S+){{{self.words - 1}}}\s*'
-    return _placed(of_regex(pattern, tokenizer), tokenizer, gaps, 0)
+    return _placed(pattern, tokenizer, gaps, 0)
 
 
 def _of_tokens(
@@ -236,6 +252,13 @@ def combined(
   if not constraints:
     raise UserError('no constraint is given: name at least one')
   whole, labels = _never(tokenizer), np.zeros(len(ids), np.int32)
+  for token, given in zip(ids, is_given):
+    if given and whole.table[0, 1, whole.classes[token]] == DEAD:
+      name = tokenizer.pieces([token])[0]
+      raise UserError(
+        f'{name!r} is given, which no text under constraints may have: leave '
+        'it free, or out'
+      )
   for number, constraint in enumerate(constraints):
     part, places = constraint.automaton(tokenizer, numbered(is_given))
     alone = f'no row of {len(ids)} tokens with what is given keeps {constraint}'
@@ -246,6 +269,12 @@ def combined(
     )
     whole = product(whole, part, [(int(i), int(j)) for i, j in pairs.T])
     labels = joint.reshape(-1).astype(np.int32)
+    if whole.table.size > _LARGEST:
+      _, states, count = whole.table.shape
+      raise UserError(
+        f'{constraint} and those before it need {states:,} states of {count:,} '
+        'classes of tokens, too many to sample with: give fewer or shorter ones'
+      )
     if not can_accept(whole, labels, is_given, ids):
       before = ', '.join(map(str, constraints[:number]))
       raise UserError(f'{alone} together with {before}')
@@ -279,21 +308,26 @@ def numbered(is_given: Bool[np.ndarray, ' L']) -> Int[np.ndarray, ' L']:
 
 
 def _placed(
-  language: Automaton,
-  tokenizer: Tokenizer,
-  gaps: Int[np.ndarray, ' L'],
-  gap: int,
+  pattern: str, tokenizer: Tokenizer, gaps: Int[np.ndarray, ' L'], gap: int
 ) -> tuple[Automaton, Int[np.ndarray, ' L']]:
-  """Lets a language hold of the whole text, or of a gap."""
+  """Lets an expression hold of the whole text, or of a gap."""
   if not gap:
-    return ended(language, tokenizer), np.zeros(len(gaps), np.int32)
+    return _whole(of_regex(pattern, tokenizer), tokenizer, gaps)
   if not 1 <= gap <= gaps.max():
     raise UserError(f'gap={gap}: the row has {gaps.max()} gap(s), from 1')
+  language = of_regex(pattern, tokenizer, is_first=bool(gaps[0] == gap))
   _, states, count = language.table.shape
   stay = np.broadcast_to(np.arange(states)[:, None], (states, count))
   table = np.stack([stay, language.table[0]])
   placed = dataclasses.replace(language, table=table.astype(np.int32))
   return placed, (gaps == gap).astype(np.int32)
+
+
+def _whole(
+  language: Automaton, tokenizer: Tokenizer, gaps: Int[np.ndarray, ' L']
+) -> tuple[Automaton, Int[np.ndarray, ' L']]:
+  """Lets a language hold of the whole text."""
+  return ended(language, tokenizer), np.zeros(len(gaps), np.int32)
 
 
 def _never(tokenizer: Tokenizer) -> Automaton:
@@ -317,6 +351,7 @@ def _all_of(languages: Sequence[Automaton]) -> Automaton:
 
 def _containing(phrase: str, inside_words: bool) -> str:
   """Returns the expression of texts that have a phrase."""
+  phrase = phrase.strip()
   before = after = _ANY
   if not inside_words:
     if phrase[0].isalnum():
@@ -328,7 +363,9 @@ def _containing(phrase: str, inside_words: bool) -> str:
 
 
 def _check_texts(name: str, texts: tuple[str, ...]) -> None:
-  if isinstance(texts, str) or not texts or not all(t.strip() for t in texts):
+  if (
+    not isinstance(texts, tuple) or not texts or not all(map(str.strip, texts))
+  ):
     raise UserError(
       f'{name}({texts!r}): give a tuple of at least one text, none empty'
     )

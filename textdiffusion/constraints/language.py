@@ -27,7 +27,9 @@ def escape(text: str) -> str:
   return _SPECIAL.sub(r'\\\1', text)
 
 
-def of_regex(pattern: str, tokenizer: Tokenizer) -> Automaton:
+def of_regex(
+  pattern: str, tokenizer: Tokenizer, is_first: bool = True
+) -> Automaton:
   """Builds the automaton of the token sequences whose text matches.
 
   The whole text has to match; `.` is no line break. Special tokens, unused ids
@@ -36,37 +38,44 @@ def of_regex(pattern: str, tokenizer: Tokenizer) -> Automaton:
   Args:
     pattern: a regular expression without look-around and references.
     tokenizer: whose tokens are read.
+    is_first: whether the text is the first of its row. Decoding may drop the
+      space before a first token; such a token is not a space alone. A later
+      text follows a space, if the tokenizer writes them before words.
 
   Returns:
-    An automaton with one label.
+    An automaton with one label, empty if no tokens spell a match.
 
   Raises:
-    UserError: the pattern is no such expression, or no tokens spell a match.
+    UserError: the pattern is no such expression, or the tokenizer does not join
+      the spellings of its tokens.
   """
   import outlines_core
 
-  size, spellings = tokenizer.vocab.size, tokenizer.spellings()
+  _check_joins(tokenizer)
+  size = tokenizer.vocab.size
+  drops = tokenizer.drops_space
+  pattern = pattern.removeprefix('^')
+  if pattern.endswith('$') and not pattern.endswith('\\$'):
+    pattern = pattern[:-1]
+  space = ' ' if drops and not is_first else ''
   # Tokens that begin a text are spelled without the space that decoding drops;
-  # they have ids of their own, above the others.
-  words: dict[bytes, list[int]] = {}
-  only_space = []
-  for token, spelling in enumerate(spellings):
+  # they have ids of their own, above the others. Single bytes are there so that
+  # outlines-core, which refuses states that no token leaves, does not.
+  words = {bytes([byte]): [2 * size + 1] for byte in range(256)}
+  for token, spelling in enumerate(tokenizer.spellings()):
     if spelling:
       words.setdefault(spelling, []).append(token)
-      first = spelling.removeprefix(b' ') if tokenizer.drops_space else spelling
-      if first:
-        words.setdefault(first, []).append(size + token)
-      else:
-        only_space.append(token)
+    if drops and (first := spelling.removeprefix(b' ')):
+      words.setdefault(first, []).append(size + token)
   words[_END.encode()] = [2 * size]
-  vocabulary = outlines_core.Vocabulary(2 * size + 1, words)
+  vocabulary = outlines_core.Vocabulary(2 * size + 2, words)
   try:
-    index = outlines_core.Index(f'(?:{pattern}){_END}', vocabulary)
+    index = outlines_core.Index(f'{space}(?:{pattern}){_END}', vocabulary)
   except ValueError as error:
     reason = ' '.join(str(error).split())
     raise UserError(
       f'the expression {pattern!r} cannot be used ({reason}): it must be a '
-      'regular expression without look-around that these tokens can spell'
+      'regular expression without look-around'
     ) from None
   transitions, finals = index.get_transitions(), set(index.get_final_states())
   states = [s for s in transitions if s not in finals]
@@ -83,14 +92,30 @@ def of_regex(pattern: str, tokenizer: Tokenizer) -> Automaton:
     inner = tokens < size
     table[number[state], tokens[inner]] = to[inner]
     accepts[number[state]] = after.get(2 * size) in finals
-    if number[state] == initial:
-      is_first = (tokens >= size) & (tokens < 2 * size)
-      table[1, tokens[is_first] - size] = to[is_first]
-  table[1, only_space] = initial
+    if number[state] == initial and drops:
+      begins = (tokens >= size) & (tokens < 2 * size)
+      table[1, tokens[begins] - size] = to[begins]
   accepts[1] = accepts[initial]
+  begin = 1 if drops and is_first else initial
   return Automaton(
-    table[None], np.arange(size, dtype=np.int32), accepts, 1
+    table[None], np.arange(size, dtype=np.int32), accepts, begin
   ).minimised()
+
+
+def _check_joins(tokenizer: Tokenizer) -> None:
+  """Raises UserError unless texts are their tokens' spellings, joined."""
+  spelled = tokenizer.spellings()
+  words = [i for i, s in enumerate(spelled) if s.strip() and s.isascii()]
+  rng = np.random.default_rng(0)
+  for ids in rng.choice(words, (32, 3)).tolist() if words else ():
+    joined = b''.join(spelled[i] for i in ids).decode()
+    if tokenizer.drops_space:
+      joined = joined.removeprefix(' ')
+    if tokenizer.decode(ids) != joined:
+      raise UserError(
+        f'this tokenizer decodes {joined!r} as {tokenizer.decode(ids)!r}: '
+        'constraints need one that joins its tokens as they are spelled'
+      )
 
 
 def ended(automaton: Automaton, tokenizer: Tokenizer) -> Automaton:

@@ -435,7 +435,9 @@ class HuggingFace(Tokenizer):
       return b''.join(parts)
     if re.fullmatch('<0x[0-9A-F]{2}>', piece):  # a byte-fallback piece
       return bytes([int(piece[3:5], 16)])
-    return piece.removeprefix('##').replace('\u2581', ' ').encode()
+    if '"WordPiece"' in self._bytes.decode():
+      piece = piece.removeprefix('##')
+    return piece.replace('\u2581', ' ').encode()
 
   @property
   def _is_byte_level(self) -> bool:

@@ -16,6 +16,7 @@ from textdiffusion.methods.method import Method
 from textdiffusion.model import Trained, bind
 from textdiffusion.nn.network import Network, View
 from textdiffusion.samplers.base import Canvas, Sampler, generate
+from textdiffusion.samplers.particles import Particles
 
 _MOST_SOURCES = 2**20  # Up to this many sources, no two rows share a key.
 
@@ -144,6 +145,11 @@ def answers(
   ]
   if not rows:
     raise UserError('there is no source to answer')
+  if isinstance(sampler, Particles):
+    raise UserError(
+      'Particles() steers samples of one canvas, and sources differ: use '
+      'candidates, or fill in one source at a time'
+    )
   key = stream(jax.random.key(seed), 'answer')
 
   run = run or answering(method, network, sampler, candidates)

@@ -14,6 +14,7 @@ from textdiffusion.processes.vector import VectorAbsorbing
 from textdiffusion.samplers.base import Chain, split
 from textdiffusion.samplers.grid import (
   GridSampler,
+  can_constrain,
   check_masking,
   clean_logits,
   greedy_at_end,
@@ -70,6 +71,9 @@ class Ancestral(GridSampler):
     if not self.skip:
       return reveal(carry)
     return jax.lax.cond(is_revealed.any(), reveal, lambda carry: carry, carry)
+
+  def takes_constraints(self, model: Model) -> bool:
+    return can_constrain(model)
 
   def is_done(self, model: Model, carry: Chain) -> Bool[Array, ' B']:
     p = model.process

@@ -205,8 +205,10 @@ def generate(
   sampler.check(model)
   if acceptor_of(model) and not sampler.takes_constraints(model):
     raise UserError(
-      f'{type(sampler).__name__}() cannot keep a constraint with this model: '
-      'use Ancestral(), FirstHitting(), Ordered() or Remask()'
+      f'{type(sampler).__name__}() cannot keep a constraint with '
+      f'{type(model.process).__name__}: it takes masks, uniform or mixed '
+      'noise, guidance of heads only, and a sampler such as Ancestral() or '
+      'FirstHitting()'
     )
   rows = jnp.arange(len(canvas.ids)) if canvas.rows is None else canvas.rows
   grid, key_loop = sampler.times(model, canvas), stream(key, 'loop')

@@ -117,11 +117,14 @@ class Gibbs(Sampler):
     is_chosen = highest(score, is_free, self.tokens)
     # A filter of the posterior would keep z_i, and nothing would be redrawn: it
     # is applied to p(x_i | z without z_i).
-    by = conditional(p, self.sampler.filter)
+    outside = self.sampler.filter if p.is_absorbing else Filter()
+    inside = Filter() if p.is_absorbing else self.sampler.filter
+    by = conditional(p, inside)
     z = jnp.where(is_chosen, p.mask_id, carry.x) if p.is_absorbing else carry.x
     dist: Any = model.reverse(z, t, t, by)
-    logits = dist.logits
-    return place_tokens(key_what, model, carry, is_chosen, logits, logits)
+    return place_tokens(
+      key_what, model, carry, is_chosen, outside(dist.logits), dist.logits
+    )
 
   def takes_constraints(self, model: Model) -> bool:
     # Other noise leaves no state that is accepted to redraw a part of.

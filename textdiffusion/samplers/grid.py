@@ -134,7 +134,8 @@ class GridSampler(Sampler):
     )
 
   def takes_constraints(self, model: Model) -> bool:
-    return not guides_steps(model)
+    # Subclasses with a step of their own say so themselves.
+    return type(self).step is GridSampler.step and can_constrain(model)
 
   def _accepted(self, keys: Key, model: Model, by: Transition) -> Transition:
     """Returns `by` from clean tokens that are drawn, and accepted as a row."""
@@ -143,10 +144,11 @@ class GridSampler(Sampler):
     def transition(
       head: TokenHead, xt: Int[Array, 'B L'], s: Time, t: Time
     ) -> Any:
-      raw, cut = (
-        filtered_posterior(process, head, xt, t, reshape).logits
-        for reshape in (Filter(), self.filter)
-      )
+      posterior = lambda by: filtered_posterior(process, head, xt, t, by).logits
+      raw = posterior(Filter())
+      cut = raw if self.filter == Filter() else posterior(self.filter)
+      if self.final == 'greedy':
+        cut = greedy_at_end(cut, s)
       is_free = jnp.broadcast_to(t > 0, xt.shape)
       if process.is_absorbing:
         is_free &= process.is_mask(xt)
@@ -155,6 +157,11 @@ class GridSampler(Sampler):
       return by(certain, xt, s, t)
 
     return transition
+
+
+def can_constrain(model: Model) -> bool:
+  """Whether steps can go through a clean row that is drawn at once."""
+  return isinstance(model.process, RankOne) and not guides_steps(model)
 
 
 def start(keys: Key, model: Model, canvas: Canvas) -> Chain:

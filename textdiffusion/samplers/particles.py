@@ -12,22 +12,27 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Bool, Float, Int
 
 from textdiffusion.core.numerics import fine_uniform
 from textdiffusion.core.types import Array, Key, UserError
 from textdiffusion.core.validation import check_fields
 from textdiffusion.model import Model
-from textdiffusion.processes.bridge import TokenProcess
 from textdiffusion.samplers.ancestral import Ancestral
 from textdiffusion.samplers.base import Canvas, Carry, Frame, Sampler, freeze
+from textdiffusion.samplers.correctors import Gibbs
 from textdiffusion.samplers.filters import Filter, filtered_posterior
-from textdiffusion.samplers.grid import clean_tokens
+from textdiffusion.samplers.first_hitting import FirstHitting
+from textdiffusion.samplers.grid import GridSampler, clean_tokens
+from textdiffusion.samplers.ordered import Ordered
 
 # Ids [B, L] -> log of the reward of each row; -inf forbids a row.
 Reward = Callable[[Int[Array, 'B L']], Float[Array, ' B']]
-# A particle whose prediction is forbidden may still recover.
-_LEAST = -20.0
+# A prediction counts at least as so many nats below the best of its group: a
+# particle whose prediction is forbidden may recover.
+_RANGE = 20.0
 
 
 class Swarm(NamedTuple):
@@ -81,6 +86,14 @@ class Particles(Sampler):
     )
 
   def check(self, model: Model) -> None:
+    if not isinstance(
+      self.sampler, GridSampler | FirstHitting | Ordered | Gibbs
+    ):
+      raise UserError(
+        f'Particles() cannot steer {type(self.sampler).__name__}(): it takes '
+        'samplers of a fixed number of tokens without a cache, such as '
+        'Ancestral() or FirstHitting()'
+      )
     self.sampler.check(model)
 
   def takes_constraints(self, model: Model) -> bool:
@@ -104,12 +117,8 @@ class Particles(Sampler):
         f'Particles(num={self.num}): the canvas has {rows} rows; fill in '
         'sampler.groups(canvas)'
       )
+    _check_groups(canvas, self.num)
     inner = self.sampler.init(keys, model, canvas)
-    if jax.tree.leaves(getattr(inner, 'cache', ())):
-      raise UserError(
-        f'Particles() around {type(self.sampler).__name__}(): the cache of a '
-        'row cannot follow its particle; use a sampler without a cache'
-      )
     none = jnp.zeros(rows, jnp.float32)
     return Swarm(inner.x, inner.log_prob, inner.calls, inner, none, none)
 
@@ -132,6 +141,8 @@ class Particles(Sampler):
     value, calls = self._value(key_value, model, inner, s, is_last)
     log_weight = carry.log_weight + value - carry.value
     index, is_resampled = self._choice(key_choice, log_weight, is_last)
+    # A group that ended before stays in its order, whatever the others do.
+    index = jnp.where(self.is_done(model, carry), jnp.arange(len(s)), index)
     take = lambda x: x[index] if x.ndim and len(x) == len(index) else x
     inner, value = jax.tree.map(take, (inner, value))
     inner = inner._replace(calls=inner.calls + calls)
@@ -160,9 +171,6 @@ class Particles(Sampler):
     is_last = jnp.repeat(is_last, self.num)
     if not self.predictions:
       return jnp.where(is_last, value, 0.0), 0
-    if not isinstance(model.process, TokenProcess):
-      # Of noise on embeddings a frame is a prediction already.
-      return jnp.where(is_last, value, jnp.maximum(value, _LEAST)), 0
 
     def predicted(x: Int[Array, 'B L']) -> tuple[Array, Array]:
       head: Any = model(x, s).head
@@ -183,7 +191,10 @@ class Particles(Sampler):
 
     skipped = lambda x: (value, jnp.zeros((), jnp.int32))
     guess, calls = jax.lax.cond(is_last.all(), skipped, predicted, ids)
-    return jnp.where(is_last, value, jnp.maximum(guess, _LEAST)), calls
+    best = self._grouped(guess).max(-1, keepdims=True)
+    least = jnp.where(jnp.isfinite(best), best, 0.0) - _RANGE
+    guess = jnp.maximum(self._grouped(guess), least).reshape(-1)
+    return jnp.where(is_last, value, guess), calls
 
   def _choice(
     self,
@@ -206,6 +217,20 @@ class Particles(Sampler):
   def _grouped(self, rows: Array) -> Array:
     """[B] -> [G, num]."""
     return rows.reshape(-1, self.num)
+
+
+def _check_groups(canvas: Canvas, num: int) -> None:
+  """Raises UserError where the rows of a group have different given tokens."""
+  if isinstance(canvas.ids, Tracer) or isinstance(canvas.is_given, Tracer):
+    return
+  given = np.asarray(canvas.is_given)
+  ids = np.where(given, np.asarray(canvas.ids), -1)
+  groups = ids.reshape(-1, num, ids.shape[1])
+  if (groups != groups[:, :1]).any():
+    raise UserError(
+      f'Particles(num={num}): rows of one group have different given tokens; '
+      'fill in sampler.groups(canvas)'
+    )
 
 
 def systematic(key: Key, weights: Float[Array, ' n']) -> Int[Array, ' n']:

@@ -30,6 +30,7 @@ from textdiffusion.samplers.base import Canvas, Carry, Chain, draw_rows, split
 from textdiffusion.samplers.grid import (
   STEPS,
   GridSampler,
+  can_constrain,
   check_masking,
   clean_logits,
   clean_tokens,
@@ -127,6 +128,9 @@ class Remask(RenoisingSampler):
   def check(self, model: Model) -> None:
     check_masking(self, model)
 
+  def takes_constraints(self, model: Model) -> bool:
+    return can_constrain(model)
+
   def step(
     self,
     keys: Key,
@@ -143,6 +147,8 @@ class Remask(RenoisingSampler):
     logits = law = self.filter(raw)
     if acceptor_of(model) is not None:
       keys, keys_clean = split(keys)
+      if self.final == 'greedy':
+        logits = greedy_at_end(logits, s)
       ids, _ = clean_tokens(
         keys_clean, model, logits, raw, carry.x, p.is_mask(carry.x)
       )
