@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.oracle import PROCESSES, Law, assert_follows
-from tests.samplers.models import canvas_of, exact, run
+from tests.samplers.models import HeadModel, canvas_of, exact, run
 from textdiffusion.core.types import UserError
 from textdiffusion.samplers import (
   Ancestral,
@@ -100,6 +100,22 @@ def test_predictions_cost_a_call_a_step_but_the_last():
   canvas = canvas_of(NUM, *[None] * LENGTH)
   samples = run(exact(law), canvas, Particles(even, FirstHitting(), NUM))
   assert samples.calls == 2 * LENGTH - 1
+
+
+def test_predictions_are_made_at_the_time_of_the_state():
+  law, seen = law_of('uniform'), []
+  inner = exact(law)
+
+  def head(x, t):
+    jax.debug.callback(lambda t: seen.append(float(np.max(t))), t, ordered=True)
+    return inner.head(x, t)
+
+  sampler = Ancestral(steps=2, grid='uniform')
+  model = HeadModel(law.process, head)
+  canvas = canvas_of(4, *[None] * LENGTH)
+  run(model, canvas, Particles(even, sampler, 4))
+  jax.effects_barrier()
+  assert seen == [1.0, 0.5, 0.5]  # a step, its prediction, the last step
 
 
 def test_given_tokens_stay():

@@ -41,6 +41,7 @@ from textdiffusion.samplers import (
   InsertAndUnmask,
   LeftToRight,
   Ordered,
+  Particles,
   Psi,
   Remask,
   Renoise,
@@ -156,6 +157,7 @@ OTHERS = {
   InsertAndUnmask,
   EditSteps,
   LeftToRight,
+  Particles,
 }
 
 

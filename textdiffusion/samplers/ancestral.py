@@ -66,7 +66,7 @@ class Ancestral(GridSampler):
       logits = self.filter(raw)
       if self.final == 'greedy':
         logits = greedy_at_end(logits, s)
-      return place_tokens(key_what, model, carry, is_revealed, logits, raw)
+      return place_tokens(key_what, carry, is_revealed, logits, model, raw)
 
     if not self.skip:
       return reveal(carry)

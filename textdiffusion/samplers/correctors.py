@@ -123,7 +123,7 @@ class Gibbs(Sampler):
     z = jnp.where(is_chosen, p.mask_id, carry.x) if p.is_absorbing else carry.x
     dist: Any = model.reverse(z, t, t, by)
     return place_tokens(
-      key_what, model, carry, is_chosen, outside(dist.logits), dist.logits
+      key_what, carry, is_chosen, outside(dist.logits), model, dist.logits
     )
 
   def takes_constraints(self, model: Model) -> bool:

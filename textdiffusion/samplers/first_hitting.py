@@ -86,10 +86,10 @@ class FirstHitting(Sampler):
     is_here = jnp.arange(t.shape[1])[None] == place[:, None]
     return place_tokens(
       key_what,
-      model,
       carry,
       is_masked & is_here,
       self.filter(logits),
+      model,
       logits,
       log_noise=log_noise.astype(carry.log_noise.dtype),
     )

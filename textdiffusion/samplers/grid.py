@@ -261,7 +261,7 @@ def clean_logits(
 
 def clean_tokens(
   keys: Key,
-  model: Model,
+  model: Model | None,
   logits: Float[Array, ' B #L K'],
   raw: Float[Array, ' B #L K'],
   x: Int[Array, 'B L'],
@@ -271,7 +271,7 @@ def clean_tokens(
 
   Args:
     keys: [B].
-    model: whose heads gave the logits.
+    model: whose heads gave the logits; None if it is not constrained.
     logits: of the draws.
     raw: logits before a filter, which gives way to a constraint.
     x: the tokens that stay.
@@ -280,7 +280,7 @@ def clean_tokens(
   Returns:
     ids and their log-probabilities.
   """
-  acceptor = acceptor_of(model)
+  acceptor = None if model is None else acceptor_of(model)
   if acceptor is None:
     dist = Categorical(logits)
     ids = draw_rows(keys, dist)
@@ -294,25 +294,29 @@ def clean_tokens(
 
 def place_tokens(
   keys: Key,
-  model: Model,
   carry: Carry,
   is_placed: Bool[Array, 'B L'],
   logits: Float[Array, ' B #L K'],
-  raw: Float[Array, ' B #L K'],
+  model: Model | None = None,
+  raw: Float[Array, ' B #L K'] | None = None,
   **changes: Array,
 ) -> Carry:
   """Returns the carry with tokens drawn where `is_placed`, after a call.
 
   Args:
     keys: [B].
-    model: of masks; all that is masked is drawn, and `is_placed` kept.
     carry: a `Chain`, or one with more fields.
     is_placed: True where a token is kept.
     logits: of the draws.
-    raw: logits before a filter.
+    model: for samplers that take constraints: all that is masked is drawn, and
+      of that `is_placed` kept.
+    raw: logits before a filter; None if there is none.
     **changes: of further fields.
   """
-  is_free = model.process.is_mask(carry.x) | is_placed
+  raw = logits if raw is None else raw
+  is_free = is_placed
+  if model is not None:
+    is_free |= model.process.is_mask(carry.x)
   x, log_prob = clean_tokens(keys, model, logits, raw, carry.x, is_free)
   return carry._replace(
     x=jnp.where(is_placed, x, carry.x).astype(carry.x.dtype),

@@ -82,7 +82,7 @@ class Ordered(Sampler):
       score = certainty(self.by, logits)
     is_next = highest(score, is_masked, self.tokens)
     return place_tokens(
-      key_what, model, carry, is_next, self.filter(logits), logits
+      key_what, carry, is_next, self.filter(logits), model, logits
     )
 
   def takes_constraints(self, model: Model) -> bool:
