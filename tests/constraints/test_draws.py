@@ -95,7 +95,7 @@ def test_a_row_does_not_depend_on_its_neighbours():
   keys = jax.random.split(jax.random.key(1), 8)
   acceptor = Acceptor.of(automaton, labels[None])
   tile = lambda a, n: jnp.broadcast_to(jnp.asarray(a), (n, *np.shape(a)))
-  call = lambda keys: (
+  rows = lambda keys: (
     draw_accepted(
       keys,
       acceptor,
@@ -104,4 +104,5 @@ def test_a_row_does_not_depend_on_its_neighbours():
       tile(np.ones(LENGTH, bool), len(keys)),
     ).ids
   )
+  call = jax.jit(rows)
   np.testing.assert_array_equal(call(keys)[3:4], call(keys[3:4]))
