@@ -25,9 +25,9 @@ pytestmark = pytest.mark.usefixtures('quick_compile')
 def refusal(*args, **kwargs):
   with pytest.raises(UserError) as caught:
     prepare_workdir(*args, **kwargs)
-  told = str(caught.value)
-  assert '\n' not in told and told.startswith(f'workdir={args[0]}')
-  return told
+  message = str(caught.value)
+  assert '\n' not in message and message.startswith(f'workdir={args[0]}')
+  return message
 
 
 def test_resume_and_overwrite_exclude_each_other(tmp_path):
@@ -78,8 +78,8 @@ def test_the_first_differences_are_named(tmp_path):
   config = {'a': {str(i): i for i in range(5)}, 'b': 1}
   other = {'a': {str(i): i + 1 for i in range(5)}, 'c': 2}
   prepare_workdir(str(tmp_path), toy.RUN._replace(config=config))
-  told = refusal(str(tmp_path), toy.RUN._replace(config=other), resume=True)
-  assert '(a.0: 0 -> 1; a.1: 1 -> 2; a.2: 2 -> 3; ...)' in told
+  message = refusal(str(tmp_path), toy.RUN._replace(config=other), resume=True)
+  assert '(a.0: 0 -> 1; a.1: 1 -> 2; a.2: 2 -> 3; ...)' in message
 
 
 def test_a_config_of_an_older_version_is_completed(tmp_path):
@@ -91,8 +91,8 @@ def test_a_config_of_an_older_version_is_completed(tmp_path):
   complete = lambda saved: {'b': 2, **saved}
   prepare_workdir(str(tmp_path), run, resume=True, complete=complete)
   other = run._replace(config={'a': 1, 'b': 3})
-  told = refusal(str(tmp_path), other, resume=True, complete=complete)
-  assert '(b: 2 -> 3)' in told
+  message = refusal(str(tmp_path), other, resume=True, complete=complete)
+  assert '(b: 2 -> 3)' in message
 
 
 @pytest.mark.parametrize(
@@ -119,9 +119,9 @@ def test_what_a_resumed_run_may_change(tmp_path, part, name, is_free):
   if is_free:
     prepare_workdir(str(tmp_path), run(2), resume=True)
   else:
-    told = refusal(str(tmp_path), run(2), resume=True)
-    assert f'({part}.{name}: 1 -> 2), and the ' in told
-    assert f'(init_from={tmp_path} ' in told
+    message = refusal(str(tmp_path), run(2), resume=True)
+    assert f'({part}.{name}: 1 -> 2), and the ' in message
+    assert f'(init_from={tmp_path} ' in message
 
 
 @pytest.mark.parametrize(
@@ -274,9 +274,9 @@ def test_damaged_checkpoints_are_named_in_one_line(tmp_path):
   ):
     with pytest.raises(
       UserError, match=r'checkpoints/6 cannot be read'
-    ) as told:
+    ) as message:
       use()
-    assert '\n' not in str(told.value)
+    assert '\n' not in str(message.value)
   shutil.rmtree(tmp_path / 'checkpoints' / '3')
   (tmp_path / 'sound').rename(tmp_path / 'checkpoints' / '3')
   assert load(str(tmp_path)).step == 3

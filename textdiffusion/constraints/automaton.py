@@ -18,7 +18,7 @@ class Automaton:
   """Which sequences of tokens are accepted.
 
   What a token does depends on the state and on the label of its place, so that
-  a constraint can hold in a part of a row. Places of one label are alike.
+  a constraint can hold in a part of a row.
 
   Attributes:
     table: [R, S, C] state after a token, by label, state and class of token.

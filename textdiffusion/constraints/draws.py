@@ -3,7 +3,7 @@
 Given probabilities of each token of a row, the law of rows is their product,
 restricted to what the automaton accepts. A backward pass sums it over what can
 follow each state, a forward pass draws from it exactly. Both work on classes of
-tokens, and so cost little beside a call of a network.
+tokens, of which there are few.
 """
 
 from typing import NamedTuple
@@ -17,8 +17,8 @@ from textdiffusion.constraints.automaton import Automaton
 from textdiffusion.core.numerics import draw, match_ranks, pytree
 from textdiffusion.core.types import Array, Key
 
-# Least probability of a class of tokens, so that float32 forbids none: what the
-# automaton needs is drawn, however improbable it is.
+# Least probability of a class of tokens, so that rounding to 0 forbids none: a
+# token that the automaton requires is drawn even if it is very improbable.
 _FLOOR = 1e-36
 _LEAST = -1e4  # in nats, of a token in its class
 

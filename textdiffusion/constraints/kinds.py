@@ -251,7 +251,7 @@ def combined(
   """
   if not constraints:
     raise UserError('no constraint is given: name at least one')
-  whole, labels = _never(tokenizer), np.zeros(len(ids), np.int32)
+  whole, labels = _text_rows(tokenizer), np.zeros(len(ids), np.int32)
   for token, given in zip(ids, is_given):
     if given and whole.table[0, 1, whole.classes[token]] == DEAD:
       name = tokenizer.pieces([token])[0]
@@ -330,7 +330,7 @@ def _whole(
   return ended(language, tokenizer), np.zeros(len(gaps), np.int32)
 
 
-def _never(tokenizer: Tokenizer) -> Automaton:
+def _text_rows(tokenizer: Tokenizer) -> Automaton:
   """Accepts all rows without masks, unused ids and unknown text."""
   vocab = tokenizer.vocab
   allowed = np.array([bool(s) for s in tokenizer.spellings()])

@@ -51,8 +51,8 @@ def of_regex(
   """
   import outlines_core
 
-  _check_joins(tokenizer)
-  size = tokenizer.vocab.size
+  size, spelled = tokenizer.vocab.size, tokenizer.spellings()
+  _check_joins(tokenizer, spelled)
   drops = tokenizer.drops_space
   pattern = pattern.removeprefix('^')
   if pattern.endswith('$') and not pattern.endswith('\\$'):
@@ -62,7 +62,7 @@ def of_regex(
   # they have ids of their own, above the others. Single bytes are there so that
   # outlines-core, which refuses states that no token leaves, does not.
   words = {bytes([byte]): [2 * size + 1] for byte in range(256)}
-  for token, spelling in enumerate(tokenizer.spellings()):
+  for token, spelling in enumerate(spelled):
     if spelling:
       words.setdefault(spelling, []).append(token)
     if drops and (first := spelling.removeprefix(b' ')):
@@ -102,9 +102,8 @@ def of_regex(
   ).minimised()
 
 
-def _check_joins(tokenizer: Tokenizer) -> None:
+def _check_joins(tokenizer: Tokenizer, spelled: Sequence[bytes]) -> None:
   """Raises UserError unless texts are their tokens' spellings, joined."""
-  spelled = tokenizer.spellings()
   words = [i for i, s in enumerate(spelled) if s.strip() and s.isascii()]
   rng = np.random.default_rng(0)
   for ids in rng.choice(words, (32, 3)).tolist() if words else ():

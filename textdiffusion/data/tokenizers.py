@@ -392,6 +392,10 @@ class HuggingFace(Tokenizer):
     self._tokenizer.encode_special_tokens = True
     known = self._tokenizer.get_vocab(with_added_tokens=True)
     size = self._size = max(known.values()) + 1
+    # Looked up once: the file may be large, and each piece depends on it.
+    text = model.decode()
+    self._is_byte_level = '"ByteLevel"' in text
+    self._is_word_piece = '"WordPiece"' in text
     own = json.loads(model)['model']
     # A unigram model has the id of its unknown token; others have its text.
     self.unknown_id = own.get('unk_id', known.get(own.get('unk_token')))
@@ -435,13 +439,9 @@ class HuggingFace(Tokenizer):
       return b''.join(parts)
     if re.fullmatch('<0x[0-9A-F]{2}>', piece):  # a byte-fallback piece
       return bytes([int(piece[3:5], 16)])
-    if '"WordPiece"' in self._bytes.decode():
+    if self._is_word_piece:
       piece = piece.removeprefix('##')
     return piece.replace('\u2581', ' ').encode()
-
-  @property
-  def _is_byte_level(self) -> bool:
-    return '"ByteLevel"' in self._bytes.decode()
 
   @property
   def model(self) -> bytes:
