@@ -8,6 +8,7 @@ import pytest
 from tests.oracle import PROCESSES, Law, assert_follows
 from tests.samplers.models import HeadModel, canvas_of, exact, run
 from textdiffusion.core.types import UserError
+from textdiffusion.guidance import Guided
 from textdiffusion.samplers import (
   Ancestral,
   Blocks,
@@ -200,6 +201,15 @@ def test_samplers_that_cannot_be_steered():
   canvas = canvas_of(4, None, None, None)
   with pytest.raises(UserError, match='cannot steer Blocks'):
     run(exact(law), canvas, Particles(even, Blocks(size=3), 4))
+
+
+def test_guided_steps_have_no_predictions():
+  model = exact(law_of('uniform'))
+  guided, canvas = Guided(model, model, 2.0), canvas_of(4, None, None, None)
+  with pytest.raises(UserError, match='use predictions=0'):
+    run(guided, canvas, Particles(even, Ancestral(steps=2), 4))
+  alone = Particles(even, Ancestral(steps=2), 4, predictions=0)
+  assert run(guided, canvas, alone).ids.shape == (4, 3)
 
 
 @pytest.mark.parametrize('options', [{'num': 0}, {'threshold': 1.5}])

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from textdiffusion.core.numerics import fine_uniform
 from textdiffusion.core.types import Array, Key, UserError
 from textdiffusion.core.validation import check_fields
+from textdiffusion.guidance import guides_steps
 from textdiffusion.model import Model
 from textdiffusion.samplers.ancestral import Ancestral
 from textdiffusion.samplers.base import Canvas, Carry, Frame, Sampler, freeze
@@ -93,6 +94,12 @@ class Particles(Sampler):
         f'Particles() cannot steer {type(self.sampler).__name__}(): it takes '
         'samplers of a fixed number of tokens without a cache, such as '
         'Ancestral() or FirstHitting()'
+      )
+    if self.predictions and guides_steps(model):
+      raise UserError(
+        'Particles() draws predictions from heads, and '
+        f'{type(model).__name__}() guides steps: use predictions=0, or guide '
+        'heads'
       )
     self.sampler.check(model)
 
